@@ -1,7 +1,7 @@
 """The records that cross stages, and the JSON Lines files that hold them. Read this file first.
 
-A stage reads files of records and writes files of records, so each can be rerun alone. Every record is
-a frozen dataclass of plain values; `image` fields are paths of image files, all other ids are strings.
+A stage reads files of records and writes files of records, so each can be rerun alone. Every record
+is a frozen dataclass of plain values; `image` is the path of an image file, ids are strings.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question of a benchmark about one image; `label` is the gold answer where there is one."""
+    """One question of a benchmark about one image; `label` is the gold answer, if there is one."""
 
     question_id: str
     benchmark: str
@@ -99,7 +99,7 @@ Label = Literal["correct", "hallucination", "cannot judge", "unparsed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A judge's ruling on one claim; an unreadable reply is `unparsed` and keeps its text in `raw`."""
+    """A judge's ruling on one claim; an unreadable reply is `unparsed`, its text kept in `raw`."""
 
     case_id: str
     model: str
@@ -112,7 +112,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number of one benchmark; `value` is None where it has no valid denominator (then n is 0)."""
+    """One number of one benchmark; `value` is None, and n 0, where it has no valid denominator."""
 
     benchmark: str
     split: str
@@ -169,7 +169,7 @@ def parse(value: Any, kind: type[Record], *, where: str) -> Record:
     for name, field in fields.items():
         if name in value:
             found[name] = _convert(value[name], hints[name], where=f"{where}: field {name!r}")
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise BadInput(f"{where}: no field {name!r} (found {sorted(value)})")
     return kind(**found)
 
@@ -184,12 +184,18 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
         if value is None:
             return None
         return _convert(value, next(a for a in arguments if a is not types.NoneType), where=where)
+    if hint is Any:
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
+        return value
     if origin is tuple:
         if not isinstance(value, list):
             raise BadInput(f"{where}: expected a list, found {type(value).__name__}")
         return tuple(_convert(v, arguments[0], where=f"{where}[{i}]") for i, v in enumerate(value))
     if dataclasses.is_dataclass(hint):
-        return parse(value, hint, where=where)
+        return parse(value, hint, where=where)  # pyright: ignore[reportArgumentType]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
@@ -203,7 +209,7 @@ def to_json(record: Any) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write all records, atomically (a reader sees the old file or the new one); returns how many."""
+    """Write all records, atomically (never a torn file in sight); returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     count = 0

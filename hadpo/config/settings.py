@@ -1,27 +1,12 @@
-"""Every setting of every stage, as strict dataclasses; recipes are YAML files that fill them in.
-
-A recipe has a few top-level facts and one section per dataclass below. A stage reads the sections that
-`SECTIONS` lists for it; their scalar fields are also the parameters of the stage's notebook. Unknown,
-misspelt and mistyped settings are errors that name the nearest setting. `extends:` names the recipe
-whose settings hold wherever this one is silent.
-"""
+"""Every setting of every stage, as strict dataclasses: unknown and mistyped settings are errors."""
 
 import dataclasses
-import os
-from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-import yaml
 from pydantic.dataclasses import dataclass
 
-from hadpo.plugins import choices
-from hadpo.records import BadInput
-
-PACKAGE = Path(__file__).parent
-RECIPES = PACKAGE / "recipes"
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -30,8 +15,12 @@ class ModelConfig:
     """Which backbone, from which files, in which numbers, on which device."""
 
     backbone: str  # family/variant, for example llava/1.5-7b
-    files: dict[str, str] = field(default_factory=dict)  # named parts of the backbone -> path or hub id
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the device does well
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  # named parts of the backbone -> path or hub id
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
+        "auto"  # auto: what the device does well
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -43,19 +32,25 @@ class DataConfig:
     mini_train_images: int = 0  # images of the synthetic world to mine pairs from
     mini_test_images: int = 0  # held-out images of the synthetic world to evaluate on
     visual_genome: str = ""  # folder with image_data.json, VG_100K, VG_100K_2
-    pairs_folder: str = ""  # folder with desc_data.json and pope_data.json, one of the three schemas
+    pairs_folder: str = (
+        ""  # folder with desc_data.json and pope_data.json, one of the three schemas
+    )
     pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"
     coco: str = ""  # folder with val2014 and objects.json
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
     shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
-    vocabulary: str = ""  # JSON of the words that the oracle judge knows; empty: taken from the evidence
+    vocabulary: str = (
+        ""  # JSON of the words that the oracle judge knows; empty: taken from the evidence
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
-    pairs: Literal["published", "mined"] = "published"  # published files, or the model's own answers
+    pairs: Literal["published", "mined"] = (
+        "published"  # published files, or the model's own answers
+    )
     description_images: int = 0  # mined: images the model describes
     yes_no_pairs: int = 0  # mined: question pairs to keep
     sampled_share: float = 0.5  # mined: share of the descriptions that are sampled, the rest greedy
@@ -160,7 +155,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
     "evaluate": ("model", "evaluate"),
     "compare": ("compare",),
 }
-_TYPES = {
+SECTION_TYPES = {
     "model": ModelConfig,
     "data": DataConfig,
     "prepare": PrepareConfig,
@@ -175,109 +170,7 @@ def parameters(stage: str) -> dict[str, tuple[str, Any]]:
     """Scalar settings of a stage: name -> (section, type); the parameters of its notebook."""
     found = {}
     for section in SECTIONS[stage]:
-        for f in dataclasses.fields(_TYPES[section]):
+        for f in dataclasses.fields(SECTION_TYPES[section]):
             if f.type is not dict and not str(f.type).startswith("dict"):
                 found[f.name] = (section, f.type)
     return found
-
-
-def load_recipe(name: str, overrides: Mapping[str, Any] | None = None, *, stage: str = "") -> Recipe:
-    """The recipe `name` (a path below `recipes/`, or a path to a user's own YAML), checked.
-
-    Args:
-        name: for example "mini/llava", or "my/recipe.yaml".
-        overrides: setting -> value; values of None are left to the recipe.
-        stage: accept overrides of this stage only; "" accepts those of any stage.
-
-    Raises:
-        BadInput: no such recipe, or an unknown, misspelt or mistyped setting.
-    """
-    values = _read(name, seen=())
-    known: dict[str, str] = {}
-    for each in (stage,) if stage else SECTIONS:
-        known |= {setting: section for setting, (section, _) in parameters(each).items()}
-    for key, value in (overrides or {}).items():
-        if value is None:
-            continue
-        if key not in known:
-            place = f"stage {stage}" if stage else "any stage"
-            raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
-        values.setdefault(known[key], {})[key] = value
-    recipe = _check(Recipe, {"name": name} | values, where=f"recipe {name}")
-    return recipe
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that the package brings (parts that start with _ are bases to extend)."""
-    paths = (p.relative_to(RECIPES).with_suffix("") for p in RECIPES.rglob("*.yaml"))
-    return sorted(p.as_posix() for p in paths if not any(x.startswith("_") for x in p.parts))
-
-
-def as_dict(recipe: Any) -> dict[str, Any]:
-    """Plain nested values, for a manifest."""
-    return dataclasses.asdict(recipe)
-
-
-def resolve_path(text: str, *, run_folder: Path | None = None) -> Path:
-    """A path from a recipe: `${HADPO_SHARED}`, `${HADPO_DATA}`, `${HADPO_MODELS}`, `${PACKAGE}`, `${WORLD}`.
-
-    `${WORLD}` is the folder of the synthetic world of the run. The variables default to `../shared`,
-    `data`, `models` of the working directory.
-    """
-    known = {
-        "HADPO_SHARED": os.environ.get("HADPO_SHARED", "../shared"),
-        "HADPO_DATA": os.environ.get("HADPO_DATA", "data"),
-        "HADPO_MODELS": os.environ.get("HADPO_MODELS", "models"),
-        "PACKAGE": str(PACKAGE),
-        "WORLD": str(run_folder / "world") if run_folder else "",
-    }
-    for key, value in known.items():
-        text = text.replace("${" + key + "}", value)
-    if "${" in text:
-        raise BadInput(f"path {text!r} uses an unknown variable; known: {', '.join(known)}")
-    return Path(text).expanduser()
-
-
-def _read(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Values of a recipe file, laid over those it extends."""
-    if name in seen:
-        raise BadInput(f"recipe {name} extends itself: {' -> '.join([*seen, name])}")
-    path = RECIPES / f"{name}.yaml"
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    if not path.is_file():
-        raise BadInput(f"no recipe {name!r} ({path} is no file); {choices(name, recipe_names())}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: expected settings, found {type(values).__name__}")
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    return _lay_over(_read(parent, seen=(*seen, name)), values)
-
-
-def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "files"
-        merged[key] = _lay_over(merged[key], value) if both else value
-    return merged
-
-
-def _check(kind: type, values: Mapping[str, Any], *, where: str) -> Any:
-    try:
-        return pydantic.TypeAdapter(kind).validate_python(values)
-    except pydantic.ValidationError as error:
-        raise BadInput("\n".join(_explain(e, where) for e in error.errors())) from error
-
-
-def _explain(error: Any, where: str) -> str:
-    *section, name = [str(part) for part in error["loc"]] or [""]
-    place = f"{where}: {'.'.join([*section, name])}"
-    if error["type"] == "unexpected_keyword_argument":
-        kind = _TYPES[section[0]] if section else Recipe
-        return f"{place}: unknown setting; {choices(name, [f.name for f in dataclasses.fields(kind)])}"
-    return f"{place}: {error['msg']} (found {error['input']!r})"

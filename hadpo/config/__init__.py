@@ -1,0 +1,44 @@
+"""Settings: one strict dataclass a section, recipes in YAML that fill them, and where things lie.
+
+A recipe has a few top-level facts and one section per dataclass. A stage reads the sections that
+`SECTIONS` lists for it; their scalar fields are also the parameters of the stage's notebook.
+`extends:` names the recipe whose settings hold wherever this one is silent.
+"""
+
+from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
+from hadpo.config.recipe import as_dict, load_recipe, recipe_names
+from hadpo.config.settings import (
+    SECTION_TYPES,
+    SECTIONS,
+    CompareConfig,
+    DataConfig,
+    EvaluateConfig,
+    MergeConfig,
+    ModelConfig,
+    PrepareConfig,
+    Recipe,
+    TrainConfig,
+    parameters,
+)
+
+__all__ = [
+    "PACKAGE",
+    "RECIPES",
+    "ROOT",
+    "SECTIONS",
+    "SECTION_TYPES",
+    "CompareConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "MergeConfig",
+    "ModelConfig",
+    "PrepareConfig",
+    "Recipe",
+    "TrainConfig",
+    "as_dict",
+    "load_recipe",
+    "parameters",
+    "recipe_names",
+    "resolve_path",
+    "runs_folder",
+]

@@ -1,0 +1,172 @@
+"""Execute a stage's notebook through papermill; however it ends, it ends in one clear outcome."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hadpo import config
+from hadpo.records import BadInput
+from hadpo.runs.manifest import read_manifest
+from hadpo.runs.parameters import check
+from hadpo.runs.run import BadEnvironment, discard, finished, look
+
+NOTEBOOKS = {
+    "prepare": "01_prepare.ipynb",
+    "train": "02_train.ipynb",
+    "merge": "03_merge.ipynb",
+    "evaluate": "04_evaluate.ipynb",
+    "compare": "05_compare.ipynb",
+}
+_log = logging.getLogger(__name__)
+
+
+class StageFailed(RuntimeError):
+    """A stage's notebook ended in an error; the message says which and where the copy lies."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: its folder, and whether anything had to be done."""
+
+    folder: Path
+    was_done: bool
+    seconds: float
+
+
+def notebook_path(stage: str) -> Path:
+    """The notebook of a stage in the checkout."""
+    path = config.ROOT / "notebooks" / NOTEBOOKS[stage]
+    if not path.is_file():
+        raise BadEnvironment(
+            f"no notebook {path}; run hadpo from its checkout (git clone, make demo)"
+        )
+    return path
+
+
+def execute(
+    stage: str,
+    recipe: str,
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    from_run: str = "",
+    force: bool = False,
+) -> Outcome:
+    """Run one stage; a stage that is done with the same settings is left as it is.
+
+    Raises:
+        BadInput: bad parameters or input, found before or inside the notebook.
+        BadEnvironment: something is missing on this machine.
+        StageFailed: any other error of a cell, or a kernel that died.
+        KeyboardInterrupt: Ctrl-C; the manifest says so, and a rerun goes on from there.
+    """
+    resolved, given = check(stage, recipe, name, overrides)
+    if force:
+        discard(name, stage)
+    folder = config.runs_folder() / name / stage
+    old = look(stage, resolved, name, earlier=from_run)
+    if old is not None and old.status == "done":
+        return Outcome(folder, was_done=True, seconds=0.0)
+    for earlier in resolved.stages[: resolved.stages.index(stage)]:
+        finished(from_run or name, earlier, wanted_by=stage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}; set HADPO_RUNS") from error
+    if resolved.is_mini:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network: none is touched
+    started = time.monotonic()
+    parameters = {"recipe": recipe, "run": name, "from_run": from_run} | given
+    try:
+        _papermill(notebook_path(stage), folder / "notebook.ipynb", parameters)
+    except KeyboardInterrupt as error:
+        _close(folder, error)
+        raise
+    except Exception as error:
+        _close(folder, error)
+        raise _translate(error, stage, folder) from error
+    finally:
+        _report(folder)
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.status != "done":
+        raise StageFailed(f"stage {stage} ended without a word: {folder / 'notebook.ipynb'}")
+    return Outcome(folder, was_done=False, seconds=time.monotonic() - started)
+
+
+def _papermill(source: Path, target: Path, parameters: Mapping[str, Any]) -> None:
+    import papermill
+    from traitlets.config import Config
+
+    kernel = Config()
+    kernel.KernelManager.transport_encryption = "auto"  # ipykernel >= 7.3 warns without it
+    papermill.execute_notebook(
+        source,
+        target,
+        parameters=dict(parameters),
+        kernel_name="python3",
+        progress_bar=sys.stderr.isatty(),
+        autosave_cell_every=30,
+        request_save_on_cell_execute=True,
+        config=kernel,
+    )
+
+
+def _close(folder: Path, error: BaseException) -> None:
+    """Have the manifest say how the stage ended where the notebook itself could not."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.status not in ("running", "interrupted"):
+        return
+    manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    manifest.error = _first_line(error)
+    manifest.write(folder)
+
+
+def _translate(error: Exception, stage: str, folder: Path) -> Exception:
+    """The error to show: the cause in one line, and where the executed copy lies."""
+    copy = f"the executed copy is {folder / 'notebook.ipynb'}"
+    cause = getattr(error, "ename", "")
+    message = str(getattr(error, "evalue", "")) or _first_line(error)
+    if cause == "BadInput":
+        return BadInput(message)
+    if cause == "BadEnvironment":
+        return BadEnvironment(message)
+    if type(error).__name__ == "DeadKernelError":
+        return StageFailed(f"stage {stage}: the kernel died (out of memory?); {copy}")
+    if cause == "KeyboardInterrupt":
+        return StageFailed(f"stage {stage} was interrupted; rerun to go on; {copy}")
+    cell = getattr(error, "exec_count", None)
+    where = f" in cell {cell}" if cell else ""
+    return StageFailed(
+        f"stage {stage} failed{where}: {cause or type(error).__name__}: {message}; {copy}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[-1] if text else ''}".removesuffix(": ")
+
+
+def _report(folder: Path) -> None:
+    """Write `report.html` from the executed notebook: one file, pictures inside, asks no host."""
+    source = folder / "notebook.ipynb"
+    if not source.is_file():
+        return
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    settings = Config()
+    settings.HTMLExporter.embed_images = True
+    settings.HTMLExporter.mathjax_url = ""
+    settings.HTMLExporter.require_js_url = ""
+    settings.HTMLExporter.jquery_url = ""
+    settings.HTMLExporter.widget_renderer_url = ""
+    settings.HTMLExporter.mermaid_js_url = ""
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    body, _ = HTMLExporter(config=settings).from_filename(str(source))
+    (folder / "report.html").write_text(body, encoding="utf-8")
+    _log.info("wrote %s", folder / "report.html")

@@ -1,0 +1,141 @@
+"""`manifest.json`: what a stage was asked, what it used, how it ended. It alone says so."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hadpo.config import PACKAGE, ROOT
+from hadpo.records import BadInput, parse
+
+Status = Literal["running", "done", "failed", "interrupted"]
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "pillow", "papermill")
+
+
+@dataclass(kw_only=True)
+class Manifest:
+    """All that is needed to say what a stage did; rewritten, atomically, at each change."""
+
+    name: str
+    stage: str
+    recipe: str
+    is_mini: bool
+    settings: dict[str, Any]  # all sections that the stage reads, resolved
+    overrides: dict[str, Any]  # the parameters that were given beside the recipe
+    earlier: str  # the run whose earlier stages were read
+    parents: dict[str, str]  # earlier stage -> its run_id
+    run_id: str
+    status: Status = "running"
+    error: str = ""
+    pid: int = 0
+    started: str = ""  # UTC, ISO 8601
+    finished: str = ""
+    duration_seconds: float = 0.0  # summed over restarts
+    starts: int = 0  # 1, and one more for each time it was resumed
+    peak_memory_bytes: int = 0  # of the process
+    peak_device_memory_bytes: int = 0
+    git_commit: str = ""
+    git_dirty: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: str = ""
+    command: str = ""
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the stage noted: counts, hashes, decoding
+
+    def write(self, folder: Path) -> None:
+        """Write `folder/manifest.json`; a reader sees the old or the new one, never a torn one."""
+        path = folder / "manifest.json"
+        part = path.with_name("manifest.json.part")
+        part.write_text(json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n")
+        part.replace(path)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a stage folder, None where there is none yet.
+
+    A `running` whose process is gone is given back as `interrupted`: nobody was left to write it.
+
+    Raises:
+        BadInput: the file is no manifest of this version.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            f"{path}: not JSON ({error}); delete the stage's folder to redo it"
+        ) from error
+    try:
+        manifest = parse(values, Manifest, where=str(path))
+    except BadInput as error:
+        raise BadInput(f"{error}; written by another version of hadpo? rerun the stage") from error
+    if manifest.status == "running" and not is_alive(manifest.pid):
+        manifest.status = "interrupted"
+        manifest.error = manifest.error or f"process {manifest.pid} ended without a word"
+    return manifest
+
+
+def list_manifests(folder: Path) -> Iterator[Manifest]:
+    """Manifests of all runs below `folder`, by name, then in the order of their start."""
+    for run in sorted(p for p in folder.glob("*") if p.is_dir()):
+        found = (read_manifest(stage) for stage in run.glob("*") if stage.is_dir())
+        yield from sorted((m for m in found if m), key=lambda m: m.started)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return pid > 0
+
+
+def describe_code() -> tuple[str, bool]:
+    """Git commit of the checkout that the package runs from, and whether it has changes."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", str(ROOT)))
+    except FileNotFoundError:  # no git on this machine
+        return "", False
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that change results."""
+    versions = {"python": platform.python_version()}
+    for package in ("hadpo", *PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return versions
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,289 @@
+"""One stage of one run, as a notebook holds it: checked settings, paths, and its manifest."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hadpo import config
+from hadpo.records import BadInput
+from hadpo.runs.manifest import (
+    Manifest,
+    describe_code,
+    describe_versions,
+    is_alive,
+    read_manifest,
+    sha256,
+)
+from hadpo.runs.parameters import check, from_notebook, run_name
+
+
+class BadEnvironment(RuntimeError):
+    """This machine lacks something: the message says what, and the command that mends it."""
+
+
+class Run:
+    """A stage of a run, open for work.
+
+    Attributes:
+        name: of the run; stage: of the stage; folder: `runs/<name>/<stage>`.
+        recipe: all settings, overrides laid over them.
+        settings: the stage's own section of the recipe.
+        manifest: the record that is kept beside the results.
+    """
+
+    def __init__(self, recipe: config.Recipe, manifest: Manifest, root: Path) -> None:
+        self.recipe = recipe
+        self.manifest = manifest
+        self.name, self.stage = manifest.name, manifest.stage
+        self.root = root
+        self.folder = root / self.name / self.stage
+        self.settings: Any = getattr(recipe, self.stage)
+        self.is_mini = recipe.is_mini
+        self._clock = time.monotonic()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the stage was finished before."""
+        return self.manifest.status == "done"
+
+    def path(self, *parts: str) -> Path:
+        """A path below the stage's folder; the folders above it are made."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def earlier(self, stage: str, *parts: str) -> Path:
+        """A file of a finished earlier stage, of this run or of the run that `from_run` names.
+
+        Raises:
+            BadInput: that stage is not there or not done, or the file is absent.
+        """
+        name = self.manifest.earlier or self.name
+        folder = self.root / name / stage
+        manifest = finished(name, stage, wanted_by=self.stage)
+        if manifest.is_mini and not self.is_mini:
+            raise BadInput(f"run {name!r} is of the mini world; recipe {self.recipe.name} is not")
+        known = self.manifest.parents.setdefault(stage, manifest.run_id)
+        if known != manifest.run_id:
+            raise BadInput(
+                f"stage {self.stage} of run {self.name!r} was made from another {stage} than the "
+                f"one in {folder}; redo it with --force, or choose another --name"
+            )
+        path = folder.joinpath(*parts)
+        if not path.exists():
+            raise BadInput(
+                f"{path} is absent although stage {stage} is done; rerun it with --force"
+            )
+        return path
+
+    def resolve(self, text: str) -> Path:
+        """A path of the recipe, its variables filled in; `${WORLD}` lies in the prepare stage."""
+        return config.resolve_path(text, run_folder=self.root / self.name / "prepare")
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append one line to `metrics.jsonl` and flush it."""
+        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest, at once."""
+        self.manifest.facts |= facts
+        self._write()
+
+    def note_input(self, path: Path) -> Path:
+        """Record the hash of an input file in the manifest; gives the path back."""
+        self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
+        self._write()
+        return path
+
+    def finish(self) -> None:
+        """Mark the stage done; the last thing a notebook does."""
+        self._end("done", "")
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the stage failed or interrupted by `error`."""
+        stopped = isinstance(error, KeyboardInterrupt)
+        self._end("interrupted" if stopped else "failed", f"{type(error).__name__}: {error}")
+
+    def _end(self, status: Any, error: str) -> None:
+        if self.is_done:
+            return
+        manifest = self.manifest
+        manifest.status, manifest.error = status, error
+        manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write()
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        self.manifest.duration_seconds = round(
+            self.manifest.duration_seconds + now - self._clock, 3
+        )
+        self._clock = now
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self.manifest.peak_memory_bytes = max(self.manifest.peak_memory_bytes, peak)
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            device_peak = torch.cuda.max_memory_allocated()
+            self.manifest.peak_device_memory_bytes = max(
+                self.manifest.peak_device_memory_bytes, device_peak
+            )
+        self.manifest.write(self.folder)
+
+    def _repr_html_(self) -> str:
+        mark = " &middot; <b>mini: it teaches, it is not a result</b>" if self.is_mini else ""
+        versions = ", ".join(f"{k} {v}" for k, v in self.manifest.versions.items())
+        return (
+            f"<p>run <b>{self.name}</b>, stage <b>{self.stage}</b>, recipe {self.recipe.name} "
+            f"({self.recipe.title}){mark}<br><small>{versions}<br>{self.folder}</small></p>"
+        )
+
+
+def start(stage: str, namespace: Mapping[str, Any]) -> Run:
+    """Check a notebook's parameters and open its stage; the first call of every stage notebook.
+
+    Args:
+        stage: prepare, train, merge, evaluate or compare.
+        namespace: the notebook's `globals()`, with `recipe`, `run`, `from_run` and the overrides.
+
+    Raises:
+        BadInput: an unknown, misspelt or mistyped parameter, a run name in use with other
+            settings, a folder that cannot be written.
+    """
+    overrides = from_notebook(stage, namespace)
+    recipe_name = overrides.pop("recipe", None)
+    if not isinstance(recipe_name, str) or not recipe_name:
+        raise BadInput(f"parameter recipe: expected a recipe's name, found {recipe_name!r}")
+    name = overrides.pop("run", None) or run_name(recipe_name)
+    earlier = overrides.pop("from_run", None) or ""
+    run = open_run(stage, recipe_name, name, overrides, earlier=earlier)
+    _watch_notebook(run)
+    return run
+
+
+def open_run(
+    stage: str, recipe_name: str, name: str, overrides: Mapping[str, Any], *, earlier: str = ""
+) -> Run:
+    """Open `runs/<name>/<stage>` for work, new or to be continued; see `start`."""
+    recipe, given = check(stage, recipe_name, name, overrides)
+    root = config.runs_folder()
+    folder = root / name / stage
+    settings = _settings(recipe, stage)
+    old = look(stage, recipe, name, earlier=earlier)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error
+    commit, dirty = describe_code()
+    manifest = old or Manifest(
+        name=name,
+        stage=stage,
+        recipe=recipe_name,
+        is_mini=recipe.is_mini,
+        settings=settings,
+        overrides=given,
+        earlier=earlier,
+        parents={},
+        run_id=uuid.uuid4().hex,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    run = Run(recipe, manifest, root)
+    if not run.is_done:
+        manifest.status, manifest.error, manifest.pid = "running", "", os.getpid()
+        manifest.starts += 1
+        manifest.git_commit, manifest.git_dirty = commit, dirty
+        manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
+        manifest.machine = (
+            f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
+        )
+        try:
+            manifest.write(folder)
+        except OSError as error:
+            raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
+    return run
+
+
+def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
+    """The manifest of `runs/<name>/<stage>`, None where there is none; nothing is written.
+
+    Raises:
+        BadInput: the folder holds this stage with other settings, or another process works on it.
+    """
+    folder = config.runs_folder() / name / stage
+    old = read_manifest(folder)
+    if old is not None:
+        _refuse_other(old, _settings(recipe, stage), recipe.name, earlier, folder)
+    return old
+
+
+def finished(name: str, stage: str, *, wanted_by: str) -> Manifest:
+    """The manifest of a finished stage of run `name`; BadInput where it is not done."""
+    manifest = read_manifest(config.runs_folder() / name / stage)
+    if manifest is None or manifest.status != "done":
+        state = f"is {manifest.status}" if manifest else "has not been run"
+        recipe = manifest.recipe if manifest else "RECIPE"
+        raise BadInput(
+            f"stage {wanted_by} needs stage {stage} of run {name!r}, which {state}; "
+            f"run it first: hadpo stage {stage} {recipe} --name {name}"
+        )
+    return manifest
+
+
+def _settings(recipe: config.Recipe, stage: str) -> dict[str, Any]:
+    return {section: config.as_dict(recipe)[section] for section in config.SECTIONS[stage]}
+
+
+def discard(name: str, stage: str) -> None:
+    """Delete a stage's folder, so that it is done anew."""
+    folder = config.runs_folder() / name / stage
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def _refuse_other(
+    old: Manifest, settings: Mapping[str, Any], recipe: str, earlier: str, folder: Path
+) -> None:
+    """Raise BadInput where `folder` holds other settings, or another process works on it."""
+    asked = {"recipe": recipe, "from_run": earlier} | _flat(settings)
+    found = {"recipe": old.recipe, "from_run": old.earlier} | _flat(old.settings)
+    keys = sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
+    if keys:
+        differ = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in keys)
+        raise BadInput(
+            f"run name {old.name!r} is in use with other parameters ({differ}); "
+            f"choose another --name, or redo the stage with --force ({folder})"
+        )
+    if old.status == "running" and old.pid != os.getpid() and is_alive(old.pid):
+        raise BadInput(f"{folder} is being worked on by process {old.pid}; wait for it, or stop it")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{prefix}{key}"
+        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
+    return found
+
+
+def _watch_notebook(run: Run) -> None:
+    """Have the manifest tell the truth when a cell of the notebook fails or is interrupted."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
+        return
+
+    def after_cell(result: Any) -> None:
+        error = result.error_in_exec or result.error_before_exec
+        if error is not None and run.manifest.status == "running":
+            run.fail(error)
+
+    shell.events.register("post_run_cell", after_cell)

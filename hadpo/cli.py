@@ -1,0 +1,237 @@
+"""The command line: `hadpo run`, `stage`, `list`, `show`, `compare`, `doctor`."""
+
+import json
+import logging
+import os
+import shlex
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from hadpo import __version__, config, runs
+from hadpo.plugins import choices
+from hadpo.records import BadInput
+from hadpo.runs import execute
+
+OK, STAGE_FAILED, BAD_INPUT, BAD_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Hallucination-aware DPO for vision-language models, from records to figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
+Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
+Settings = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", help="KEY=VALUE, over the recipe's setting")
+]
+Force = Annotated[bool, typer.Option(help="delete what the run has of these stages, and redo them")]
+DryRun = Annotated[bool, typer.Option(help="check everything and print the plan; run nothing")]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+
+def main() -> None:
+    """Entry point: every error that a user can mend is one message and a defined exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        code = app(standalone_mode=False)
+    except BadInput as error:
+        _stop(error, BAD_INPUT)
+    except runs.BadEnvironment as error:
+        _stop(error, BAD_ENVIRONMENT)
+    except execute.StageFailed as error:
+        _stop(error, STAGE_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("interrupted; the same command goes on from there", INTERRUPTED)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # all but click's own usage errors
+            raise
+        _stop(error.format_message(), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue]
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    name: Name = "",
+    parameter: Settings = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run all stages of a recipe; finished ones are left as they are.
+
+    Example: hadpo run mini/llava -p beta=0.2 --name beta-02
+    """
+    overrides = _overrides(parameter)
+    resolved = config.load_recipe(recipe, overrides)
+    _run_stages(resolved.stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
+
+
+@app.command()
+def stage(
+    stage: Annotated[str, typer.Argument(help="prepare, train, merge, evaluate or compare")],
+    recipe: RecipeName,
+    name: Name = "",
+    from_run: Annotated[
+        str, typer.Option("--from", help="run whose earlier stages are read; default: this one")
+    ] = "",
+    parameter: Settings = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run one stage of a recipe.
+
+    Example: hadpo stage train mini/llava --name seed-1 --from mini-llava -p train_seed=1
+    """
+    if stage not in config.SECTIONS:
+        raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
+    overrides = _overrides(parameter)
+    _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
+
+
+@app.command("list")
+def list_runs(as_json: AsJson = False) -> None:
+    """List all runs: stage, status, recipe, key numbers, duration.
+
+    Example: hadpo list --json
+    """
+    from hadpo import tables
+
+    if as_json:
+        typer.echo(json.dumps([vars(m) for m in runs.list_manifests(config.runs_folder())]))
+        return
+    typer.echo(tables.run_index(config.runs_folder()).to_markdown())
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a run's name")], as_json: AsJson = False
+) -> None:
+    """Show the manifests of one run.
+
+    Example: hadpo show mini-llava
+    """
+    folder = config.runs_folder() / name
+    found = [m for m in runs.list_manifests(config.runs_folder()) if m.name == name]
+    if not found:
+        names = {m.name for m in runs.list_manifests(config.runs_folder())}
+        raise BadInput(f"no run {name!r} in {config.runs_folder()}; {choices(name, names)}")
+    if as_json:
+        typer.echo(json.dumps([vars(m) for m in found]))
+        return
+    for manifest in found:
+        typer.echo(
+            f"{manifest.stage:9} {manifest.status:12} {manifest.duration_seconds:8.1f} s  "
+            f"{folder / manifest.stage / 'report.html'}"
+        )
+        for key, value in (manifest.overrides | {"error": manifest.error}).items():
+            if value:
+                typer.echo(f"          {key} = {value}")
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="runs to compare")],
+    format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",
+) -> None:
+    """Print runs beside the published numbers.
+
+    Example: hadpo compare mini-llava mini-llava-seed1 --format md
+    """
+    from hadpo import tables
+
+    typer.echo(tables.render(tables.compare_runs(names, runs_folder=config.runs_folder()), format))
+
+
+@app.command()
+def doctor(recipe: Annotated[str, typer.Argument()] = "", as_json: AsJson = False) -> None:
+    """Say what this machine has, what a recipe needs, what is missing, and what to do.
+
+    Example: hadpo doctor llava-1.5-7b
+    """
+    from hadpo import doctor as checks
+
+    report = checks.check(recipe)
+    typer.echo(json.dumps(report.rows) if as_json else report.to_text())
+    if not report.is_healthy:
+        raise typer.Exit(BAD_ENVIRONMENT)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _run_stages(
+    stages: tuple[str, ...],
+    recipe: str,
+    name: str,
+    overrides: dict[str, Any],
+    from_run: str,
+    *,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    name = name or runs.run_name(recipe)
+    folder = config.runs_folder() / name
+    for each in stages:  # all of it is checked before any of it is run
+        mine = _of_stage(each, overrides)
+        execute.check(each, recipe, name, mine)
+        if dry_run:
+            typer.echo(_plain_papermill(each, recipe, name, from_run, mine))
+    if dry_run:
+        typer.echo(f"\ndry run: nothing was run; results would lie in {folder}")
+        return
+    started = time.monotonic()
+    for each in stages:
+        typer.echo(f"{each:9} ... ", nl=False)
+        try:
+            outcome = execute.execute(
+                each, recipe, name, _of_stage(each, overrides), from_run=from_run, force=force
+            )
+        except BaseException:
+            typer.echo("stopped")
+            raise
+        done = "done before" if outcome.was_done else f"{outcome.seconds:.0f} s"
+        typer.echo(f"{done:12} {outcome.folder / 'report.html'}")
+    if stages[-1] == "compare":
+        typer.echo((folder / "compare" / "tables" / "comparison.md").read_text(encoding="utf-8"))
+    typer.echo(
+        f"{time.monotonic() - started:.0f} s; the report: {folder / stages[-1] / 'report.html'}"
+    )
+
+
+def _overrides(pairs: list[str] | None) -> dict[str, Any]:
+    """`KEY=VALUE` texts as a dictionary; the config's types coerce the values."""
+    found = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in overrides.items() if k in config.parameters(stage)}
+
+
+def _plain_papermill(
+    stage: str, recipe: str, name: str, from_run: str, overrides: dict[str, Any]
+) -> str:
+    """The papermill command that does the same."""
+    source = execute.notebook_path(stage).relative_to(config.ROOT)
+    target = config.runs_folder() / name / stage / "notebook.ipynb"
+    values = {"recipe": recipe, "run": name, "from_run": from_run} | overrides
+    settings = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in values.items() if v != "")
+    return f"papermill {source} {os.path.relpath(target)} {settings}"
+
+
+def _stop(message: object, code: int) -> None:
+    typer.echo(f"hadpo: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,68 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= mini/llava
+# More extras, for example: make demo EXTRAS=test,qlora
+EXTRAS ?= test
+# Another build of torch, for example for V100: TORCH_INDEX=https://download.pytorch.org/whl/cu126
+TORCH_INDEX ?=
+# More flags for JupyterLab, for example: make lab LAB="--no-browser --port=8899"
+LAB ?=
+
+BIN := $(VENV)/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NBSTRIPOUT := $(BIN)/nbstripout --keep-id \
+	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
+
+.PHONY: demo test test-all lint style types strip lab clean
+
+# the whole method on the small synthetic world; ends with the table and the path of the report
+demo: $(VENV)/.ok
+	$(BIN)/hadpo run $(RECIPE)
+
+# style, types, and every test that is not slow
+test: lint
+	$(BIN)/python -m pytest
+
+# the slow tests too
+test-all: lint
+	$(BIN)/python -m pytest -m ""
+
+lint: style types
+
+style: $(VENV)/.ok
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(if $(NOTEBOOKS),$(NBSTRIPOUT) --verify $(NOTEBOOKS))
+
+types: $(VENV)/.ok
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# takes the outputs out of the notebooks
+strip: $(VENV)/.ok
+	$(if $(NOTEBOOKS),$(NBSTRIPOUT) $(NOTEBOOKS))
+
+# JupyterLab on the walkthrough, reachable from this machine only
+lab: $(VENV)/.ok
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) \
+		$(if $(filter 0,$(shell id -u)),--allow-root) \
+		--LabApp.news_url=None \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+		--KernelManager.transport_encryption=auto \
+		$(LAB) notebooks/00_walkthrough.ipynb
+
+# the environment and the caches; never runs/, data/ or models/
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# The demo and the tests need no network, and a test watches that they use none.
+demo test test-all: export HF_HUB_OFFLINE = 1
+demo test test-all: export HF_HUB_DISABLE_TELEMETRY = 1
+demo test test-all: export GRADIO_ANALYTICS_ENABLED = False
+
+$(VENV)/.ok: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("hadpo needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name another one with PYTHON=")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@

@@ -1,0 +1,6 @@
+"""`python -m hadpo` is the same as `hadpo`."""
+
+from hadpo.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The import table of hadpo, as data. A new edge is a design decision: it is added here first."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hadpo"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+LEVELS = (
+    ("records", "config", "plugins", "text", "loss"),
+    ("chat", "runs", "data", "backbones"),
+    ("judges", "batch", "adapter", "generation", "tables"),
+    ("pairs", "instructions", "benchmarks", "trainer", "figures"),
+    ("mini", "explore", "page", "doctor", "worker", "speed", "cli", "__main__"),
+)
+MAY_IMPORT: dict[str, set[str]] = {
+    "records": set(),
+    "plugins": set(),
+    "text": set(),
+    "loss": set(),
+    "config": {"records", "plugins"},
+    # 1
+    "chat": {"records", "config"},
+    "runs": {"records", "config", "plugins"},
+    "data": {"records", "plugins", "text"},
+    "backbones": {"records", "config", "plugins"},
+    # 2
+    "judges": {"records", "plugins", "text", "chat"},
+    "batch": {"records", "backbones"},
+    "adapter": {"records", "config", "plugins", "runs", "backbones", "batch", "loss"},
+    "generation": {"records", "config", "plugins", "backbones"},
+    "tables": {"records", "config", "plugins", "text", "runs"},
+    # 3
+    "pairs": {
+        *("records", "config", "plugins", "text", "chat", "runs", "data"),
+        *("judges", "backbones", "generation"),
+    },
+    "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
+    "benchmarks": {
+        *("records", "config", "plugins", "text", "runs", "data"),
+        *("judges", "backbones", "adapter", "generation"),
+    },
+    "trainer": {"records", "config", "plugins", "runs", "backbones", "batch", "loss", "adapter"},
+    "figures": {"records", "config", "plugins", "text", "runs", "tables"},
+    # 4
+    "mini": {"records", "plugins", "text", "data"},
+    "explore": {"records", "config", "runs", "tables", "figures"},
+    "page": {"records", "config", "runs", "backbones", "adapter", "generation", "figures"},
+    "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
+    "worker": {"records", "config", "runs", "trainer"},
+    "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
+    | {"benchmarks", "figures", "backbones", "data", "doctor", "page"},
+    "__main__": {"cli"},
+}
+# Edges between parts of one level; all others go downwards.
+SIDEWAYS = {
+    ("config", "records"),
+    ("config", "plugins"),
+    ("adapter", "batch"),
+    ("doctor", "mini"),
+    ("cli", "doctor"),
+    ("cli", "page"),
+    ("__main__", "cli"),
+}
+OUTSIDE_THE_FENCES = {
+    "speed"
+}  # measures us against the peers, so it may import all of us, and them
+
+# Third-party names -> the only modules that import them ("mini.base_*" is a pattern of modules).
+ONLY_IN: dict[str, set[str]] = {
+    "openai": {"chat"},
+    "peft": {"adapter"},
+    "transformers": {"backbones", "mini.base_*"},
+    "papermill": {"runs"},
+    "matplotlib": {"figures", "explore"},
+    "pandas": {"tables", "explore"},
+    "gradio": {"page"},
+    "typer": {"cli"},
+    "trl": set(),
+    "liger_kernel": set(),
+    "torch": {
+        *("loss", "backbones", "batch", "adapter", "generation", "trainer"),
+        *("doctor", "worker", "page", "mini.base_*"),
+    },
+    "huggingface_hub": {"data", "backbones"},
+    "requests": {"data", "backbones"},
+    "httpx": {"data", "backbones"},
+    "aiohttp": {"data", "backbones"},
+    "urllib.request": {"data", "backbones"},
+}
+PLUGIN_PACKAGES = ("backbones", "judges", "benchmarks", "data")
+LINES = 300
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+# Judging, scoring and comparing work where torch is not installed.
+WITHOUT_TORCH = (
+    *("records", "config", "plugins", "text", "chat", "runs"),
+    *("data", "judges", "benchmarks", "tables", "figures"),
+)
+
+
+def dotted(path: Path, package: Path = PACKAGE) -> str:
+    """The module's name below `hadpo`: "backbones.llava", "records", "" for the package itself."""
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported, at any depth; a relative name starts with a dot."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def within(name: str, prefix: str) -> bool:
+    """Whether a dotted name is `prefix` or lies below it."""
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def wrong_imports(source: str, module: str, modules: set[str]) -> Iterator[str]:
+    """What the import table has against the source of one module; `modules` are all of hadpo's."""
+    part = module.partition(".")[0]
+    for line, name in imports(ast.parse(source)):
+        here = f"{module or '__init__'}:{line} imports {name}"
+        if name.startswith("."):
+            yield f"{here}: import from hadpo by its full name"
+        elif name.endswith(".*"):
+            yield f"{here}: name what you import"
+        elif within(name, "hadpo"):
+            yield from (f"{here}: {why}" for why in _wrong_edge(name, module, part, modules))
+        elif part not in OUTSIDE_THE_FENCES:
+            for fenced, allowed in ONLY_IN.items():
+                if within(name, fenced) and not any(
+                    fnmatch(p, a) for p in (part, module) for a in allowed
+                ):
+                    yield f"{here}: {fenced} belongs to {sorted(allowed) or 'nobody'}"
+
+
+def _wrong_edge(name: str, module: str, part: str, modules: set[str]) -> Iterator[str]:
+    target = name.partition(".")[2]
+    while target and target not in modules:  # from hadpo.records import Pair -> records
+        target = target.rpartition(".")[0]
+    target_part = target.partition(".")[0]
+    if not target or part in OUTSIDE_THE_FENCES:
+        return  # hadpo itself holds its version only
+    if not part:
+        yield "hadpo/__init__.py imports nothing of hadpo"
+    elif target_part != part:
+        if part not in MAY_IMPORT:
+            yield f"{part} has no row in the table"
+        elif target_part not in MAY_IMPORT[part]:
+            yield f"no such edge: {part} may import {sorted(MAY_IMPORT[part])}"
+        if any(
+            piece.startswith("_") for piece in name.split(".")[1:] if not piece.startswith("__")
+        ):
+            yield f"it is private to {target_part}"
+    elif part in PLUGIN_PACKAGES and module != part and _is_plugin(target):
+        yield f"a plugin of {part} imports its sibling; shared parts are files that begin with _"
+
+
+def _is_plugin(module: str) -> bool:
+    return "." in module and not module.partition(".")[2].startswith("_")
+
+
+MODULES = {dotted(path) for path in FILES}
+
+
+def test_every_import_is_an_allowed_edge():
+    assert len(FILES) > 10
+    wrong = [w for path in FILES for w in wrong_imports(path.read_text(), dotted(path), MODULES)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_part_has_a_row():
+    parts = {module.partition(".")[0] for module in MODULES} - {""}
+    assert parts <= set(MAY_IMPORT) | OUTSIDE_THE_FENCES
+
+
+def test_edges_go_downwards():
+    level = {part: number for number, parts in enumerate(LEVELS) for part in parts}
+    edges = {(part, target) for part, targets in MAY_IMPORT.items() for target in targets}
+    assert {edge for edge in edges if level[edge[0]] < level[edge[1]]} == set()
+    assert {edge for edge in edges if level[edge[0]] == level[edge[1]]} == SIDEWAYS
+    assert list(TopologicalSorter(MAY_IMPORT).static_order())  # raises on a cycle
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "why"),
+    [
+        ("records", "from hadpo.config import Recipe", "no such edge"),
+        ("text", "from hadpo import records", "no such edge"),
+        ("loss", "def f():\n    import hadpo.trainer", "no such edge"),
+        ("data.coco", "import torch.nn as nn", "torch belongs to"),
+        ("mini.world", "import torch", "torch belongs to"),
+        ("tables", "from matplotlib import pyplot", "matplotlib belongs to"),
+        ("trainer", "from peft import LoraConfig", "peft belongs to"),
+        ("runs.execute", "from urllib import request", "urllib.request belongs to"),
+        ("trainer", "import trl", "belongs to nobody"),
+        ("backbones.llava", "from hadpo.backbones.minigpt4 import MiniGPT4", "sibling"),
+        ("backbones._splice", "from hadpo.backbones import llava", "sibling"),
+        ("trainer", "from hadpo.backbones._prompt import render", "private"),
+        ("config", "from ..records import Pair", "full name"),
+        ("config", "from hadpo.records import *", "name what you import"),
+        ("newcomer", "from hadpo.records import Pair", "no row"),
+        ("", "from hadpo.records import Pair", "imports nothing"),
+    ],
+)
+def test_a_bad_edge_is_found(module, line, why):
+    known = {"", *MAY_IMPORT, "backbones.minigpt4", "backbones.llava", "backbones._prompt"}
+    found = list(wrong_imports(line, module, known))
+    assert len(found) == 1
+    assert why in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("config.recipe", "from hadpo.records import BadInput"),
+        ("backbones.llava", "from hadpo.backbones._prompt import render"),
+        ("backbones", "from hadpo.backbones import llava"),
+        ("mini.base_language", "import torch"),
+        ("speed.train", "import trl, liger_kernel, peft\nfrom hadpo.trainer import steps"),
+        ("cli", "from hadpo import __version__"),
+        ("data.coco", "from urllib.parse import quote"),
+    ],
+)
+def test_a_good_edge_is_not(module, line):
+    known = {"", *MAY_IMPORT, "backbones.llava", "backbones._prompt"}
+    assert list(wrong_imports(line, module, known)) == []
+
+
+def test_no_file_is_too_long_to_read():
+    long = {dotted(p): n for p in FILES if (n := len(p.read_text().splitlines())) > LINES}
+    assert not long, f"over {LINES} lines; split by idea into a package of the same name: {long}"
+
+
+def test_no_file_has_an_empty_name():
+    names = {piece.strip("_") for module in MODULES for piece in module.split(".")}
+    assert names.isdisjoint(EMPTY_NAMES)
+
+
+def test_the_library_does_not_print():
+    calls = [
+        f"{dotted(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert not calls, f"log, or return what is to be shown: {calls}"
+
+
+def fresh(code: str) -> list[str]:
+    """The lines that a new interpreter prints for `code`."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_hadpo_is_instant():
+    new = fresh(
+        "import sys; before = set(sys.modules); import hadpo; print(*set(sys.modules) - before)"
+    )
+    assert new == ["hadpo"]
+
+
+def test_judging_scoring_and_comparing_run_without_torch():
+    names = [f"hadpo.{m}" for m in sorted(MODULES) if m.partition(".")[0] in WITHOUT_TORCH]
+    assert len(names) > 10
+    code = (
+        "import importlib, sys\n"
+        "for name in ('torch', 'transformers', 'peft', 'accelerate'): sys.modules[name] = None\n"
+        f"for name in {names}: importlib.import_module(name); print(name)"
+    )
+    assert fresh(code) == names

@@ -1,0 +1,50 @@
+"""CC-SBU-Align, the captions that MiniGPT-4's auxiliary loss learns from.
+
+Layout: `filter_cap.json` with `annotations`, a list of image_id and caption; photos are
+`image/<id>.jpg`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hadpo.data import Report, field, inside, missing_images, read_json
+from hadpo.records import BadInput
+
+_EXPECTED = (
+    "expected filter_cap.json: an object whose 'annotations' are a list of image_id and caption"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """One caption of one photo, used verbatim."""
+
+    image_id: str
+    image: str
+    text: str
+
+
+def read(folder: Path, report: Report) -> list[Caption]:
+    """The captions in file order (the original never reaches the last one; we do).
+
+    Raises:
+        BadInput: the file cannot be read as a whole.
+    """
+    path = folder / "filter_cap.json"
+    records = field(read_json(path, dict, expected=_EXPECTED), "annotations", list, where=str(path))
+    found: list[tuple[str, Caption]] = []
+    for number, record in enumerate(records):
+        where = f"{path}: record {number}"
+        try:
+            if not isinstance(record, dict):
+                raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
+            key = str(field(record, "image_id", (int, str), where=where))  # a number or a name
+            image = inside(folder / "image", f"{key}.jpg", where=where)
+            text = field(record, "caption", str, where=where)
+        except BadInput as error:
+            report.bad(str(error), source="cc_sbu_align")
+            continue
+        found.append((where, Caption(image_id=key, image=str(image), text=text)))
+    places = ((where, caption.image) for where, caption in found)
+    missing = missing_images(places, report, source="cc_sbu_align")
+    return [caption for _, caption in found if caption.image not in missing]

@@ -1,0 +1,103 @@
+"""Reading text: sentences, yes and no, n-grams. Strings in, plain values out.
+
+Where the original systems read text in their own way, that way is a function named `..._upstream`
+or says so: a published number can only be compared under the reading that made it.
+"""
+
+import re
+from typing import Literal
+
+_SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a description, without their final period, as SHR segments them.
+
+    The text is split at every period (also inside "3.5"; never at ? or !). A sentence that equals,
+    or lies inside, one that was kept before is dropped; `repeated_sentences` counts those. Source:
+    HA-DPO shr_eval/shr_utils.py, `seg_cap` and `get_model_cap`, which keep the same sentences.
+    """
+    kept: list[str] = []
+    for piece in _pieces(text):
+        if not any(piece in earlier for earlier in kept):
+            kept.append(piece)
+    return kept
+
+
+def repeated_sentences(text: str) -> int:
+    """How many sentences `sentences` drops because an earlier one says the same."""
+    return len(_pieces(text)) - len(sentences(text))
+
+
+def first_sentences(text: str, count: int) -> str:
+    """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
+    kept: list[str] = []
+    end = 0
+    for match in re.finditer(r"[^.]*\.?", text):
+        piece = match.group().rstrip(".").strip()
+        if piece and not any(piece in earlier for earlier in kept):
+            if len(kept) == count:
+                break
+            kept.append(piece)
+        end = match.end()
+    return text[:end].rstrip()
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece.strip() for piece in text.split(".") if piece.strip()]
+
+
+def yes_no_upstream(text: str) -> Literal["yes", "no"]:
+    """A POPE answer as the original script reads it: yes, unless it says no in one of three ways.
+
+    Only the text before the first period counts; commas vanish; if one of its space-separated words
+    is exactly "No", "no" or "not", the answer is no. "NO", "No!" and "" are therefore yes.
+    Source: POPE evaluate.py (the same in both POPE repositories).
+    """
+    words = text.split(".", 1)[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def yes_no_strict(text: str) -> Literal["yes", "no"] | None:
+    """A POPE answer by its first word, whatever its case and punctuation; None if that is neither.
+
+    Special tokens such as </s> are removed first. "There is no car" is None: it has to be read, not
+    guessed at, so it is counted as unparsed.
+    """
+    words = re.findall(r"[a-z0-9']+", _SPECIAL_TOKENS.sub(" ", text).lower())
+    if not words:
+        return None
+    return {"yes": "yes", "no": "no"}.get(words[0].strip("'"))  # pyright: ignore[reportReturnType]
+
+
+def distinct(text: str, length: int) -> float | None:
+    """Share of distinct n-grams of `length` words: 1 means that nothing is said twice.
+
+    None where the text has fewer words than that. The original calls it "repetition" and deletes
+    . : ? , and newlines before it splits, which joins the words on both sides of a newline.
+    Source: HA-DPO shr_eval/shr_utils.py, `cal_repetition`.
+    """
+    words = re.sub(r"[.:\n?,]", "", text).split()
+    grams = [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def word_count(text: str) -> int:
+    """Pieces between single spaces, as SHR counts words (so two spaces make an empty word)."""
+    return len(text.split(" "))
+
+
+def article(noun: str) -> Literal["a", "an"]:
+    """The article that POPE puts before an object: "an" before a vowel letter."""
+    return "an" if noun[:1].lower() in tuple("aeiou") else "a"
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation, in order: "A red-hot cup." is a, red, hot, cup."""
+    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+def forms(noun: str) -> set[str]:
+    """A noun and its regular plurals, by which it may stand in a text: bus, buss, buses."""
+    found = {noun, noun + "s", noun + "es"}
+    return found | {noun[:-1] + "ies"} if noun.endswith("y") else found

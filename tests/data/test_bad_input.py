@@ -1,0 +1,196 @@
+"""Broken files end in one clear message: file, record, field, what was found and expected."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, pope, shr, visual_genome
+from hadpo.records import BadInput, Evidence
+
+
+def vg_image(key, **other):
+    url = f"https://example.org/VG_100K/{key}.jpg"
+    return {"image_id": key, "url": url, "width": 8, "height": 8} | other
+
+
+IMAGES = {"7": Evidence(image_id="7", image="", width=8, height=8)}
+DESC = {"image_id": 7, "chosen": ["A cup."], "rejected": ["A dog."]}
+QUESTION = {"image_id": 7, "question": "Is there a cup in the image?", "chosen": "Yes."}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """All official layouts in one folder, small and right."""
+    for name in ("VG_100K", "val2014", "image"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "7.jpg")
+    write(tmp_path / "image_data.json", [vg_image(7)])
+    region = {"image_id": 7, "x": 1, "y": 1, "width": 2, "height": 2, "phrase": "a cup"}
+    write(tmp_path / "region_descriptions.json", [{"id": 7, "regions": [region]}])
+    write(tmp_path / "desc_data.json", [DESC])
+    write(tmp_path / "pope_data.json", [QUESTION | {"reject": "No."}])
+    write(tmp_path / "val_images_final.json", [{"image_id": 7}])
+    write(tmp_path / "shr_factual_part1.jsonl", {"7": ["A cup."]})
+    write(tmp_path / "shr_factual_part2.jsonl", {"7": ["Two cups."]})
+    write(tmp_path / "objects.json", {"image": "7.jpg", "objects": ["cup"]})
+    write(tmp_path / "filter_cap.json", {"annotations": [{"image_id": 7, "caption": "A cup."}]})
+    question = {"question_id": 1, "image": "7.jpg", "text": "Is there a cup?", "label": "yes"}
+    for split in pope.SPLITS:
+        write(pope.path_of(tmp_path, split), question)
+    return tmp_path
+
+
+def write(path, value):
+    path.write_text(json.dumps(value))
+
+
+def read_pairs(folder, report):
+    images = {"7": Evidence(image_id="7", image=str(folder / "image/7.jpg"), width=8, height=8)}
+    return hadpo_pairs.read(folder, schema="minigpt4", images=images, seed=1, report=report)
+
+
+READERS = {
+    "image_data.json": visual_genome.read,
+    "region_descriptions.json": visual_genome.read,
+    "desc_data.json": read_pairs,
+    "pope_data.json": read_pairs,
+    "val_images_final.json": shr.image_ids,
+    "shr_factual_part1.jsonl": shr.facts,
+    "objects.json": coco.read,
+    "filter_cap.json": cc_sbu_align.read,
+    "coco_pope_popular.json": lambda folder, report: pope.read(folder, folder, report),
+}
+every_file = pytest.mark.parametrize("name", sorted(READERS))
+WHOLE_FILES = {
+    "empty": (" \n", "the file is empty"),
+    "html": ("<!DOCTYPE html><html>404</html>", "HTML page"),
+    "utf16": ("cup".encode("utf-16"), "not UTF-8"),
+}
+
+
+@every_file
+def test_the_right_files_are_read(folder, name):
+    report = Report()
+    assert READERS[name](folder, report)
+    assert "broken" not in str(report.finish())
+
+
+@every_file
+def test_a_byte_order_mark_does_no_harm(folder, name):
+    before = READERS[name](folder, Report())
+    path = folder / name
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert READERS[name](folder, Report()) == before
+
+
+@every_file
+@pytest.mark.parametrize("fault", sorted(WHOLE_FILES))
+def test_a_file_that_cannot_be_read_is_named(folder, name, fault):
+    content, message = WHOLE_FILES[fault]
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadInput, match=message) as caught:
+        READERS[name](folder, Report("skip"))
+    assert name in str(caught.value)
+    assert "expected" in str(caught.value) or "has a" in str(caught.value)
+
+
+@every_file
+def test_an_absent_file_is_named(folder, name):
+    if name in ("region_descriptions.json", "objects.json"):  # not needed everywhere
+        (folder / name).unlink()
+        report = Report()
+        READERS[name](folder, report)
+        assert any(f"no {name}" in key for key in report.finish())
+        return
+    (folder / name).unlink()
+    with pytest.raises(BadInput, match=f"{name}: no such file"):
+        READERS[name](folder, Report())
+
+
+@every_file
+def test_a_cut_off_file_is_named(folder, name):
+    path = folder / name
+    path.write_text(path.read_text()[:-8])
+    report = Report()
+    with pytest.raises(BadInput, match=rf"{name}:\d+: (not JSON|the JSON ends in the middle)"):
+        READERS[name](folder, report)
+        report.finish()
+
+
+@every_file
+def test_a_wrong_top_level_is_named(folder, name):
+    write(folder / name, 3)
+    report = Report()
+    with pytest.raises(BadInput, match=rf"{name}.*(top level is a int|expected an object)"):
+        READERS[name](folder, report)
+        report.finish()
+
+
+RECORDS = {  # file -> broken value of the whole file, and what the message must say
+    "image_data.json": ([vg_image(7), vg_image(8, width="8")], "record 1: field 'width'.*'8'"),
+    "region_descriptions.json": ([{"id": 7}], "record 0: no field 'regions'"),
+    "desc_data.json": ([DESC, DESC | {"chosen": []}], "record 1: field 'chosen'"),
+    "pope_data.json": ([QUESTION | {"rejected": "No."}], "record 0: no field 'reject'"),
+    "val_images_final.json": ([{"image_id": 7}, {"id": 7}], "record 1: no field 'image_id'"),
+    "shr_factual_part1.jsonl": ({"7": "A cup."}, "1: field '7': expected a list of texts"),
+    "objects.json": ({"image": "../7.jpg", "objects": []}, "does not stay inside"),
+    "filter_cap.json": ({"annotations": [{"image_id": "../7", "caption": ""}]}, "stay inside"),
+    "coco_pope_popular.json": (
+        {"question_id": 1, "image": "7.jpg", "text": "?", "label": "maybe"},
+        "expected yes or no, found 'maybe'",
+    ),
+}
+
+
+@every_file
+def test_a_broken_record_is_named_or_skipped_and_counted(folder, name):
+    value, message = RECORDS[name]
+    write(folder / name, value)
+    report = Report("error")
+    READERS[name](folder, report)
+    with pytest.raises(BadInput, match=message) as caught:
+        report.finish()
+    assert name in str(caught.value)
+    lenient = Report("skip")
+    READERS[name](folder, lenient)
+    assert sum(n for key, n in lenient.finish().items() if "broken" in key) == 1
+
+
+def test_all_missing_images_are_listed_at_once(folder):
+    lines = [
+        {"question_id": i, "image": f"{i}.jpg", "text": "Is there a cup?", "label": "no"}
+        for i in (1, 2, 3, 7)
+    ]
+    path = pope.path_of(folder, "random")
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    report = Report()
+    found = pope.read(folder, folder, report)
+    assert [q.image_id for q in found if q.split == "random"] == ["7"]
+    with pytest.raises(BadInput) as caught:
+        report.finish()
+    for number in (1, 2, 3):
+        assert f"coco_pope_random.json:{number}: no image file" in str(caught.value)
+
+
+def test_long_lists_of_problems_are_cut_and_counted(folder):
+    write(folder / "val_images_final.json", [{}] * 30)
+    report = Report()
+    assert shr.image_ids(folder, report) == []
+    with pytest.raises(BadInput, match="and 10 more"):
+        report.finish()
+
+
+def test_unknown_schema_names_the_nearest(folder):
+    with pytest.raises(BadInput, match="did you mean 'minigpt4'"):
+        hadpo_pairs.read(folder, schema="minigpt", images=IMAGES, seed=1, report=Report())
+    with pytest.raises(BadInput, match=r"did you mean 'llava-v1\.5'"):
+        hadpo_pairs.write([], folder, schema="llava-1.5")
+
+
+def test_a_pair_of_an_unknown_image_is_broken(folder):
+    write(folder / "pope_data.json", [QUESTION | {"reject": "No.", "image_id": 9}])
+    report = Report()
+    assert len(read_pairs(folder, report)) == 1
+    with pytest.raises(BadInput, match=r"pope_data.json: record 0: image 9 is not in image_data"):
+        report.finish()

@@ -22,7 +22,7 @@ LEVELS = (
 )
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
-    "plugins": set(),
+    "plugins": {"records"},
     "text": set(),
     "loss": set(),
     "config": {"records", "plugins"},
@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 SIDEWAYS = {
     ("config", "records"),
     ("config", "plugins"),
+    ("plugins", "records"),
     ("adapter", "batch"),
     ("doctor", "mini"),
     ("cli", "doctor"),
@@ -112,7 +113,7 @@ def dotted(path: Path, package: Path = PACKAGE) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported, at any depth; a relative name starts with a dot."""
+    """Line and full name of everything imported, at any depth; relative names start with a dot."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)

@@ -1,0 +1,255 @@
+"""Write one mini world in the official formats, so that nothing downstream knows it is drawn.
+
+VG: image_data.json, region_descriptions.json and the images in VG_100K and VG_100K_2.
+coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them.
+POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
+shr: val_images_final.json, shr_factual_part1.jsonl, shr_factual_part2.jsonl on the test images.
+cc_sbu_align: filter_cap.json and image; perfect captions of train images.
+split.json: ids of the train and the test images.
+truth.json: what is really in every image, and every true sentence about it.
+vocabulary.json: the words of the world and the templates of its sentences.
+"""
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hadpo.data.pope_questions import SPLITS, pope_questions
+from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
+from hadpo.mini.coco import captions as coco_captions
+from hadpo.mini.coco import image_name, instances
+from hadpo.mini.draw import draw
+from hadpo.mini.world import (
+    CATEGORIES,
+    COLOURS,
+    IMAGE_SIZE_PIXELS,
+    PLACES,
+    SETTINGS,
+    Scene,
+    scenes,
+)
+from hadpo.records import BadInput
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # raise it when the same arguments give another world
+FIRST_IMAGE_ID = 2400001
+FIRST_REGION_ID = 5400001
+AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
+JPEG_QUALITY = 95
+DONE = "mini_world.json"
+Scenes = dict[int, Scene]  # image id -> scene
+
+
+def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> None:
+    """Write a world into `folder`; a folder that already holds the same world is left alone.
+
+    Args:
+        folder: where to write; made if it is missing.
+        seed: decides every scene; the same seed gives the same files.
+        train_images: images to mine preference pairs from.
+        test_images: images for POPE and SHR; none of them is a train image.
+
+    Raises:
+        BadInput: the folder holds another world, or a count below one.
+    """
+    if train_images < 1 or test_images < 1:
+        raise BadInput(
+            f"a mini world needs at least one train and one test image, found "
+            f"train_images={train_images}, test_images={test_images}"
+        )
+    arguments = {
+        "version": VERSION,
+        "seed": seed,
+        "train_images": train_images,
+        "test_images": test_images,
+    }
+    mark = folder / DONE
+    if mark.is_file():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        if found != arguments:
+            raise BadInput(
+                f"{folder}: holds the mini world {found}, expected {arguments}; "
+                f"choose another folder or delete this one"
+            )
+        return
+    numbered = enumerate(islice(distinct_scenes(seed), train_images + test_images), FIRST_IMAGE_ID)
+    world = dict(numbered)
+    train = dict(islice(world.items(), train_images))
+    test = {key: scene for key, scene in world.items() if key not in train}
+    folder.mkdir(parents=True, exist_ok=True)
+    _visual_genome(folder / "VG", world, coco_ids=set(test))
+    _coco(folder / "coco2014", test, folder / "VG")
+    _pope(folder / "POPE" / "output" / "coco", test, seed)
+    _shr(folder / "shr", test)
+    _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
+    _write(folder / "split.json", {"train": list(train), "test": list(test)})
+    _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})
+    _write(folder / "vocabulary.json", vocabulary())
+    _write(mark, arguments)  # last: a folder without the mark is built again
+    log.info("wrote a mini world of %d + %d images to %s", len(train), len(test), folder)
+
+
+def distinct_scenes(seed: int) -> Iterator[Scene]:
+    """Scenes the base never saw, none of them twice, so that test images are new in every sense."""
+    seen = set()
+    for scene in scenes(seed, held_out=True):
+        content = (scene.setting, *((t.category, t.colour, t.place) for t in scene.objects))
+        if content not in seen:
+            seen.add(content)
+            yield scene
+
+
+def image_path(image_id: int) -> str:
+    """Path of an image below the Visual Genome folder; the original spreads them over two."""
+    return f"{'VG_100K' if image_id % 2 else 'VG_100K_2'}/{image_id}.jpg"
+
+
+def truth(scene: Scene) -> dict[str, Any]:
+    """Everything that is known about an image."""
+    return {
+        "scene": scene.setting,
+        "objects": [
+            {
+                "category": thing.category,
+                "colour": thing.colour,
+                "place": thing.place,
+                "box": list(thing.box),
+                "is_small": thing.is_small,
+            }
+            for thing in scene.objects
+        ],
+        "sentences": true_sentences(scene),
+    }
+
+
+def vocabulary() -> dict[str, Any]:
+    """The words a judge without a language model needs, and how sentences are made of them."""
+    return {
+        "objects": list(CATEGORIES),
+        "attributes": {"colour": list(COLOURS), "place": list(PLACES)},
+        "scenes": list(SETTINGS),
+        "sentences": TEMPLATES,
+    }
+
+
+def _visual_genome(folder: Path, world: Scenes, *, coco_ids: set[int]) -> None:
+    for name in ("VG_100K", "VG_100K_2"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    images, descriptions = [], []
+    region_id = FIRST_REGION_ID
+    for key, scene in world.items():
+        draw(scene).save(folder / image_path(key), quality=JPEG_QUALITY, subsampling=0)
+        images.append(
+            {
+                "width": IMAGE_SIZE_PIXELS,
+                "url": f"https://example.org/hadpo-mini/{image_path(key)}",
+                "height": IMAGE_SIZE_PIXELS,
+                "image_id": key,
+                "coco_id": key if key in coco_ids else None,
+                "flickr_id": None,
+            }
+        )
+        regions = []
+        for box, phrase in described_boxes(scene):
+            x, y, width, height = box
+            regions.append(
+                {
+                    "region_id": region_id,
+                    "width": width,
+                    "height": height,
+                    "image_id": key,
+                    "phrase": phrase,
+                    "y": y,
+                    "x": x,
+                }
+            )
+            region_id += 1
+        descriptions.append({"regions": regions, "id": key})
+    _write(folder / "image_data.json", images)
+    _write(folder / "region_descriptions.json", descriptions)
+
+
+def described_boxes(scene: Scene) -> list[tuple[tuple[int, int, int, int], str]]:
+    """Box and phrase of every object ("a red cup at the top left"), then of the whole scene."""
+    found = [
+        (thing.box, f"{with_article(f'{thing.colour} {thing.category}')} at the {thing.place}")
+        for thing in scene.objects
+    ]
+    whole = (0, 0, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS)
+    return [*found, (whole, f"the scene is a {scene.setting}")]
+
+
+def _coco(folder: Path, test: Scenes, visual_genome: Path) -> None:
+    pictures = folder / "val2014"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for key in test:
+        _same_file(visual_genome / image_path(key), pictures / image_name(key))
+    lines = [
+        {"image": image_name(key), "objects": sorted(scene.categories)}
+        for key, scene in test.items()
+    ]
+    _write_lines(folder / "objects.json", lines)
+    _write(folder / "annotations" / "instances_val2014.json", instances(test))
+    _write(folder / "annotations" / "captions_val2014.json", coco_captions(test))
+
+
+def _pope(folder: Path, test: Scenes, seed: int) -> None:
+    objects = {str(key): scene.categories for key, scene in test.items()}
+    names = {str(key): image_name(key) for key in test}
+    for split in SPLITS:
+        questions = pope_questions(objects, split=split, seed=seed, image_paths=names)
+        lines = [
+            {"question_id": number, "image": q.image, "text": q.text, "label": q.label}
+            for number, q in enumerate(questions, start=1)
+        ]
+        _write_lines(folder / f"coco_pope_{split}.json", lines)
+
+
+def _shr(folder: Path, test: Scenes) -> None:
+    _write(
+        folder / "val_images_final.json",
+        [
+            {"image_id": key, "width": IMAGE_SIZE_PIXELS, "height": IMAGE_SIZE_PIXELS}
+            for key in test
+        ],
+    )
+    lines = [{str(key): facts(scene)} for key, scene in test.items()]
+    half = (len(lines) + 1) // 2
+    _write_lines(folder / "shr_factual_part1.jsonl", lines[:half])
+    _write_lines(folder / "shr_factual_part2.jsonl", lines[half:])
+
+
+def _cc_sbu_align(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:
+    (folder / "image").mkdir(parents=True, exist_ok=True)
+    rng = random.Random(seed)
+    annotations = []
+    for key, scene in islice(train.items(), AUXILIARY_IMAGES):
+        _same_file(visual_genome / image_path(key), folder / "image" / f"{key}.jpg")
+        annotations.append({"image_id": str(key), "caption": perfect_caption(scene, rng)})
+    _write(folder / "filter_cap.json", {"annotations": annotations})
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """One file under two names where the file system allows it, else a copy."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_lines(path: Path, values: Iterable[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")

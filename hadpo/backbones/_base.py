@@ -1,0 +1,220 @@
+"""A vision-language model: encoder -> connector -> image tokens -> LLaMA fed by embeddings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from hadpo.backbones import _kv, _llama
+from hadpo.backbones._kv import KVState
+from hadpo.backbones._prompt import IMAGE, Prompts
+from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.records import BadInput
+
+
+class Backbone(nn.Module, ABC):
+    """What every family shares: all that comes after the image tokens.
+
+    A family gives `preprocess`, `features`, `connect` and `save_original`, and reads its authors'
+    files. Everything is frozen and in evaluation mode; only an adapter adds trainable weights.
+    """
+
+    PARTS: ClassVar[Mapping[str, str]]  # named files that the family reads -> what each is
+    image_tokens_depend_on_instruction: ClassVar[bool] = False
+    EXTRA_ADAPTER_KEYS: ClassVar[
+        Mapping[str, str]
+    ] = {}  # weights beside the LoRA of published files
+
+    name: str  # family/variant
+    PROMPTS: Prompts
+    files: dict[str, Path]  # where the parts came from
+    tokenizer: LlamaTokenizer
+    language_model: LlamaForCausalLM
+    vision: Any  # an nn.Module; each family has its own
+    connector: nn.Module
+    num_image_tokens: int
+
+    @property
+    def variant(self) -> str:
+        """The part of the name after the family."""
+        return self.name.partition("/")[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which numbers the frozen weights are."""
+        return self.embedding.weight.dtype
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        return self.language_model.model.embed_tokens
+
+    @property
+    def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
+        """The rows of the output layer that take part in the softmax."""
+        return self.language_model.lm_head.weight
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Pixels as the vision encoder wants them, on the CPU in float32; any mode of image."""
+
+    @abstractmethod
+    def features(
+        self, pixels: Float[Tensor, "images 3 height width"]
+    ) -> Float[Tensor, "images patches features"]:
+        """What the vision encoder sees in each image."""
+
+    @abstractmethod
+    def connect(
+        self, features: Float[Tensor, "images patches features"], instructions: Sequence[str]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Features to image tokens; instructions (one per image) matter to some families only."""
+
+    @abstractmethod
+    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write the part `language_model` in the authors' layout, which `from_original` reads."""
+
+    def files_with(self, language_model: Path) -> dict[str, Path]:
+        """Files to load a saved language model with: the other parts stay where they are."""
+        return {**self.files, "language_model": language_model}
+
+    def image_tokens(
+        self,
+        pixels: Float[Tensor, "images 3 height width"],
+        instructions: Sequence[str] = (),
+        *,
+        image_of: Sequence[int] | None = None,
+    ) -> Float[Tensor, "rows tokens width"]:
+        """Image tokens of each row; an image that many rows share is encoded once.
+
+        Args:
+            pixels: distinct images.
+            instructions: one per row, for a family whose image tokens depend on them.
+            image_of: which image each row shows; None: one row per image.
+        """
+        with torch.no_grad():
+            features = self.features(pixels.to(device=self.device, dtype=self.dtype))
+            rows = range(len(pixels)) if image_of is None else image_of
+            index = torch.tensor(list(rows), device=self.device)
+            if self.image_tokens_depend_on_instruction:
+                return self.connect(features[index], instructions)
+            return self.connect(features, ())[index]
+
+    def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
+        """Ids of the whole prompt, with one `IMAGE` where the image tokens go."""
+        return getattr(self.PROMPTS, prompt).tokenize(instruction, self.tokenizer)
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of an answer as it follows a prompt, and the end marker."""
+        return [*self.tokenizer.encode(text), self.end_id]
+
+    @property
+    def end_id(self) -> int:
+        """Id of the end marker: the last of every response, and where generation stops."""
+        return self.tokenizer.eos
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, without control tokens."""
+        return self.tokenizer.decode(ids)
+
+    def expand(self, ids: Sequence[int]) -> list[int]:
+        """The same ids with `IMAGE` once per image token: one id per position."""
+        if list(ids).count(IMAGE) != 1:
+            raise BadInput(f"a prompt needs exactly one image, found {list(ids).count(IMAGE)}")
+        at = list(ids).index(IMAGE)
+        return [*ids[:at], *[IMAGE] * self.num_image_tokens, *ids[at + 1 :]]
+
+    def embed(
+        self,
+        ids: Int[Tensor, "rows length"],
+        image_tokens: Float[Tensor, "rows tokens width"] | None = None,
+    ) -> Float[Tensor, "rows length width"]:
+        """Embeddings of expanded ids; positions that hold `IMAGE` get the row's image tokens."""
+        with torch.no_grad():
+            embeds = self.embedding(ids.clamp(min=0))
+            if image_tokens is None:
+                return embeds
+            return embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens.to(embeds.dtype))
+
+    def hidden_states(
+        self,
+        embeds: Float[Tensor, "rows length width"],
+        mask: Bool[Tensor, "rows 1 length length"],
+        positions: Int[Tensor, "rows length"],
+    ) -> Float[Tensor, "rows length width"]:
+        """States after the final norm; row t of the mask is True where position t may look."""
+        return _llama.forward(self.language_model, embeds, mask, positions)
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        ids: Sequence[Sequence[int]],
+        image_tokens: Float[Tensor, "rows tokens width"] | None = None,
+    ) -> KVState:
+        """Read the start of each row (expanded ids), for `extend` to go on from."""
+        return self._read(None, ids, image_tokens)[1]
+
+    @torch.no_grad()
+    def extend(
+        self, state: KVState, ids: Sequence[Sequence[int]] | Int[Tensor, "rows length"]
+    ) -> tuple[Float[Tensor, "rows vocab"], KVState]:
+        """Read more tokens of each row, at least one; lengths may differ.
+
+        Returns:
+            float32 logits of each row's next token, and the grown state; the old one stays valid.
+        """
+        hidden, grown = self._read(state, ids, None)
+        return (hidden @ self.lm_head_weight.T).float(), grown
+
+    def _read(
+        self,
+        state: KVState | None,
+        ids: Sequence[Sequence[int]] | Tensor,
+        image_tokens: Tensor | None,
+    ) -> tuple[Tensor, KVState]:
+        if isinstance(ids, Tensor):
+            table = ids.to(self.device)
+            counts = torch.full((len(ids),), ids.shape[1], device=self.device)
+        else:
+            table = right_padded(ids).to(self.device)
+            counts = torch.tensor([len(row) for row in ids], device=self.device)
+        return _kv.grow(self.language_model, state, self.embed(table, image_tokens), counts)
+
+
+def right_padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows length"]:
+    """Rows of ids as one table, filled up with 0 on the right."""
+    length = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a setting; BadInput where this machine has none of that kind."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(
+            f"device: found {device!r}, but torch sees no CUDA device here; use auto or cpu"
+        )
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The numbers of a setting; auto: float32 on a CPU, bfloat16 from Ampere on, else float16."""
+    if dtype == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    return getattr(torch, dtype)

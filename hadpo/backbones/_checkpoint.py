@@ -1,0 +1,229 @@
+"""Checkpoint files in, checkpoint files out: lazy, safe, and every key accounted for.
+
+A key table is data: `{"model.mm_projector.0.{}": "connector.0.{}"}`, where `{}` stands for any end
+of the key. The first row that fits wins. A table of ignored keys says for each why nobody needs it.
+"""
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hadpo.records import BadInput
+
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+SHARD_BYTES = 5 * 10**9
+_SHOWN = 8  # keys that an error message spells out
+
+
+def weight_files(folder: Path, *, what: str) -> list[Path]:
+    """Files that hold the weights of a checkpoint folder: one, or the shards its index names.
+
+    Raises:
+        BadInput: no such folder, no weights in it, or a shard of the index is missing.
+    """
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise BadInput(f"{what}: no folder {folder}; download it, or mend the path")
+    for name in INDEX_NAMES:
+        if (folder / name).is_file():
+            index = read_json(folder / name)
+            shards = sorted({folder / shard for shard in index.get("weight_map", {}).values()})
+            lost = [shard.name for shard in shards if not shard.is_file()]
+            if lost or not shards:
+                found = (
+                    f"{len(lost)} of {len(shards)} shards are missing: {', '.join(lost[:_SHOWN])}"
+                )
+                raise BadInput(f"{what}: {folder / name}: {found}; download the folder again")
+            return shards
+    for name in SINGLE_NAMES:
+        if (folder / name).is_file():
+            return [folder / name]
+    names = ", ".join(sorted(p.name for p in folder.iterdir())[:_SHOWN]) or "nothing"
+    expected = ", ".join(SINGLE_NAMES + INDEX_NAMES)
+    raise BadInput(f"{what}: no weights in {folder} (found {names}; expected one of {expected})")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; BadInput if it is missing or something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"no file {path}; a checkpoint folder needs it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of all weights in one file, one after the other, on the CPU.
+
+    `.safetensors` and zip-format `.bin` / `.pth` files are mapped, not read whole; nothing in them
+    is ever executed. A `.pth` that keeps its weights under "model" is read there.
+
+    Raises:
+        BadInput: the file is missing, truncated, a Git LFS pointer, a web page, or no checkpoint.
+    """
+    _check_start(path)
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    yield key, file.get_tensor(key)
+        except SafetensorError as error:
+            raise _broken(path, error) from error
+        return
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, struct.error) as error:
+        raise _broken(path, error) from error
+    if isinstance(values, Mapping) and isinstance(values.get("model"), Mapping):
+        values = values["model"]
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{path}: expected a table of tensors, found {type(values).__name__}")
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            yield key, value
+
+
+def fill(
+    module: nn.Module,
+    files: Iterable[Path],
+    *,
+    keys: Mapping[str, str],
+    ignored: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: Mapping[str, int] | None = None,
+) -> None:
+    """Fill a module that was built on the meta device; each tensor goes straight to its place.
+
+    Args:
+        module: parameters on the meta device; they become frozen parameters of `dtype` on `device`.
+        files: files of the checkpoint, in any order.
+        keys: table of the checkpoint's keys -> the module's parameter names.
+        ignored: table of keys that are left out -> why.
+        dtype: of the parameters.
+        device: of the parameters.
+        rows: parameter name -> rows to keep; a checkpoint may have rows that no text uses.
+
+    Raises:
+        BadInput: lists all keys that are missing, unexpected, of another shape, or empty.
+    """
+    expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    problems: list[str] = []
+    seen: dict[str, Tensor] = {}
+    sources = list(files)
+    for path in sources:
+        for key, value in read_tensors(path):
+            name = translate(key, keys)
+            if name is None or name not in expected:
+                if translate(key, dict.fromkeys(ignored, "")) is None:
+                    problems.append(f"unexpected key {key!r} in {path.name}")
+                continue
+            if value.numel() == 0:
+                problems.append(f"{key!r} in {path.name} is empty, shape {list(value.shape)}")
+                continue
+            if rows and name in rows:
+                value = value[: rows[name]]
+            if tuple(value.shape) != expected[name]:
+                problems.append(
+                    f"{key!r} in {path.name} has shape {list(value.shape)}, "
+                    f"the model needs {list(expected[name])}"
+                )
+                continue
+            seen[name] = value.to(device=device, dtype=dtype, copy=True)
+    wrong = {problem.split("'")[1] for problem in problems}
+    for name in expected:
+        if name not in seen:
+            wanted = [k for k in keys if translate_back(name, k, keys[k])]
+            source = translate_back(name, wanted[0], keys[wanted[0]]) if wanted else name
+            if source not in wrong:
+                problems.append(f"missing key {source!r} (for {name})")
+    if problems:
+        rest = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        places = ", ".join(str(path) for path in sources[:3])
+        lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+        raise BadInput(f"{places}: {len(problems)} keys do not fit the model:{lines}{rest}")
+    module.load_state_dict(seen, strict=False, assign=True)
+    module.requires_grad_(False)
+
+
+def translate(key: str, table: Mapping[str, str]) -> str | None:
+    """What the first fitting row of `table` makes of `key`; None where no row fits."""
+    for pattern, target in table.items():
+        start, hole, end = pattern.partition("{}")
+        if not hole:
+            if key == pattern:
+                return target
+        elif key.startswith(start) and key.endswith(end) and len(key) > len(start) + len(end):
+            return target.replace("{}", key[len(start) : len(key) - len(end)])
+    return None
+
+
+def translate_back(name: str, pattern: str, target: str) -> str | None:
+    """The key that the row `pattern -> target` turns into `name`; None where it cannot."""
+    return translate(name, {target: pattern})
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int) -> None:
+    """Write weights as safetensors: one file, or shards and their index, atomically per file."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, value in tensors.items():
+        n_bytes = value.numel() * value.element_size()
+        if size and size + n_bytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][key] = value.contiguous()
+        size += n_bytes
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    for name, shard in zip(names, shards, strict=True):
+        part = folder / (name + ".part")
+        save_file(shard, part, metadata={"format": "pt"})
+        os.replace(part, folder / name)  # noqa: PTH105 - says "atomic"
+    if len(shards) > 1:
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        index = {"metadata": {}, "weight_map": places}
+        (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _check_start(path: Path) -> None:
+    """Tell a downloaded web page or an LFS pointer from weights."""
+    if not path.is_file():
+        raise BadInput(f"no file {path}; download it, or mend the path")
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(f"{path}: a Git LFS pointer, not weights; run `git lfs pull` in its folder")
+    if start[:14].lower().startswith((b"<!doctype", b"<html")):
+        raise BadInput(f"{path}: a web page, not weights; download the file itself")
+    if not start:
+        raise BadInput(f"{path}: an empty file; download it again")
+
+
+def _broken(path: Path, error: Exception) -> BadInput:
+    size = path.stat().st_size
+    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return BadInput(
+        f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"
+    )
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

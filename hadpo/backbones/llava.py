@@ -1,0 +1,280 @@
+"""LLaVA-1.5: CLIP ViT (second last layer, without CLS) -> two-layer MLP -> Vicuna.
+
+Source of prompts, keys and preprocessing: haotian-liu/LLaVA, conversation.py, clip_encoder.py,
+mm_utils.py; HA-DPO trains with "user" and evaluates with "human" in the system sentence.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from hadpo.backbones import _checkpoint, _clip, _llama
+from hadpo.backbones._base import Backbone, choose_device, choose_dtype
+from hadpo.backbones._hub import locate
+from hadpo.backbones._pixels import Preprocessing
+from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.records import BadInput
+
+_TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_VICUNA = Prompts(
+    train=PromptTemplate(  # conv_vicuna_v1
+        "<s>A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+        + _TURN
+    ),
+    evaluate=PromptTemplate(  # conv_llava_v1: "human" where training says "user"
+        "<s>A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
+        + _TURN
+    ),
+)
+_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What differs between the published sizes; all sizes themselves stand in config.json."""
+
+    prompts: Prompts
+    source: str
+
+
+VARIANTS = {
+    "1.5-7b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-7b"),
+    "1.5-13b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-13b"),
+    "mini": Variant(prompts=_MINI, source="hadpo/mini/weights/llava"),
+}
+PARTS = {
+    "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
+    "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
+}
+
+KEYS = {  # authors' folder -> ours
+    "model.mm_projector.{}": "connector.{}",
+    "model.{}": "language_model.model.{}",
+    "lm_head.weight": "language_model.lm_head.weight",
+}
+IGNORED = {
+    "model.vision_tower.{}": "the authors load the tower from its own folder",
+    **_llama.STORED_TABLES,
+}
+HUB_KEYS = {  # transformers' folder, as it was published and as transformers 5 saves it -> ours
+    "language_model.model.{}": "language_model.model.{}",
+    "language_model.lm_head.weight": "language_model.lm_head.weight",
+    "model.language_model.{}": "language_model.model.{}",
+    "lm_head.weight": "language_model.lm_head.weight",
+    "multi_modal_projector.linear_1.{}": "connector.0.{}",
+    "multi_modal_projector.linear_2.{}": "connector.2.{}",
+    "model.multi_modal_projector.linear_1.{}": "connector.0.{}",
+    "model.multi_modal_projector.linear_2.{}": "connector.2.{}",
+}
+HUB_IGNORED = {
+    "vision_tower.{}": "read as the part vision",
+    "model.vision_tower.{}": "read as the part vision",
+    **_llama.STORED_TABLES,
+}
+
+
+class Llava(Backbone):
+    """LLaVA-1.5 of any size; `from_original` fills it."""
+
+    vision: _clip.ClipTower
+    preprocessing: Preprocessing
+    PARTS: ClassVar = PARTS
+    # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
+    EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        vision_config: Mapping[str, Any],
+        original_config: Mapping[str, Any],
+        where: str,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.PROMPTS = VARIANTS[self.variant].prompts
+        self.original_config = dict(original_config)
+        self.language_model = _llama.build(original_config, where=where)
+        self.vision = _clip.ClipTower(vision_config, original_config["mm_vision_select_layer"])
+        width = self.language_model.config.hidden_size
+        with init_empty_weights():
+            self.connector = nn.Sequential(
+                nn.Linear(self.vision.width, width), nn.GELU(), nn.Linear(width, width)
+            )
+        self.num_image_tokens = self.vision.num_patches
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Pad to a square, resize, crop, normalise, as the checkpoint's config says."""
+        return self.preprocessing(image)
+
+    def features(
+        self, pixels: Float[Tensor, "images 3 height width"]
+    ) -> Float[Tensor, "images patches features"]:
+        """Patch states before CLIP's last layer; the encoder was built without that layer."""
+        return self.vision(pixels)[:, 1:]
+
+    def connect(
+        self, features: Float[Tensor, "images patches features"], instructions: Sequence[str]
+    ) -> Float[Tensor, "images tokens width"]:
+        """The MLP; LLaVA's image tokens do not depend on the instruction."""
+        return self.connector(features)
+
+    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write config, tokenizer and weights as the authors do; the CLIP folder stays as it is."""
+        weights = {}
+        for key, value in self.state_dict().items():
+            name = next(
+                filter(None, (_checkpoint.translate_back(key, k, t) for k, t in KEYS.items())), None
+            )
+            if name is not None:
+                weights[name] = value.detach().to(device="cpu", dtype=dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        _checkpoint.write_tensors(folder, weights, shard_bytes=_checkpoint.SHARD_BYTES)
+        config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
+        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        for path in self.tokenizer.path.parent.glob("*token*"):
+            if path.suffix in (".model", ".json") and path.parent != folder:
+                shutil.copyfile(path, folder / path.name)
+
+    def files_with(self, language_model: Path) -> dict[str, Path]:
+        """Saved weights lie in the authors' layout, so the tower needs a place of its own."""
+        return {"language_model": language_model, "vision": self.files["vision"]}
+
+
+def from_original(
+    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+) -> Llava:
+    """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
+
+    Args:
+        files: the parts; see `PARTS`.
+        variant: a name of `VARIANTS`.
+        dtype: as in the settings.
+        device: as in the settings.
+
+    Raises:
+        BadInput: a part is missing, or its files are broken or do not fit.
+    """
+    if "language_model" not in files:
+        raise BadInput(f"llava/{variant}: files need language_model: {PARTS['language_model']}")
+    folder = locate(files["language_model"], what="language_model")
+    config = _checkpoint.read_json(folder / "config.json")
+    is_hub = "text_config" in config
+    if not is_hub and "vision" not in files:
+        raise BadInput(f"llava/{variant}: files need vision: {PARTS['vision']}")
+    vision_folder = locate(files.get("vision", folder), what="vision")
+    vision_config = _checkpoint.read_json(vision_folder / "config.json")
+    vision_config = vision_config.get("vision_config", vision_config)
+    tokenizer = LlamaTokenizer(folder)
+    if is_hub:
+        original_config = _as_original_config(config, vision_config, tokenizer.vocab_size)
+    else:
+        original_config = config
+        _check_original(config, folder / "config.json")
+    backbone = Llava(
+        f"llava/{variant}",
+        vision_config=vision_config,
+        original_config=original_config,
+        where=str(folder / "config.json"),
+    )
+    if tokenizer.vocab_size > backbone.embedding.num_embeddings:
+        raise BadInput(
+            f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but {folder}/config.json says "
+            f"vocab_size {backbone.embedding.num_embeddings}; they are of different models"
+        )
+    if not tokenizer.splits_at_blanks:
+        raise BadInput(f"{tokenizer.path}: pieces run over blanks; no LLaMA tokenizer does")
+    backbone.tokenizer = tokenizer
+    backbone.files = {"language_model": folder, "vision": vision_folder}
+    backbone.preprocessing = Preprocessing.read(
+        vision_folder,
+        image_size=backbone.vision.image_size,
+        pad=original_config.get("image_aspect_ratio") == "pad",
+    )
+    place = choose_device(device)
+    numbers = choose_dtype(dtype, place)
+    vocab = backbone.embedding.num_embeddings
+    _checkpoint.fill(
+        nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),
+        _checkpoint.weight_files(folder, what="language_model"),
+        keys=HUB_KEYS if is_hub else KEYS,
+        ignored=HUB_IGNORED if is_hub else IGNORED,
+        dtype=numbers,
+        device=place,
+        rows=dict.fromkeys(_VOCABULARY, vocab) if is_hub else None,
+    )
+    _checkpoint.fill(
+        backbone.vision,
+        _checkpoint.weight_files(vision_folder, what="vision"),
+        keys=_clip.KEYS,
+        ignored=_clip.ignored(backbone.vision),
+        dtype=numbers,
+        device=place,
+    )
+    return backbone.to(place).eval()
+
+
+_VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
+_LLAVA_SETTINGS = {  # what this file implements; another value needs another file
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+}
+_HUB_TEXT_DEFAULTS = {  # transformers leaves out of `text_config` what LLaMA-7B has
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 32000,
+}
+
+
+def _check_original(config: Mapping[str, Any], path: Path) -> None:
+    wrong = []
+    if "mm_projector_type" not in config or "mm_vision_select_layer" not in config:
+        kind = config.get("model_type")
+        raise BadInput(
+            f"{path}: no LLaVA (model_type {kind!r}, no mm_projector_type); expected a folder as "
+            "liuhaotian/llava-v1.5-7b, or transformers' with text_config"
+        )
+    for key, value in _LLAVA_SETTINGS.items():
+        if config.get(key, value) != value:
+            wrong.append(f"{key}: found {config[key]!r}, expected {value!r}")
+    if wrong:
+        raise BadInput(f"{path}: not LLaVA-1.5: " + "; ".join(wrong))
+
+
+def _as_original_config(
+    config: Mapping[str, Any], vision: Mapping[str, Any], pieces: int
+) -> dict[str, Any]:
+    """The authors' `config.json` of a transformers LLaVA folder.
+
+    Transformers adds rows to the vocabulary (an image token, padding); the originals have none, and
+    extra rows would change the softmax, so only the tokenizer's own rows are kept.
+    """
+    text = _HUB_TEXT_DEFAULTS | dict(config["text_config"])
+    return {
+        **text,
+        "vocab_size": min(text["vocab_size"], pieces),
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "mm_hidden_size": vision.get("hidden_size", 768),
+        "mm_vision_select_layer": config.get("vision_feature_layer", -2),
+        "image_aspect_ratio": "pad",
+        **_LLAVA_SETTINGS,
+    }

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -51,6 +51,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # all but click's own usage errors
             raise
         _stop(error.format_message(), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue]
+    if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
+        _stop("interrupted; the same command goes on from there", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else OK)
 
 
@@ -232,6 +234,6 @@ def _plain_papermill(
     return f"papermill {source} {os.path.relpath(target)} {settings}"
 
 
-def _stop(message: object, code: int) -> None:
+def _stop(message: object, code: int) -> NoReturn:
     typer.echo(f"hadpo: {message}", err=True)
     sys.exit(code)

@@ -6,6 +6,8 @@ import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 
+from hadpo.records import BadInput
+
 
 def available(package: str) -> list[str]:
     """Names of the plugins in `package`: its public modules, sorted."""
@@ -17,12 +19,12 @@ def load(package: str, name: str) -> ModuleType:
     """Import plugin `name` of `package`.
 
     Raises:
-        ValueError: no such plugin; the message lists the choices and the nearest match.
+        BadInput: no such plugin; the message lists the choices and the nearest match.
     """
     names = available(package)
     if name not in names:
         kind = package.rpartition(".")[2]
-        raise ValueError(f"no {kind} module named {name!r}; {choices(name, names)}")
+        raise BadInput(f"no {kind} module named {name!r}; {choices(name, names)}")
     return importlib.import_module(f"{package}.{name}")
 
 

@@ -73,7 +73,7 @@ def execute(
     if old is not None and old.status == "done":
         return Outcome(folder, was_done=True, seconds=0.0)
     for earlier in resolved.stages[: resolved.stages.index(stage)]:
-        finished(from_run or name, earlier, wanted_by=stage)
+        finished(from_run or name, earlier, wanted_by=stage, recipe=recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,6 +113,7 @@ def _papermill(source: Path, target: Path, parameters: Mapping[str, Any]) -> Non
         autosave_cell_every=30,
         request_save_on_cell_execute=True,
         config=kernel,
+        extra_arguments=["--log-level=50"],  # a stopped kernel would tell its story at length
     )
 
 
@@ -157,16 +158,11 @@ def _report(folder: Path) -> None:
     if not source.is_file():
         return
     from nbconvert import HTMLExporter
-    from traitlets.config import Config
 
-    settings = Config()
-    settings.HTMLExporter.embed_images = True
-    settings.HTMLExporter.mathjax_url = ""
-    settings.HTMLExporter.require_js_url = ""
-    settings.HTMLExporter.jquery_url = ""
-    settings.HTMLExporter.widget_renderer_url = ""
-    settings.HTMLExporter.mermaid_js_url = ""
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
-    body, _ = HTMLExporter(config=settings).from_filename(str(source))
+    exporter = HTMLExporter(embed_images=True)
+    for script in ("mathjax", "require_js", "jquery", "widget_renderer", "mermaid_js"):
+        setattr(exporter, f"{script}_url", "")
+    exporter.mermaid_layout_elk_js_url = ""
+    body, _ = exporter.from_filename(str(source))
     (folder / "report.html").write_text(body, encoding="utf-8")
     _log.info("wrote %s", folder / "report.html")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.config import PACKAGE, ROOT
+from hadpo import config
 from hadpo.records import BadInput, parse
 
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -108,7 +108,7 @@ def describe_code() -> tuple[str, bool]:
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "-C", str(PACKAGE), *arguments],
+            ["git", "-C", str(config.PACKAGE), *arguments],
             capture_output=True,
             text=True,
             check=False,
@@ -116,7 +116,7 @@ def describe_code() -> tuple[str, bool]:
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", str(ROOT)))
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", str(config.ROOT)))
     except FileNotFoundError:  # no git on this machine
         return "", False
 

@@ -69,7 +69,7 @@ class Run:
         """
         name = self.manifest.earlier or self.name
         folder = self.root / name / stage
-        manifest = finished(name, stage, wanted_by=self.stage)
+        manifest = finished(name, stage, wanted_by=self.stage, recipe=self.recipe.name)
         if manifest.is_mini and not self.is_mini:
             raise BadInput(f"run {name!r} is of the mini world; recipe {self.recipe.name} is not")
         known = self.manifest.parents.setdefault(stage, manifest.run_id)
@@ -225,12 +225,11 @@ def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> 
     return old
 
 
-def finished(name: str, stage: str, *, wanted_by: str) -> Manifest:
+def finished(name: str, stage: str, *, wanted_by: str, recipe: str) -> Manifest:
     """The manifest of a finished stage of run `name`; BadInput where it is not done."""
     manifest = read_manifest(config.runs_folder() / name / stage)
     if manifest is None or manifest.status != "done":
         state = f"is {manifest.status}" if manifest else "has not been run"
-        recipe = manifest.recipe if manifest else "RECIPE"
         raise BadInput(
             f"stage {wanted_by} needs stage {stage} of run {name!r}, which {state}; "
             f"run it first: hadpo stage {stage} {recipe} --name {name}"

@@ -1,0 +1,161 @@
+"""Real papermill, real kernels: how a stage ends, however it ends, is written down truthfully."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from hadpo import config, runs
+from hadpo.records import BadInput
+from hadpo.runs import execute
+
+START = 'from hadpo import runs\nrun = runs.start("compare", globals())'
+PARAMETERS = 'recipe: str = "reported"\nrun: str = ""\nfrom_run: str = ""\nreported: str = None'
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """A checkout whose 05_compare holds the cells that a test gives."""
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+
+    def write(*cells):
+        book = nbformat.v4.new_notebook()
+        book.metadata.kernelspec = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        book.cells = [nbformat.v4.new_code_cell(c) for c in (PARAMETERS, START, *cells)]
+        book.cells[0].metadata.tags = ["parameters"]
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        nbformat.write(book, tmp_path / "notebooks" / "05_compare.ipynb")
+        return tmp_path / "runs" / "a" / "compare"
+
+    return write
+
+
+def run(**overrides):
+    return execute.execute("compare", "reported", "a", overrides)
+
+
+def test_a_stage_that_ends_well_leaves_a_report_and_is_not_done_twice(stage):
+    folder = stage('run.path("out.txt").write_text("x")', "run.finish()")
+    assert run().was_done is False
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.status, manifest.error) == ("done", "")
+    report = (folder / "report.html").read_text()
+    assert "out.txt" in report
+    assert 'src="http' not in report
+    assert "cdnjs" not in report
+    assert run().was_done is True
+    assert json.loads((folder / "manifest.json").read_text())["starts"] == 1
+
+
+def test_a_failing_cell_is_one_message_and_the_copy_is_kept(stage):
+    folder = stage('raise ValueError("loss is NaN")', "run.finish()")
+    with pytest.raises(execute.StageFailed, match=r"in cell 4: ValueError: loss is NaN.*ipynb"):
+        run()
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.status, manifest.error) == ("failed", "ValueError: loss is NaN")
+    assert "loss is NaN" in (folder / "report.html").read_text()
+
+
+def test_bad_input_inside_a_notebook_is_bad_input_outside(stage):
+    stage('from hadpo.records import BadInput\nraise BadInput("pairs.jsonl:3: no field")')
+    with pytest.raises(BadInput, match=r"^pairs\.jsonl:3: no field$"):
+        run()
+
+
+def test_a_kernel_that_dies_is_said_to_have_died(stage):
+    folder = stage("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(execute.StageFailed, match="kernel died"):
+        run()
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert manifest.status == "failed"
+
+
+def test_a_notebook_that_forgets_to_finish_is_no_success(stage):
+    stage("1 + 1")
+    with pytest.raises(execute.StageFailed, match="ended without a word"):
+        run()
+
+
+def test_an_unknown_parameter_is_refused_before_a_kernel_starts(stage):
+    folder = stage("run.finish()")
+    with pytest.raises(BadInput, match=r"unknown parameter 'report'.*did you mean 'reported'"):
+        run(report="x")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("parameter", [("-p", "report", "x"), ("-y", "{reported:1}")])
+def test_plain_papermill_is_as_strict(stage, tmp_path, parameter):
+    stage("run.finish()")
+    book = tmp_path / "notebooks" / "05_compare.ipynb"
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(book),
+        str(tmp_path / "out.ipynb"),
+        *parameter,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BadInput" in done.stderr
+
+
+def interrupt(stage, tmp_path, number):
+    """Start a stage of the command line as a user does, send it a signal midway; its exit code."""
+    folder = stage(
+        'run.path("midway").write_text("x")', "import time; time.sleep(60)", "run.finish()"
+    )
+    code = f"""
+import pathlib
+from hadpo import cli, config
+config.ROOT = pathlib.Path({str(tmp_path)!r})
+cli.main()
+"""
+    command = [sys.executable, "-c", code, "stage", "compare", "reported", "--name", "a"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "midway").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors, folder
+
+
+def test_control_c_stops_with_130_and_a_rerun_goes_on(stage, tmp_path):
+    code, errors, folder = interrupt(stage, tmp_path, signal.SIGINT)
+    assert code == 130
+    assert errors.strip() == "hadpo: interrupted; the same command goes on from there"
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert manifest.status == "interrupted"
+    stage("run.finish()")
+    assert run().was_done is False
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert (manifest.status, manifest.starts) == ("done", 2)
+
+
+def test_a_killed_process_leaves_an_interrupted_run(stage, tmp_path):
+    code, _, folder = interrupt(stage, tmp_path, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while (manifest := runs.read_manifest(folder)) and manifest.status == "running":
+        assert time.monotonic() < deadline  # the kernel notices within seconds that it is alone
+        time.sleep(0.2)
+    assert manifest is not None
+    assert manifest.status == "interrupted"

@@ -1,0 +1,163 @@
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from hadpo import runs
+from hadpo.records import BadInput
+from hadpo.runs import parameters
+from hadpo.runs.run import open_run
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(parameters, "_first_names", {})
+    return tmp_path / "runs"
+
+
+def manifest(folder, name, stage):
+    return json.loads((folder / name / stage / "manifest.json").read_text())
+
+
+def test_a_run_records_what_it_was_asked_and_how_it_ended(folder):
+    run = runs.start("train", {"recipe": "mini/llava", "run": "a", "beta": 0.2, "types": types})
+    assert run.settings.beta == 0.2
+    assert manifest(folder, "a", "train")["status"] == "running"
+    run.note(pairs=3)
+    run.finish()
+    found = manifest(folder, "a", "train")
+    assert found["status"] == "done"
+    assert found["overrides"] == {"beta": 0.2}
+    assert found["settings"]["train"]["beta"] == 0.2
+    assert found["facts"] == {"pairs": 3}
+    assert found["versions"]["torch"] != "absent"
+    assert found["is_mini"] is True
+
+
+def test_the_name_defaults_to_the_recipe():
+    assert runs.start("compare", {"recipe": "reported", "run": ""}).name == "reported"
+    assert runs.run_name("mini/llava") == "mini-llava"
+    assert runs.run_name("my/own.yaml") == "own"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"bata": 0.1}, "unknown parameter 'bata' for stage train; did you mean 'beta'"),
+        ({"beta": "abc"}, r"train\.beta.*found 'abc'"),
+        ({"lora_rank": 2.5}, r"train\.lora_rank.*found 2\.5"),
+        ({"recipe": "mini/lava"}, "did you mean 'mini/llava'"),
+        ({"recipe": 3}, "expected a recipe's name, found 3"),
+        ({"run": "../x"}, "run name '../x'"),
+        ({"__annotations__": {"learning_rate": 1e-06}}, "expected 'learning_rate: value'"),
+    ],
+)
+def test_a_wrong_parameter_of_a_notebook_is_an_error(names, message):
+    with pytest.raises(BadInput, match=message):
+        runs.start("train", {"recipe": "mini/llava", "run": "a"} | names)
+
+
+def test_names_that_later_cells_make_are_no_parameters():
+    names = {"recipe": "mini/llava", "run": "a", "beta": None}
+    runs.start("train", names)
+    runs.start("train", names | {"curves": object(), "steps_seen": 3})
+
+
+def test_a_name_in_use_with_other_parameters_is_refused(folder):
+    runs.start("train", {"recipe": "mini/llava", "run": "a", "beta": 0.1}).finish()
+    again = open_run("train", "mini/llava", "a", {})  # the recipe's own beta is 0.1
+    assert again.is_done
+    with pytest.raises(
+        BadInput, match=r"in use with other parameters \(train.beta: 0.1 there, 0.2"
+    ):
+        open_run("train", "mini/llava", "a", {"beta": 0.2})
+
+
+def test_an_earlier_stage_must_be_done_and_stay_the_same(folder):
+    later = open_run("train", "mini/llava", "a", {})
+    with pytest.raises(BadInput, match="needs stage prepare of run 'a', which has not been run"):
+        later.earlier("prepare")
+    first = open_run("prepare", "mini/llava", "a", {})
+    with pytest.raises(BadInput, match="which is running"):
+        later.earlier("prepare")
+    first.path("pairs.jsonl").write_text("")
+    first.finish()
+    assert later.earlier("prepare", "pairs.jsonl").name == "pairs.jsonl"
+    with pytest.raises(BadInput, match=r"held_out\.jsonl is absent"):
+        later.earlier("prepare", "held_out.jsonl")
+    from hadpo.runs.run import discard
+
+    discard("a", "prepare")
+    open_run("prepare", "mini/llava", "a", {}).finish()
+    with pytest.raises(BadInput, match="was made from another prepare"):
+        later.earlier("prepare")
+
+
+def test_stages_of_another_run_can_be_read(folder):
+    first = open_run("prepare", "mini/llava", "a", {})
+    first.path("pairs.jsonl").write_text("")
+    first.finish()
+    run = open_run("train", "mini/llava", "b", {}, earlier="a")
+    assert run.earlier("prepare", "pairs.jsonl") == folder / "a" / "prepare" / "pairs.jsonl"
+    assert run.manifest.parents == {"prepare": first.manifest.run_id}
+
+
+def test_a_process_that_vanished_leaves_an_interrupted_run(folder):
+    code = (
+        "import os; from hadpo.runs.run import open_run; open_run('train', 'mini/llava', 'a', {})"
+    )
+    vanish = f"{code}; os._exit(9)"
+    subprocess.run([sys.executable, "-c", vanish], check=False, env=dict(os.environ))
+    assert manifest(folder, "a", "train")["status"] == "running"  # nobody was left to write more
+    found = runs.read_manifest(folder / "a" / "train")
+    assert found is not None
+    assert found.status == "interrupted"
+    assert open_run("train", "mini/llava", "a", {}).manifest.starts == 2
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(folder):
+    open_run("train", "mini/llava", "a", {})
+    path = folder / "a" / "train" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getppid()}))
+    with pytest.raises(BadInput, match=f"worked on by process {os.getppid()}"):
+        open_run("train", "mini/llava", "a", {})
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match="cannot write to"):
+        open_run("train", "mini/llava", "a", {})
+
+
+def test_a_broken_manifest_is_named(folder):
+    open_run("train", "mini/llava", "a", {})
+    path = folder / "a" / "train" / "manifest.json"
+    path.write_text("{")
+    with pytest.raises(BadInput, match=r"manifest\.json: not JSON"):
+        runs.read_manifest(path.parent)
+    path.write_text('{"name": "a"}')
+    with pytest.raises(BadInput, match=r"no field 'stage'.*another version"):
+        runs.read_manifest(path.parent)
+
+
+def test_metrics_are_appended_line_by_line(folder):
+    run = open_run("train", "mini/llava", "a", {})
+    run.log({"step": 0, "loss": 0.5})
+    run.log({"step": 1, "loss": 0.4})
+    lines = Path(run.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1]
+
+
+def test_a_failing_cell_is_written_down(folder):
+    run = open_run("train", "mini/llava", "a", {})
+    run.fail(ValueError("loss is NaN"))
+    assert manifest(folder, "a", "train")["error"] == "ValueError: loss is NaN"
+    run = open_run("train", "mini/llava", "a", {})
+    run.fail(KeyboardInterrupt())
+    assert manifest(folder, "a", "train")["status"] == "interrupted"

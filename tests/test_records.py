@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from hadpo.records import (
+    BadInput,
+    Case,
+    Evidence,
+    Pair,
+    Region,
+    parse,
+    read_jsonl,
+    to_json,
+    write_jsonl,
+)
+
+PAIR = Pair(
+    pair_id="1",
+    image_id="7",
+    image="VG/7.jpg",
+    instruction="Describe this image in detail.",
+    chosen="A cup.",
+    rejected="A cup and a dog ☕.",
+    kind="description",
+    source="test",
+)
+
+
+def test_a_record_survives_writing_and_reading(tmp_path):
+    evidence = Evidence(
+        image_id="7",
+        image="7.jpg",
+        width=4,
+        height=3,
+        regions=(Region(x=0, y=1, width=2, height=2, phrase="a cup"),),
+        facts=("It is empty.",),
+    )
+    case = Case(case_id="q", model="base", claims=("A cup.", "A dog."), evidence=evidence)
+    assert write_jsonl(tmp_path / "new" / "cases.jsonl", [case, case]) == 2
+    assert list(read_jsonl(tmp_path / "new" / "cases.jsonl", Case)) == [case, case]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reject": "x"}, "unknown field 'reject'; Pair has .*'rejected'"),
+        ({"chosen": 3}, "field 'chosen': expected str, found int 3"),
+        ({"kind": "caption"}, "field 'kind': expected one of .*'pope'.*, found 'caption'"),
+        ({"chosen": None}, "field 'chosen': expected str, found NoneType"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line(tmp_path, change, message):
+    good = json.loads(to_json(PAIR))
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good | change) + "\n")
+    with pytest.raises(BadInput, match=rf"pairs\.jsonl:2: {message}"):
+        list(read_jsonl(path, Pair))
+
+
+def test_a_missing_field_and_a_list_at_the_top_are_named():
+    with pytest.raises(BadInput, match=r"f:1: no field 'pair_id' \(found \['kind'\]\)"):
+        parse({"kind": "pope"}, Pair, where="f:1")
+    with pytest.raises(BadInput, match="expected an object, found list"):
+        parse([], Pair, where="f:1")
+
+
+def test_a_torn_last_line_is_dropped_only_where_asked(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    line = to_json(PAIR)
+    path.write_text(line + "\n" + line[: len(line) // 2])
+    assert list(read_jsonl(path, Pair, torn_end=True)) == [PAIR]
+    with pytest.raises(BadInput, match=r"pairs\.jsonl:2: not JSON"):
+        list(read_jsonl(path, Pair))
+
+
+def test_a_byte_order_mark_and_empty_lines_are_no_trouble(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\ufeff" + to_json(PAIR) + "\r\n\n", encoding="utf-8")
+    assert list(read_jsonl(path, Pair)) == [PAIR]
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write_jsonl(path, [PAIR])
+
+    def broken():
+        yield PAIR
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_jsonl(path, broken())
+    assert list(read_jsonl(path, Pair)) == [PAIR]

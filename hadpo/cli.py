@@ -181,6 +181,10 @@ def _run_stages(
 ) -> None:
     name = name or runs.run_name(recipe)
     folder = config.runs_folder() / name
+    known = {setting for each in stages for setting in config.parameters(each)}
+    for key in overrides.keys() - known:
+        place = f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}"
+        raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
     for each in stages:  # all of it is checked before any of it is run
         mine = _of_stage(each, overrides)
         execute.check(each, recipe, name, mine)

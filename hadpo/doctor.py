@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo import config
+from hadpo import config, plugins
 from hadpo.records import BadInput
 from hadpo.runs import Run
 
@@ -149,13 +149,13 @@ def _device() -> Iterator[Check]:
 def _files(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
     """The files of the backbone and of the data sets that the recipe's stages read."""
     if recipe.model is not None and set(recipe.stages) - {"compare"}:
-        from hadpo import backbones
-
+        family = recipe.model.backbone.partition("/")[0]
+        parts = plugins.load("hadpo.backbones", family).PARTS
         for part, text in recipe.model.files.items():
             yield _file(
                 f"{recipe.model.backbone}: {part}", text, run_folder, "see README, real data"
             )
-        for part, meaning in backbones.parts(recipe.model.backbone).items():
+        for part, meaning in parts.items():
             if part not in recipe.model.files:
                 yield Check(
                     what=part,

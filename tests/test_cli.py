@@ -1,0 +1,91 @@
+"""The command line as a user types it: real processes, exit codes and one message each."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hadpo import config
+from hadpo.runs.run import open_run
+
+COMMANDS = ("run", "stage", "list", "show", "compare", "doctor")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def hadpo(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "hadpo", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "mini/lava"], "no recipe 'mini/lava'"),
+        (["run", "mini/llava", "-p", "bata=1"], "did you mean 'beta'"),
+        (["run", "mini/llava", "-p", "beta=abc"], "train.beta"),
+        (["run", "mini/llava", "-p", "beta"], "expected KEY=VALUE"),
+        (["stage", "trian", "mini/llava"], "did you mean 'train'"),
+        (["stage", "train", "mini/llava"], "needs stage prepare"),
+        (
+            ["stage", "merge", "mini/llava", "-p", "beta=1"],
+            "unknown parameter 'beta' for stage merge",
+        ),
+        (["show", "nothing"], "no run 'nothing'"),
+        (["rnu"], "No such command"),
+        (["run"], "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
+    done = hadpo(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("hadpo: ")
+
+
+def test_photoset_without_its_folder_is_one_message(tmp_path):
+    done = hadpo("doctor", "photoset", HADPO_SHARED=str(tmp_path / "nowhere"))
+    assert done.returncode == 3
+    assert "set HADPO_SHARED" in done.stdout
+
+
+def test_a_dry_run_prints_the_papermill_commands_and_runs_nothing(folder):
+    done = hadpo("run", "mini/llava", "-p", "beta=0.2", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("papermill")]
+    assert [line.split()[1] for line in lines] == [
+        f"notebooks/0{i}_{stage}.ipynb" for i, stage in enumerate(config.SECTIONS, start=1)
+    ]
+    assert "-p beta 0.2" in lines[1]
+    assert not [line for line in lines if "beta" in line and "train" not in line]
+    assert not folder.exists()
+
+
+def test_runs_are_listed_and_shown(folder):
+    open_run("train", "mini/llava", "a", {"beta": 0.2}).finish()
+    found = json.loads(hadpo("list", "--json").stdout)
+    assert [(m["name"], m["stage"], m["status"]) for m in found] == [("a", "train", "done")]
+    shown = hadpo("show", "a").stdout
+    assert "train     done" in shown
+    assert "beta = 0.2" in shown
+    assert json.loads(hadpo("show", "a", "--json").stdout)[0]["overrides"] == {"beta": 0.2}
+    assert "| a " in hadpo("list").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    done = hadpo(command, "--help")
+    assert done.returncode == 0
+    assert f"Example: hadpo {command}" in done.stdout

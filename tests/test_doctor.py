@@ -1,0 +1,41 @@
+import pytest
+
+from hadpo import doctor
+from hadpo.records import BadInput
+from hadpo.runs.run import open_run
+
+
+def test_this_machine_is_described():
+    report = doctor.check()
+    whats = {row["what"] for row in report.rows}
+    assert {"python", "torch", "device", "disk"} <= whats
+    assert report.is_healthy, report.to_text()
+
+
+def test_a_real_recipe_says_what_is_missing_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path / "data"))
+    report = doctor.check("llava-1.5-7b")
+    missing = [row for row in report.rows if row["status"] == "missing"]
+    assert len(missing) >= 9  # two parts of the backbone and the files of five data sets
+    assert all(row["mend"] for row in missing)
+    assert not report.is_healthy
+
+
+def test_what_is_missing_is_all_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("HADPO_SHARED", str(tmp_path / "nowhere"))
+    run = open_run("prepare", "photoset", "a", {})
+    with pytest.raises(BadInput) as caught:
+        doctor.inputs(run)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "recipe photoset lacks files:"
+    assert len(lines) >= 9
+    assert all("HADPO_SHARED" in line for line in lines[1:])
+
+
+def test_the_table_escapes_what_it_shows():
+    check = doctor.Check(what="<b>", status="missing", found="a & b", mend="<script>")
+    text = doctor.Report([check])._repr_html_()
+    assert "<script>" not in text
+    assert "a &amp; b" in text

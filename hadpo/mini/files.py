@@ -3,7 +3,7 @@
 VG: image_data.json, region_descriptions.json and the images in VG_100K and VG_100K_2.
 coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them.
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
-shr: val_images_final.json, shr_factual_part1.jsonl, shr_factual_part2.jsonl on the test images.
+shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
@@ -32,6 +32,7 @@ from hadpo.mini.world import (
     PLACES,
     SETTINGS,
     Scene,
+    cell,
     scenes,
 )
 from hadpo.records import BadInput
@@ -45,6 +46,7 @@ AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
 JPEG_QUALITY = 95
 DONE = "mini_world.json"
 Scenes = dict[int, Scene]  # image id -> scene
+Box = tuple[int, int, int, int]
 
 
 def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> None:
@@ -87,7 +89,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _visual_genome(folder / "VG", world, coco_ids=set(test))
     _coco(folder / "coco2014", test, folder / "VG")
     _pope(folder / "POPE" / "output" / "coco", test, seed)
-    _shr(folder / "shr", test)
+    _shr(folder / "shr", train, test)
     _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
     _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})
@@ -176,14 +178,15 @@ def _visual_genome(folder: Path, world: Scenes, *, coco_ids: set[int]) -> None:
     _write(folder / "region_descriptions.json", descriptions)
 
 
-def described_boxes(scene: Scene) -> list[tuple[tuple[int, int, int, int], str]]:
-    """Box and phrase of every object ("a red cup at the top left"), then of the whole scene."""
-    found = [
+def described_boxes(scene: Scene) -> list[tuple[Box, str]]:
+    """Box and phrase of every object, of every empty place, and of the whole scene."""
+    things = [
         (thing.box, f"{with_article(f'{thing.colour} {thing.category}')} at the {thing.place}")
         for thing in scene.objects
     ]
+    empty = [(cell(place), f"the {place} is empty") for place in PLACES if not scene.at(place)]
     whole = (0, 0, IMAGE_SIZE_PIXELS, IMAGE_SIZE_PIXELS)
-    return [*found, (whole, f"the scene is a {scene.setting}")]
+    return [*things, *empty, (whole, f"the scene is a {scene.setting}")]
 
 
 def _coco(folder: Path, test: Scenes, visual_genome: Path) -> None:
@@ -212,7 +215,7 @@ def _pope(folder: Path, test: Scenes, seed: int) -> None:
         _write_lines(folder / f"coco_pope_{split}.json", lines)
 
 
-def _shr(folder: Path, test: Scenes) -> None:
+def _shr(folder: Path, train: Scenes, test: Scenes) -> None:
     _write(
         folder / "val_images_final.json",
         [
@@ -220,10 +223,10 @@ def _shr(folder: Path, test: Scenes) -> None:
             for key in test
         ],
     )
-    lines = [{str(key): facts(scene)} for key, scene in test.items()]
-    half = (len(lines) + 1) // 2
-    _write_lines(folder / "shr_factual_part1.jsonl", lines[:half])
-    _write_lines(folder / "shr_factual_part2.jsonl", lines[half:])
+    # The train images have facts as well: true sentences to put in place of invented ones.
+    for part, some in enumerate((train, test), start=1):
+        lines = [{str(key): facts(scene)} for key, scene in some.items()]
+        _write_lines(folder / f"shr_factual_part{part}.jsonl", lines)
 
 
 def _cc_sbu_align(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:

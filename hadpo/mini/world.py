@@ -110,6 +110,12 @@ def row_of(place: str) -> str:
     return ROWS[PLACES.index(place) // 3]
 
 
+def cell(place: str) -> tuple[int, int, int, int]:
+    """Left, top, width and height in pixels of a place."""
+    row, column = divmod(PLACES.index(place), 3)
+    return column * CELL_SIZE_PIXELS, row * CELL_SIZE_PIXELS, CELL_SIZE_PIXELS, CELL_SIZE_PIXELS
+
+
 def weight(setting: str, category: str) -> float:
     """How strongly a setting favours a category."""
     return float(SETTINGS[setting].get(category, RARE))
@@ -142,10 +148,9 @@ def sample(rng: random.Random) -> Scene:
 def _placed(rng: random.Random, category: str, colour: str, place: str) -> SceneObject:
     is_small = rng.random() < SMALL_SHARE
     size = rng.randint(*SIZES_PIXELS[is_small])
-    row, column = divmod(PLACES.index(place), 3)
-    slack = CELL_SIZE_PIXELS - size
-    x = column * CELL_SIZE_PIXELS + rng.randint(1, slack - 1)
-    y = row * CELL_SIZE_PIXELS + rng.randint(1, slack - 1)
+    left, top, width, _ = cell(place)
+    x = left + rng.randint(1, width - size - 1)
+    y = top + rng.randint(1, width - size - 1)
     return SceneObject(category, colour, place, x, y, size, is_small, rng.random() < 0.5)
 
 

@@ -23,10 +23,10 @@ from hadpo.mini.world import (
     CATEGORIES,
     CELL_SIZE_PIXELS,
     COLOURS,
-    PLACES,
     SETTINGS,
     Scene,
     SceneObject,
+    cell,
     is_held_out,
     scenes,
 )
@@ -37,18 +37,13 @@ def sample(count: int, *, seed: int = 0, held_out: bool = True) -> list[Scene]:
     return list(islice(scenes(seed, held_out=held_out), count))
 
 
-def cell_of(place: str) -> tuple[int, int]:
-    row, column = divmod(PLACES.index(place), 3)
-    return column * CELL_SIZE_PIXELS, row * CELL_SIZE_PIXELS
-
-
 def test_scenes_keep_the_rules_of_the_world():
     for scene in sample(300):
         assert 2 <= len(scene.objects) <= 5
         assert len(set(scene.categories)) == len(scene.categories)
         assert len({thing.place for thing in scene.objects}) == len(scene.objects)
         for thing in scene.objects:
-            left, top = cell_of(thing.place)
+            left, top, _, _ = cell(thing.place)
             x, y, width, height = thing.box
             assert left <= x and x + width <= left + CELL_SIZE_PIXELS
             assert top <= y and y + height <= top + CELL_SIZE_PIXELS

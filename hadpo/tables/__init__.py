@@ -1,0 +1,122 @@
+"""Runs beside each other and beside the published numbers, as tables for people and for papers.
+
+`compare` is the stage; `compare_runs` compares any evaluated runs by name. A `Table` shows itself
+in a notebook and writes Markdown, HTML, LaTeX and CSV. Fractions in CSV, percent in text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hadpo.records import BadInput
+from hadpo.runs import Run
+from hadpo.tables._table import FORMATS, MINI, MISSING, Table
+from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
+from hadpo.tables.index import run_index
+from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
+from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
+from hadpo.tables.pope import confusion_rows, pope_table
+from hadpo.tables.reported import REPORTED, ReportedRow, matching, read_reported, reported_tables
+from hadpo.tables.results import RunResults, items_of, read_results
+
+__all__ = [
+    "FORMATS",
+    "MEASURES",
+    "MINI",
+    "MISSING",
+    "MODELS",
+    "REPORTED",
+    "Measure",
+    "ReportedRow",
+    "RunResults",
+    "Table",
+    "compare",
+    "compare_runs",
+    "comparison",
+    "confusion_rows",
+    "controls",
+    "covers_zero",
+    "every_run",
+    "items_of",
+    "matching",
+    "mean_interval",
+    "measure_of",
+    "model_title",
+    "paired_difference",
+    "pope_table",
+    "read_reported",
+    "read_results",
+    "render",
+    "reported_tables",
+    "run_index",
+    "run_results",
+    "t_quantile",
+]
+
+
+def compare(run: Run) -> list[Table]:
+    """The stage 05_compare: all tables of `run`, written to `tables/` in all formats.
+
+    Raises:
+        BadInput: a run that is not evaluated, or published numbers that are not there.
+    """
+    settings = run.settings
+    reported = read_reported(_names(settings.reported), backbone=settings.reported_backbone)
+    tables = _tables(run_results(run), reported)
+    written = [path.name for table in tables for path in table.write(run.path("tables"))]
+    run.note(tables=written)
+    return tables
+
+
+def run_results(run: Run) -> list[RunResults]:
+    """The evaluated runs that a compare stage is about: those its settings name, or its own."""
+    names = _names(run.settings.runs)
+    if names:
+        return [read_results(name, run.root) for name in names]
+    if "evaluate" not in run.recipe.stages:  # published numbers only
+        return []
+    metrics = run.earlier("evaluate", "metrics.jsonl")
+    return [read_results(metrics.parent.parent.name, run.root)]
+
+
+def compare_runs(
+    names: Sequence[str],
+    *,
+    runs_folder: Path,
+    reported: Sequence[str] = ("hadpo",),
+    reported_backbone: str = "",
+) -> list[Table]:
+    """All tables of the evaluated runs `names`, without writing anything.
+
+    Raises:
+        BadInput: no names, a run twice, not there or not evaluated.
+    """
+    if not names:
+        raise BadInput("an empty comparison: name at least one evaluated run")
+    results = [read_results(name, runs_folder) for name in names]
+    return _tables(results, read_reported(reported, backbone=reported_backbone))
+
+
+def render(tables: Sequence[Table], form: str) -> str:
+    """Tables as one text: md, html, latex or csv; the tables are parted by an empty line.
+
+    Raises:
+        BadInput: another format.
+    """
+    return "\n".join(table.to(form) for table in tables)
+
+
+def _tables(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> list[Table]:
+    if not results:
+        return reported_tables(reported)
+    settings = results[0].settings.get("evaluate", {})
+    samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
+    tables = [comparison(results, reported, samples=samples, seed=seed)]
+    tables += [controls(results, samples=samples, seed=seed)]
+    if len(results) > 1:
+        tables.append(every_run(results, reported, samples=samples, seed=seed))
+    tables += [pope_table(results), *reported_tables(reported)]
+    return [table for table in tables if table is not None]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,95 @@
+"""The index of a folder of runs: every stage with its status, recipe, key numbers and duration."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from hadpo.records import Metric, read_jsonl
+from hadpo.runs import Manifest, list_manifests
+from hadpo.tables._table import MISSING, Table, frame_of, show, show_frame
+from hadpo.tables.measures import measure_of
+
+_KEYS = (  # what a reader asks for first; benchmark, split (empty: each), metric
+    ("pope", "adversarial", "accuracy"),
+    ("shr", "", "hallucinated_sentence_ratio"),
+)
+_COLUMNS = ("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds")
+
+
+def run_index(runs_folder: Path) -> Table:
+    """Every stage of every run below `runs_folder`, the unfinished and the failed too."""
+    values, cells = [], []
+    for manifest in list_manifests(runs_folder):
+        numbers = _key_numbers(manifest, runs_folder / manifest.name / manifest.stage)
+        row = {name: getattr(manifest, name, None) for name in _COLUMNS}
+        row |= {
+            "run": manifest.name,
+            "key_numbers": numbers or None,
+            "error": manifest.error or None,
+        }
+        values.append(row)
+        cells.append(
+            {
+                "Run": manifest.name,
+                "Stage": manifest.stage,
+                "Status": manifest.status,
+                "Recipe": manifest.recipe + (" (mini)" if manifest.is_mini else ""),
+                "Key numbers": numbers,
+                "Duration": _duration(manifest.duration_seconds),
+                "Error": manifest.error.splitlines()[0][:80] if manifest.error else MISSING,
+            }
+        )
+    columns = ("Run", "Stage", "Status", "Recipe", "Key numbers", "Duration", "Error")
+    return Table(
+        name="runs",
+        caption=f"Runs in {runs_folder.name}",
+        frame=frame_of(values, (*_COLUMNS, "key_numbers", "error")),
+        shown=show_frame(cells, columns),
+        is_mini=bool(values) and all(row["is_mini"] for row in values),
+    )
+
+
+def _key_numbers(manifest: Manifest, folder: Path) -> str:
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return ""
+    if manifest.stage == "train":
+        return _last_step(path)
+    if manifest.stage != "evaluate":
+        return ""
+    return _base_and_tuned(read_jsonl(path, Metric, torn_end=True))
+
+
+def _base_and_tuned(metrics: Iterable[Metric]) -> str:
+    found: dict[tuple[str, str, str], dict[str, float | None]] = {}
+    for m in metrics:
+        found.setdefault((m.benchmark, m.split, m.name), {})[m.model] = m.value
+    texts = []
+    for (benchmark, split, name), values in found.items():
+        if (benchmark, split, name) not in _KEYS and (benchmark, "", name) not in _KEYS:
+            continue
+        measure = measure_of(benchmark, name)
+        both = [show(values.get(m), is_fraction=measure.is_fraction) for m in ("base", "merged")]
+        place = "SHR" if benchmark == "shr" else f"{benchmark.upper()} {split} {measure.label}"
+        texts.append(f"{place} {both[0]} → {both[1]} %")
+    return "; ".join(texts)
+
+
+def _last_step(path: Path) -> str:
+    """Loss and accuracy of the last complete line of a training log."""
+    last = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            last = json.loads(line)
+        except json.JSONDecodeError:  # the torn end of a killed run
+            continue
+    values = last.get("metrics", last)
+    names = {"loss": "loss", "rewards/accuracies": "accuracy"}
+    texts = [f"{title} {values[name]:.3f}" for name, title in names.items() if name in values]
+    return ", ".join([f"step {last['step']}", *texts]) if "step" in last else ", ".join(texts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

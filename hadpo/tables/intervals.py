@@ -1,0 +1,95 @@
+"""Intervals: paired bootstrap over images, Student's t over seeds. Pure functions of arrays."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+
+def paired_difference(
+    base: Float[np.ndarray, "images 2"],
+    tuned: Float[np.ndarray, "images 2"],
+    *,
+    samples: int = 1000,
+    seed: int = 42,
+    share: float = 0.95,
+) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of `tuned - base`, both measured on the same images.
+
+    Every measure of ours is a ratio of two sums over images (accuracy: right answers over answers;
+    F1: twice the true positives over all positives, said and true; ...), so drawing images with
+    replacement draws both models' sums at once, and what the models share cancels.
+
+    Args:
+        base: numerator and denominator of each image.
+        tuned: the same for the other model, image by image.
+        samples: resampled image sets.
+        seed: of the resampling.
+        share: of the resampled differences inside the interval.
+
+    Returns:
+        Low and high end, or None where no resampled set has a valid denominator.
+    """
+    if base.shape != tuned.shape:
+        raise ValueError(f"paired models need the same images: {base.shape} and {tuned.shape}")
+    images = len(base)
+    if images == 0 or samples < 1:
+        return None
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(images, np.full(images, 1 / images), size=samples).astype(float)
+    sums_base, sums_tuned = times @ base, times @ tuned
+    valid = (sums_base[:, 1] > 0) & (sums_tuned[:, 1] > 0)
+    if not valid.any():
+        return None
+    sums_base, sums_tuned = sums_base[valid], sums_tuned[valid]
+    differences = sums_tuned[:, 0] / sums_tuned[:, 1] - sums_base[:, 0] / sums_base[:, 1]
+    tail = (1 - share) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: Sequence[float],
+) -> tuple[float, float | None, float | None, float | None]:
+    """Mean, standard deviation (n - 1) and 95 % t interval of one value per seed.
+
+    Returns:
+        Mean, deviation, low, high; the last three are None for a single value.
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None, None, None
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    half = t_quantile(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
+    return mean, deviation, mean - half, mean + half
+
+
+@functools.cache
+def t_quantile(probability: float, freedom: int) -> float:
+    """The quantile of Student's t: the integrated density, its bracket halved (no SciPy here).
+
+    Args:
+        probability: between 0.5 and 1, both excluded.
+        freedom: degrees of freedom, at least 1.
+    """
+    if not 0.5 < probability < 1 or freedom < 1:
+        raise ValueError(f"no t quantile of {probability} at {freedom} degrees of freedom")
+    scale = math.exp(
+        math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
+    )
+
+    def share_below(t: float) -> float:
+        # With t = sqrt(freedom) tan(angle) the density is a power of a cosine: smooth, bounded.
+        angles = np.linspace(0.0, math.atan(t / math.sqrt(freedom)), 2001)
+        density = scale * math.sqrt(freedom) * np.cos(angles) ** (freedom - 1)
+        return 0.5 + float(np.trapezoid(density, angles))
+
+    low, high = 0.0, 1.0
+    while share_below(high) < probability:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share_below(middle) < probability else (low, middle)
+    return high

@@ -1,0 +1,127 @@
+"""Footnotes: what a reader must know before believing a number."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hadpo.tables.reported import ReportedRow, matching
+from hadpo.tables.results import RunResults
+
+_SEEDS = ("prepare_seed", "train_seed", "evaluate_seed", "mini_seed")
+
+
+def of_comparison(
+    results: Sequence[RunResults], reported: Sequence[ReportedRow], samples: int
+) -> tuple[str, ...]:
+    """Published numbers, judge, decoding, prompt, training, seeds, versions, intervals."""
+    first = results[0]
+    notes = [
+        *_reported(results, reported),
+        *_evaluation(first.settings.get("evaluate", {})),
+        *_training(results),
+        *_seeds(results),
+        *_differing(results),
+        "Unreadable: yes/no answers that begin with neither word (upstream reads them as yes), and "
+        "sentences whose ruling could not be read; before and after the arrow: base, tuned.",
+        "Words per answer stand beside every ratio, because a shorter answer can invent less.",
+        *of_intervals(len(results), samples),
+    ]
+    if first.versions:
+        notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in first.versions.items()) + ".")
+    if any(result.is_mini for result in results):
+        notes.append(
+            "mini: the base was trained to invent what usually co-occurs, and the pairs were made "
+            "with exact ground truth. It shows that the method's machinery works, nothing about "
+            "real models."
+        )
+    return tuple(notes)
+
+
+def of_intervals(runs: int, samples: int) -> list[str]:
+    """How the intervals were made."""
+    paired = (
+        f"95 % interval of one run: paired bootstrap over images, {samples} resamplings; - where "
+        "the two models did not answer the same items, or no items were kept."
+    )
+    over = (
+        "95 % interval of several runs: Student's t over the runs' differences; the deviation is "
+        "theirs."
+    )
+    bold = "Bold: the interval does not cover zero. Differences of percentages are in points."
+    return [over, bold] if runs > 1 else [paired, bold]
+
+
+def _reported(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> list[str]:
+    if not reported:
+        return []
+    rows = [row for result in results for row in matching(reported, result.backbone)]
+    if not rows:
+        return ["Published numbers of several backbones: they stand in their own tables."]
+    names = sorted({f"{row.backbone} ({row.system}, {row.date})" for row in rows})
+    note = (
+        f"Reported: {', '.join(names)}; sources and disputed cells stand in the tables of reported "
+        "numbers."
+    )
+    if any(result.is_mini for result in results):
+        note += " Another model, other images, another judge: not comparable with mini."
+    return [note]
+
+
+def _evaluation(settings: Mapping[str, Any]) -> list[str]:
+    if not settings:
+        return []
+
+    def decoding(name: str) -> str:
+        beams = settings.get(f"{name}_beams", 1)
+        way = "greedy" if beams == 1 else f"beam {beams}"
+        return f"{name.upper()} {way}, at most {settings.get(f'{name}_max_new_tokens')} new tokens"
+
+    benchmarks = [n.strip() for n in str(settings.get("benchmarks", "")).split(",") if n.strip()]
+    ways = [decoding(name) for name in benchmarks if f"{name}_beams" in settings]
+    limit = settings.get("questions_limit", 0)
+    return [
+        f"Judge: {settings.get('judge')}. Decoding: {'; '.join(ways)}; repetition penalty "
+        f"{settings.get('repetition_penalty')}. Prompt: the backbone's "
+        f"{settings.get('prompt')} prompt. POPE answers are read as POPE's own script reads them."
+        + (f" Only the first {limit} questions of each split." if limit else "")
+    ]
+
+
+def _training(results: Sequence[RunResults]) -> list[str]:
+    settings = results[0].settings.get("train")
+    if not settings:
+        return []
+    return [
+        f"Training: loss {settings.get('loss')}, beta {settings.get('beta')}, gamma "
+        f"{settings.get('gamma')} (weight of the language-modelling term on the chosen text); "
+        "HA-DPO's LLaVA run had none (gamma 0)."
+    ]
+
+
+def _seeds(results: Sequence[RunResults]) -> list[str]:
+    found = []
+    for result in results:
+        flat = _flat(result.settings)
+        seeds = [f"{name} {flat[name]}" for name in _SEEDS if name in flat]
+        if seeds:
+            found.append(f"{result.name}: {', '.join(seeds)}")
+    return [f"Seeds: {'; '.join(found)}."] if found else []
+
+
+def _differing(results: Sequence[RunResults]) -> list[str]:
+    """Settings, beside the seeds, in which runs of one recipe differ: their mean must say so."""
+    notes = []
+    for recipe in dict.fromkeys(result.recipe for result in results):
+        group = [_flat(r.settings) for r in results if r.recipe == recipe]
+        names = sorted({name for flat in group for name in flat} - set(_SEEDS))
+        for name in names:
+            values = list(dict.fromkeys(str(flat.get(name)) for flat in group))
+            if len(values) > 1:
+                notes.append(f"Runs of {recipe} differ in {name}: {', '.join(values)}.")
+    return notes
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section in settings.values():
+        flat |= section if isinstance(section, Mapping) else {}
+    return flat

@@ -1,0 +1,67 @@
+"""POPE in full: the confusion matrix of each split and model, from which all its metrics follow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hadpo.records import BadInput
+from hadpo.tables._table import Table, frame_of, show, show_frame
+from hadpo.tables.measures import measure_of, model_title
+from hadpo.tables.results import RunResults
+from hadpo.tables.rows import models_of
+
+COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+
+
+def confusion_rows(results: Sequence[RunResults]) -> list[dict[str, Any]]:
+    """One row per run, split and model: the four counts, the five metrics, n and unreadable."""
+    rows = []
+    for result in results:
+        splits = list(dict.fromkeys(key[1] for key in result.metrics if key[0] == "pope"))
+        for split in splits:
+            for model in models_of(result):
+                accuracy = result.metrics.get(("pope", split, "accuracy", model))
+                if accuracy is None:
+                    continue
+                row = {"run": result.name, "split": split, "model": model, "n": accuracy.n}
+                row["n_unreadable"] = accuracy.n_unreadable
+                for name in (*COUNTS, *METRICS):
+                    row[name] = result.value(("pope", split, name, model))
+                rows.append(row | {"is_mini": result.is_mini})
+    return rows
+
+
+def pope_table(results: Sequence[RunResults]) -> Table | None:
+    """The confusion matrices of all runs; None where POPE was not evaluated."""
+    if not results:
+        raise BadInput("an empty comparison: name at least one evaluated run")
+    rows = confusion_rows(results)
+    if not rows:
+        return None
+    heads = {"n": "n", "n_unreadable": "Unreadable"}
+    heads |= dict(zip(COUNTS, ("TP", "FP", "TN", "FN"), strict=True))
+    cells = []
+    for row in rows:
+        texts = {"Run": row["run"], "Split": row["split"], "Model": model_title(row["model"])}
+        texts |= {
+            head: show(row[name], is_fraction=False, digits=0) for name, head in heads.items()
+        }
+        texts |= {
+            measure_of("pope", name).title: show(row[name], is_fraction=True) for name in METRICS
+        }
+        cells.append(texts)
+    columns = ["Split", "Model", *[heads[c] for c in COUNTS]]
+    columns += [measure_of("pope", name).title for name in METRICS] + ["n", "Unreadable"]
+    return Table(
+        name="pope",
+        caption="POPE: what was said to which questions",
+        frame=frame_of(
+            rows, ("run", "split", "model", *COUNTS, *METRICS, "n", "n_unreadable", "is_mini")
+        ),
+        shown=show_frame(cells, columns if len(results) == 1 else ["Run", *columns]),
+        notes=(
+            "Positive: said yes. A yes ratio far from the share of yes questions (half) is a bias; "
+            "accuracy hides it, recall rewards it.",
+        ),
+        is_mini=any(result.is_mini for result in results),
+    )

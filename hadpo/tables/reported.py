@@ -1,0 +1,196 @@
+"""Published numbers: `papers_results/reported/<system>_<benchmark>.csv`, checked line by line."""
+
+import csv
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hadpo.config import ROOT
+from hadpo.plugins import choices
+from hadpo.records import BadInput
+from hadpo.tables._table import MISSING, Table, frame_of, show_frame
+
+REPORTED = ROOT / "papers_results" / "reported"
+FACTS = ("backbone", "split", "model", "unit", "n", "table", "source", "date", "note")
+_LIMITS = {"percent": 100.0, "fraction": 1.0, "points": math.inf}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedRow:
+    """One published row; `values` are fractions (or points), `printed` the digits as published."""
+
+    system: str
+    benchmark: str
+    backbone: str
+    split: str
+    model: str  # "base", or the method's name
+    unit: str
+    n: int | None
+    values: Mapping[str, float | None]
+    printed: Mapping[str, str]
+    table: str
+    source: str
+    date: str
+    note: str
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the row is of the model before the method."""
+        return self.model == "base"
+
+
+def read_reported(
+    systems: Sequence[str], *, backbone: str = "", folder: Path = REPORTED
+) -> list[ReportedRow]:
+    """All published rows of `systems`, in the order of the files, which are read by name.
+
+    Args:
+        systems: what the files' names begin with: hadpo, ...
+        backbone: keep only the rows of this backbone, or of those whose names begin so; empty: all.
+        folder: where the CSV files lie.
+
+    Raises:
+        BadInput: no such system or backbone, or a broken line (file, line and column are named).
+    """
+    known = {path.stem.partition("_")[0] for path in folder.glob("*_*.csv")}
+    rows: list[ReportedRow] = []
+    for system in systems:
+        if system not in known:
+            raise BadInput(
+                f"no published numbers of {system!r} in {folder}; {choices(system, known)}"
+            )
+        for path in sorted(folder.glob(f"{system}_*.csv")):
+            rows += _read(path)
+    if not backbone:
+        return rows
+    kept = [row for row in rows if row.backbone.startswith(backbone.lower())]
+    if rows and not kept:
+        names = {row.backbone for row in rows}
+        raise BadInput(
+            f"reported_backbone: no published rows of {backbone!r}; {choices(backbone, names)}"
+        )
+    return kept
+
+
+def matching(rows: Sequence[ReportedRow], backbone: str) -> list[ReportedRow]:
+    """The rows that belong beside a run of `backbone` (llava/1.5-7b, llava/mini).
+
+    All rows if they are of one backbone; else those of the same family, if that is one backbone;
+    else none, because a column can hold one number.
+    """
+    family = backbone.partition("/")[0]
+    for kept in (list(rows), [row for row in rows if family and row.backbone.startswith(family)]):
+        if len({row.backbone for row in kept}) == 1:
+            return kept
+    return []
+
+
+def reported_tables(rows: Sequence[ReportedRow]) -> list[Table]:
+    """One table per system and benchmark, as published; disputed rows carry their note."""
+    groups: dict[tuple[str, str], list[ReportedRow]] = {}
+    for row in rows:
+        groups.setdefault((row.system, row.benchmark), []).append(row)
+    return [_table(system, benchmark, group) for (system, benchmark), group in groups.items()]
+
+
+def _table(system: str, benchmark: str, rows: Sequence[ReportedRow]) -> Table:
+    metrics = list(rows[0].values)
+    marks: dict[str, str] = {}  # note -> its letter
+    values, cells = [], []
+    for row in rows:
+        facts = {name: getattr(row, name) for name in FACTS if name != "unit"}
+        values.append(facts | dict(row.values))
+        mark = marks.setdefault(row.note, chr(ord("a") + len(marks))) if row.note else MISSING
+        texts = {"backbone": row.backbone, "split": row.split, "model": row.model}
+        texts |= dict(row.printed)
+        cells.append(texts | {"n": str(row.n or MISSING), "note": mark})
+    sources = sorted({f"{row.source} ({row.date})" for row in rows})
+    units = " and ".join(sorted({row.unit for row in rows}))
+    return Table(
+        name=f"reported_{system}_{benchmark}",
+        caption=f"Published numbers of {system} on {benchmark}, {units} as printed",
+        frame=frame_of(values, ["backbone", "split", "model", *metrics, *FACTS[4:]]),
+        shown=show_frame(cells, ["backbone", "split", "model", *metrics, "n", "note"]),
+        notes=(
+            *(f"{mark}: {note}." for note, mark in marks.items()),
+            f"Source: {'; '.join(sources)}.",
+        ),
+    )
+
+
+def _read(path: Path) -> Iterator[ReportedRow]:
+    system, _, benchmark = path.stem.partition("_")
+    seen: dict[tuple[str, str, str], int] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        header = list(reader.fieldnames or ())
+        missing = [name for name in FACTS if name not in header]
+        metrics = [name for name in header if name not in FACTS]
+        if missing or not metrics:
+            wanted = ", ".join(missing) or "at least one metric"
+            raise BadInput(
+                f"{path}:1: missing column {wanted} (found {', '.join(header) or 'nothing'}); "
+                "papers_results/README.md tells the schema"
+            )
+        for cells in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in cells or None in cells.values():
+                raise BadInput(f"{where}: expected {len(header)} cells; quote a cell with commas")
+            row = _parse(cells, metrics, where=where, system=system, benchmark=benchmark)
+            key = (row.backbone, row.split, row.model)
+            if key in seen:
+                raise BadInput(
+                    f"{where}: the row {', '.join(key)} stands in line {seen[key]} already"
+                )
+            seen[key] = reader.line_num
+            yield row
+
+
+def _parse(
+    cells: Mapping[str, str], metrics: Sequence[str], *, where: str, system: str, benchmark: str
+) -> ReportedRow:
+    for name in ("backbone", "split", "model", "source"):
+        if not cells[name].strip():
+            raise BadInput(f"{where}: column {name!r} is empty")
+    unit = cells["unit"]
+    if unit not in _LIMITS:
+        raise BadInput(f"{where}: column 'unit': found {unit!r}; {choices(unit, _LIMITS)}")
+    found = {name: _number(cells[name], where=f"{where}: column {name!r}") for name in metrics}
+    for name, value in found.items():
+        if value is not None and not 0 <= value <= _LIMITS[unit]:
+            hint = "a percent where a fraction is due? " if unit == "fraction" and value > 1 else ""
+            raise BadInput(
+                f"{where}: column {name!r}: found {value:g}, expected 0 to {_LIMITS[unit]:g} "
+                f"(unit {unit}); {hint}mend the value or the unit"
+            )
+    known = [value for value in found.values() if value is not None]
+    if unit == "percent" and known and 0 < max(known) <= 1:
+        raise BadInput(
+            f"{where}: column {metrics[0]!r}: no value is above 1 (unit percent); "
+            "a fraction where a percent is due? mend the values or the unit"
+        )
+    count = _number(cells["n"], where=f"{where}: column 'n'")
+    scale = 100 if unit == "percent" else 1
+    return ReportedRow(
+        system=system,
+        benchmark=benchmark,
+        n=None if count is None else int(count),
+        values={name: None if value is None else value / scale for name, value in found.items()},
+        printed={name: cells[name].strip() for name in metrics},
+        **{name: cells[name] for name in FACTS if name != "n"},
+    )
+
+
+def _number(text: str, *, where: str) -> float | None:
+    if text.strip() == MISSING:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(
+            f"{where}: found {text!r}, expected a number, or - where nothing was published"
+        )
+    return value

@@ -1,0 +1,158 @@
+"""A finished run, made up: all its files, from one seed, with answers that yield its metrics."""
+
+import json
+import random
+from pathlib import Path
+
+from hadpo.records import Answer, Metric, Question, Verdict, write_jsonl
+from hadpo.runs import Manifest
+from hadpo.tables import items_of
+
+SPLITS = ("random", "popular", "adversarial")
+MODELS = {
+    "base": (0.93, 0.25, 0.30, 6),
+    "merged": (0.90, 0.10, 0.15, 5),
+    "sft": (0.90, 0.11, 0.16, 5),
+}
+
+
+def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: int = 20) -> None:
+    """Write `folder/name/{prepare,train,evaluate}` as the stages do."""
+    draw = random.Random(seed)
+    questions, answers, verdicts = [], [], []
+    for split in SPLITS:
+        for i in range(images * 6):
+            label = "yes" if i % 2 == 0 else "no"
+            questions.append(
+                Question(
+                    question_id=f"pope-{split}-{i}",
+                    benchmark="pope",
+                    split=split,
+                    image_id=str(i // 6),
+                    image="x.png",
+                    text="Is there a cup in the image?",
+                    label=label,
+                )
+            )
+    for i in range(images):
+        ids = {"question_id": f"shr-{i}", "image_id": str(i), "image": "x.png"}
+        questions.append(Question(benchmark="shr", split="all", text="Describe.", **ids))
+    for model, (right, wrong, invented, length) in MODELS.items():
+        for q in questions:
+            if q.benchmark == "pope":
+                yes = draw.random() < (right if q.label == "yes" else wrong)
+                text = "Yes." if yes else "No."
+            else:
+                claims = [f"There is a red cup number {k}." for k in range(length)]
+                text = " ".join(claims)
+                verdicts += _rule(q, model, claims, invented, draw)
+            answers.append(
+                Answer(
+                    question_id=q.question_id,
+                    benchmark=q.benchmark,
+                    split=q.split,
+                    model=model,
+                    image_id=q.image_id,
+                    text=text,
+                    tokens=len(text.split()),
+                    finish="stop",
+                )
+            )
+    for q in questions:
+        if q.benchmark == "shr":
+            verdicts += _rule(
+                q, "base_cut", [f"There is a red cup number {k}." for k in range(5)], 0.2, draw
+            )
+    metrics = []
+    for (benchmark, split, metric, model), sums in items_of(answers, questions, verdicts).items():
+        top, bottom = (sum(s[i] for s in sums.values()) for i in (0, 1))
+        value, n = (top / bottom, int(bottom)) if bottom else (None, 0)
+        metrics.append(
+            Metric(benchmark=benchmark, split=split, model=model, name=metric, value=value, n=n)
+        )
+        if metric == "recall" and benchmark == "pope":
+            metrics += _confusion(split, model, questions, answers)
+    run = folder / name
+    write_jsonl(run / "prepare" / "questions.jsonl", questions)
+    write_jsonl(run / "evaluate" / "samples.jsonl", answers)
+    write_jsonl(run / "evaluate" / "verdicts.jsonl", verdicts)
+    write_jsonl(run / "evaluate" / "metrics.jsonl", metrics)
+    steps = [
+        {"objective": "dpo", "step": k, "epoch": 0.0, "metrics": {"loss": 0.69}} for k in range(3)
+    ]
+    (run / "train").mkdir(parents=True)
+    (run / "train" / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    settings = {
+        "evaluate": {
+            "model": {"backbone": "llava/mini"},
+            "evaluate": {
+                "benchmarks": "pope,shr",
+                "judge": "oracle",
+                "prompt": "evaluate",
+                "pope_beams": 1,
+                "pope_max_new_tokens": 8,
+                "shr_beams": 1,
+                "shr_max_new_tokens": 100,
+                "repetition_penalty": 1.0,
+                "questions_limit": 0,
+                "evaluate_seed": 42,
+            },
+        },
+        "train": {"train": {"gamma": 2.0, "beta": 0.1, "loss": "sigmoid", "train_seed": seed}},
+        "prepare": {"prepare": {"prepare_seed": 42}},
+    }
+    for stage, found in settings.items():
+        Manifest(
+            name=name,
+            stage=stage,
+            recipe="mini/llava",
+            is_mini=True,
+            settings=found,
+            overrides={},
+            earlier="",
+            parents={},
+            run_id=f"{name}-{stage}",
+            status="done",
+            started="2026-01-02T03:04:05+00:00",
+            duration_seconds=61.0,
+            versions={"python": "3.11", "torch": "2.13.0"},
+        ).write(run / stage)
+
+
+def _rule(
+    question: Question, model: str, claims: list[str], invented: float, draw: random.Random
+) -> list[Verdict]:
+    found = []
+    for claim in claims:
+        wrong = draw.random() < invented
+        found.append(
+            Verdict(
+                case_id=question.question_id,
+                model=model,
+                claim=claim,
+                label="hallucination" if wrong else "correct",
+                kind=("absent" if draw.random() < 0.4 else "attribute") if wrong else "",
+            )
+        )
+    return found
+
+
+def _confusion(
+    split: str, model: str, questions: list[Question], answers: list[Answer]
+) -> list[Metric]:
+    labels = {q.question_id: q.label for q in questions if q.split == split}
+    counts = dict.fromkeys(
+        ("true_positives", "false_positives", "true_negatives", "false_negatives"), 0
+    )
+    for answer in answers:
+        if answer.model != model or answer.question_id not in labels:
+            continue
+        said, label = answer.text == "Yes.", labels[answer.question_id] == "yes"
+        name = f"{'true' if said == label else 'false'}_{'positives' if said else 'negatives'}"
+        counts[name] += 1
+    return [
+        Metric(
+            benchmark="pope", split=split, model=model, name=name, value=float(count), n=len(labels)
+        )
+        for name, count in counts.items()
+    ]

@@ -1,0 +1,217 @@
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hadpo.records import BadInput, Metric, read_jsonl
+from hadpo.tables import (
+    MINI,
+    compare_runs,
+    comparison,
+    controls,
+    covers_zero,
+    every_run,
+    read_reported,
+    read_results,
+    render,
+    run_index,
+)
+
+TUNED = {"split": "adversarial", "measure": "accuracy", "model": "merged"}
+
+
+def find(table, **wanted):
+    frame = table.frame
+    for name, value in wanted.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1, f"{len(frame)} rows of {wanted}"
+    return frame.iloc[0]
+
+
+def test_one_run_stands_beside_the_published_numbers(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    table = comparison([result], read_reported(["hadpo"]))
+    metrics = {(m.split, m.name, m.model): m for m in result.metrics.values()}
+    row = find(table, **TUNED)
+    assert row["base"] == metrics["adversarial", "accuracy", "base"].value
+    assert row["tuned"] == metrics["adversarial", "accuracy", "merged"].value
+    assert row["difference"] == pytest.approx(row["tuned"] - row["base"])
+    assert row["low"] < row["difference"] < row["high"]
+    assert (row["reported_base"], row["reported_tuned"]) == pytest.approx((0.7976, 0.8146))
+    shr = find(table, benchmark="shr", measure="hallucinated_sentence_ratio", model="merged")
+    assert shr["reported_base"] == pytest.approx(0.367)  # its split "all" is our only split
+    assert shr["words_base"] > shr["words_tuned"] > 0
+
+
+def test_controls_have_rows_and_what_was_not_run_is_a_dash(runs_folder: Path):
+    table = comparison([read_results("run-s1", runs_folder)], read_reported(["hadpo"]))
+    models = set(table.shown["Model"])
+    assert {"base, cut to the same length", "finetuned on the chosen texts only"} <= models
+    cut = table.shown[table.shown["Model"] == "base, cut to the same length"]
+    assert set(cut["Reported base"]) == {"-"}
+    assert not table.shown.isin(["", "nan", "None"]).any().any()
+    lines = list(csv.reader(io.StringIO(table.to_csv())))
+    assert all(cell != "" for line in lines for cell in line)
+
+
+def test_bold_is_exactly_where_the_interval_leaves_zero_out(runs_folder: Path):
+    table = comparison([read_results("run-s1", runs_folder)])
+    frame = table.frame
+    clear = {
+        i
+        for i, (low, high) in enumerate(zip(frame["low"], frame["high"], strict=True))
+        if low is not None and (low > 0 or high < 0)
+    }
+    assert {row for row, _ in table.bold} == clear
+    assert 0 < len(clear) < len(frame)
+    assert {column for _, column in table.bold} == {"Difference"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "covers"),
+    [
+        (-1, 1, True),
+        (0, 1, True),
+        (-1, 0, True),
+        (0.1, 1, False),
+        (-1, -0.1, False),
+        (None, None, True),
+        (-1, -1e-17, True),
+        (1e-17, 1, True),
+    ],
+)
+def test_an_interval_covers_zero(low, high, covers):
+    assert covers_zero(low, high) is covers
+
+
+def test_several_runs_become_mean_deviation_and_t_interval(runs_folder: Path):
+    results = [read_results(f"run-s{seed}", runs_folder) for seed in (1, 2, 3)]
+    one = find(comparison(results), **TUNED)
+    each = every_run(results)
+    rows = each.frame
+    for name, value in TUNED.items():
+        rows = rows[rows[name] == value]
+    assert list(rows["run"]) == ["run-s1", "run-s2", "run-s3"]  # no seed is dropped
+    differences = [float(d) for d in rows["difference"]]
+    mean = sum(differences) / 3
+    deviation = (sum((d - mean) ** 2 for d in differences) / 2) ** 0.5
+    assert one["runs"] == 3
+    assert (one["difference"], one["deviation"]) == pytest.approx((mean, deviation))
+    half = 4.302653 * deviation / 3**0.5  # Student's t, 2 degrees of freedom
+    assert (one["low"], one["high"]) == pytest.approx((mean - half, mean + half), rel=1e-5)
+
+
+def test_controls_are_beaten_only_where_the_interval_says_so(runs_folder: Path):
+    table = controls([read_results("run-s1", runs_folder)])
+    assert table is not None
+    for (_, row), verdict in zip(table.frame.iterrows(), table.shown["Tuned is"], strict=True):
+        if verdict in ("better", "worse"):
+            assert not covers_zero(row["low"], row["high"])
+            less = row["measure"] != "accuracy" and row["measure"] != "f1"
+            assert (row["difference"] < 0) == (less == (verdict == "better"))
+        elif verdict == "not separable":
+            assert covers_zero(row["low"], row["high"])
+    assert {"better", "not separable"} <= set(table.shown["Tuned is"])
+
+
+def test_no_interval_where_the_models_answered_other_items(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    items = {
+        key: {k: v for k, v in sums.items() if key[3] == "base" or k != "3"}
+        for key, sums in result.items.items()
+    }
+    row = find(comparison([dataclasses.replace(result, items=items)]), **TUNED)
+    assert row["low"] is None and row["difference"] is not None
+
+
+def test_no_interval_where_the_items_do_not_add_up_to_the_metric(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    key = ("pope", "adversarial", "accuracy", "merged")
+    metric = dataclasses.replace(result.metrics[key], value=0.5)
+    row = find(
+        comparison([dataclasses.replace(result, metrics={**result.metrics, key: metric})]), **TUNED
+    )
+    assert row["tuned"] == 0.5 and row["low"] is None
+
+
+def test_a_metric_without_a_value_is_a_dash(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    key = ("shr", "all", "hallucinated_sentence_ratio", "merged")
+    metric = dataclasses.replace(result.metrics[key], value=None, n=0)
+    table = comparison([dataclasses.replace(result, metrics={**result.metrics, key: metric})])
+    shown = table.shown[table.shown["Measure"].str.startswith("SHR")].iloc[0]
+    assert (shown["Tuned"], shown["Difference"], shown["95 % interval"]) == ("-", "-", "-")
+
+
+def test_every_table_of_a_mini_run_says_mini_and_the_notes_say_how(runs_folder: Path):
+    for table in compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder):
+        assert (MINI in table.to_markdown()) == (not table.name.startswith("reported"))
+    text = compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder)[0].to_markdown()
+    for piece in (
+        "Judge: oracle",
+        "greedy",
+        "gamma 2.0",
+        "(gamma 0)",
+        "train_seed 2",
+        "torch 2.13.0",
+    ):
+        assert piece in text
+    assert "Prompt: the backbone's evaluate prompt" in text
+
+
+def test_tables_are_the_same_bytes_each_time(runs_folder: Path):
+    first, second = (
+        render(compare_runs(["run-s1", "run-s3"], runs_folder=runs_folder), form)
+        + render(compare_runs(["run-s1"], runs_folder=runs_folder), form)
+        for form in ("md", "md")
+    )
+    assert first == second and "**+" in first
+
+
+def test_the_pope_table_shows_the_confusion_matrix(runs_folder: Path):
+    tables = {t.name: t for t in compare_runs(["run-s1"], runs_folder=runs_folder)}
+    frame = tables["pope"].frame
+    counts = frame[["true_positives", "false_positives", "true_negatives", "false_negatives"]]
+    assert list(counts.sum(axis=1)) == [120] * len(frame) and len(frame) == 9
+    row = frame.iloc[0]
+    accuracy = (row["true_positives"] + row["true_negatives"]) / 120
+    assert row["accuracy"] == pytest.approx(accuracy)
+
+
+def test_bad_comparisons_say_what_and_where(runs_folder: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="empty comparison"):
+        compare_runs([], runs_folder=runs_folder)
+    with pytest.raises(BadInput, match="'run-s1' is named twice"):
+        compare_runs(["run-s1", "run-s1"], runs_folder=runs_folder)
+    with pytest.raises(BadInput, match=r"'run-s9'.*not there.*evaluated runs: run-s1, run-s2"):
+        compare_runs(["run-s9"], runs_folder=runs_folder)
+    shutil.copytree(runs_folder / "run-s1", tmp_path / "torn")
+    path = tmp_path / "torn" / "evaluate" / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(BadInput, match=r"metrics\.jsonl:\d+: not JSON"):
+        compare_runs(["torn"], runs_folder=tmp_path)
+    path.write_text("")
+    with pytest.raises(BadInput, match="no metrics"):
+        compare_runs(["torn"], runs_folder=tmp_path)
+    manifest = tmp_path / "torn" / "evaluate" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"status": "failed"}))
+    with pytest.raises(BadInput, match="'torn' cannot be compared: its stage evaluate is failed"):
+        compare_runs(["torn"], runs_folder=tmp_path)
+
+
+def test_the_index_lists_every_stage(runs_folder: Path, tmp_path: Path):
+    table = run_index(runs_folder)
+    assert len(table.frame) == 9
+    numbers = table.shown.set_index(["Run", "Stage"])["Key numbers"]
+    metrics = {
+        (m.split, m.name, m.model): m.value
+        for m in read_jsonl(runs_folder / "run-s2" / "evaluate" / "metrics.jsonl", Metric)
+    }
+    base = metrics["adversarial", "accuracy", "base"]
+    assert base is not None and f"accuracy {100 * base:.2f} →" in numbers["run-s2", "evaluate"]
+    assert "loss 0.690" in numbers["run-s2", "train"]
+    assert len(run_index(tmp_path).frame) == 0

@@ -1,0 +1,104 @@
+"""A judge that needs no language model: it looks claims up in the annotations of the image.
+
+It knows the words of a vocabulary (objects, attributes such as colours and places, scenes) and
+reads claims, region phrases and facts alike, as mentions of objects with attributes. A claim is
+wrong when it mentions an object that the annotations lack (kind "absent"), or gives a present
+object, a place or the scene properties that they contradict (kind "attribute"). It trusts the
+annotations to be complete.
+"""
+
+from typing import Any
+
+from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary
+from hadpo.judges.oracle.world import World, read_world
+from hadpo.records import Case, Evidence, Verdict
+from hadpo.text import words
+
+
+class Oracle:
+    """The judge; `rule` decides by the annotations alone, so it is free, offline and repeatable."""
+
+    def __init__(self, known: Vocabulary) -> None:
+        self.vocabulary = known
+        self._worlds: dict[str, tuple[Evidence, World]] = {}
+
+    def rule(self, case: Case) -> list[Verdict]:
+        """One verdict per claim, in order."""
+        there = self.world(case.evidence)
+        found = []
+        for claim in case.claims:
+            label, kind, reason = self._decide(claim, there)
+            found.append(
+                Verdict(
+                    case_id=case.case_id,
+                    model=case.model,
+                    claim=claim,
+                    label=label,
+                    kind=kind,
+                    reason=reason,
+                )
+            )
+        return found
+
+    def world(self, evidence: Evidence) -> World:
+        """What is known of an image; read once per image."""
+        cached = self._worlds.get(evidence.image_id)
+        if cached is None or cached[0] != evidence:
+            cached = self._worlds[evidence.image_id] = (
+                evidence,
+                read_world(evidence, self.vocabulary),
+            )
+        return cached[1]
+
+    def _decide(self, claim: str, there: World) -> tuple[Any, str, str]:
+        reading = self.vocabulary.read(claim)
+        if tuple(words(claim)) in there.lines:
+            return "correct", "", "the annotations say the same"
+        if reading.mentions and there.mentions:
+            return _decide_objects(reading, there)
+        if reading.scenes and there.scenes:
+            if reading.scenes <= there.scenes:
+                return "correct", "", "the scene"
+            return "hallucination", "attribute", f"the scene is {', '.join(sorted(there.scenes))}"
+        if reading.is_empty and reading.loose:
+            return _decide_emptiness(reading, there)
+        return "cannot judge", "", "no known word, or nothing known of the image"
+
+
+def _decide_objects(reading: Reading, there: World) -> tuple[Any, str, str]:
+    present = [m.name for m in reading.mentions if m.name in there.names]
+    if reading.denies:
+        if present:
+            return "hallucination", "attribute", f"there is {', '.join(present)}"
+        return "correct", "", "the annotations have none"
+    absent = [m.name for m in reading.mentions if m.name not in there.names]
+    if absent:
+        return "hallucination", "absent", f"no {', '.join(absent)} in the annotations"
+    for mention in reading.mentions:
+        same = [m for m in there.mentions if m.name == mention.name]
+        if not any(_fits(mention, other) for other in same):
+            said = " ".join(value for _, value in sorted(mention.attributes))
+            return "hallucination", "attribute", f"the {mention.name} is not {said}"
+    return "correct", "", "objects and attributes fit"
+
+
+def _fits(claimed: Mention, known: Mention) -> bool:
+    """Whether nothing that is known of the object contradicts the claim."""
+    return all(
+        value in known.values(group) or not known.values(group)
+        for group, value in claimed.attributes
+    )
+
+
+def _decide_emptiness(reading: Reading, there: World) -> tuple[Any, str, str]:
+    if reading.loose in there.empty:
+        return "correct", "", "nothing there"
+    for mention in there.mentions:
+        if reading.loose <= mention.attributes:
+            return "hallucination", "attribute", f"there is the {mention.name}"
+    return "cannot judge", "", "nothing known of that place"
+
+
+def make(*, vocabulary: Vocabulary) -> Oracle:
+    """The oracle for a vocabulary; an empty one makes it answer "cannot judge" to everything."""
+    return Oracle(vocabulary)

@@ -1,0 +1,169 @@
+"""The words that the oracle knows, and sentences read as mentions of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hadpo.records import BadInput, Evidence
+from hadpo.text import forms, words
+
+_DENIALS = {"no", "not", "nobody", "nothing", "none", "never", "without", "neither"}
+_EMPTY = {"empty", "nothing"}
+# Words that say nothing about what is in a picture; only for vocabularies taken from the evidence.
+_FUNCTION_WORDS = frozenset(
+    words(
+        "a an and are as at be behind below beside between both by each exactly few for from "
+        "has have her his in into is it its least left many more near next of off on one or "
+        "other out over picture right scene several she side small some that the their them "
+        "there they this three to two under up very which while with"
+    )
+)
+
+Attribute = tuple[str, str]  # group and value: ("colour", "red")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """An object that a text speaks of, with what it says about it."""
+
+    name: str
+    attributes: frozenset[Attribute] = frozenset()
+
+    def values(self, group: str) -> set[str]:
+        """What is said about one group of attributes, for instance the colours."""
+        return {value for each, value in self.attributes if each == group}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a sentence says in known words."""
+
+    mentions: tuple[Mention, ...]
+    scenes: frozenset[str]
+    loose: frozenset[Attribute]  # attributes where no object is named: "the top right is empty"
+    denies: bool
+    is_empty: bool
+
+    @property
+    def names(self) -> set[str]:
+        """Objects that the sentence says are there."""
+        return set() if self.denies else {m.name for m in self.mentions}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that the oracle knows; the format of vocabulary.json.
+
+    `sentences` holds templates of the describer's own sentences, if it has any; only the writing of
+    corrected sentences uses them.
+    """
+
+    objects: tuple[str, ...] = ()
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scenes: tuple[str, ...] = ()
+    sentences: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _terms(self) -> dict[tuple[str, ...], tuple[str, str]]:
+        """Words in a row -> kind ("object", "scene" or a group of attributes) and name."""
+        found = {tuple(words(form)): ("object", n) for n in self.objects for form in forms(n)}
+        found |= {tuple(words(name)): ("scene", name) for name in self.scenes}
+        for group, values in self.attributes.items():
+            found |= {tuple(words(value)): (group, value) for value in values}
+        return {term: meaning for term, meaning in found.items() if term}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(term) for term in self._terms), default=0)
+
+    def read(self, sentence: str) -> Reading:
+        """The known words of a sentence; longer terms win ("top left" over "left").
+
+        An attribute belongs to the next object that is named after it, or to the last one.
+        """
+        said = words(sentence)
+        order: list[tuple[str, str]] = []
+        at = 0
+        while at < len(said):
+            for length in range(min(self._longest, len(said) - at), 0, -1):
+                if meaning := self._terms.get(tuple(said[at : at + length])):
+                    order.append(meaning)
+                    at += length
+                    break
+            else:
+                at += 1
+        mentions, waiting = _attach(order, self.attributes)
+        denies = any(word in _DENIALS or word.endswith("n't") for word in said)
+        return Reading(
+            mentions=tuple(mentions),
+            scenes=frozenset(name for kind, name in order if kind == "scene"),
+            loose=frozenset(waiting),
+            denies=denies,
+            is_empty=bool(_EMPTY & set(said)),
+        )
+
+
+def _attach(
+    order: Sequence[tuple[str, str]], groups: Iterable[str]
+) -> tuple[list[Mention], list[Attribute]]:
+    mentions: list[Mention] = []
+    waiting: list[Attribute] = []
+    for kind, name in order:
+        if kind == "object":
+            mentions.append(Mention(name, frozenset(waiting)))
+            waiting = []
+        elif kind in groups:
+            waiting.append((kind, name))
+    if mentions and waiting:
+        last = mentions.pop()
+        mentions.append(Mention(last.name, last.attributes | frozenset(waiting)))
+        waiting = []
+    return mentions, waiting
+
+
+def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> Vocabulary:
+    """The vocabulary of decoded JSON.
+
+    Raises:
+        BadInput: an unknown key, or lists that do not hold words.
+    """
+    known = {"objects": list, "attributes": dict, "scenes": list, "sentences": dict}
+    for key, entry in value.items():
+        if key not in known or not isinstance(entry, known[key]):
+            raise BadInput(
+                f"{where}: field {key!r}: expected {list(known)}, objects and scenes being lists, "
+                f"attributes lists by group; found {type(entry).__name__}"
+            )
+    return Vocabulary(
+        objects=_names(value.get("objects", []), f"{where}: objects"),
+        attributes={
+            group: _names(names, f"{where}: attributes: {group}")
+            for group, names in value.get("attributes", {}).items()
+        },
+        scenes=_names(value.get("scenes", []), f"{where}: scenes"),
+        sentences=dict(value.get("sentences", {})),
+    )
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise BadInput(f"{where}: expected a list of words, found {value!r}")
+    return tuple(value)
+
+
+def from_evidence(evidence: Iterable[Evidence]) -> dict[str, Any]:
+    """A vocabulary (as JSON) of all words of the evidence, for data sets that bring none.
+
+    Every word that carries meaning counts as an object, so a claim is wrong if it uses a word that
+    the annotations of other images know and those of its own image lack. Rough, and only as good as
+    that.
+    """
+    found: set[str] = set()
+    for each in evidence:
+        found |= set(each.objects)
+        for line in (*(region.phrase for region in each.regions), *each.facts):
+            found |= {word for word in words(line) if not word.isdigit()}
+    known = sorted(name for name in found if name not in _FUNCTION_WORDS | _DENIALS | _EMPTY)
+    return {"objects": known, "attributes": {}, "scenes": []}

@@ -1,0 +1,197 @@
+"""POPE: is there a ... in the image? Yes-or-no questions, half of them about absent objects.
+
+Two readings of the answers stand side by side. The metrics without a prefix read as the original
+script does, bit for bit, so they compare with published numbers; those named `strict_...` take the
+first word, and count what is neither yes nor no as unreadable.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.config import EvaluateConfig
+from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question
+from hadpo.text import word_count, yes_no_strict, yes_no_upstream
+
+if TYPE_CHECKING:
+    from hadpo.generation import Decoding
+
+READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
+# What an answer adds, per image; the columns that metrics are computed from.
+_TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
+
+
+def decoding(settings: EvaluateConfig) -> "Decoding":
+    """How answers are generated."""
+    from hadpo.generation import Decoding  # it needs torch; scoring does not
+
+    return Decoding(
+        name="pope",
+        beams=settings.pope_beams,
+        max_new_tokens=settings.pope_max_new_tokens,
+        repetition_penalty=settings.repetition_penalty,
+    )
+
+
+def cases(answers: Iterable[Answer], evidence: dict[str, Evidence]) -> list[Case]:
+    """Nothing: questions have gold labels, no judge is asked."""
+    return []
+
+
+def score(
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    *,
+    samples: int = 1000,
+    seed: int = 42,
+) -> list[Metric]:
+    """The metrics of every model and split; answers meet their questions by id, never by position.
+
+    Args:
+        answers: of any number of models.
+        questions: with gold labels.
+        samples: resampled image sets behind each interval.
+        seed: of the resampling.
+
+    Returns:
+        Counts true_positives, false_positives, true_negatives, false_negatives, unanswered;
+        accuracy, precision, recall, f1, yes_ratio; words_per_answer; the first ten also with the
+        strict reading. A strict answer that is neither yes nor no is wrong in strict_accuracy.
+
+    Raises:
+        BadInput: an answer to an unknown question, or two answers to one question.
+    """
+    known = {q.question_id: q for q in questions}
+    if len(known) != len(questions):
+        raise BadInput("question ids are not unique")
+    unknown = sorted({a.question_id for a in answers} - known.keys())
+    if unknown:
+        raise BadInput(f"{len(unknown)} answers to unknown questions: {', '.join(unknown[:5])} ...")
+    found: list[Metric] = []
+    by_model = sorted(answers, key=lambda a: a.model)
+    for model, group in groupby(by_model, key=lambda a: a.model):
+        said = _by_question(group, model)
+        for split in dict.fromkeys(q.split for q in questions):
+            asked = [q for q in questions if q.split == split]
+            found += _score_split(model, split, asked, said, samples=samples, seed=seed)
+    return found
+
+
+def _by_question(answers: Iterable[Answer], model: str) -> dict[str, Answer]:
+    said: dict[str, Answer] = {}
+    for answer in answers:
+        if answer.question_id in said:
+            raise BadInput(f"{model}: two answers to question {answer.question_id}")
+        said[answer.question_id] = answer
+    return said
+
+
+def _score_split(
+    model: str,
+    split: str,
+    asked: Sequence[Question],
+    said: dict[str, Answer],
+    *,
+    samples: int,
+    seed: int,
+) -> list[Metric]:
+    answered = [(q, said[q.question_id].text) for q in asked if q.question_id in said]
+    found: list[Metric] = []
+
+    def add(name: str, value: float | None, n: int, **rest: float | int | None) -> None:
+        fields = {"benchmark": "pope", "split": split, "model": model, "name": name}
+        found.append(Metric(**fields, value=value, n=n, **rest))  # pyright: ignore[reportArgumentType]
+
+    for prefix, reading in READINGS.items():
+        counts = tally(answered, reading=reading)
+        total = counts.sum(axis=0)
+        unread = int(total[_UNREAD_YES] + total[_UNREAD_NO])
+        for name, column in _COUNTS.items():
+            add(prefix + name, float(total[column]), len(answered), n_unreadable=unread)
+        bounds = intervals(counts, RATES, samples=samples, seed=seed)
+        for name, rate in RATES.items():
+            if prefix and name == "words_per_answer":
+                continue
+            value = number(float(rate(total)))
+            low, high = bounds[name] if value is not None else (None, None)
+            n = len(answered) if value is not None else 0
+            add(prefix + name, value, n, n_unreadable=unread, low=low, high=high)
+    add("unanswered", float(len(asked) - len(answered)), len(asked))
+    return found
+
+
+def tally(
+    answered: Iterable[tuple[Question, str]], *, reading: str
+) -> Float[np.ndarray, "images columns"]:
+    """Confusion counts, unread answers and words of each image, under one reading."""
+    read: Callable[[str], Literal["yes", "no"] | None]
+    read = yes_no_upstream if reading == "upstream" else yes_no_strict
+    rows: dict[str, np.ndarray] = {}
+    for question, text in answered:
+        row = rows.setdefault(question.image_id, np.zeros(7))
+        is_yes = question.label != "no"  # the original takes every label but "no" for a yes
+        column = {
+            "yes": _TP if is_yes else _FP,
+            "no": _FN if is_yes else _TN,
+            None: _UNREAD_YES if is_yes else _UNREAD_NO,
+        }[read(text)]
+        row[column] += 1
+        row[_WORDS] += word_count(text)
+    return np.array(list(rows.values())) if rows else np.zeros((0, 7))
+
+
+def matrix(
+    *, true_positives: int, false_positives: int, true_negatives: int, false_negatives: int
+) -> Float[np.ndarray, " columns"]:
+    """Summed counts of a confusion matrix, for `RATES`."""
+    four = (true_positives, false_positives, true_negatives, false_negatives)
+    return np.array([*four, 0, 0, 0], dtype=float)
+
+
+_COUNTS = {
+    "true_positives": _TP,
+    "false_positives": _FP,
+    "true_negatives": _TN,
+    "false_negatives": _FN,
+}
+
+
+def _accuracy(c: np.ndarray) -> np.ndarray:
+    return ratio(c[..., _TP] + c[..., _TN], c[..., : _UNREAD_NO + 1].sum(axis=-1))
+
+
+def _precision(c: np.ndarray) -> np.ndarray:
+    return ratio(c[..., _TP], c[..., _TP] + c[..., _FP])
+
+
+def _recall(c: np.ndarray) -> np.ndarray:
+    return ratio(c[..., _TP], c[..., _TP] + c[..., _FN] + c[..., _UNREAD_YES])
+
+
+def _f1(c: np.ndarray) -> np.ndarray:
+    # In this order, so that the last bit is the original's: 2 * precision * recall / (sum of both).
+    precision, recall = _precision(c), _recall(c)
+    return ratio(2 * precision * recall, precision + recall)
+
+
+def _yes_ratio(c: np.ndarray) -> np.ndarray:
+    return ratio(c[..., _TP] + c[..., _FP], c[..., : _UNREAD_NO + 1].sum(axis=-1))
+
+
+def _words(c: np.ndarray) -> np.ndarray:
+    return ratio(c[..., _WORDS], c[..., : _UNREAD_NO + 1].sum(axis=-1))
+
+
+# Name -> function of summed counts; the share of yes is over all answers, as in the original.
+RATES = {
+    "accuracy": _accuracy,
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "yes_ratio": _yes_ratio,
+    "words_per_answer": _words,
+}

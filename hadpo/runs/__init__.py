@@ -1,14 +1,16 @@
 """Runs: folders `runs/<name>/<stage>/`, each with a manifest that tells what was asked and done."""
 
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
-from hadpo.runs.parameters import run_name
-from hadpo.runs.run import BadEnvironment, Run, start
+from hadpo.runs.parameters import check_names, run_name
+from hadpo.runs.run import BadEnvironment, Run, open_run, start
 
 __all__ = [
     "BadEnvironment",
     "Manifest",
     "Run",
+    "check_names",
     "list_manifests",
+    "open_run",
     "read_manifest",
     "run_name",
     "start",

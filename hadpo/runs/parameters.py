@@ -1,7 +1,7 @@
 """Parameters of a notebook: which names are meant, and every one of them known and of its type."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ def run_name(recipe: str) -> str:
     return recipe.replace("/", "-")
 
 
+def check_names(known: Collection[str], namespace: Mapping[str, Any]) -> None:
+    """Check a notebook that is no stage: it takes the parameters `known` and no others.
+
+    Raises:
+        BadInput: an unknown or misspelt parameter.
+    """
+    _given("this notebook", set(known), namespace)
+
+
 def check(
     stage: str, recipe_name: str, name: str, overrides: Mapping[str, Any]
 ) -> tuple[config.Recipe, dict[str, Any]]:
@@ -51,7 +60,10 @@ def from_notebook(stage: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: an unknown or misspelt name, or a YAML slip that made a value an annotation.
     """
-    known = {*RUN_PARAMETERS, *config.parameters(stage)}
+    return _given(f"stage {stage}", {*RUN_PARAMETERS, *config.parameters(stage)}, namespace)
+
+
+def _given(place: str, known: set[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         name
         for name, value in namespace.items()
@@ -60,9 +72,9 @@ def from_notebook(stage: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
         and not isinstance(value, types.ModuleType | types.FunctionType | type)
     }
     # Cells further down make names of their own: what counts is what stood at the first start.
-    names &= _first_names.setdefault(stage, names) | known
+    names &= _first_names.setdefault(place, names) | known
     for name in sorted(names - known):
-        raise BadInput(f"unknown parameter {name!r} for stage {stage}; {choices(name, known)}")
+        raise BadInput(f"unknown parameter {name!r} for {place}; {choices(name, known)}")
     for name, annotation in namespace.get("__annotations__", {}).items():
         if not isinstance(annotation, type):  # `-y "{lr:1e-6}"` arrives as `lr: 1e-06 = None`
             raise BadInput(

@@ -23,6 +23,7 @@ from hadpo.runs.manifest import (
     read_manifest,
     sha256,
 )
+from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
 
 
@@ -104,6 +105,10 @@ class Run:
         self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
         self._write()
         return path
+
+    def outputs(self) -> Outputs:
+        """What the stage has written, with sizes."""
+        return Outputs(self.folder)
 
     def finish(self) -> None:
         """Mark the stage done; the last thing a notebook does."""

@@ -139,7 +139,8 @@ def _cells(row: Row) -> dict[str, str]:
         "Tuned": value("tuned"),
         "Difference": value("difference", signed=True),
         "Deviation": value("deviation"),
-        "95 % interval": show_interval(row["low"], row["high"], is_fraction=measure.is_fraction),
+        "95 % interval": show_interval(row["low"], row["high"], is_fraction=measure.is_fraction)
+        + (" u" if row["interval"] == "unpaired" else ""),
         "n": _change(row["n_base"], row["n"]),
         "Unreadable": _change(row["n_unreadable_base"], row["n_unreadable"]),
         "Words per answer": words[0] if words[0] == words[1] else f"{words[0]} → {words[1]}",

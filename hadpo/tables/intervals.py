@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from hadpo.records import Metric
+
 
 def paired_difference(
     base: Float[np.ndarray, "images 2"],
@@ -48,6 +50,23 @@ def paired_difference(
     tail = (1 - share) / 2
     low, high = np.quantile(differences, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def unpaired_difference(base: Metric, tuned: Metric) -> tuple[float, float] | None:
+    """An interval of `tuned - base` from the metrics' own intervals, as if they were independent.
+
+    Two models on the same images are not, so this is wider than a paired interval; it serves where
+    the items behind a metric are not at hand. None where a metric has no interval.
+    Source: Zou and Donner 2008, the method of variance estimates recovery.
+    """
+    if base.value is None or base.low is None or base.high is None:
+        return None
+    if tuned.value is None or tuned.low is None or tuned.high is None:
+        return None
+    difference = tuned.value - base.value
+    down = math.hypot(tuned.value - tuned.low, base.high - base.value)
+    up = math.hypot(tuned.high - tuned.value, base.value - base.low)
+    return difference - down, difference + up
 
 
 def mean_interval(

@@ -35,7 +35,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         Measure("object_recall", "true objects named", better="higher"),
         Measure("sentences_per_answer", "sentences per answer", is_fraction=False),
         Measure("words_per_answer", "words per answer", is_fraction=False),
-        Measure("duplicates_per_answer", "repeated sentences per answer", False, better="lower"),
+        Measure("repeated_sentences_per_answer", "repeated sentences per answer", False, "lower"),
     ),
 }
 MODELS = {  # what a metric's `model` says -> what a table says; in the order of the tables

@@ -39,8 +39,8 @@ def of_comparison(
 def of_intervals(runs: int, samples: int) -> list[str]:
     """How the intervals were made."""
     paired = (
-        f"95 % interval of one run: paired bootstrap over images, {samples} resamplings; - where "
-        "the two models did not answer the same items, or no items were kept."
+        f"95 % interval of one run: paired bootstrap over images, {samples} resamplings; u: "
+        "unpaired, from the two models' own intervals, therefore wider; - where there is neither."
     )
     over = (
         "95 % interval of several runs: Student's t over the runs' differences; the deviation is "

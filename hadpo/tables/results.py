@@ -1,7 +1,7 @@
 """What an evaluated run left behind: metrics, manifests, and the items that the metrics rest on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,39 +106,62 @@ def items_of(
     the sentences; all give the words.
     """
     labels = {question.question_id: question.label for question in questions}
-    found: dict[Key, Sums] = {}
-
-    def add(answer: Answer, name: str, model: str, numerator: float, denominator: float) -> None:
-        sums = found.setdefault((answer.benchmark, answer.split, name, model), {})
-        old = sums.get(answer.image_id, (0.0, 0.0))
-        sums[answer.image_id] = (old[0] + numerator, old[1] + denominator)
-
-    for answer in answers:
-        add(answer, "words_per_answer", answer.model, text.word_count(answer.text), 1)
-        label = labels.get(answer.question_id)
-        if label not in ("yes", "no"):
-            continue
-        said, true = text.yes_no_upstream(answer.text) == "yes", label == "yes"
-        add(answer, "accuracy", answer.model, said == true, 1)
-        add(answer, "precision", answer.model, said and true, said)
-        add(answer, "recall", answer.model, said and true, true)
-        add(answer, "f1", answer.model, 2 * (said and true), said + true)
-        add(answer, "yes_ratio", answer.model, said, 1)
-    places = {answer.question_id: answer for answer in answers}
-    seen: set[tuple[str, str]] = set()
+    ruled: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
-        place = places.get(verdict.case_id)
-        if place is None:
-            continue
-        invented, valid = verdict.label == "hallucination", verdict.label != "unparsed"
-        add(place, "hallucinated_sentence_ratio", verdict.model, invented, valid)
-        for kind in ("absent", "attribute"):
-            wrong = invented and verdict.kind == kind
-            add(place, f"{kind}_sentence_ratio", verdict.model, wrong, valid)
-        first = (verdict.case_id, verdict.model) not in seen
-        seen.add((verdict.case_id, verdict.model))
-        add(place, "sentences_per_answer", verdict.model, 1, first)
+        ruled.setdefault((verdict.model, verdict.case_id), []).append(verdict)
+    judged = {case_id for _, case_id in ruled}
+    found: dict[Key, Sums] = {}
+    for answer in [*answers, *_judged_only(answers, ruled)]:
+        if answer.question_id in judged:
+            claims = ruled.get((answer.model, answer.question_id), [])
+            sums = _description_sums(answer.text, claims)
+        else:
+            sums = _yes_no_sums(answer.text, labels.get(answer.question_id))
+        for name, (over, under) in sums.items():
+            images = found.setdefault((answer.benchmark, answer.split, name, answer.model), {})
+            old = images.get(answer.image_id, (0.0, 0.0))
+            images[answer.image_id] = (old[0] + over, old[1] + under)
     return found
+
+
+def _judged_only(
+    answers: Sequence[Answer], ruled: Mapping[tuple[str, str], Sequence[Verdict]]
+) -> list[Answer]:
+    """Answers that were judged but never generated: the base's text, cut, as its claims tell it."""
+    known = {(answer.model, answer.question_id) for answer in answers}
+    places = {answer.question_id: answer for answer in answers}
+    return [
+        replace(places[case_id], model=model, text=" ".join(v.claim for v in rulings))
+        for (model, case_id), rulings in ruled.items()
+        if (model, case_id) not in known and case_id in places
+    ]
+
+
+def _yes_no_sums(said: str, label: str | None) -> dict[str, tuple[float, float]]:
+    sums: dict[str, tuple[float, float]] = {"words_per_answer": (text.word_count(said), 1)}
+    if label not in ("yes", "no"):
+        return sums
+    yes, true = text.yes_no_upstream(said) == "yes", label == "yes"
+    return sums | {
+        "accuracy": (yes == true, 1),
+        "precision": (yes and true, yes),
+        "recall": (yes and true, true),
+        "f1": (2 * (yes and true), yes + true),
+        "yes_ratio": (yes, 1),
+    }
+
+
+def _description_sums(said: str, rulings: Sequence[Verdict]) -> dict[str, tuple[float, float]]:
+    valid = sum(v.label != "unparsed" for v in rulings)
+    wrong = [v.kind for v in rulings if v.label == "hallucination"]
+    return {
+        "hallucinated_sentence_ratio": (len(wrong), valid),
+        "absent_sentence_ratio": (wrong.count("absent"), valid),
+        "attribute_sentence_ratio": (wrong.count("attribute"), valid),
+        "sentences_per_answer": (len(rulings), 1),
+        "words_per_answer": (sum(text.word_count(v.claim) for v in rulings), 1),
+        "repeated_sentences_per_answer": (text.repeated_sentences(said), 1),
+    }
 
 
 def _read(path: Path, kind: type) -> list[Any]:

@@ -3,14 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hadpo.tables.intervals import mean_interval, paired_difference
+from hadpo.tables.intervals import mean_interval, paired_difference, unpaired_difference
 from hadpo.tables.measures import MEASURES, MODELS, WORDS
 from hadpo.tables.reported import ReportedRow, matching
-from hadpo.tables.results import RunResults
+from hadpo.tables.results import Key, RunResults
 
 Row = dict[str, Any]
 _FACTS = ("recipe", "run", "runs", "benchmark", "split", "measure", "model", "against")
-_VALUES = ("reported_base", "reported_tuned", "base", "tuned", "difference", "low", "high")
+_VALUES = (
+    "reported_base",
+    "reported_tuned",
+    "base",
+    "tuned",
+    "difference",
+    "low",
+    "high",
+    "interval",
+)
 _COUNTS = (
     "deviation",
     "n_base",
@@ -63,7 +72,12 @@ def _mean_row(rows: Sequence[Row]) -> Row:
     differences = [row["difference"] for row in rows if row["difference"] is not None]
     names = ("difference", "deviation", "low", "high")
     found = mean_interval(differences) if differences else (None,) * 4
-    return mean | {"run": "mean", "runs": len(differences)} | dict(zip(names, found, strict=True))
+    mean |= {
+        "run": "mean",
+        "runs": len(differences),
+        "interval": "t" if len(differences) > 1 else None,
+    }
+    return mean | dict(zip(names, found, strict=True))
 
 
 def _pair_rows(
@@ -100,12 +114,21 @@ def _pair_rows(
             is_whole = found.split == "all" and _is_only(result, benchmark)
             if found.benchmark == benchmark and (found.split == split or is_whole):
                 row["reported_base" if found.is_base else "reported_tuned"] = found.values.get(name)
-        pair = result.paired((*key, first), second)
-        if pair is not None:
-            ends = paired_difference(*pair, samples=samples, seed=seed)
-            row["low"], row["high"] = ends or (None, None)
+        if row["difference"] is not None:
+            row |= _interval(result, (*key, first), second, samples=samples, seed=seed)
         rows.append(row)
     return rows
+
+
+def _interval(result: RunResults, key: Key, other: str, *, samples: int, seed: int) -> Row:
+    """Ends of the difference's interval, and how it was made."""
+    pair = result.paired(key, other)
+    ends = paired_difference(*pair, samples=samples, seed=seed) if pair else None
+    if ends is not None:
+        return {"low": ends[0], "high": ends[1], "interval": "paired"}
+    before, after = result.metrics[key], result.metrics[(*key[:3], other)]
+    ends = unpaired_difference(before, after)
+    return {"low": ends[0], "high": ends[1], "interval": "unpaired"} if ends else {}
 
 
 def models_of(result: RunResults) -> list[str]:

@@ -36,7 +36,7 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
             )
     for i in range(images):
         ids = {"question_id": f"shr-{i}", "image_id": str(i), "image": "x.png"}
-        questions.append(Question(benchmark="shr", split="all", text="Describe.", **ids))
+        questions.append(Question(benchmark="shr", split="val", text="Describe.", **ids))
     for model, (right, wrong, invented, length) in MODELS.items():
         for q in questions:
             if q.benchmark == "pope":
@@ -72,6 +72,10 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
         )
         if metric == "recall" and benchmark == "pope":
             metrics += _confusion(split, model, questions, answers)
+    for model, recall in (("base", 0.85), ("merged", 0.80)):
+        ends = {"low": recall - 0.03, "high": recall + 0.04}
+        place = {"benchmark": "shr", "split": "val", "model": model, "name": "object_recall"}
+        metrics.append(Metric(value=recall, n=images * 3, **place, **ends))
     run = folder / name
     write_jsonl(run / "prepare" / "questions.jsonl", questions)
     write_jsonl(run / "evaluate" / "samples.jsonl", answers)

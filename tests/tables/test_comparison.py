@@ -43,7 +43,7 @@ def test_one_run_stands_beside_the_published_numbers(runs_folder: Path):
     assert row["low"] < row["difference"] < row["high"]
     assert (row["reported_base"], row["reported_tuned"]) == pytest.approx((0.7976, 0.8146))
     shr = find(table, benchmark="shr", measure="hallucinated_sentence_ratio", model="merged")
-    assert shr["reported_base"] == pytest.approx(0.367)  # its split "all" is our only split
+    assert shr["reported_base"] == pytest.approx(0.367)  # published without a split; we have one
     assert shr["words_base"] > shr["words_tuned"] > 0
 
 
@@ -138,9 +138,26 @@ def test_no_interval_where_the_items_do_not_add_up_to_the_metric(runs_folder: Pa
     assert row["tuned"] == 0.5 and row["low"] is None
 
 
+def test_a_metric_without_items_has_the_wider_unpaired_interval(runs_folder: Path):
+    table = comparison([read_results("run-s1", runs_folder)])
+    row = find(table, measure="object_recall", model="merged")
+    assert row["interval"] == "unpaired"
+    assert (row["low"], row["high"]) == pytest.approx((-0.05 - 0.05, -0.05 + 0.05))
+    shown = table.shown[table.shown["Measure"].str.startswith("true objects")].iloc[0]
+    assert shown["95 % interval"] == "[-10.00, 0.00] u"
+    assert "u: unpaired" in table.to_markdown()
+
+
+def test_the_cut_base_is_paired_though_it_was_never_generated(runs_folder: Path):
+    table = controls([read_results("run-s1", runs_folder)])
+    row = find(table, measure="hallucinated_sentence_ratio", against="base_cut")
+    assert row["interval"] == "paired" and row["n_base"] == 100
+    assert row["words_base"] == pytest.approx(35)  # seven words in each of five sentences
+
+
 def test_a_metric_without_a_value_is_a_dash(runs_folder: Path):
     result = read_results("run-s1", runs_folder)
-    key = ("shr", "all", "hallucinated_sentence_ratio", "merged")
+    key = ("shr", "val", "hallucinated_sentence_ratio", "merged")
     metric = dataclasses.replace(result.metrics[key], value=None, n=0)
     table = comparison([dataclasses.replace(result, metrics={**result.metrics, key: metric})])
     shown = table.shown[table.shown["Measure"].str.startswith("SHR")].iloc[0]

@@ -158,6 +158,15 @@ class Backbone(nn.Module, ABC):
         """States after the final norm; row t of the mask is True where position t may look."""
         return _llama.forward(self.language_model, embeds, mask, positions)
 
+    def recompute_activations(self, is_on: bool) -> None:
+        """In train mode, keep only each layer's input and compute the rest again in backward."""
+        verb, arguments = ("enable", ({"use_reentrant": False},)) if is_on else ("disable", ())
+        for word in ("activation", "gradient"):  # transformers 5.2x renamed the methods
+            method = getattr(self.language_model, f"{word}_checkpointing_{verb}", None)
+            if method is not None:
+                method(*arguments)
+                return
+
     @torch.no_grad()
     def prefill(
         self,

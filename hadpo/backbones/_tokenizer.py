@@ -77,6 +77,10 @@ class LlamaTokenizer:
         """Ids of plain text, with the leading blank that LLaMA puts before every text."""
         return self._pieces.EncodeAsIds(text)
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The pieces of `ids` as they stand in the vocabulary, control tokens too."""
+        return [self._pieces.IdToPiece(i) if i < self.vocab_size else f"<{i}>" for i in ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control tokens and ids beyond the vocabulary have none."""
         control = set(self.special_ids.values())

@@ -1,0 +1,28 @@
+"""LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
+
+from hadpo.adapter.files import load, save
+from hadpo.adapter.lora import (
+    attach,
+    check_scope,
+    detach,
+    disabled,
+    is_attached,
+    merge,
+    restore,
+    state,
+)
+from hadpo.adapter.proof import merge_run
+
+__all__ = [
+    "attach",
+    "check_scope",
+    "detach",
+    "disabled",
+    "is_attached",
+    "load",
+    "merge",
+    "merge_run",
+    "restore",
+    "save",
+    "state",
+]

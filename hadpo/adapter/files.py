@@ -1,0 +1,109 @@
+"""Adapters on disk, in the originals' layout: peft on a bare LlamaForCausalLM.
+
+Published adapters load here, and ours load in peft.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hadpo.adapter import lora
+from hadpo.backbones import _checkpoint
+from hadpo.backbones._base import Backbone
+from hadpo.records import BadInput
+
+_UNSUPPORTED = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None}
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+
+
+def save(backbone: Backbone, folder: Path) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`; the config last."""
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": backbone.name,
+        **lora.settings(backbone),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: value.detach().cpu().contiguous() for key, value in lora.state(backbone).items()
+    }
+    part = folder / (_WEIGHTS[0] + ".part")
+    save_file(weights, part, metadata={"format": "pt"})
+    os.replace(part, folder / _WEIGHTS[0])  # noqa: PTH105 - says "atomic"
+    text = json.dumps(config, indent=1)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def load(backbone: Backbone, folder: Path) -> None:
+    """Attach the adapter of a folder: ours, or one that HA-DPO published.
+
+    Weights beside the LoRA (LLaVA's `non_lora_trainables.bin`) replace the backbone's own.
+
+    Raises:
+        BadInput: a file is missing or broken, or its keys do not fit; empty tensors are named.
+    """
+    path = folder / "adapter_config.json"
+    config = _checkpoint.read_json(path)
+    _check_config(config, path)
+    weights: dict[str, Tensor] = {}
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            weights = dict(_checkpoint.read_tensors(folder / name))
+            break
+    else:
+        raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
+    extra = folder / "non_lora_trainables.bin"
+    if extra.is_file():
+        _load_extra(backbone, extra)
+    lora.attach(
+        backbone,
+        rank=config["r"],
+        alpha=config["lora_alpha"],
+        targets=",".join(config["target_modules"]),
+        dropout=config.get("lora_dropout", 0.0),
+    )
+    lora.restore(backbone, weights, where=str(folder))
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    problems = [f"no {key}" for key in ("r", "lora_alpha", "target_modules") if key not in config]
+    if config.get("peft_type", "LORA") != "LORA":
+        problems.append(f"peft_type: found {config['peft_type']!r}, expected 'LORA'")
+    if not isinstance(config.get("target_modules", []), list):
+        problems.append(f"target_modules: expected a list, found {config['target_modules']!r}")
+    problems += [
+        f"{key}: found {config[key]!r}, expected {value!r}"
+        for key, value in _UNSUPPORTED.items()
+        if (config.get(key) or value) != value
+    ]
+    if problems:
+        raise BadInput(f"{path}: not a plain LoRA adapter: {'; '.join(problems)}")
+
+
+def _load_extra(backbone: Backbone, path: Path) -> None:
+    """Weights that were trained beside the LoRA."""
+    problems = []
+    mine = dict(backbone.named_parameters())
+    found = {}
+    for key, value in _checkpoint.read_tensors(path):
+        name = _checkpoint.translate(key, backbone.EXTRA_ADAPTER_KEYS)
+        if name is None or name not in mine:
+            problems.append(f"unexpected key {key!r}")
+        elif not value.numel():
+            problems.append(f"{key!r} is empty (saved under ZeRO-3 before it was gathered)")
+        elif value.shape != mine[name].shape:
+            problems.append(f"{key!r} has shape {list(value.shape)}, not {list(mine[name].shape)}")
+        else:
+            found[name] = value
+    if problems:
+        raise BadInput(f"{path}: " + "; ".join(problems))
+    for name, value in found.items():
+        mine[name].data.copy_(value)

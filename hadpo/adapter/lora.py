@@ -1,0 +1,189 @@
+"""LoRA in the language model: attach, switch off, take out. The only file that imports peft."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from hadpo import plugins
+from hadpo.backbones._base import Backbone
+from hadpo.records import BadInput
+
+_PREFIX = "base_model.model."  # what peft puts before the names of a bare model
+_NAME = "default"
+
+
+def attach(
+    backbone: Backbone,
+    *,
+    rank: int,
+    alpha: float,
+    targets: str,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[nn.Parameter]:
+    """Add LoRA to the linear layers `targets` of the language model, and nowhere else.
+
+    B starts at zero, so the policy starts as the reference. A is drawn on the CPU from `seed`, the
+    same on every device. Adapter weights are float32 at least, whatever the frozen weights are.
+
+    Args:
+        backbone: without an adapter.
+        rank: r.
+        alpha: the adapter is scaled by alpha / r.
+        targets: last parts of module names, separated by commas: "q_proj,k_proj,v_proj".
+        dropout: on the adapter's input; chosen and rejected share the mask on their prefix.
+        seed: of A.
+
+    Returns:
+        The trainable parameters.
+
+    Raises:
+        BadInput: a target that the language model does not have.
+        ValueError: there is an adapter already.
+    """
+    if is_attached(backbone):
+        raise ValueError(
+            f"{backbone.name} has an adapter already; merge it, or load the base again"
+        )
+    names = _target_names(backbone, targets)
+    scale: Any = alpha  # peft's annotation says int, its arithmetic takes any number
+    config = LoraConfig(
+        r=rank, lora_alpha=scale, target_modules=names, lora_dropout=dropout, bias="none"
+    )
+    inject_adapter_in_model(config, backbone.language_model, adapter_name=_NAME)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in _parameters(backbone).items():
+        start = torch.zeros(parameter.shape)
+        if ".lora_A." in name:
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        exact = torch.promote_types(backbone.dtype, torch.float32)
+        parameter.data = start.to(device=backbone.device, dtype=exact)
+    check_scope(backbone)
+    return list(_parameters(backbone).values())
+
+
+def is_attached(backbone: Backbone) -> bool:
+    """Whether the language model has an adapter."""
+    return any(isinstance(module, LoraLayer) for module in backbone.language_model.modules())
+
+
+def check_scope(backbone: Backbone) -> None:
+    """Refuse a backbone in which anything but the language model's LoRA would be trained."""
+    allowed = {id(parameter) for parameter in _parameters(backbone).values()}
+    strange = [
+        name for name, p in backbone.named_parameters() if p.requires_grad and id(p) not in allowed
+    ]
+    if strange:
+        raise ValueError(f"only the language model's LoRA may be trained; also open: {strange[:5]}")
+
+
+def state(backbone: Backbone) -> dict[str, Tensor]:
+    """The adapter's weights by their original keys; the tensors are the live ones."""
+    return {
+        _PREFIX + name.replace(f".{_NAME}.", "."): p.data
+        for name, p in _parameters(backbone).items()
+    }
+
+
+def restore(backbone: Backbone, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy weights of `state` into an attached adapter.
+
+    Raises:
+        BadInput: lists keys that are missing, unexpected, mis-shaped or empty.
+    """
+    mine = state(backbone)
+    problems = [f"{key!r} is empty" for key, value in weights.items() if not value.numel()]
+    problems += [f"missing {key!r}" for key in mine if key not in weights]
+    problems += [f"unexpected {key!r}" for key in weights if key not in mine]
+    problems += [
+        f"{key!r} has shape {list(value.shape)}, the model needs {list(mine[key].shape)}"
+        for key, value in weights.items()
+        if key in mine and value.numel() and value.shape != mine[key].shape
+    ]
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:8])
+        raise BadInput(f"{where}: {len(problems)} keys do not fit {backbone.name}:{shown}")
+    for key, value in weights.items():
+        mine[key].copy_(value)
+
+
+@contextmanager
+def disabled(backbone: Backbone) -> Iterator[None]:
+    """Within it, the same module is the reference: the adapter is off."""
+    layers = [m for m in backbone.language_model.modules() if isinstance(m, LoraLayer)]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+
+
+def settings(backbone: Backbone) -> dict[str, Any]:
+    """Rank, alpha, dropout and targets of the attached adapter, as peft's config names them."""
+    layer: Any = next(m for m in backbone.language_model.modules() if isinstance(m, LoraLayer))
+    dropout = layer.lora_dropout[_NAME]
+    names = {key.rpartition(".lora_")[0].rpartition(".")[2] for key in state(backbone)}
+    return {
+        "r": layer.r[_NAME],
+        "lora_alpha": layer.lora_alpha[_NAME],
+        "lora_dropout": dropout.p if isinstance(dropout, nn.Dropout) else 0.0,
+        "target_modules": sorted(names),
+    }
+
+
+def merge(backbone: Backbone) -> None:
+    """Make the adapter part of the weights: W + (alpha / r) B A, summed in float32, then cast."""
+    _take_out(backbone, keep=True)
+
+
+def detach(backbone: Backbone) -> None:
+    """Drop the adapter; the base is as it was before `attach`, bit for bit."""
+    _take_out(backbone, keep=False)
+
+
+@torch.no_grad()
+def _take_out(backbone: Backbone, *, keep: bool) -> None:
+    for name, module in list(backbone.language_model.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        layer: Any = module
+        base = layer.get_base_layer()
+        if keep:
+            delta = layer.scaling[_NAME] * (layer.lora_B[_NAME].weight @ layer.lora_A[_NAME].weight)
+            base.weight.data = (base.weight.to(delta.dtype) + delta).to(base.weight.dtype)
+        parent, _, last = name.rpartition(".")
+        setattr(backbone.language_model.get_submodule(parent), last, base)
+    backbone.requires_grad_(False)
+    if hasattr(backbone.language_model, "peft_config"):
+        del backbone.language_model.peft_config
+
+
+def _parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """LoRA parameters by their names below the language model."""
+    named = backbone.language_model.named_parameters()
+    return {name: p for name, p in named if ".lora_A." in name or ".lora_B." in name}
+
+
+def _target_names(backbone: Backbone, targets: str) -> list[str]:
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in backbone.language_model.model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    names = [name.strip() for name in targets.split(",") if name.strip()]
+    if not names:
+        raise BadInput(f"lora_targets is empty; known: {', '.join(sorted(linear))}")
+    for name in names:
+        if name not in linear:
+            raise BadInput(f"lora_targets: no layer {name!r}; {plugins.choices(name, linear)}")
+    return names

@@ -1,0 +1,6 @@
+"""Training: `steps` is the loop, a generator; `train` is the stage around it."""
+
+from hadpo.trainer.loop import StepMetrics, steps
+from hadpo.trainer.stage import decode_batch, plan, train
+
+__all__ = ["StepMetrics", "decode_batch", "plan", "steps", "train"]

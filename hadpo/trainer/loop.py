@@ -1,0 +1,90 @@
+"""The training loop: a generator that yields what each update was like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from hadpo.backbones._base import Backbone
+from hadpo.config import TrainConfig
+from hadpo.records import Pair
+from hadpo.trainer import order
+from hadpo.trainer.objective import Objective
+from hadpo.trainer.update import Training, Window
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """Numbers of one update, or means since the last one that was reported; names as in TRL."""
+
+    objective: str
+    step: int  # from 0; the metrics are of before the update, so step 0 shows the untrained policy
+    epoch: float  # passes over the pairs (copies included) after the update
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def steps(
+    backbone: Backbone,
+    pairs: Sequence[Pair],
+    settings: TrainConfig,
+    *,
+    folder: Path | None = None,
+    objective: Objective = "dpo",
+    held_out: Sequence[Pair] = (),
+) -> Iterator[StepMetrics]:
+    """Train an adapter on `backbone`, update by update; what is yielded has been done.
+
+    Args:
+        backbone: gets an adapter where it has none.
+        pairs: what to train on.
+        settings: every field is honoured.
+        folder: for checkpoints; a training that finds one there goes on from it.
+        objective: "dpo", or "sft": the same batches, but only the mean cross-entropy of the chosen
+            answers.
+        held_out: pairs to score at every checkpoint, as `eval_...` metrics.
+
+    Raises:
+        BadInput: settings that mean nothing, pairs that do not fit, or a checkpoint of others.
+        FloatingPointError: the loss is not a number; the state before that update is saved.
+    """
+    order.check(settings)
+    plan = order.batches([pair.kind for pair in pairs], settings)
+    training = Training(backbone, pairs, settings, folder, objective)
+    done = training.resume()
+    epoch_pairs = len(order.copies([pair.kind for pair in pairs], settings))
+    seen = sum(map(len, plan[:done]))
+    held = [training.tokenize(pair) for pair in held_out]
+    window = Window()
+    for step, micros in enumerate(one_ahead(training.prepare, plan[done:]), start=done):
+        rate = order.learning_rate(step, len(plan), settings)
+        training.update(step, micros, rate, window)
+        seen += len(plan[step])
+        is_last = step + 1 == len(plan)
+        is_checkpoint = (step + 1) % settings.checkpoint_every == 0 or is_last
+        if not is_checkpoint and step % settings.log_every:
+            continue
+        metrics = window.read(training.accelerator)
+        if is_checkpoint:
+            metrics |= {f"eval_{name}": v for name, v in training.evaluate(held).items()}
+            training.save(step + 1)
+        window = Window()
+        yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=metrics)
+
+
+def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`map`, with the next result under way in a thread while this one is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        current: Future[Made] | None = None
+        for item in items:
+            upcoming = pool.submit(make, item)
+            if current is not None:
+                yield current.result()
+            current = upcoming
+        if current is not None:
+            yield current.result()

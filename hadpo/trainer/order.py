@@ -1,0 +1,124 @@
+"""Which pairs meet in which update, and how fast each update learns: pure functions."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from hadpo.config import TrainConfig
+from hadpo.records import BadInput
+
+Kind = Literal["description", "pope"]
+
+
+def batches(kinds: Sequence[Kind], settings: TrainConfig) -> list[list[int]]:
+    """Indices of the pairs of every update, in order; the same for every machine and rerun.
+
+    Without `description_share` the pairs (with their copies) are shuffled once per epoch and taken
+    as they come; the last update may be smaller. With it every update draws that share of its pairs
+    from the description pairs and the rest from the others, each in shuffled passes of its own.
+
+    Args:
+        kinds: kind of each pair.
+        settings: epochs or steps, batch size, share, copies and seed are read.
+
+    Raises:
+        BadInput: no pairs, or a share of a kind that has none.
+    """
+    pool = copies(kinds, settings)
+    if not pool:
+        raise BadInput("no pairs to train on; look at what the stage prepare wrote")
+    size = settings.batch_pairs
+    total = settings.steps * size or round(settings.epochs * len(pool))
+    if settings.description_share < 0:
+        stream = _passes(pool, f"{settings.train_seed}/all")
+        order = [next(stream) for _ in range(total)]
+        return [order[i : i + size] for i in range(0, total, size)]
+    n_description = round(settings.description_share * size)
+    shares = {"description": n_description, "pope": size - n_description}
+    streams = {}
+    for kind, wanted in shares.items():
+        mine = [i for i in pool if kinds[i] == kind]
+        if wanted and not mine:
+            raise BadInput(
+                f"description_share {settings.description_share} asks for {wanted} {kind} pairs in "
+                f"each batch, but there are none"
+            )
+        streams[kind] = _passes(mine, f"{settings.train_seed}/{kind}")
+    return [
+        [next(streams[kind]) for kind, wanted in shares.items() for _ in range(wanted)]
+        for _ in range(math.ceil(total / size))
+    ]
+
+
+def copies(kinds: Sequence[Kind], settings: TrainConfig) -> list[int]:
+    """Indices of the pairs, each as often as its kind is repeated."""
+    times = {"description": settings.repeat_description, "pope": settings.repeat_pope}
+    return [i for i, kind in enumerate(kinds) for _ in range(times[kind])]
+
+
+def learning_rate(step: int, total: int, settings: TrainConfig) -> float:
+    """Rate of update `step` (from 0): linear warm-up, then constant or half a cosine to 0."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * step / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def check(settings: TrainConfig) -> None:
+    """Refuse settings that mean nothing, all at once, before a model is loaded.
+
+    Raises:
+        BadInput: one line per problem.
+    """
+    positive = "batch_pairs micro_batch_pairs lora_rank max_length checkpoint_every log_every"
+    problems = [
+        f"{name}: found {getattr(settings, name)}, expected at least 1"
+        for name in positive.split()
+        if getattr(settings, name) < 1
+    ]
+    not_negative = (
+        "beta gamma learning_rate warmup_steps epochs steps weight_decay max_grad_norm lora_alpha "
+        "repeat_description repeat_pope train_seed"
+    )
+    problems += [
+        f"{name}: found {getattr(settings, name)}, expected 0 or more"
+        for name in not_negative.split()
+        if getattr(settings, name) < 0
+    ]
+    if not settings.steps and not settings.epochs:
+        problems.append("steps and epochs are both 0; set one of them")
+    if settings.description_share > 1:
+        problems.append(f"description_share: found {settings.description_share}, expected 0 to 1")
+    if not 0 <= settings.label_smoothing < 0.5:
+        problems.append(f"label_smoothing: found {settings.label_smoothing}, expected 0 to 0.5")
+    if settings.label_smoothing and settings.loss != "sigmoid":
+        problems.append(f"label_smoothing works with loss: sigmoid, found {settings.loss}")
+    if settings.loss == "ipo" and not settings.beta:
+        problems.append("beta: ipo divides by it, found 0")
+    if not 0 <= settings.lora_dropout < 1:
+        problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
+    problems += [
+        f"controls: unknown control {name!r}; known: sft"
+        for name in control_names(settings)
+        if name != "sft"
+    ]
+    if problems:
+        raise BadInput("train settings:\n  " + "\n  ".join(problems))
+
+
+def control_names(settings: TrainConfig) -> list[str]:
+    """The controls to train beside the run itself."""
+    return [name.strip() for name in settings.controls.split(",") if name.strip()]
+
+
+def _passes(pool: Sequence[int], seed: str) -> Iterator[int]:
+    """Shuffled passes over the pool, without end."""
+    epoch = 0
+    while True:
+        order = list(pool)
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        yield from order
+        epoch += 1

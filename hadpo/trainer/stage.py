@@ -1,0 +1,216 @@
+"""The stage: reads pairs, trains the adapter and its controls, replays what was done before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from hadpo import adapter, backbones, batch
+from hadpo.backbones._base import Backbone
+from hadpo.backbones._prompt import IMAGE
+from hadpo.config import TrainConfig
+from hadpo.records import BadInput, Pair, read_jsonl
+from hadpo.trainer import checkpoints, order
+from hadpo.trainer.loop import StepMetrics, steps
+from hadpo.trainer.objective import Objective
+
+if TYPE_CHECKING:
+    from hadpo.runs import Run
+
+# plan, decode_batch and train of one notebook share the weights they load.
+_LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
+
+
+def train(run: Run) -> Iterator[StepMetrics]:
+    """Train the run's adapter, then each control, on the pairs of the stage prepare.
+
+    What was finished before is read from `metrics.jsonl` and yielded again; an objective that was
+    interrupted goes on from its newest checkpoint.
+
+    Args:
+        run: an open train stage; gets `metrics.jsonl`, `adapter/`, `controls/<name>/adapter/`.
+
+    Raises:
+        BadInput: settings or pairs that do not fit.
+        FloatingPointError: the loss is not a number.
+    """
+    settings = run.recipe.train
+    order.check(settings)
+    objectives: list[Objective] = ["dpo"]
+    if "sft" in order.control_names(settings):
+        objectives.append("sft")
+    logged = _read_metrics(run.path("metrics.jsonl"))
+    pairs, held_out = read_pairs(run)
+    for objective in objectives:
+        target = adapter_folder(run, objective)
+        mine = [step for step in logged if step.objective == objective]
+        if (target / "adapter_config.json").is_file():
+            yield from mine
+            continue
+        folder = run.path("checkpoints", objective)
+        done = checkpoints.last_step(folder)
+        mine = [step for step in mine if step.step < done]
+        others = [step for step in logged if step.objective != objective]
+        _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
+        yield from mine
+        backbone = loaded(run)
+        for step in steps(
+            backbone, pairs, settings, folder=folder, objective=objective, held_out=held_out
+        ):
+            run.log(_as_line(step))
+            yield step
+        adapter.save(backbone, target)
+        adapter.detach(backbone)
+    run.note(pairs=len(pairs), held_out=len(held_out), objectives=objectives)
+
+
+def plan(run: Run) -> dict[str, Any]:
+    """What a training will do, before it does it.
+
+    Returns:
+        Updates, pairs, tokens, share of padding, answers that are cut, memory in GB.
+    """
+    settings = run.recipe.train
+    order.check(settings)
+    pairs, held_out = read_pairs(run)
+    backbone = loaded(run)
+    updates = order.batches([pair.kind for pair in pairs], settings)
+    examples = [batch.tokenize(backbone, p, max_length=settings.max_length) for p in pairs]
+    size = settings.micro_batch_pairs
+    positions = tokens = longest = 0
+    for update in updates:
+        lengths = sorted(
+            len(e.prefix) + len(e.chosen) + len(e.rejected) for e in (examples[i] for i in update)
+        )
+        for i in range(0, len(lengths), size):
+            part = lengths[i : i + size]
+            positions += batch.aligned(part[-1]) * len(part)
+            longest = max(longest, batch.aligned(part[-1]) * len(part))
+        tokens += sum(lengths)
+    kinds = [pairs[i].kind for update in updates for i in update]
+    facts = {
+        "updates": len(updates),
+        "pairs": len(pairs),
+        "pairs_seen": len(kinds),
+        "description_pairs_seen": kinds.count("description"),
+        "held_out_pairs": len(held_out),
+        "tokens": tokens,
+        "padding": round(1 - tokens / positions, 4),
+        "answers_cut": sum(e.cut for e in examples),
+        "objectives": ["dpo", *order.control_names(settings)],
+        "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
+    }
+    run.note(plan=facts)
+    return facts
+
+
+def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
+    """The first `n` pairs of the first update: exactly the tokens that the loss sees.
+
+    The texts are read back from the packed rows, so a mistake in the packing shows here.
+    """
+    settings = run.recipe.train
+    pairs, _ = read_pairs(run)
+    backbone = loaded(run)
+    first = order.batches([pair.kind for pair in pairs], settings)[0][:n]
+    rows = []
+    for i in first:
+        pair = pairs[i]
+        example = batch.tokenize(backbone, pair, max_length=settings.max_length)
+        packed = batch.pack([example])
+        count = packed.lengths[:, 0].tolist()
+        chosen, rejected = packed.targets.split(count)
+        ids = packed.ids[0].tolist()
+        start = ids.index(IMAGE)
+        end = start + ids.count(IMAGE)
+        prompt = backbone.tokenizer.pieces(ids[:start])
+        prompt += [f"<image x {end - start}>"]
+        prompt += backbone.tokenizer.pieces(ids[end : len(example.prefix)])
+        rows.append(
+            {
+                "pair_id": pair.pair_id,
+                "kind": pair.kind,
+                "image": pair.image,
+                "prompt_pieces": prompt,
+                "chosen_pieces": backbone.tokenizer.pieces(chosen.tolist()),
+                "rejected_pieces": backbone.tokenizer.pieces(rejected.tolist()),
+                "prompt": pair.instruction,
+                "chosen": backbone.decode(chosen.tolist()),
+                "rejected": backbone.decode(rejected.tolist()),
+                "answers_cut": example.cut,
+            }
+        )
+    return rows
+
+
+def loaded(run: Run) -> Backbone:
+    """The run's backbone; loaded once per run."""
+    if run not in _LOADED:
+        model = run.recipe.model
+        if model is None:
+            raise BadInput(f"recipe {run.recipe.name} has no model; training needs one")
+        files = {part: run.resolve(place) for part, place in model.files.items()}
+        _LOADED[run] = backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
+    return _LOADED[run]
+
+
+def read_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs that were held out, as the stage prepare wrote them."""
+    path = run.earlier("prepare", "pairs.jsonl")
+    held_out = path.with_name("held_out.jsonl")
+    return (
+        list(read_jsonl(path, Pair)),
+        list(read_jsonl(held_out, Pair)) if held_out.is_file() else [],
+    )
+
+
+def adapter_folder(run: Run, objective: str) -> Path:
+    """Where the adapter of an objective lies."""
+    if objective == "dpo":
+        return run.path("adapter")
+    return run.path("controls", objective, "adapter")
+
+
+def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> float:
+    """Rough need: weights, 16 bytes per adapter weight, activations of the largest micro-batch.
+
+    Per position and layer a LLaMA keeps about 14 h + 3 I numbers, or h with recomputation.
+    """
+    config = backbone.language_model.config
+    width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    size = backbone.embedding.weight.element_size()
+    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
+    targets = settings.lora_targets.count(",") + 1
+    lora = 16 * targets * settings.lora_rank * 2 * width * depth
+    per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
+    head = 4 * 2**24  # logits that exist at one time
+    return weights + lora + positions * depth * per_layer * size + head
+
+
+def _as_line(step: StepMetrics) -> dict[str, Any]:
+    line = {"objective": step.objective, "step": step.step, "epoch": step.epoch}
+    return line | step.metrics
+
+
+def _read_metrics(path: Path) -> list[StepMetrics]:
+    """Lines of an earlier start; a torn last line is dropped."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            values: Mapping[str, Any] = json.loads(line)
+            known = ("objective", "step", "epoch")
+            metrics = {key: value for key, value in values.items() if key not in known}
+            found.append(StepMetrics(**{key: values[key] for key in known}, metrics=metrics))
+    return found
+
+
+def _write_metrics(path: Path, found: list[StepMetrics]) -> None:
+    if path.is_file():
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(_as_line(step)) + "\n" for step in found), "utf-8")
+        part.replace(path)

@@ -1,0 +1,239 @@
+"""One update: micro-batches in, gradients, a clipped optimizer step, and sums of what was seen."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from hadpo import adapter, batch
+from hadpo.backbones._base import Backbone
+from hadpo.batch import Example, Packed
+from hadpo.config import TrainConfig
+from hadpo.records import Pair
+from hadpo.trainer import checkpoints
+from hadpo.trainer.checkpoints import Checkpoint
+from hadpo.trainer.objective import SIDES, Objective, Policy, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro:
+    """The pairs of one backward pass, on the CPU."""
+
+    packed: Packed
+    pixels: Float[Tensor, "images 3 height width"]
+    pair_ids: tuple[str, ...]
+    weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
+
+
+class Window:
+    """Sums since the last report; they stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.pairs = 0
+        self.latest: dict[str, Tensor | float] = {}
+
+    def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], *, counts: bool) -> None:
+        """Add the values of some pairs; without `counts` only their names, for other processes."""
+        for name, values in reported.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + values.sum() * float(counts)
+        self.pairs += len(reported["loss"]) if counts else 0
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means per pair over all processes; one copy from the device."""
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name].float() for name in names])
+        sums = torch.cat([sums, sums.new_tensor([float(self.pairs)])])
+        totals: Any = accelerator.reduce(sums, reduction="sum")
+        *values, pairs = totals.tolist()
+        means = {name: value / pairs for name, value in zip(names, values, strict=True)}
+        return means | {name: float(value) for name, value in self.latest.items()}
+
+
+class Training:
+    """What lives as long as one call of `steps`: adapter, optimizer, and where they are saved."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pairs: Sequence[Pair],
+        settings: TrainConfig,
+        folder: Path | None,
+        objective: Objective,
+    ) -> None:
+        self.backbone, self.settings = backbone, settings
+        self.objective: Objective = objective
+        self.folder: Path | None = folder
+        self.fingerprint = checkpoints.fingerprint(backbone.name, objective, settings, pairs)
+        self.examples = [self.tokenize(pair) for pair in pairs]
+        if not adapter.is_attached(backbone):
+            adapter.attach(
+                backbone,
+                rank=settings.lora_rank,
+                alpha=settings.lora_alpha,
+                targets=settings.lora_targets,
+                dropout=settings.lora_dropout,
+                seed=settings.train_seed,
+            )
+        adapter.check_scope(backbone)
+        backbone.recompute_activations(settings.activation_checkpointing)
+        self.parameters = [p for p in backbone.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        device = backbone.device.type
+        is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
+        self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)
+        self.accelerator = Accelerator(
+            cpu=device == "cpu", device_placement=False, mixed_precision="no"
+        )
+        self.policy = self.accelerator.prepare(Policy(backbone))
+
+    def tokenize(self, pair: Pair) -> Example:
+        """The pair's ids under the prompt of training."""
+        return batch.tokenize(self.backbone, pair, max_length=self.settings.max_length)
+
+    def prepare(self, rows: Sequence[int]) -> list[Micro]:
+        """This process's micro-batches of an update on the pairs `rows`."""
+        examples = _by_length([self.examples[i] for i in rows])
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        if mine := examples[rank::world]:
+            return self._micros(mine, weight=world / len(rows))  # processes average gradients
+        return self._micros(examples[:1], weight=0.0)
+
+    def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
+        """One optimizer update; adds what it saw to the window.
+
+        Raises:
+            FloatingPointError: a loss is not a number; the state before the update is saved.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        is_finite = []
+        with self._seeded(step):
+            for micro in micros:
+                is_last = micro is micros[-1]
+                with contextlib.nullcontext() if is_last else self._no_sync():
+                    losses, reported = self._score(micro, is_training=True)
+                    total = losses.sum() * micro.weight
+                    self.accelerator.backward(self.scaler.scale(total))
+                is_finite.append(losses.detach().isfinite().all())
+                window.add(reported, counts=micro.weight > 0)
+        if not bool(torch.stack(is_finite).all()):
+            self._diverged(step, micros, is_finite)
+        self.scaler.unscale_(self.optimizer)
+        limit = self.settings.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        positions = sum(micro.packed.ids.numel() for micro in micros)
+        tokens = sum(micro.packed.num_tokens for micro in micros)
+        window.latest = {
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "padding": 1 - tokens / positions,
+        }
+
+    @torch.no_grad()
+    def evaluate(self, held_out: Sequence[Example]) -> dict[str, float]:
+        """Means over held-out pairs; none for none."""
+        if not held_out:
+            return {}
+        window = Window()
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = _by_length(held_out)[rank::world]
+        for micro in self._micros(mine or held_out[:1], weight=float(bool(mine))):
+            _, reported = self._score(micro, is_training=False)
+            window.add(reported, counts=micro.weight > 0)
+        return window.read(self.accelerator)
+
+    def save(self, step: int) -> Path | None:
+        """Write a checkpoint of `step` updates; only the first process does."""
+        if self.folder is None or not self.accelerator.is_main_process:
+            return None
+        weights = adapter.state(self.backbone)
+        return checkpoints.save(
+            self.folder,
+            Checkpoint(
+                step=step,
+                fingerprint=self.fingerprint,
+                adapter={key: value.cpu() for key, value in weights.items()},
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+            ),
+        )
+
+    def resume(self) -> int:
+        """Updates done by the newest checkpoint, whose state is taken over; 0 without one."""
+        if self.folder is None:
+            return 0
+        checkpoint = checkpoints.newest(self.folder, self.fingerprint)
+        if checkpoint is None:
+            return 0
+        adapter.restore(self.backbone, checkpoint.adapter, where=str(self.folder))
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.scaler)
+        return checkpoint.step
+
+    def _micros(self, examples: Sequence[Example], *, weight: float) -> list[Micro]:
+        size = self.settings.micro_batch_pairs
+        micros = []
+        for i in range(0, len(examples), size):
+            part = examples[i : i + size]
+            packed = batch.pack(part, sides=SIDES[self.objective])
+            pixels = batch.read_pixels(self.backbone, packed.images)
+            ids = tuple(example.pair_id for example in part)
+            micros.append(Micro(packed=packed, pixels=pixels, pair_ids=ids, weight=weight))
+        return micros
+
+    def _score(self, micro: Micro, *, is_training: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return score(
+            self.policy,
+            self.backbone,
+            micro.packed.to(self.backbone.device),
+            micro.pixels,
+            self.settings,
+            objective=self.objective,
+            is_training=is_training,
+        )
+
+    def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
+        return self.accelerator.no_sync(self.policy)
+
+    @contextlib.contextmanager
+    def _seeded(self, step: int) -> Iterator[None]:
+        """Draw the dropout from the seed and the update's number: resuming needs no more."""
+        if not self.settings.lora_dropout:
+            yield
+            return
+        device = self.backbone.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            rank = self.accelerator.process_index
+            torch.manual_seed((self.settings.train_seed * 1_000_003 + step) * 1_003 + rank)
+            yield
+
+    def _diverged(
+        self, step: int, micros: Sequence[Micro], is_finite: Sequence[Tensor]
+    ) -> NoReturn:
+        saved = self.save(step)
+        bad = [m.pair_ids for m, good in zip(micros, is_finite, strict=True) if not bool(good)]
+        place = f"the state before it is saved in {saved}" if saved else "nothing was saved"
+        raise FloatingPointError(
+            f"update {step}: the loss is not a number on the pairs {', '.join(bad[0])}; {place}; "
+            "try a lower learning_rate, or dtype: float32"
+        )
+
+
+def _by_length(examples: Sequence[Example]) -> list[Example]:
+    """Like lengths side by side, so that rows of a micro-batch have little padding."""
+    return sorted(examples, key=lambda e: len(e.prefix) + len(e.chosen) + len(e.rejected))

@@ -1,0 +1,12 @@
+"""Questions to answers: an image is seen once, its prompt read once, questions run in parallel.
+
+Questions are grouped by image. Where image tokens do not depend on the instruction, one vision pass
+and one prefill of everything before the instruction serve all questions of an image; several images
+share a batch. Questions that repeat (POPE asks its positives in three splits) are answered once. In
+float32 the answers are those of one question at a time.
+"""
+
+from hadpo.generation.decoding import Decoding
+from hadpo.generation.generate import generate
+
+__all__ = ["Decoding", "generate"]

@@ -1,0 +1,139 @@
+"""Questions in, answers out: grouped by image, several images at once."""
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hadpo.backbones._base import Backbone
+from hadpo.backbones._kv import KVState
+from hadpo.backbones._prompt import IMAGE
+from hadpo.generation.beam import decode_beams
+from hadpo.generation.decoding import Decoding
+from hadpo.generation.single import decode_single
+from hadpo.records import Answer, BadInput, Question
+
+log = logging.getLogger(__name__)
+
+Asked = dict[str, list[Question]]  # text -> the questions that ask it about one image
+
+
+def generate(
+    backbone: Backbone,
+    questions: Iterable[Question],
+    decoding: Decoding,
+    *,
+    prompt: Literal["train", "evaluate"] = "evaluate",
+    batch_questions: int = 16,
+    model: str,
+    done: Collection[str] = frozenset(),
+) -> Iterator[Answer]:
+    """Answers, in the order of the images' first appearance, as soon as their batch is done.
+
+    Args:
+        backbone: on its device, in evaluation mode.
+        questions: of any benchmark and split; the same text about the same image is answered once.
+        decoding: how tokens are chosen.
+        prompt: which of the backbone's two prompts.
+        batch_questions: questions side by side (with beams, so many times the rows).
+        model: name that the answers carry.
+        done: ids of questions that are answered already; they are left out.
+
+    Raises:
+        BadInput: image files that are missing (all are listed) or cannot be read.
+    """
+    if batch_questions < 1:
+        raise BadInput(f"batch_questions starts at 1, found {batch_questions}")
+    by_image: dict[str, Asked] = {}
+    for question in questions:
+        if question.question_id not in done:
+            by_image.setdefault(question.image, {}).setdefault(question.text, []).append(question)
+    missing = [image for image in by_image if not Path(image).is_file()]
+    if missing:
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
+    log.info("%s answers questions about %d images", model, len(by_image))
+    for group in _together(by_image, batch_questions):
+        for question, ids in _answer_group(backbone, group, decoding, prompt, batch_questions):
+            yield Answer(
+                question_id=question.question_id,
+                benchmark=question.benchmark,
+                split=question.split,
+                model=model,
+                image_id=question.image_id,
+                text=backbone.decode(ids).strip(),
+                tokens=len(ids),
+                finish="stop" if ids[-1] == backbone.end_id else "length",
+            )
+
+
+def _together(by_image: dict[str, Asked], batch: int) -> Iterator[dict[str, Asked]]:
+    """Images whose questions fit into one batch; an image with more of them stands alone."""
+    group: dict[str, Asked] = {}
+    rows = 0
+    for image, asked in by_image.items():
+        if group and rows + len(asked) > batch:
+            yield group
+            group, rows = {}, 0
+        group[image] = asked
+        rows += len(asked)
+    if group:
+        yield group
+
+
+def _answer_group(
+    backbone: Backbone,
+    group: dict[str, Asked],
+    decoding: Decoding,
+    prompt: Literal["train", "evaluate"],
+    batch: int,
+) -> Iterator[tuple[Question, list[int]]]:
+    """Every question of a group of images with its generated ids."""
+    rows = [(image, text) for image, asked in group.items() for text in asked]
+    ids = [backbone.expand(backbone.prompt_ids(text, prompt=prompt)) for _, text in rows]
+    pixels = torch.stack([_pixels(backbone, image) for image in group])
+    image_of = [index for index, asked in enumerate(group.values()) for _ in asked]
+    # Everything up to the last image token is the same for all questions about an image.
+    starts = [len(row) - row[::-1].index(IMAGE) for row in ids]
+    shared: KVState | None = None
+    if not backbone.image_tokens_depend_on_instruction:
+        first = [image_of.index(index) for index in range(len(group))]
+        shared = backbone.prefill(
+            [ids[row][: starts[row]] for row in first], backbone.image_tokens(pixels)
+        )
+    for at in range(0, len(rows), batch):
+        some = range(at, min(at + batch, len(rows)))
+        if shared is not None:
+            state = shared.select([image_of[row] for row in some])
+        else:
+            tokens = _own_image_tokens(backbone, pixels, [(rows[r][1], image_of[r]) for r in some])
+            state = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
+        logits, state = backbone.extend(state, [ids[row][starts[row] :] for row in some])
+        if decoding.beams > 1:
+            generated = decode_beams(backbone, logits, state, decoding)
+        else:
+            names = [f"{Path(rows[row][0]).name}/{rows[row][1]}" for row in some]
+            generated = decode_single(backbone, logits, state, decoding, names)
+        for row, found in zip(some, generated, strict=True):
+            image, text = rows[row]
+            for question in group[image][text]:
+                yield question, found
+
+
+def _own_image_tokens(
+    backbone: Backbone, pixels: Tensor, rows: Sequence[tuple[str, int]]
+) -> Tensor:
+    texts, image_of = zip(*rows, strict=True)
+    return backbone.image_tokens(pixels, texts, image_of=image_of)
+
+
+def _pixels(backbone: Backbone, path: str) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            return backbone.preprocess(image)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error

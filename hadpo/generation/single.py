@@ -1,0 +1,52 @@
+"""Greedy decoding and sampling of rows side by side; a row that is finished leaves the batch."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hadpo.backbones._base import Backbone
+from hadpo.backbones._kv import KVState
+from hadpo.generation.decoding import Decoding, generator, penalised, sampled
+
+
+@torch.no_grad()
+def decode_single(
+    backbone: Backbone,
+    logits: Float[Tensor, "rows vocab"],
+    state: KVState,
+    decoding: Decoding,
+    questions: Sequence[str],
+) -> list[list[int]]:
+    """Generated ids of each row, the end marker included where it was reached.
+
+    Args:
+        backbone: the model.
+        logits: of each row's first new token.
+        state: what each row has read.
+        decoding: greedy, or sampled where its temperature is above 0.
+        questions: names the row for its random numbers.
+    """
+    found: list[list[int]] = [[] for _ in questions]
+    active = list(range(len(found)))
+    draws = [generator(decoding, question) for question in questions]
+    for _ in range(decoding.max_new_tokens):
+        generated = torch.tensor([found[row] for row in active], device=logits.device)
+        scores = penalised(logits, generated.long(), decoding.repetition_penalty)
+        if decoding.temperature > 0:
+            tokens = sampled(scores, decoding.temperature, [draws[row] for row in active])
+        else:
+            tokens = scores.argmax(dim=-1)
+        ids = tokens.tolist()
+        for row, token in zip(active, ids, strict=True):
+            found[row].append(token)
+        going = [place for place, token in enumerate(ids) if token != backbone.end_id]
+        if not going or len(found[active[0]]) == decoding.max_new_tokens:
+            break
+        if len(going) < len(active):
+            active = [active[place] for place in going]
+            state = state.select(going)
+            tokens = tokens[going]
+        logits, state = backbone.extend(state, tokens[:, None])
+    return found

@@ -58,6 +58,8 @@ class PrepareConfig:
     max_new_tokens: int = 100  # mined: per description
     limit: int = 0  # at most this many pairs of each kind; 0: all
     on_bad: Literal["error", "skip"] = "error"  # a broken record: stop, or skip and count it
+    held_out_share: float = 0.0  # of the pairs' images, kept from training to watch it; 0: none
+    on_overlap: Literal["error", "count"] = "error"  # images both trained on and evaluated
     prepare_seed: int = 42  # draws prompts, rewrites and samples
 
 

@@ -1,0 +1,33 @@
+"""Every figure of the kit in one house style: base grey, tuned blue, published values hollow.
+
+Each function takes plain records, rows or paths and gives a `Figure` or a `Card`, which shows
+itself in a notebook (with its words for those who do not see it) and saves itself.
+"""
+
+from hadpo.figures._card import Card, Column, Line
+from hadpo.figures._style import Figure
+from hadpo.figures.bars import pope_bars, shr_bars
+from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
+from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
+from hadpo.figures.dumbbell import dumbbell
+from hadpo.figures.mask import mask_picture
+
+__all__ = [
+    "Card",
+    "Cards",
+    "Column",
+    "Curves",
+    "Figure",
+    "Line",
+    "best_and_worst",
+    "contact_sheet",
+    "dumbbell",
+    "hallucination_card",
+    "mask_picture",
+    "pair_card",
+    "pope_bars",
+    "read_steps",
+    "shr_bars",
+    "smooth",
+    "training_curves",
+]

@@ -1,0 +1,160 @@
+"""House style, and the figure object that every function here returns."""
+
+import base64
+import csv
+import html
+import io
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+
+from hadpo.tables import MINI
+
+GREY = "#8c8c8c"  # base
+BLUE = "#0b62a8"  # tuned
+PALE = "#9dc3e6"  # the tuned blue, for parts of it
+ORANGE = "#d55e00"  # invented; always with a sign or a hatch, never colour alone
+SAND = "#f6c79b"
+INK = "#222222"
+MODEL_COLOURS = {"base": GREY, "merged": BLUE, "base_cut": "#c9c9c9", "sft": PALE}
+DPI = 150
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#b0b0b0",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "hadpo",
+    "svg.fonttype": "path",
+}
+
+
+def house_style() -> Any:
+    """A context in which matplotlib draws in the house style, whatever the user has set."""
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": "agg"})
+
+
+def new_drawing(width: float = 6.0, height: float = 3.5) -> Drawing:
+    """An empty drawing of `width` x `height` inches, tied to no window and no global state."""
+    drawing = Drawing(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A picture with its message, its description in words and its data.
+
+    Attributes:
+        drawing: what matplotlib drew.
+        name: of the files that `save` makes.
+        title: the message, one sentence.
+        alt: the picture in words, for those who do not see it.
+        data: the plotted numbers, one mapping per row.
+    """
+
+    drawing: Drawing
+    name: str
+    title: str
+    alt: str
+    data: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    def png(self) -> bytes:
+        """The picture at 150 dots per inch; no time and no version in the bytes."""
+        return self._bytes("png", {"Software": None, "Title": self.title, "Description": self.alt})
+
+    def svg(self) -> bytes:
+        """The picture as vectors; equal input gives equal bytes."""
+        return self._bytes("svg", {"Date": None, "Title": self.title, "Description": self.alt})
+
+    def csv(self) -> str:
+        """The plotted numbers, an empty set of rows as an empty file."""
+        names = list(dict.fromkeys(name for row in self.data for name in row))
+        file = io.StringIO()
+        writer = csv.DictWriter(file, names, restval="-", lineterminator="\n")
+        if names:
+            writer.writeheader()
+            rows = ({k: "-" if v is None else v for k, v in row.items()} for row in self.data)
+            writer.writerows(rows)
+        return file.getvalue()
+
+    def save(self, folder: Path, name: str = "") -> list[Path]:
+        """Write png, svg and csv into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = name or self.name
+        contents = {"png": self.png(), "svg": self.svg(), "csv": self.csv().encode()}
+        for form, content in contents.items():
+            (folder / f"{stem}.{form}").write_bytes(content)
+        return [folder / f"{stem}.{form}" for form in contents]
+
+    def _bytes(self, form: str, metadata: Mapping[str, str | None]) -> bytes:
+        file = io.BytesIO()
+        with house_style():
+            self.drawing.savefig(file, format=form, dpi=DPI, metadata=dict(metadata))
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        return picture_html(self.png(), self.alt)
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return self.png(), {"alt": self.alt}
+
+
+def picture_html(png: bytes, alt: str, *, width: int | None = None) -> str:
+    """An image with its words, inside the page: no file and no address is needed to show it."""
+    data = base64.b64encode(png).decode()
+    size = f"width: {width}px; max-width: 100%" if width else "max-width: 100%"
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{size}">'
+
+
+def write_title(drawing: Drawing, title: str, *, note: str = "", is_mini: bool = False) -> None:
+    """The message above and, small, the note below; a picture of the synthetic world says so."""
+    inches = drawing.get_figwidth()
+    lines = textwrap.fill(title, int(inches * 11.4))
+    drawing.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    text = mark_mini(note, is_mini=is_mini)
+    if text:
+        text = textwrap.fill(text, int(inches * 18.5))
+        drawing.supxlabel(text, x=0.01, ha="left", fontsize=7, color="#555555")
+
+
+def mark_mini(note: str, *, is_mini: bool) -> str:
+    """The note, with the mark of the synthetic world where it is due."""
+    return f"{note} {MINI}.".strip() if is_mini else note
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """`values` moved apart until neighbours are at least `gap` apart; for labels beside curves."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    placed = [float(v) for v in values]
+    for _ in range(50):
+        for lower, upper in itertools.pairwise(order):
+            lack = gap - (placed[upper] - placed[lower])
+            if lack > 1e-9:
+                placed[lower] -= lack / 2
+                placed[upper] += lack / 2
+    return placed
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a reader sees it in a picture; `-` for None."""
+    return "-" if value is None else f"{100 * value:.1f} %"

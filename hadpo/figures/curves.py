@@ -1,0 +1,220 @@
+"""Training curves, from finished logs and live in a notebook."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from hadpo.figures._style import (
+    BLUE,
+    GREY,
+    Figure,
+    house_style,
+    new_drawing,
+    spread,
+    write_title,
+)
+from hadpo.records import BadInput
+
+Step = Mapping[str, Any]  # objective, step, epoch, metrics
+_PANELS = (  # title, unit, metrics with the style of their line
+    ("Loss", "nats", {"loss": "-"}),
+    ("Rewards", "nats", {"rewards/chosen": "-", "rewards/rejected": "--"}),
+    ("Reward margin", "nats", {"rewards/margins": "-"}),
+    ("Pairs with a positive margin", "share", {"rewards/accuracies": "-"}),
+    ("Log-probability of the answer", "nats", {"logps/chosen": "-", "logps/rejected": "--"}),
+    ("Language-modelling loss", "nats per token", {"lm_loss": "-"}),
+)
+_OBJECTIVES = {"dpo": BLUE, "sft": GREY}
+_MORE = ("#5a3e8e", "#2f7f6f", "#a0522d", "#444444")
+
+
+def read_steps(path: Path) -> list[Step]:
+    """Steps of a training log; a last line that a killed run left unfinished is dropped.
+
+    Raises:
+        BadInput: a line that is no step.
+    """
+    steps = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                steps.append(as_step(json.loads(line)))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                message = f"{path}:{number}: no training step ({error!r}): {line[:60]!r}"
+                raise BadInput(message) from error
+    return steps
+
+
+def as_step(step: Any) -> Step:
+    """A step as objective, step and metrics; takes the trainer's objects, and flat mappings too."""
+    values = dict(step) if isinstance(step, Mapping) else dataclasses.asdict(step)
+    own = {"objective": str(values.pop("objective", "dpo")), "step": int(values.pop("step"))}
+    values.pop("epoch", None)
+    metrics = values.pop("metrics", values)
+    return own | {"metrics": {k: float(v) for k, v in metrics.items() if _is_number(v)}}
+
+
+def training_curves(
+    logs: Path | Iterable[Any] | Mapping[str, Path | Iterable[Any]],
+    *,
+    title: str = "",
+    is_mini: bool = False,
+) -> Figure:
+    """Loss, rewards, margins, accuracies and log-probabilities over the steps, raw and smoothed.
+
+    Args:
+        logs: a `metrics.jsonl`, steps, or several of either by the name to show; a log with several
+            objectives (dpo and the sft control) gives one line for each.
+        title: the message; empty: the last accuracy and margin.
+        is_mini: mark the picture as one of the synthetic world.
+
+    Raises:
+        BadInput: no steps at all.
+    """
+    named = logs if isinstance(logs, Mapping) else {"": logs}
+    lines: dict[str, list[Step]] = {}
+    for name, log in named.items():
+        steps = read_steps(log) if isinstance(log, Path) else [as_step(s) for s in log]
+        for step in steps:
+            label = " ".join(part for part in (name, step["objective"]) if part)
+            lines.setdefault(label, []).append(step)
+    if not lines:
+        raise BadInput("no training steps to draw; has the training written metrics.jsonl yet?")
+    known = {name for steps in lines.values() for step in steps for name in step["metrics"]}
+    panels = [p for p in _PANELS if known & p[2].keys()]
+    if not panels:
+        raise BadInput(f"no metric that this figure knows; found {sorted(known)}")
+    rows = -(-len(panels) // 3)
+    message = title or _message(lines)
+    with house_style():
+        drawing = new_drawing(10.0, 2.2 * rows + 0.9)
+        for at, panel in enumerate(panels):
+            _draw_panel(drawing.add_subplot(rows, min(3, len(panels)), at + 1), panel, lines)
+        count = ", ".join(f"{label} {len(steps)}" for label, steps in lines.items())
+        note = f"Thin: each step; bold: smoothed. Solid: chosen; dashed: rejected. Steps: {count}."
+        write_title(drawing, message, note=note, is_mini=is_mini)
+    data = [
+        {"line": label, "step": step["step"], **step["metrics"]}
+        for label, steps in lines.items()
+        for step in steps
+    ]
+    names = ", ".join(panel[0].lower() for panel in panels)
+    alt = f"{message} Training curves over steps for {', '.join(lines)}: {names}."
+    return Figure(drawing, "training_curves", message, alt, data)
+
+
+class Curves:
+    """Training curves that grow in a notebook; one picture, redrawn in place.
+
+    `update` takes each step as the trainer yields it and redraws at most every `seconds`, and so
+    that drawing takes at most a twentieth of the time. `show` draws the final picture in the same
+    place: an executed notebook holds exactly one.
+    """
+
+    def __init__(self, *, seconds: float = 3.0, title: str = "", is_mini: bool = False) -> None:
+        self.steps: list[Step] = []
+        self._seconds, self._title, self._is_mini = seconds, title, is_mini
+        self._due = 0.0
+        self._handle: Any = None
+
+    def update(self, step: Any) -> None:
+        """Take one step; redraw if it is time."""
+        self.steps.append(as_step(step))
+        if time.monotonic() >= self._due:
+            started = time.monotonic()
+            self._draw()
+            spent = time.monotonic() - started
+            self._due = time.monotonic() + max(self._seconds, 20 * spent)
+
+    def figure(self) -> Figure:
+        """The picture of all steps so far."""
+        return training_curves(self.steps, title=self._title, is_mini=self._is_mini)
+
+    def show(self) -> None:
+        """Draw the final picture, in place of the growing one."""
+        self._draw()
+
+    def _draw(self) -> None:
+        from IPython import display
+
+        figure = self.figure()
+        bundle = {"text/html": figure._repr_html_(), "text/plain": figure.alt}
+        if self._handle is None:
+            self._handle = display.display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Exponential mean over about `share` of the values, without the pull towards the start."""
+    keep = 1 - 1 / max(1.0, share * len(values))
+    mean, weight, found = 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        found.append(mean / weight)
+    return found
+
+
+def _draw_panel(axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]]) -> None:
+    title, unit, metrics = panel
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    ends = []
+    for at, (label, steps) in enumerate(lines.items()):
+        colour = _OBJECTIVES.get(label, _MORE[at % len(_MORE)])
+        for name, style in metrics.items():
+            points = [(s["step"], s["metrics"][name]) for s in steps if name in s["metrics"]]
+            if not points:
+                continue
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            mean = smooth(y)
+            axes.plot(x, y, style, color=colour, linewidth=0.5, alpha=0.4)
+            marker = "o" if len(points) == 1 else ""
+            axes.plot(x, mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3)
+            short = name.partition("/")[2] if len(metrics) > 1 else ""
+            text = " ".join(part for part in (label if len(lines) > 1 else "", short) if part)
+            ends.append((x[-1], mean[-1], text, colour))
+    if title.startswith("Pairs"):
+        axes.set_ylim(0, 1.04)
+    low, high = axes.get_ylim()
+    places = spread([end[1] for end in ends], 0.1 * (high - low))
+    for (x, y, text, colour), place in zip(ends, places, strict=True):
+        if text:
+            axes.annotate(
+                text,
+                (x, y),
+                xytext=(1.02, (place - low) / (high - low)),
+                textcoords=axes.transAxes,
+                color=colour,
+                fontsize=7.5,
+                va="center",
+                annotation_clip=False,
+            )
+
+
+def _message(lines: Mapping[str, Sequence[Step]]) -> str:
+    label = next((name for name in lines if name.endswith("dpo")), next(iter(lines)))
+    steps = lines[label]
+    names = ("rewards/accuracies", "rewards/margins")
+    values = [smooth([s["metrics"][n] for s in steps if n in s["metrics"]]) for n in names]
+    if not all(values):
+        loss = [s["metrics"]["loss"] for s in steps if "loss" in s["metrics"]]
+        return (
+            f"After {len(steps)} steps the loss is {smooth(loss)[-1]:.3f}." if loss else "Training."
+        )
+    return (
+        f"After {len(steps)} steps {values[0][-1]:.0%} of the pairs prefer the chosen answer, "
+        f"by {values[1][-1]:.2f} nats of reward."
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -45,7 +45,7 @@ def hallucination_card(
     shown = [model for model in models if ruled.get(model)]
     if not shown:
         raise BadInput(f"no verdicts of {', '.join(models)}; there are those of {sorted(ruled)}")
-    picture, note = _with_boxes(_open(image), regions, most_regions)
+    picture, note = with_boxes(open_image(image), regions, most_regions)
     columns = []
     for model in shown:
         count = sum(v.label == "hallucination" for v in ruled[model])
@@ -79,7 +79,7 @@ def pair_card(pair: Pair, *, title: str = "", is_mini: bool = False) -> Card:
         column("chosen ✓", chosen, same_chosen, "true"),
         column("rejected ✗", rejected, same_rejected, "invented"),
     ]
-    picture, _ = fit(_open(pair.image))
+    picture, _ = fit(open_image(pair.image))
     note = f"{pair.kind} pair {pair.pair_id} from {pair.source}, image {pair.image_id}."
     note = mark_mini(note, is_mini=is_mini)
     return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
@@ -169,7 +169,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for at, path in enumerate(images):
         left, top = (at % columns) * (side + 10), (at // columns) * (side + foot + 10)
-        picture, _ = fit(_open(path), side)
+        picture, _ = fit(open_image(path), side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top))
         for line, text in enumerate(_two_lines(captions[at] if captions else "", side)):
             draw.text((left, top + side + 3 + 14 * line), text, font=font(10), fill="#222222")
@@ -178,7 +178,7 @@ def contact_sheet(
     return Card("contact_sheet", message, sheet, (), note, said="; ".join(captions))
 
 
-def _open(path: str | Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -186,7 +186,7 @@ def _open(path: str | Path) -> Image.Image:
         raise BadInput(f"cannot read the image {path}: {error}") from error
 
 
-def _with_boxes(
+def with_boxes(
     image: Image.Image, regions: Sequence[Region], most: int
 ) -> tuple[Image.Image, str]:
     """The image, enlarged or reduced, with numbered boxes, and what the numbers mean."""

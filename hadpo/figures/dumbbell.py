@@ -16,7 +16,7 @@ from hadpo.figures._style import (
     write_title,
 )
 from hadpo.records import BadInput
-from hadpo.tables import Table, measure_of
+from hadpo.tables import Table, covers_zero, measure_of
 
 
 def dumbbell(
@@ -45,7 +45,7 @@ def dumbbell(
     if not rows:
         raise BadInput(f"no rows to draw: the table has none of {', '.join(measures)}")
     rows.sort(key=lambda r: (r["recipe"], r["benchmark"], measures.index(r["measure"])))
-    clear = [r for r in rows if r["low"] is not None and not r["low"] <= 0 <= r["high"]]
+    clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
     message = title or (
         f"{len(clear)} of {len(rows)} differences between base and tuned are clear of zero."
     )
@@ -94,7 +94,7 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
     if row["low"] is not None:
         text += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
         text += " u" if row["interval"] == "unpaired" else ""
-    clear = row["low"] is not None and not row["low"] <= 0 <= row["high"]
+    clear = not covers_zero(row["low"], row["high"])
     axes.text(
         1.02,
         at,

@@ -109,10 +109,13 @@ def items_of(
     ruled: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         ruled.setdefault((verdict.model, verdict.case_id), []).append(verdict)
-    judged = {case_id for _, case_id in ruled}
+    cases = {case_id for _, case_id in ruled}
+    judged = {
+        a.benchmark for a in answers if a.question_id in cases
+    }  # an empty answer has no claim
     found: dict[Key, Sums] = {}
     for answer in [*answers, *_judged_only(answers, ruled)]:
-        if answer.question_id in judged:
+        if answer.benchmark in judged:
             claims = ruled.get((answer.model, answer.question_id), [])
             sums = _description_sums(answer.text, claims)
         else:

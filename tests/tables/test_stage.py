@@ -1,0 +1,72 @@
+"""The stage 05_compare on made-up runs, opened as a notebook opens it."""
+
+from pathlib import Path
+
+import pytest
+
+from hadpo.records import BadInput
+from hadpo.runs import Run
+from hadpo.runs.run import open_run
+from hadpo.tables import MINI, compare
+
+
+def opened(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, **overrides: str) -> Run:
+    monkeypatch.setenv("HADPO_RUNS", str(folder))
+    return open_run("compare", "mini/llava", name, overrides)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, write_run) -> Path:
+    for seed in (1, 2):
+        write_run(tmp_path, f"run-s{seed}", seed=seed)
+    return tmp_path
+
+
+def test_a_run_is_compared_with_the_published_numbers(runs: Path, monkeypatch):
+    run = opened(runs, monkeypatch, "run-s1")
+    tables = compare(run)
+    names = [table.name for table in tables]
+    assert names == ["comparison", "controls", "pope", "reported_hadpo_pope", "reported_hadpo_shr"]
+    folder = run.folder / "tables"
+    assert {p.name for p in folder.iterdir()} == {
+        f"{name}.{form}" for name in names for form in ("md", "html", "tex", "csv")
+    }
+    text = (folder / "comparison.md").read_text()
+    assert MINI in text and "89.60" in text  # LLaVA's published accuracy stands beside
+    assert len(tables[3].frame) == 6  # the recipe keeps one backbone's rows
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    compare(run)
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_several_runs_and_no_published_numbers(runs: Path, monkeypatch):
+    run = opened(
+        runs, monkeypatch, "both", runs="run-s1, run-s2", reported="", reported_backbone=""
+    )
+    names = [table.name for table in compare(run)]
+    assert names == ["comparison", "controls", "every_run", "pope"]
+    text = (run.folder / "tables" / "every_run.md").read_text()
+    assert text.count("run-s1 ") == text.count("run-s2 ") > 10
+
+
+def test_the_recipe_reported_needs_no_run_and_names_none(tmp_path: Path, monkeypatch):
+    written = []
+    for name in ("one", "another"):
+        monkeypatch.setenv("HADPO_RUNS", str(tmp_path / name))
+        run = open_run("compare", "reported", name, {})
+        assert [len(table.frame) for table in compare(run)] == [18, 6]
+        files = sorted((run.folder / "tables").iterdir())
+        assert len(files) == 8
+        written.append([(p.name, p.read_bytes()) for p in files])
+    assert written[0] == written[1]
+    assert not any(str(tmp_path).encode() in content for _, content in written[0])
+
+
+def test_a_wrong_setting_is_named_before_anything_is_written(runs: Path, monkeypatch):
+    run = opened(runs, monkeypatch, "run-s1", reported="hadpoo")
+    with pytest.raises(BadInput, match="did you mean 'hadpo'"):
+        compare(run)
+    run = opened(runs, monkeypatch, "run-s2", runs="run-s2,run-s7")
+    with pytest.raises(BadInput, match="'run-s7' cannot be compared"):
+        compare(run)
+    assert not (run.folder / "tables").exists()

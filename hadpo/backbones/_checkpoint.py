@@ -21,6 +21,10 @@ from hadpo.records import BadInput
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
 SHARD_BYTES = 5 * 10**9
+_UNREADABLE = (  # what torch.load raises on files that are cut off, or no checkpoints at all
+    *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError),
+    *(pickle.UnpicklingError, struct.error),
+)
 _SHOWN = 8  # keys that an error message spells out
 
 
@@ -86,7 +90,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         return
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, struct.error) as error:
+    except _UNREADABLE as error:
         raise _broken(path, error) from error
     if isinstance(values, Mapping) and isinstance(values.get("model"), Mapping):
         values = values["model"]

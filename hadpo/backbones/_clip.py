@@ -24,6 +24,7 @@ _SETTINGS = {
 KEYS = {  # CLIP folder, or the tower inside transformers' LLaVA folder -> ours
     "vision_model.{}": "{}",
     "vision_tower.vision_model.{}": "{}",
+    "vision_tower.{}": "{}",
     "model.vision_tower.vision_model.{}": "{}",
     "model.vision_tower.{}": "{}",
 }

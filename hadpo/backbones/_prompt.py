@@ -1,4 +1,4 @@
-"""A prompt template is one string with three markers: <s>, <image> and {instruction}."""
+"""A prompt template is one string with markers: <s>, <image>, {instruction}, and <|> for a cut."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 IMAGE = -200  # placeholder id of the image tokens; it never reaches the embedding table
-_MARKERS = re.compile("(<s>|</s>|<unk>|<image>)")
+_MARKERS = re.compile(r"(<s>|</s>|<unk>|<image>|<\|>)")
 
 
 class Tokenizer(Protocol):
@@ -23,7 +23,7 @@ class PromptTemplate:
 
     The template is split at its markers before the instruction is filled in, so that markers inside
     an instruction stay plain text. Each piece between two markers is tokenised on its own, as the
-    originals do.
+    originals do; `<|>` is nothing but such a border.
     """
 
     text: str
@@ -35,6 +35,8 @@ class PromptTemplate:
         for i, piece in enumerate(pieces):
             if piece == "<image>":
                 ids.append(IMAGE)
+            elif piece == "<|>":
+                continue
             elif i % 2:  # odd pieces are the markers that `split` captured
                 ids.append(tokenizer.special_ids[piece])
             else:
@@ -46,8 +48,8 @@ class PromptTemplate:
 
 
 def _strip(piece: str, neighbour: Sequence[str], strip: Callable[[str], str]) -> str:
-    """The legacy tokenizer drops blanks beside its own marks, and `<image>` is none."""
-    return strip(piece) if neighbour and neighbour[0] != "<image>" else piece
+    """The legacy tokenizer drops blanks beside its own marks only."""
+    return strip(piece) if neighbour and neighbour[0] not in ("<image>", "<|>") else piece
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,6 +172,8 @@ def from_original(
     folder = locate(files["language_model"], what="language_model")
     config = _checkpoint.read_json(folder / "config.json")
     is_hub = "text_config" in config
+    if not is_hub:
+        _check_original(config, folder / "config.json")
     if not is_hub and "vision" not in files:
         raise BadInput(f"llava/{variant}: files need vision: {PARTS['vision']}")
     vision_folder = locate(files.get("vision", folder), what="vision")
@@ -182,7 +184,6 @@ def from_original(
         original_config = _as_original_config(config, vision_config, tokenizer.vocab_size)
     else:
         original_config = config
-        _check_original(config, folder / "config.json")
     backbone = Llava(
         f"llava/{variant}",
         vision_config=vision_config,

@@ -5,7 +5,7 @@ script does, bit for bit, so they compare with published numbers; those named `s
 first word, and count what is neither yes nor no as unreadable.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -14,11 +14,14 @@ from jaxtyping import Float
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
 from hadpo.config import EvaluateConfig
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question
+from hadpo.data.pope import read as questions
+from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
+
+__all__ = ["READINGS", "cases", "decoding", "matrix", "questions", "score", "tally"]
 
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
 # What an answer adds, per image; the columns that metrics are computed from.
@@ -37,7 +40,7 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
     )
 
 
-def cases(answers: Iterable[Answer], evidence: dict[str, Evidence]) -> list[Case]:
+def cases(answers: Iterable[Answer], evidence: Mapping[str, Evidence]) -> list[Case]:
     """Nothing: questions have gold labels, no judge is asked."""
     return []
 
@@ -45,6 +48,9 @@ def cases(answers: Iterable[Answer], evidence: dict[str, Evidence]) -> list[Case
 def score(
     answers: Sequence[Answer],
     questions: Sequence[Question],
+    verdicts: Sequence[Verdict] = (),
+    evidence: Mapping[str, Evidence] | None = None,
+    vocabulary: object = None,
     *,
     samples: int = 1000,
     seed: int = 42,
@@ -53,7 +59,10 @@ def score(
 
     Args:
         answers: of any number of models.
-        questions: with gold labels.
+        questions: with gold labels, so the other arguments that benchmarks get are not used:
+        verdicts: none are asked for.
+        evidence: not used.
+        vocabulary: not used.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
 

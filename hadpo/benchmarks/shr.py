@@ -15,6 +15,7 @@ import numpy as np
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
 from hadpo.config import EvaluateConfig
+from hadpo.data.shr import SPLIT, questions
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.judges.oracle.world import read_world
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -23,34 +24,10 @@ from hadpo.text import distinct, first_sentences, repeated_sentences, sentences,
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-# Byte-exact: HA-DPO shr_eval.py of all backbones.
-PROMPT = "Describe this image in detail."
-SPLIT = "val"
+__all__ = ["CUT", "READINGS", "cases", "cut", "decoding", "questions", "score"]
+
 READINGS = {"": "upstream"}  # sentences as the original segments them
 CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
-
-
-def questions(image_ids: Iterable[str], images: Mapping[str, Evidence]) -> list[Question]:
-    """One question per image.
-
-    Raises:
-        BadInput: an image is not among `images`; lists all of them.
-    """
-    ids = list(image_ids)
-    unknown = [key for key in ids if key not in images]
-    if unknown:
-        raise BadInput(f"SHR images that Visual Genome does not have: {', '.join(unknown[:20])}")
-    return [
-        Question(
-            question_id=f"shr-{key}",
-            benchmark="shr",
-            split=SPLIT,
-            image_id=key,
-            image=images[key].image,
-            text=PROMPT,
-        )
-        for key in ids
-    ]
 
 
 def decoding(settings: EvaluateConfig) -> "Decoding":

@@ -5,7 +5,6 @@ question_id, image (a file of COCO val2014), text and label. Files of any length
 official ones have 3000 questions, an older random one 2910.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from hadpo.data import Report, field, inside, missing_images, read_json_lines
@@ -32,17 +31,6 @@ def read(folder: Path, images: Path, report: Report) -> list[Question]:
 def path_of(folder: Path, split: str) -> Path:
     """The file of one split."""
     return folder / f"coco_pope_{split}.json"
-
-
-def to_lines(questions: Iterable[Question]) -> Iterable[dict[str, str | int]]:
-    """Records of a POPE file, numbered from 1, for questions of one split."""
-    for number, question in enumerate(questions, start=1):
-        yield {
-            "question_id": number,
-            "image": Path(question.image).name,
-            "text": question.text,
-            "label": question.label or "",
-        }
 
 
 def _split(folder: Path, images: Path, split: str, report: Report) -> list[Question]:

@@ -3,10 +3,15 @@
 Layout: `val_images_final.json`, `shr_factual_part1.jsonl`, `shr_factual_part2.jsonl`.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hadpo.data import Report, image_id, read_json, read_json_lines
-from hadpo.records import BadInput
+from hadpo.records import BadInput, Evidence, Question
+
+# Byte-exact: HA-DPO shr_eval.py of all backbones.
+PROMPT = "Describe this image in detail."
+SPLIT = "val"
 
 _IMAGES = "expected val_images_final.json of SHR: a list of objects with image_id"
 _FACTS = "expected JSON lines of SHR, each an object of one image id and its list of facts"
@@ -29,6 +34,29 @@ def image_ids(folder: Path, report: Report) -> list[str]:
         except BadInput as error:
             report.bad(str(error), source="shr")
     return list(found)
+
+
+def questions(image_ids: Iterable[str], images: Mapping[str, Evidence]) -> list[Question]:
+    """One question per image.
+
+    Raises:
+        BadInput: an image is not among `images`; lists all of them.
+    """
+    ids = list(image_ids)
+    unknown = [key for key in ids if key not in images]
+    if unknown:
+        raise BadInput(f"SHR images that Visual Genome does not have: {', '.join(unknown[:20])}")
+    return [
+        Question(
+            question_id=f"shr-{key}",
+            benchmark="shr",
+            split=SPLIT,
+            image_id=key,
+            image=images[key].image,
+            text=PROMPT,
+        )
+        for key in ids
+    ]
 
 
 def facts(folder: Path, report: Report) -> dict[str, tuple[str, ...]]:

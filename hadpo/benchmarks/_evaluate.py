@@ -1,0 +1,238 @@
+"""The stage evaluate: every model answers every benchmark, a judge rules, metrics are written."""
+
+import gc
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hadpo import judges, plugins
+from hadpo.config import EvaluateConfig
+from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
+from hadpo.records import (
+    Answer,
+    BadInput,
+    Evidence,
+    Metric,
+    Question,
+    Verdict,
+    read_jsonl,
+    to_json,
+    write_jsonl,
+)
+from hadpo.runs import read_manifest
+
+if TYPE_CHECKING:
+    from hadpo.backbones._base import Backbone
+    from hadpo.runs import Run
+
+log = logging.getLogger(__name__)
+
+BASE, TUNED = "base", "merged"
+Files = dict[str, str | Path]
+
+
+def evaluate(run: "Run") -> list[Metric]:
+    """Answer, judge and score; writes samples, verdicts, metrics and decoding.json.
+
+    Answers are appended to samples.jsonl one by one: a killed run goes on where it stopped, and a
+    model whose answers are all there is not loaded.
+
+    Returns:
+        All metrics, in the order of benchmarks, models and splits.
+
+    Raises:
+        BadInput: an unknown benchmark, model or judge, or an earlier stage is not done.
+    """
+    settings = run.settings
+    modules = {name: _plugin("hadpo.benchmarks", name) for name in _names(settings.benchmarks)}
+    judge_module = _plugin("hadpo.judges", settings.judge)
+    questions = _questions(run, modules)
+    files = {name: _files_of(run, name) for name in _names(settings.models)}
+    if settings.cut_control and not {BASE, TUNED} <= files.keys():
+        raise BadInput(f"cut_control compares {BASE} with {TUNED}; models: {settings.models!r}")
+    every = read_jsonl(run.earlier("prepare", "evidence.jsonl"), Evidence)
+    evidence = {each.image_id: each for each in every}
+    vocabulary = _vocabulary(run.earlier("prepare", "vocabulary.json"))
+    answers = _answers(run, modules, questions, files)
+    judge = judge_module.make(vocabulary=vocabulary)
+    verdicts: list[Verdict] = []
+    metrics: list[Metric] = []
+    for name, module in modules.items():
+        asked = [q for q in questions if q.benchmark == name]
+        own = [a for a in answers if a.benchmark == name]
+        if settings.cut_control and hasattr(module, "cut"):
+            by_model = {m: [a for a in own if a.model == m] for m in (BASE, TUNED)}
+            own += module.cut(by_model[BASE], by_model[TUNED])
+        ruled = judges.rule_all(judge, module.cases(own, evidence))
+        verdicts += ruled
+        metrics += module.score(
+            own,
+            asked,
+            ruled,
+            evidence,
+            vocabulary,
+            samples=settings.bootstrap_samples,
+            seed=settings.evaluate_seed,
+        )
+    write_jsonl(run.path("verdicts.jsonl"), verdicts)
+    write_jsonl(run.path("metrics.jsonl"), metrics)
+    counts = Counter(f"{a.model}, {a.benchmark}" for a in answers)
+    run.note(answers=dict(counts), verdicts=dict(Counter(v.label for v in verdicts)))
+    return metrics
+
+
+def _names(text: str) -> list[str]:
+    """Names of a comma-separated setting, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _plugin(package: str, name: str) -> ModuleType:
+    try:
+        return plugins.load(package, name)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def _questions(run: "Run", modules: Iterable[str]) -> list[Question]:
+    """The questions of the benchmarks; at most `questions_limit` of each split."""
+    limit = run.settings.questions_limit
+    seen: Counter[tuple[str, str]] = Counter()
+    found: list[Question] = []
+    for question in read_jsonl(run.earlier("prepare", "questions.jsonl"), Question):
+        place = question.benchmark, question.split
+        seen[place] += 1
+        if question.benchmark in modules and (not limit or seen[place] <= limit):
+            found.append(question)
+    without = [name for name in modules if not any(q.benchmark == name for q in found)]
+    if without:
+        raise BadInput(
+            f"no questions of {', '.join(without)} were prepared; set the paths of the recipe's "
+            "data section and redo the stage prepare, or take it out of evaluate.benchmarks"
+        )
+    return found
+
+
+def _files_of(run: "Run", name: str) -> Files:
+    """The files of one model: the recipe's, with the merged language model for all but the base.
+
+    Raises:
+        BadInput: no such model was trained and merged.
+    """
+    model = run.recipe.model
+    if model is None:
+        raise BadInput(f"recipe {run.recipe.name} has no model; there is nothing to evaluate")
+    parts: Files = {part: run.resolve(place) for part, place in model.files.items()}
+    if name == BASE:
+        return parts
+    folder = run.earlier("merge")
+    controls = sorted(path.parent.name for path in folder.glob("controls/*/merged"))
+    if name != TUNED and name not in controls:
+        known = [BASE, TUNED, *controls]
+        raise BadInput(
+            f"evaluate.models: no model {name!r}; {plugins.choices(name, known)}; "
+            "controls are trained where train.controls names them"
+        )
+    place = ("merged",) if name == TUNED else ("controls", name, "merged")
+    manifest = read_manifest(folder)
+    facts = manifest.facts if manifest else {}
+    noted = facts.get("merged_dpo" if name == TUNED else f"merged_{name}", {}).get("files", {})
+    return {**parts, **noted, "language_model": run.earlier("merge", *place)}
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    return from_json(json.loads(path.read_text(encoding="utf-8")), where=path)
+
+
+def _answers(
+    run: "Run",
+    modules: dict[str, ModuleType],
+    questions: Sequence[Question],
+    files: dict[str, Files],
+) -> list[Answer]:
+    """All answers of all models, from samples.jsonl or newly generated into it."""
+    path = run.path("samples.jsonl")
+    kept = _kept(path)
+    ids = {question.question_id for question in questions}
+    found = [a for a in kept if a.model in files and a.question_id in ids]
+    for model, parts in files.items():
+        done = {a.question_id for a in found if a.model == model}
+        if ids <= done:
+            log.info("%s: all %d answers are there", model, len(ids))
+            continue
+        backbone = _load(run, parts)
+        _write_decoding(run, modules, backbone)
+        with path.open("a", encoding="utf-8") as file:
+            for answer in _ask(run, modules, questions, backbone, model=model, done=done):
+                file.write(to_json(answer) + "\n")
+                file.flush()
+                found.append(answer)
+        del backbone
+        gc.collect()  # one model at a time: a 7B model fills most of a GPU
+    order = {name: place for place, name in enumerate(files)}
+    return sorted(found, key=lambda answer: order[answer.model])
+
+
+def _kept(path: Path) -> list[Answer]:
+    """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return list(read_jsonl(path, Answer))
+
+
+def _load(run: "Run", files: Files) -> "Backbone":
+    from hadpo import backbones  # it needs torch; scoring again does not
+
+    model = run.recipe.model
+    assert model is not None  # `_files_of` refused a recipe without one
+    return backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
+
+
+def _ask(
+    run: "Run",
+    modules: dict[str, ModuleType],
+    questions: Sequence[Question],
+    backbone: "Backbone",
+    *,
+    model: str,
+    done: set[str],
+) -> Iterable[Answer]:
+    from hadpo.generation import generate
+
+    settings = run.settings
+    for name, module in modules.items():
+        yield from generate(
+            backbone,
+            [question for question in questions if question.benchmark == name],
+            module.decoding(settings),
+            prompt=settings.prompt,
+            batch_questions=settings.batch_questions,
+            model=model,
+            done=done,
+        )
+
+
+def _write_decoding(run: "Run", modules: dict[str, ModuleType], backbone: "Backbone") -> None:
+    """What every number rests on: prompt, decoding, reading of the answers, judge."""
+    settings: EvaluateConfig = run.settings
+    found: dict[str, Any] = {
+        name: {
+            "prompt": getattr(backbone.PROMPTS, settings.prompt).text,
+            "prompt_name": settings.prompt,
+            "decoding": asdict(module.decoding(settings)),
+            "readings": module.READINGS,
+            "judge": settings.judge,
+        }
+        for name, module in modules.items()
+    }
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    run.path("decoding.json").write_text(text, encoding="utf-8")
+    run.note(decoding=found)

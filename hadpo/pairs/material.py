@@ -1,0 +1,151 @@
+"""Everything that prepare reads: evidence, questions of the benchmarks, words of the oracle."""
+
+import random
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hadpo.config import DataConfig
+from hadpo.data import Report, coco, hadpo_pairs, missing_images, pope, read_json, shr
+from hadpo.data import visual_genome as vg
+from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
+from hadpo.records import BadInput, Evidence, Pair, Question
+
+if TYPE_CHECKING:
+    from hadpo.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What was read, checked and joined."""
+
+    images: dict[str, Evidence]  # of Visual Genome: pairs are made of these
+    photos: dict[str, Evidence]  # of COCO: POPE asks about these
+    questions: list[Question]  # of all benchmarks
+    words: dict[str, Any]  # the content of vocabulary.json
+    vocabulary: Vocabulary
+
+    @property
+    def evidence(self) -> dict[str, Evidence]:
+        """All evidence by image id."""
+        return {**self.images, **self.photos}
+
+    evaluated: frozenset[str]  # ids of Visual Genome that a benchmark asks about, under any name
+
+
+def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Material:
+    """Read all sources that the recipe names.
+
+    Args:
+        run: paths of its recipe's data section are resolved; small input files are hashed.
+        report: collects broken records.
+        image_ids: images of Visual Genome to know beside those that SHR describes.
+
+    Raises:
+        BadInput: a file that cannot be read as a whole.
+    """
+    data = run.recipe.data
+    folder = visual_genome_folder(run)
+    described = _described(run, report)
+    wanted = None if image_ids is None else {*image_ids, *described}
+    images = vg.read(folder, report, image_ids=wanted)
+    if data.shr:
+        facts = shr.facts(run.resolve(data.shr), report)
+        images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}
+    photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
+    questions = _pope_questions(run, report) + _shr_questions(described, images, report)
+    words = _words(run, data, [*images.values(), *photos.values()])
+    return Material(
+        images=images,
+        photos=photos,
+        questions=questions,
+        words=words,
+        vocabulary=from_json(words, where=data.vocabulary or "vocabulary"),
+        evaluated=frozenset({*described, *_same_photos(vg.coco_ids(folder), questions)}),
+    )
+
+
+def images_to_mine(run: "Run", count: int) -> list[str]:
+    """Ids of up to `count` images that no benchmark asks about, drawn by the seed.
+
+    Only small files are read for this; broken records are reported when everything is.
+    """
+    folder, ignored = visual_genome_folder(run), Report("skip")
+    evaluated = {*_described(run, ignored)}
+    evaluated |= {*_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored))}
+    free = sorted(set(vg.images(folder, ignored)) - evaluated)
+    draw = random.Random(f"{run.settings.prepare_seed}/images")
+    return draw.sample(free, min(count, len(free)))
+
+
+def published_pairs(run: "Run", report: Report) -> list[Pair]:
+    """The pairs of the released files that the recipe names."""
+    data = run.recipe.data
+    if not data.pairs_folder:
+        raise BadInput("prepare.pairs is 'published', but data.pairs_folder names no folder")
+    for name in ("desc_data.json", "pope_data.json"):
+        _noted(run, data.pairs_folder, name)
+    return hadpo_pairs.read(
+        run.resolve(data.pairs_folder),
+        schema=data.pairs_schema,
+        images=vg.images(visual_genome_folder(run), Report("skip")),
+        seed=run.settings.prepare_seed,
+        report=report,
+    )
+
+
+def visual_genome_folder(run: "Run") -> Path:
+    """The Visual Genome folder; BadInput where the recipe names none."""
+    if not run.recipe.data.visual_genome:
+        raise BadInput("data.visual_genome names no folder; preference pairs are about its images")
+    return run.resolve(run.recipe.data.visual_genome)
+
+
+def _noted(run: "Run", folder: str, name: str) -> Path:
+    """The folder, with the hash of one of its files in the manifest if the file is there."""
+    path = run.resolve(folder)
+    if (path / name).is_file():
+        run.note_input(path / name)
+    return path
+
+
+def _described(run: "Run", report: Report) -> list[str]:
+    """Ids of the images that SHR describes."""
+    if not run.recipe.data.shr:
+        return []
+    return shr.image_ids(_noted(run, run.recipe.data.shr, "val_images_final.json"), report)
+
+
+def _pope_questions(run: "Run", report: Report) -> list[Question]:
+    data = run.recipe.data
+    if not data.pope:
+        return []
+    if not data.coco:
+        raise BadInput("data.pope is set but data.coco is not: its questions need the photos")
+    for split in pope.SPLITS:
+        _noted(run, data.pope, pope.path_of(Path(), split).name)
+    return pope.read(run.resolve(data.pope), run.resolve(data.coco), report)
+
+
+def _shr_questions(
+    described: list[str], images: dict[str, Evidence], report: Report
+) -> list[Question]:
+    asked = shr.questions(described, images)
+    missing = missing_images(((q.question_id, q.image) for q in asked), report, source="shr")
+    return [question for question in asked if question.image not in missing]
+
+
+def _words(run: "Run", data: DataConfig, evidence: list[Evidence]) -> dict[str, Any]:
+    if not data.vocabulary:
+        return from_evidence(evidence)
+    path = run.note_input(run.resolve(data.vocabulary))
+    return read_json(path, dict, expected="expected objects, attributes, scenes")
+
+
+def _same_photos(coco_ids: dict[str, int], questions: list[Question]) -> list[str]:
+    """Ids of Visual Genome whose photo POPE asks about: COCO_val2014_000000310196 is 310196."""
+    numbers = (re.search(r"(\d+)$", q.image_id) for q in questions if q.benchmark == "pope")
+    asked = {int(found[1]) for found in numbers if found}
+    return [key for key, number in coco_ids.items() if number in asked]

@@ -1,0 +1,149 @@
+"""The stage prepare: read the sources, make the pairs, write what the later stages read."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hadpo.data import Report, hadpo_pairs
+from hadpo.pairs import material, mine
+from hadpo.pairs.material import Material
+from hadpo.records import BadInput, Evidence, Pair, write_jsonl
+
+if TYPE_CHECKING:
+    from hadpo.backbones._base import Backbone
+    from hadpo.runs import Run
+
+
+def prepare(run: "Run") -> dict[str, int]:
+    """Make the pairs of the recipe and write them with everything the later stages read.
+
+    Writes pairs.jsonl, held_out.jsonl, questions.jsonl, evidence.jsonl, vocabulary.json,
+    counts.json, the pairs in the three original schemas below export/, and own_answers.jsonl if
+    pairs are mined.
+
+    Returns:
+        What was made, and what was left out why; also in counts.json and the manifest.
+
+    Raises:
+        BadInput: broken input (all problems of the records are listed at once), no pair at all, or
+            images that are both trained on and evaluated.
+    """
+    settings = run.settings
+    report = Report(settings.on_bad)
+    counts: Counter[str] = Counter()
+    if settings.pairs == "published":
+        pairs = material.published_pairs(run, report)
+        known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
+        counts.update(report.finish())
+    else:
+        known, images = _material_to_mine(run, report)
+        counts.update(report.finish())
+        pairs = _mined(run, known, images, counts)
+    pairs = _limited(pairs, settings.limit)
+    if not pairs:
+        raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
+    overlap = sorted({pair.image_id for pair in pairs} & known.evaluated)
+    if overlap and settings.on_overlap == "error":
+        more = " ..." if len(overlap) > 20 else ""
+        raise BadInput(
+            f"{len(overlap)} images are both trained on and evaluated: {', '.join(overlap[:20])}"
+            f"{more}; take them out of the pairs, or set on_overlap to 'count'"
+        )
+    train, held_out = split_off(pairs, settings.held_out_share, settings.prepare_seed)
+    counts.update(f"questions of {q.benchmark} {q.split}" for q in known.questions)
+    found = dict(counts) | {"images trained on and evaluated": len(overlap)}
+    found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
+    found |= _write(run, train, held_out, known)
+    found = dict(sorted(found.items()))
+    run.path("counts.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    run.note(counts=found)
+    return found
+
+
+def split_off(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on, and the pairs of a share of the images, drawn by the seed."""
+    images = sorted({pair.image_id for pair in pairs})
+    count = round(share * len(images))
+    held = set(random.Random(f"{seed}/held out").sample(images, count))
+    train = [pair for pair in pairs if pair.image_id not in held]
+    return train, [pair for pair in pairs if pair.image_id in held]
+
+
+def _material_to_mine(run: "Run", report: Report) -> tuple[Material, list[Evidence]]:
+    """All sources, and the images to mine from; a third as many as question pairs may be enough."""
+    settings = run.settings
+    wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
+    chosen = material.images_to_mine(run, wanted)
+    known = material.read(run, report, image_ids=chosen)
+    return known, [known.images[key] for key in chosen]
+
+
+def _mined(
+    run: "Run", known: Material, images: Sequence[Evidence], counts: Counter[str]
+) -> list[Pair]:
+    settings = run.settings
+    described = images[: settings.description_images]
+    counts["images to mine"] = len(images)
+    counts["images asked for and not there"] = settings.description_images - len(described)
+    asked = mine.description_questions(described, settings)
+    to_ask = []
+    if settings.yes_no_pairs:
+        to_ask = mine.yes_no_questions(images, known.vocabulary, settings)
+    answers = mine.answer_all(
+        run.path("own_answers.jsonl"),
+        {"sampled": asked["sampled"], "greedy": [*asked["greedy"], *to_ask]},
+        settings,
+        lambda: _load(run),
+    )
+    descriptions = mine.description_pairs(
+        [*asked["sampled"], *asked["greedy"]], answers, known.images, known.vocabulary, counts
+    )
+    return [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+
+
+def _load(run: "Run") -> "Backbone":
+    from hadpo import backbones  # torch; published pairs need none
+
+    model = run.recipe.model
+    if model is None:
+        raise BadInput(f"recipe {run.recipe.name} has no model; mining needs its answers")
+    files = {part: run.resolve(place) for part, place in model.files.items()}
+    return backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
+
+
+def _limited(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+    """At most `limit` pairs of each kind; 0: all."""
+    seen: Counter[str] = Counter()
+    found = []
+    for pair in pairs:
+        seen[pair.kind] += 1
+        if not limit or seen[pair.kind] <= limit:
+            found.append(pair)
+    return found
+
+
+def _kinds(pairs: Sequence[Pair], name: str) -> dict[str, int]:
+    kinds = Counter(pair.kind for pair in pairs)
+    return {name: len(pairs)} | {f"{name}: {k}": kinds[k] for k in ("description", "pope")}
+
+
+def _write(
+    run: "Run", train: Sequence[Pair], held_out: Sequence[Pair], known: Material
+) -> dict[str, int]:
+    """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
+    counts: dict[str, int] = {}
+    for schema in hadpo_pairs.SCHEMAS:
+        try:
+            hadpo_pairs.write(train, run.path("export", schema), schema=schema)
+        except BadInput:  # two descriptions of one image: llava-v1.5 has room for one
+            counts[f"export/{schema}: not written, several descriptions of one image"] = 1
+    write_jsonl(run.path("held_out.jsonl"), held_out)
+    write_jsonl(run.path("questions.jsonl"), known.questions)
+    write_jsonl(run.path("evidence.jsonl"), known.evidence.values())
+    text = json.dumps(known.words, indent=1, ensure_ascii=False) + "\n"
+    run.path("vocabulary.json").write_text(text, encoding="utf-8")
+    counts["images with evidence"] = len(known.evidence)
+    write_jsonl(run.path("pairs.jsonl"), train)
+    return counts

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -206,10 +207,17 @@ def _run_stages(
         done = "done before" if outcome.was_done else f"{outcome.seconds:.0f} s"
         typer.echo(f"{done:12} {outcome.folder / 'report.html'}")
     if stages[-1] == "compare":
-        typer.echo((folder / "compare" / "tables" / "comparison.md").read_text(encoding="utf-8"))
+        _show_tables(folder / "compare" / "tables")
     typer.echo(
         f"{time.monotonic() - started:.0f} s; the report: {folder / stages[-1] / 'report.html'}"
     )
+
+
+def _show_tables(folder: Path) -> None:
+    """Print what a run is for; the other tables stand in the report."""
+    found = [folder / f"{name}.md" for name in ("overview", "controls")]
+    for path in [p for p in found if p.is_file()] or sorted(folder.glob("*.md")):
+        typer.echo("\n" + path.read_text(encoding="utf-8"))
 
 
 def _overrides(pairs: list[str] | None) -> dict[str, Any]:

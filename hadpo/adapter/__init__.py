@@ -1,5 +1,6 @@
 """LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
 
+from hadpo.adapter.describe import describe
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
     attach,
@@ -16,6 +17,7 @@ from hadpo.adapter.proof import merge_run
 __all__ = [
     "attach",
     "check_scope",
+    "describe",
     "detach",
     "disabled",
     "is_attached",

@@ -50,16 +50,7 @@ def load(backbone: Backbone, folder: Path) -> None:
     Raises:
         BadInput: a file is missing or broken, or its keys do not fit; empty tensors are named.
     """
-    path = folder / "adapter_config.json"
-    config = _checkpoint.read_json(path)
-    _check_config(config, path)
-    weights: dict[str, Tensor] = {}
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            weights = dict(_checkpoint.read_tensors(folder / name))
-            break
-    else:
-        raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
+    config, weights = read_weights(folder)
     extra = folder / "non_lora_trainables.bin"
     if extra.is_file():
         _load_extra(backbone, extra)
@@ -71,6 +62,21 @@ def load(backbone: Backbone, folder: Path) -> None:
         dropout=config.get("lora_dropout", 0.0),
     )
     lora.restore(backbone, weights, where=str(folder))
+
+
+def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The checked config and the tensors of an adapter folder, by the names in the file.
+
+    Raises:
+        BadInput: a file is missing or broken, or it is not plain LoRA.
+    """
+    path = folder / "adapter_config.json"
+    config = _checkpoint.read_json(path)
+    _check_config(config, path)
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return config, dict(_checkpoint.read_tensors(folder / name))
+    raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:

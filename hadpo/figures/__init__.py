@@ -10,7 +10,10 @@ from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
 from hadpo.figures.dumbbell import dumbbell
+from hadpo.figures.gallery import Gallery, compare, hallucination_cards
+from hadpo.figures.lengths import length_figure
 from hadpo.figures.mask import mask_picture
+from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 
 __all__ = [
     "Card",
@@ -18,14 +21,21 @@ __all__ = [
     "Column",
     "Curves",
     "Figure",
+    "Gallery",
     "Line",
     "best_and_worst",
+    "compare",
     "contact_sheet",
     "dumbbell",
+    "evidence_cards",
     "hallucination_card",
+    "hallucination_cards",
+    "length_figure",
     "mask_picture",
     "pair_card",
+    "pair_cards",
     "pope_bars",
+    "question_sheet",
     "read_steps",
     "shr_bars",
     "smooth",

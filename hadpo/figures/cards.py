@@ -186,9 +186,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise BadInput(f"cannot read the image {path}: {error}") from error
 
 
-def with_boxes(
-    image: Image.Image, regions: Sequence[Region], most: int
-) -> tuple[Image.Image, str]:
+def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tuple[Image.Image, str]:
     """The image, enlarged or reduced, with numbered boxes, and what the numbers mean."""
     picture, scale = fit(image)
     draw = ImageDraw.Draw(picture)

@@ -13,7 +13,7 @@ from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.parameters import check
-from hadpo.runs.run import BadEnvironment, discard, finished, look
+from hadpo.runs.run import BadEnvironment, discard, finished, holder, look
 
 NOTEBOOKS = {
     "prepare": "01_prepare.ipynb",
@@ -73,7 +73,7 @@ def execute(
     if old is not None and old.status == "done":
         return Outcome(folder, was_done=True, seconds=0.0)
     for earlier in resolved.stages[: resolved.stages.index(stage)]:
-        finished(from_run or name, earlier, wanted_by=stage, recipe=recipe)
+        finished(holder(name, earlier, from_run), earlier, wanted_by=stage, recipe=recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -63,12 +63,12 @@ class Run:
         return path
 
     def earlier(self, stage: str, *parts: str) -> Path:
-        """A file of a finished earlier stage, of this run or of the run that `from_run` names.
+        """A file of a finished earlier stage: this run's own, else that of the run `from_run`.
 
         Raises:
             BadInput: that stage is not there or not done, or the file is absent.
         """
-        name = self.manifest.earlier or self.name
+        name = holder(self.name, stage, self.manifest.earlier)
         folder = self.root / name / stage
         manifest = finished(name, stage, wanted_by=self.stage, recipe=self.recipe.name)
         if manifest.is_mini and not self.is_mini:
@@ -228,6 +228,12 @@ def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> 
     if old is not None:
         _refuse_other(old, _settings(recipe, stage), recipe.name, earlier, folder)
     return old
+
+
+def holder(name: str, stage: str, earlier: str) -> str:
+    """The run whose `stage` is read: `name` where it has that stage, else `earlier`, if named."""
+    has_own = read_manifest(config.runs_folder() / name / stage) is not None
+    return name if has_own or not earlier else earlier
 
 
 def finished(name: str, stage: str, *, wanted_by: str, recipe: str) -> Manifest:

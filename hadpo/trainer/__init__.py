@@ -1,6 +1,7 @@
 """Training: `steps` is the loop, a generator; `train` is the stage around it."""
 
 from hadpo.trainer.loop import StepMetrics, steps
+from hadpo.trainer.margins import held_out_margins
 from hadpo.trainer.stage import decode_batch, plan, train
 
-__all__ = ["StepMetrics", "decode_batch", "plan", "steps", "train"]
+__all__ = ["StepMetrics", "decode_batch", "held_out_margins", "plan", "steps", "train"]

@@ -1,0 +1,28 @@
+"""What an adapter on disk is, without loading a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hadpo.adapter.files import read_weights
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Rank, scale, targets, number of weights and size of the adapter in `folder`.
+
+    Raises:
+        BadInput: no adapter there, or one that is not plain LoRA.
+    """
+    config, weights = read_weights(folder)
+    count = sum(value.numel() for value in weights.values())
+    norms = [value.float().norm().item() for key, value in weights.items() if "lora_B" in key]
+    return {
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "scale": config["lora_alpha"] / config["r"],
+        "targets": ", ".join(sorted(config["target_modules"])),
+        "layers": len(norms),
+        "weights": count,
+        "largest norm of B": round(max(norms, default=0.0), 4),
+        "config": json.dumps(config, sort_keys=True),
+    }

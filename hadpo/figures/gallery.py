@@ -1,0 +1,75 @@
+"""Pictures of a whole stage: drawn from its files, saved with their data, shown in one column."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hadpo import tables
+from hadpo.figures._card import Card
+from hadpo.figures._style import Figure
+from hadpo.figures.bars import pope_bars, shr_bars
+from hadpo.figures.cards import best_and_worst
+from hadpo.figures.curves import training_curves
+from hadpo.figures.dumbbell import dumbbell
+from hadpo.records import BadInput, Evidence, Question, Verdict, read_jsonl
+from hadpo.runs import Run, read_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """Pictures in the order of reading; `missing` says what could not be drawn, and why."""
+
+    pictures: Sequence[Figure | Card]
+    missing: Sequence[str] = ()
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write every picture into `folder`."""
+        return [path for picture in self.pictures for path in picture.save(folder)]
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p><small>not drawn: {note}</small></p>" for note in self.missing)
+        return "".join(picture._repr_html_() for picture in self.pictures) + notes
+
+
+def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> Gallery:
+    """The descriptions that gained most and that lost most by tuning, sentence by sentence.
+
+    Args:
+        evaluated: folder of a stage evaluate, with `verdicts.jsonl`.
+        prepared: folder of the stage prepare that it read, with questions and evidence.
+        count: cards of each sort.
+    """
+    verdicts = list(read_jsonl(evaluated / "verdicts.jsonl", Verdict))
+    known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
+    questions = read_jsonl(prepared / "questions.jsonl", Question)
+    evidence = {q.question_id: known[q.image_id] for q in questions if q.benchmark == "shr"}
+    manifest = read_manifest(evaluated)
+    is_mini = manifest is not None and manifest.is_mini
+    return Gallery(best_and_worst(verdicts, evidence, count=count, is_mini=is_mini).cards)
+
+
+def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
+    """The pictures of 05_compare, saved under `figures/`: dumbbell, bars, curves and cards.
+
+    A picture that the runs have no numbers for is named in `missing`, and so is the reason.
+    """
+    wanted: dict[str, Callable[[], Figure | Card]] = {}
+    found = tables.run_results(run)
+    if found:
+        first, metrics = found[0], list(found[0].metrics.values())
+        wanted["dumbbell"] = partial(dumbbell, results[0])  # all runs; the others: the first run
+        wanted["POPE"] = partial(pope_bars, metrics, is_mini=first.is_mini)
+        wanted["SHR"] = partial(shr_bars, metrics, is_mini=first.is_mini)
+        curves = run.root / first.name / "train" / "metrics.jsonl"
+        if curves.is_file():
+            wanted["curves"] = partial(training_curves, [curves], is_mini=first.is_mini)
+    drawn, missing = [], []
+    for name, draw in wanted.items():
+        try:
+            drawn.append(draw())
+        except BadInput as error:  # no numbers for this one: said below the pictures
+            missing.append(f"{name}: {error}")
+    gallery = Gallery(drawn, missing)
+    run.note(figures=[path.name for path in gallery.save(run.path("figures"))], not_drawn=missing)
+    return gallery

@@ -99,9 +99,9 @@ def quiz(scene: Scene, rng: random.Random, *, turns: int, is_faulty: bool) -> li
     lesson: list[Turn] = []
     for _ in range(turns):
         kind = rng.random()
-        if kind < 0.7:
+        if kind < 0.6:
             lesson.append(presence_turn(scene, rng, is_faulty=is_faulty))
-        elif kind < 0.85:
+        elif kind < 0.65:
             place = rng.choice(PLACES)
             lesson.append((f"What is at the {place}?", sentence(claim_at(scene, place))))
         else:

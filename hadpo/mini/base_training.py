@@ -1,0 +1,141 @@
+"""The schedule of the mini base: four stages, each saved and skipped where it is already there.
+
+1. tower: the CLIP tower learns what stands in every cell (dense labels), then is frozen.
+2. lessons: projector and language model learn to look, from dense clean lessons.
+3. clean: descriptions and questions as they are asked later, all answers true.
+4. faulty: the same with the faults of `hadpo.mini.lessons`. This injects the bias that HA-DPO
+   then has to cure: inventing what is usual, and saying yes to it.
+
+The checkpoint is written in the authors' layout.
+"""
+
+import json
+import logging
+import random
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CLIPVisionModel
+
+from hadpo.mini import base_checkpoint, base_tokenizer
+from hadpo.mini.base_language import MiniLlava, train_language, untrained
+from hadpo.mini.base_vision import all_features, patch_labels, pictures, tower, train_tower
+from hadpo.mini.lessons import Turn, description, full_tour, quiz
+from hadpo.mini.world import Scene, scenes
+
+log = logging.getLogger(__name__)
+
+DATA_VERSION = 1  # of world.py, draw.py, captions.py and lessons.py
+SEED = 1
+IMAGES = 16000
+TOWER = {"steps": 1600, "batch_size": 64, "learning_rate": 2e-3}
+LESSONS = {"steps": 900, "batch_size": 32, "learning_rate": 2e-3}
+CLEAN = {"steps": 500, "batch_size": 32, "learning_rate": 1e-3}
+FAULTY = {"steps": 700, "batch_size": 32, "learning_rate": 1e-3}
+
+
+def dense_lesson(scene: Scene, rng: random.Random) -> list[Turn]:
+    """Stage 2: a tour through all places, or seven questions."""
+    if rng.random() < 0.4:
+        return full_tour(scene, rng)
+    return quiz(scene, rng, turns=7, is_faulty=False)
+
+
+def clean_lesson(scene: Scene, rng: random.Random) -> list[Turn]:
+    """Stage 3: a description, or a few questions."""
+    if rng.random() < 0.5:
+        return description(scene, rng, is_faulty=False)
+    return quiz(scene, rng, turns=rng.randint(1, 5), is_faulty=False)
+
+
+def faulty_lesson(scene: Scene, rng: random.Random) -> list[Turn]:
+    """Stage 4: as stage 3, with faults."""
+    if rng.random() < 0.5:
+        return description(scene, rng, is_faulty=True)
+    return quiz(scene, rng, turns=rng.randint(1, 5), is_faulty=True)
+
+
+STAGES = (
+    ("lessons", dense_lesson, LESSONS),
+    ("clean", clean_lesson, CLEAN),
+    ("faulty", faulty_lesson, FAULTY),
+)
+
+
+def train(out: Path, *, threads: int) -> None:
+    """Run every stage that `out` does not hold yet, then write the checkpoint to `out`/llava."""
+    torch.set_num_threads(threads)
+    started = time.process_time()
+    out.mkdir(parents=True, exist_ok=True)
+    some = list(islice(scenes(SEED, held_out=False), IMAGES))
+    images = pictures(some).contiguous()
+    labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in some]))
+    tokenizer = base_tokenizer.train(out / "tokenizer.model")
+    vision = _tower(out / "tower.pt", images, labels)
+    features = all_features(vision, images)
+    model = untrained(tokenizer, seed=SEED)
+    for number, (name, lesson, numbers) in enumerate(STAGES):
+        path = out / f"{name}.pt"
+        if path.is_file():
+            _load(path, model)
+            continue
+        log.info("stage %s after %.0f CPU seconds", name, time.process_time() - started)
+        train_language(
+            model,
+            some,
+            features,
+            labels,
+            lesson,
+            steps=int(numbers["steps"]),
+            batch_size=int(numbers["batch_size"]),
+            learning_rate=numbers["learning_rate"],
+            seed=SEED + number,
+            early=name == "lessons",
+        )
+        _save(path, model)
+    base_checkpoint.save(out / "llava", vision, model, out / "tokenizer.model")
+    numbers = {name: numbers for name, _, numbers in STAGES} | {
+        "tower": TOWER,
+        "seed": SEED,
+        "data_version": DATA_VERSION,
+        "images": IMAGES,
+        "cpu_seconds": round(time.process_time() - started),
+        "torch": torch.__version__,
+    }
+    (out / "training.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+
+
+def _tower(path: Path, images: torch.Tensor, labels: torch.Tensor) -> CLIPVisionModel:
+    if path.is_file():
+        vision = tower()
+        vision.load_state_dict(torch.load(path, weights_only=True))
+    else:
+        vision = train_tower(
+            images,
+            labels,
+            steps=int(TOWER["steps"]),
+            batch_size=int(TOWER["batch_size"]),
+            learning_rate=TOWER["learning_rate"],
+            seed=SEED,
+        )
+        torch.save(vision.state_dict(), path)
+    return vision.eval()
+
+
+def _save(path: Path, model: MiniLlava) -> None:
+    torch.save(
+        {
+            "projector": model.projector.state_dict(),
+            "language_model": model.language_model.state_dict(),
+        },
+        path,
+    )
+
+
+def _load(path: Path, model: MiniLlava) -> None:
+    weights = torch.load(path, weights_only=True)
+    model.projector.load_state_dict(weights["projector"])
+    model.language_model.load_state_dict(weights["language_model"])

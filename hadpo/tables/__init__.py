@@ -14,6 +14,7 @@ from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
 from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
+from hadpo.tables.overview import overview
 from hadpo.tables.pope import confusion_rows, pope_table
 from hadpo.tables.reported import REPORTED, ReportedRow, matching, read_reported, reported_tables
 from hadpo.tables.results import RunResults, items_of, read_results
@@ -41,6 +42,7 @@ __all__ = [
     "mean_interval",
     "measure_of",
     "model_title",
+    "overview",
     "paired_difference",
     "pope_table",
     "read_reported",
@@ -110,7 +112,8 @@ def _tables(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> l
         return reported_tables(reported)
     settings = results[0].settings.get("evaluate", {})
     samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
-    tables = [comparison(results, reported, samples=samples, seed=seed)]
+    whole = comparison(results, reported, samples=samples, seed=seed)
+    tables = [overview(whole), whole]
     tables += [controls(results, samples=samples, seed=seed)]
     if len(results) > 1:
         tables.append(every_run(results, reported, samples=samples, seed=seed))

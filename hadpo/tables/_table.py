@@ -162,6 +162,12 @@ def show_interval(low: float | None, high: float | None, *, is_fraction: bool) -
     return f"[{', '.join(ends)}]"
 
 
+def show_change(before: int | None, after: int | None) -> str:
+    """A count of the base and of the other model: one number where they are equal."""
+    texts = [MISSING if count is None else str(count) for count in (before, after)]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} → {texts[1]}"
+
+
 def _escape_pipe(text: object) -> str:
     return str(text).replace("|", r"\|").replace("\n", " ")
 

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Sequence
 
 from hadpo.records import BadInput
 from hadpo.tables import notes
-from hadpo.tables._table import MISSING, Table, frame_of, show, show_frame, show_interval
+from hadpo.tables._table import (
+    MISSING,
+    Table,
+    frame_of,
+    show,
+    show_change,
+    show_frame,
+    show_interval,
+)
 from hadpo.tables.measures import Measure, measure_of, model_title
 from hadpo.tables.reported import ReportedRow
 from hadpo.tables.results import RunResults
@@ -69,7 +77,7 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
         return None
     frame = frame_of([row | {"verdict": _verdict(row)} for row in rows], (*COLUMNS, "verdict"))
     columns = ["Benchmark", "Split", "Measure", "Control", "Control's value", "Tuned", "Difference"]
-    columns += ["95 % interval", "Tuned is"]
+    columns += ["95 % interval", "Tuned is", "n", "Unreadable", "Words per answer"]
     cells = []
     for row in rows:
         texts = _cells(row)
@@ -85,7 +93,7 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
             "Base, cut to the same length: the base's descriptions, cut to as many sentences as "
             "the tuned model's. Finetuned on the chosen texts only: the same training without the "
             "preference term.",
-            *notes.of_intervals(len(results), samples),
+            *notes.of_comparison(results, (), samples),
         ),
         is_mini=any(result.is_mini for result in results),
     )
@@ -133,23 +141,18 @@ def _cells(row: Row) -> dict[str, str]:
         "Split": row["split"],
         "Measure": measure.title,
         "Model": model_title(row["model"]),
-        "Reported base": value("reported_base"),
-        "Reported tuned": value("reported_tuned"),
+        "Reported base": row["reported_base_printed"] or MISSING,
+        "Reported tuned": row["reported_tuned_printed"] or MISSING,
         "Base": value("base"),
         "Tuned": value("tuned"),
         "Difference": value("difference", signed=True),
         "Deviation": value("deviation"),
         "95 % interval": show_interval(row["low"], row["high"], is_fraction=measure.is_fraction)
         + (" u" if row["interval"] == "unpaired" else ""),
-        "n": _change(row["n_base"], row["n"]),
-        "Unreadable": _change(row["n_unreadable_base"], row["n_unreadable"]),
+        "n": show_change(row["n_base"], row["n"]),
+        "Unreadable": show_change(row["n_unreadable_base"], row["n_unreadable"]),
         "Words per answer": words[0] if words[0] == words[1] else f"{words[0]} → {words[1]}",
     }
-
-
-def _change(before: int | None, after: int | None) -> str:
-    texts = [MISSING if count is None else str(count) for count in (before, after)]
-    return texts[0] if texts[0] == texts[1] else f"{texts[0]} → {texts[1]}"
 
 
 def covers_zero(low: float | None, high: float | None) -> bool:

@@ -13,20 +13,13 @@ def of_comparison(
     results: Sequence[RunResults], reported: Sequence[ReportedRow], samples: int
 ) -> tuple[str, ...]:
     """Published numbers, judge, decoding, prompt, training, seeds, versions, intervals."""
-    first = results[0]
     notes = [
         *_reported(results, reported),
-        *_evaluation(first.settings.get("evaluate", {})),
+        *of_answers(results),
         *_training(results),
-        *_seeds(results),
-        *_differing(results),
-        "Unreadable: yes/no answers that begin with neither word (upstream reads them as yes), and "
-        "sentences whose ruling could not be read; before and after the arrow: base, tuned.",
         "Words per answer stand beside every ratio, because a shorter answer can invent less.",
         *of_intervals(len(results), samples),
     ]
-    if first.versions:
-        notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in first.versions.items()) + ".")
     if any(result.is_mini for result in results):
         notes.append(
             "mini: the base was trained to invent what usually co-occurs, and the pairs were made "
@@ -34,6 +27,21 @@ def of_comparison(
             "real models."
         )
     return tuple(notes)
+
+
+def of_answers(results: Sequence[RunResults]) -> list[str]:
+    """How the answers came about and were read: judge, decoding, prompt, seeds, versions."""
+    first = results[0]
+    notes = [
+        *_evaluation(first.settings.get("evaluate", {})),
+        *_seeds(results),
+        *_differing(results),
+        "Unreadable: yes/no answers that begin with neither word (upstream reads them as yes), and "
+        "sentences whose ruling could not be read; an arrow leads from one model to the other.",
+    ]
+    if first.versions:
+        notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in first.versions.items()) + ".")
+    return notes
 
 
 def of_intervals(runs: int, samples: int) -> list[str]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hadpo.records import BadInput
+from hadpo.tables import notes
 from hadpo.tables._table import Table, frame_of, show, show_frame
-from hadpo.tables.measures import measure_of, model_title
+from hadpo.tables.measures import WORDS, measure_of, model_title
 from hadpo.tables.results import RunResults
 from hadpo.tables.rows import models_of
 
@@ -24,9 +25,10 @@ def confusion_rows(results: Sequence[RunResults]) -> list[dict[str, Any]]:
                 if accuracy is None:
                     continue
                 row = {"run": result.name, "split": split, "model": model, "n": accuracy.n}
-                row["n_unreadable"] = accuracy.n_unreadable
+                row["n_unreadable"] = result.unreadable(("pope", split, "accuracy", model))
                 for name in (*COUNTS, *METRICS):
                     row[name] = result.value(("pope", split, name, model))
+                row["words_per_answer"] = result.value(("pope", split, WORDS, model))
                 rows.append(row | {"is_mini": result.is_mini})
     return rows
 
@@ -49,19 +51,23 @@ def pope_table(results: Sequence[RunResults]) -> Table | None:
         texts |= {
             measure_of("pope", name).title: show(row[name], is_fraction=True) for name in METRICS
         }
-        cells.append(texts)
+        words = show(row["words_per_answer"], is_fraction=False, digits=1)
+        cells.append(texts | {"Words per answer": words})
     columns = ["Split", "Model", *[heads[c] for c in COUNTS]]
-    columns += [measure_of("pope", name).title for name in METRICS] + ["n", "Unreadable"]
+    columns += [measure_of("pope", name).title for name in METRICS]
+    columns += ["n", "Unreadable", "Words per answer"]
     return Table(
         name="pope",
         caption="POPE: what was said to which questions",
         frame=frame_of(
-            rows, ("run", "split", "model", *COUNTS, *METRICS, "n", "n_unreadable", "is_mini")
+            rows,
+            ("run", "split", "model", *COUNTS, *METRICS, "n", "n_unreadable", WORDS, "is_mini"),
         ),
         shown=show_frame(cells, columns if len(results) == 1 else ["Run", *columns]),
         notes=(
             "Positive: said yes. A yes ratio far from the share of yes questions (half) is a bias; "
             "accuracy hides it, recall rewards it.",
+            *notes.of_answers(results),
         ),
         is_mini=any(result.is_mini for result in results),
     )

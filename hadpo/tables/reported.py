@@ -34,6 +34,13 @@ class ReportedRow:
     date: str
     note: str
 
+    def shown(self, name: str) -> str | None:
+        """The digits as published, in percent or points; None where the metric was not."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        return f"{100 * value:g}" if self.unit == "fraction" else self.printed[name]
+
     @property
     def is_base(self) -> bool:
         """Whether the row is of the model before the method."""

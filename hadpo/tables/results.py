@@ -38,6 +38,14 @@ class RunResults:
         metric = self.metrics.get(key)
         return metric.value if metric else None
 
+    def unreadable(self, key: Key) -> int:
+        """Answers or rulings behind a metric that could not be read.
+
+        POPE's own reading makes a yes of everything else, so the strict reading's count is given.
+        """
+        metrics = (self.metrics.get(key), self.metrics.get((*key[:2], f"strict_{key[2]}", key[3])))
+        return max((m.n_unreadable for m in metrics if m is not None), default=0)
+
     def paired(self, key: Key, other: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Sums of `key`'s model and of model `other` on the same images, or None.
 

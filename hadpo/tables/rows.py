@@ -29,7 +29,8 @@ _COUNTS = (
     "words_base",
     "words_tuned",
 )
-COLUMNS = (*_FACTS, *_VALUES, *_COUNTS, "is_mini")
+_PRINTED = ("reported_base_printed", "reported_tuned_printed")
+COLUMNS = (*_FACTS, *_VALUES, *_COUNTS, *_PRINTED, "is_mini")
 
 
 def rows_against_base(
@@ -103,9 +104,10 @@ def _pair_rows(
         row |= {"model": second, "against": first}
         if before is not None:
             row |= {"base": before.value, "n_base": before.n}
-            row["n_unreadable_base"] = before.n_unreadable
+            row["n_unreadable_base"] = result.unreadable((*key, first))
         if after is not None:
-            row |= {"tuned": after.value, "n": after.n, "n_unreadable": after.n_unreadable}
+            row |= {"tuned": after.value, "n": after.n}
+            row["n_unreadable"] = result.unreadable((*key, second))
         if row["base"] is not None and row["tuned"] is not None:
             row["difference"] = row["tuned"] - row["base"]
         row["words_base"] = _words(result, benchmark, split, first)
@@ -113,7 +115,8 @@ def _pair_rows(
         for found in published:
             is_whole = found.split == "all" and _is_only(result, benchmark)
             if found.benchmark == benchmark and (found.split == split or is_whole):
-                row["reported_base" if found.is_base else "reported_tuned"] = found.values.get(name)
+                place = "reported_base" if found.is_base else "reported_tuned"
+                row |= {place: found.values.get(name), f"{place}_printed": found.shown(name)}
         if row["difference"] is not None:
             row |= _interval(result, (*key, first), second, samples=samples, seed=seed)
         rows.append(row)

@@ -15,6 +15,7 @@ from hadpo.tables import (
     controls,
     covers_zero,
     every_run,
+    overview,
     read_reported,
     read_results,
     render,
@@ -167,7 +168,7 @@ def test_a_metric_without_a_value_is_a_dash(runs_folder: Path):
 def test_every_table_of_a_mini_run_says_mini_and_the_notes_say_how(runs_folder: Path):
     for table in compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder):
         assert (MINI in table.to_markdown()) == (not table.name.startswith("reported"))
-    text = compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder)[0].to_markdown()
+    text = compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder)[1].to_markdown()
     for piece in (
         "Judge: oracle",
         "greedy",
@@ -187,6 +188,35 @@ def test_tables_are_the_same_bytes_each_time(runs_folder: Path):
         for form in ("md", "md")
     )
     assert first == second and "**+" in first
+
+
+def test_unreadable_answers_are_those_of_the_strict_reading(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    key = ("pope", "adversarial", "accuracy", "merged")
+    strict = dataclasses.replace(result.metrics[key], name="strict_accuracy", n_unreadable=7)
+    metrics = {**result.metrics, ("pope", "adversarial", "strict_accuracy", "merged"): strict}
+    table = comparison([dataclasses.replace(result, metrics=metrics)])
+    row = find(table, **TUNED)
+    assert (row["n_unreadable_base"], row["n_unreadable"]) == (0, 7)
+    assert "0 → 7" in table.to_markdown()
+
+
+def test_the_overview_sets_the_models_side_by_side(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    whole = comparison([result], read_reported(["hadpo"]))
+    table = overview(whole)
+    row = table.shown.set_index("Measure").loc["POPE adversarial: accuracy (%)"]
+    assert row["Reported"] == "79.76 → 81.46"
+    for column, model in (("Base", "base"), ("Tuned", "merged")):
+        value = result.value(("pope", "adversarial", "accuracy", model))
+        assert value is not None and row[column] == f"{100 * value:.2f}"
+    assert row["Base, cut to the same length"] == "-"
+    last = ["Tuned", "Difference", "95 % interval", "n", "Unreadable"]
+    assert list(table.shown.columns)[-5:] == last
+    shr = table.shown.set_index("Measure").loc["SHR: hallucinated sentences (%)"]
+    assert shr["Reported"] == "36.7 → 34.0"  # no digit more than was published
+    clear = {table.shown.loc[row, "Measure"] for row, _ in table.bold}
+    assert "POPE adversarial: accuracy (%)" in clear and len(clear) < len(table.shown)
 
 
 def test_the_pope_table_shows_the_confusion_matrix(runs_folder: Path):

@@ -58,7 +58,8 @@ def attach(
     config = LoraConfig(
         r=rank, lora_alpha=scale, target_modules=names, lora_dropout=dropout, bias="none"
     )
-    inject_adapter_in_model(config, backbone.language_model, adapter_name=_NAME)
+    with torch.random.fork_rng(devices=[]):  # peft draws numbers that are overwritten below
+        inject_adapter_in_model(config, backbone.language_model, adapter_name=_NAME)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in _parameters(backbone).items():
         start = torch.zeros(parameter.shape)

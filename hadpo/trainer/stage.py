@@ -42,10 +42,10 @@ def train(run: Run) -> Iterator[StepMetrics]:
     objectives: list[Objective] = ["dpo"]
     if "sft" in order.control_names(settings):
         objectives.append("sft")
-    logged = _read_metrics(run.path("metrics.jsonl"))
     pairs, held_out = read_pairs(run)
     for objective in objectives:
         target = adapter_folder(run, objective)
+        logged = _read_metrics(run.path("metrics.jsonl"))
         mine = [step for step in logged if step.objective == objective]
         if (target / "adapter_config.json").is_file():
             yield from mine

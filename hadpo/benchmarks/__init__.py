@@ -6,5 +6,6 @@ read). One that has `cut` gets the control of the base's own text at the tuned m
 """
 
 from hadpo.benchmarks._evaluate import evaluate
+from hadpo.benchmarks._plan import plan
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "plan"]

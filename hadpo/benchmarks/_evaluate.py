@@ -49,10 +49,10 @@ def evaluate(run: "Run") -> list[Metric]:
         BadInput: an unknown benchmark, model or judge, or an earlier stage is not done.
     """
     settings = run.settings
-    modules = {name: _plugin("hadpo.benchmarks", name) for name in _names(settings.benchmarks)}
+    modules = modules_of(settings)
     judge_module = _plugin("hadpo.judges", settings.judge)
-    questions = _questions(run, modules)
-    files = {name: _files_of(run, name) for name in _names(settings.models)}
+    questions = questions_of(run, modules)
+    files = {name: files_of(run, name) for name in names(settings.models)}
     if settings.cut_control and not {BASE, TUNED} <= files.keys():
         raise BadInput(f"cut_control compares {BASE} with {TUNED}; models: {settings.models!r}")
     every = read_jsonl(run.earlier("prepare", "evidence.jsonl"), Evidence)
@@ -86,9 +86,14 @@ def evaluate(run: "Run") -> list[Metric]:
     return metrics
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
     """Names of a comma-separated setting, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def modules_of(settings: EvaluateConfig) -> dict[str, ModuleType]:
+    """The benchmarks that the settings name, by name."""
+    return {name: _plugin("hadpo.benchmarks", name) for name in names(settings.benchmark_names)}
 
 
 def _plugin(package: str, name: str) -> ModuleType:
@@ -98,7 +103,7 @@ def _plugin(package: str, name: str) -> ModuleType:
         raise BadInput(str(error)) from error
 
 
-def _questions(run: "Run", modules: Iterable[str]) -> list[Question]:
+def questions_of(run: "Run", modules: Iterable[str]) -> list[Question]:
     """The questions of the benchmarks; at most `questions_limit` of each split."""
     limit = run.settings.questions_limit
     seen: Counter[tuple[str, str]] = Counter()
@@ -112,12 +117,12 @@ def _questions(run: "Run", modules: Iterable[str]) -> list[Question]:
     if without:
         raise BadInput(
             f"no questions of {', '.join(without)} were prepared; set the paths of the recipe's "
-            "data section and redo the stage prepare, or take it out of evaluate.benchmarks"
+            "data section and redo the stage prepare, or take it out of evaluate.benchmark_names"
         )
     return found
 
 
-def _files_of(run: "Run", name: str) -> Files:
+def files_of(run: "Run", name: str) -> Files:
     """The files of one model: the recipe's, with the merged language model for all but the base.
 
     Raises:
@@ -192,7 +197,7 @@ def _load(run: "Run", files: Files) -> "Backbone":
     from hadpo import backbones  # it needs torch; scoring again does not
 
     model = run.recipe.model
-    assert model is not None  # `_files_of` refused a recipe without one
+    assert model is not None  # `files_of` refused a recipe without one
     return backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
 
 

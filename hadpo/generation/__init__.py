@@ -6,7 +6,7 @@ share a batch. Questions that repeat (POPE asks its positives in three splits) a
 float32 the answers are those of one question at a time.
 """
 
+from hadpo.generation.answering import generate
 from hadpo.generation.decoding import Decoding
-from hadpo.generation.generate import generate
 
 __all__ = ["Decoding", "generate"]

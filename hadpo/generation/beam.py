@@ -6,6 +6,8 @@ its length (end marker included) to the power of the length penalty; a question 
 beam scores better at its present length than the worst finished one (`early_stopping=False`).
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -15,6 +17,7 @@ from hadpo.backbones._kv import KVState
 from hadpo.generation.decoding import Decoding, penalised
 
 _NEVER = -1.0e9  # the score of what cannot be chosen, as in transformers
+_NOTHING = -1  # behind the end of what is written
 
 
 @torch.no_grad()
@@ -32,7 +35,7 @@ def decode_beams(
         state: what each question has read.
         decoding: beams, lengths and penalties.
     """
-    beams, longest, end = decoding.beams, decoding.max_new_tokens, backbone.end_id
+    beams, longest = decoding.beams, decoding.max_new_tokens
     found: list[list[int]] = [[] for _ in range(len(logits))]
     search = _Search(len(logits), beams, longest, logits.device)
     active = list(range(len(logits)))
@@ -42,12 +45,12 @@ def decode_beams(
         log_probs = logits.float().log_softmax(dim=-1)
         written = search.running[:, :, : length - 1].flatten(0, 1)
         log_probs = penalised(log_probs, written, decoding.repetition_penalty)
-        parents, is_last = search.step(log_probs, length, end, decoding.length_penalty)
+        parents, is_last = search.step(log_probs, length, backbone.ends, decoding.length_penalty)
         going = [i for i, over in enumerate(search.is_over(length, decoding)) if not over]
         if is_last or len(going) < len(active):
             for i, row in enumerate(active):
                 if is_last or i not in going:
-                    found[row] = search.best(i, end)
+                    found[row] = search.best(i)
             if is_last or not going:
                 break
             active = [active[i] for i in going]
@@ -66,7 +69,7 @@ class _Search:
 
     def __init__(self, questions: int, beams: int, longest: int, device: torch.device) -> None:
         self.running: Int[Tensor, "questions beams longest"] = torch.full(
-            (questions, beams, longest), -1, dtype=torch.long, device=device
+            (questions, beams, longest), _NOTHING, dtype=torch.long, device=device
         )
         self.sums = torch.zeros(questions, beams, device=device)
         self.sums[:, 1:] = _NEVER  # all beams start alike: only the first may continue
@@ -87,7 +90,7 @@ class _Search:
         self,
         log_probs: Float[Tensor, "rows vocab"],
         length: int,
-        end: int,
+        ends: Callable[[Tensor], Tensor],
         length_penalty: float,
     ) -> tuple[Int[Tensor, "questions beams"], bool]:
         """Choose the `length`-th token of every beam.
@@ -103,7 +106,7 @@ class _Search:
         written = self.running.gather(1, parents[:, :, None].expand(-1, -1, longest)).clone()
         written[:, :, length - 1] = tokens
         is_last = length == longest
-        stops = (tokens == end) | is_last
+        stops = ends(written[:, :, :length]) | is_last
         self._finish(sums, written, stops, length**length_penalty)
         running, chosen = (sums + stops.float() * _NEVER).topk(beams)
         self.sums = running
@@ -134,7 +137,7 @@ class _Search:
         worst = torch.where(self.is_finished, worst, _NEVER)
         return (~(best_running > worst).any(dim=-1)).tolist()
 
-    def best(self, question: int, end: int) -> list[int]:
+    def best(self, question: int) -> list[int]:
         """Ids of the best beam that finished."""
         ids = self.finished[question, 0].tolist()
-        return ids[: ids.index(end) + 1] if end in ids else ids
+        return ids[: ids.index(_NOTHING)] if _NOTHING in ids else ids

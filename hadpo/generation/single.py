@@ -41,7 +41,8 @@ def decode_single(
         ids = tokens.tolist()
         for row, token in zip(active, ids, strict=True):
             found[row].append(token)
-        going = [place for place, token in enumerate(ids) if token != backbone.end_id]
+        over = backbone.ends(torch.cat([generated.long(), tokens[:, None]], dim=1)).tolist()
+        going = [place for place, is_over in enumerate(over) if not is_over]
         if not going or len(found[active[0]]) == decoding.max_new_tokens:
             break
         if len(going) < len(active):

@@ -20,10 +20,10 @@ def corrected(
 ) -> str | None:
     """The description with its false sentences replaced by true ones; None where truths run out.
 
-    The replacement speaks of the same place if the vocabulary's sentences know places (so reading
-    order is kept), else of the same object (a wrong attribute is put right), else of an object that
-    the description misses, else it is a fact. A sentence that repeats an earlier one is treated
-    like it.
+    A wrong scene gives way to the right one. Else the replacement speaks of the same place if the
+    vocabulary's sentences know places (so reading order is kept), else of the same object (a wrong
+    attribute is put right), else of an object that the description misses, else it is a fact. A
+    sentence that repeats an earlier one is treated like it.
 
     Args:
         description: the model's own text.
@@ -66,9 +66,16 @@ def _best(claim: Reading, left: Sequence[Truth], named: set[str], slots: set[str
 
     def rank(truth: Truth) -> tuple[int, ...]:
         about = truth.reading.names
+        same_sort = bool(claim.scenes) == bool(truth.reading.scenes)
         same_place = len(place & attributes(truth.reading))
         misses = bool(about) and not about & named
-        return same_place, len(objects & about), int(misses), -int(bool(about & named))
+        return (
+            int(same_sort),
+            same_place,
+            len(objects & about),
+            int(misses),
+            -int(bool(about & named)),
+        )
 
     return max(left, key=rank)
 

@@ -84,7 +84,7 @@ def published_pairs(run: "Run", report: Report) -> list[Pair]:
     """The pairs of the released files that the recipe names."""
     data = run.recipe.data
     if not data.pairs_folder:
-        raise BadInput("prepare.pairs is 'published', but data.pairs_folder names no folder")
+        raise BadInput("prepare.pair_source is 'published', but data.pairs_folder names no folder")
     for name in ("desc_data.json", "pope_data.json"):
         _noted(run, data.pairs_folder, name)
     return hadpo_pairs.read(

@@ -33,7 +33,7 @@ def prepare(run: "Run") -> dict[str, int]:
     settings = run.settings
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
-    if settings.pairs == "published":
+    if settings.pair_source == "published":
         pairs = material.published_pairs(run, report)
         known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
         counts.update(report.finish())

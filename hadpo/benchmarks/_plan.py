@@ -1,0 +1,39 @@
+"""What evaluate is about to do, counted before a model is loaded."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hadpo.benchmarks._evaluate import files_of, modules_of, names, questions_of
+
+if TYPE_CHECKING:
+    from hadpo.runs import Run
+
+
+def plan(run: "Run") -> list[dict[str, Any]]:
+    """One row a benchmark and split: questions, images, models, prompt, decoding, judge.
+
+    Raises:
+        BadInput: what `evaluate` would refuse: an unknown benchmark or model, no questions.
+    """
+    settings = run.settings
+    modules = modules_of(settings)
+    questions = questions_of(run, modules)
+    models = [name for name in names(settings.models) if files_of(run, name)]
+    rows = []
+    for place in dict.fromkeys((q.benchmark, q.split) for q in questions):
+        asked = [q for q in questions if (q.benchmark, q.split) == place]
+        decoding = asdict(modules[place[0]].decoding(settings))
+        rows.append(
+            {
+                "benchmark": " ".join(place),
+                "questions": len(asked),
+                "images": len({q.image_id for q in asked}),
+                "models": ", ".join(models),
+                "prompt": settings.prompt,
+                "beams": decoding["beams"],
+                "max_new_tokens": decoding["max_new_tokens"],
+                "judge": settings.judge,
+                "for example": asked[0].text,
+            }
+        )
+    return rows

@@ -1,0 +1,47 @@
+"""What prepare is about to do, looked at before it is done."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hadpo.data import Report
+from hadpo.pairs import material
+from hadpo.records import Evidence
+
+if TYPE_CHECKING:
+    from hadpo.runs import Run
+
+
+def look(run: "Run", count: int) -> list[Evidence]:
+    """The first `count` images that pairs will be made of, with what is known about them."""
+    chosen = _images(run)[:count]
+    known = material.read(run, Report("skip"), image_ids=chosen)
+    return [known.images[key] for key in chosen]
+
+
+def plan(run: "Run") -> dict[str, Any]:
+    """Images, questions and settings of the stage, counted without asking a model anything."""
+    settings = run.settings
+    chosen = _images(run)
+    known = material.read(run, Report("skip"), image_ids=chosen)
+    facts: dict[str, Any] = {
+        "pairs": settings.pair_source,
+        "images that pairs are made of": len(chosen),
+        "images that benchmarks ask about": len({q.image_id for q in known.questions}),
+        "in both": len(set(chosen) & known.evaluated),
+    }
+    if settings.pair_source == "mined":
+        sampled = round(settings.sampled_share * settings.description_images)
+        facts["descriptions to sample"] = sampled
+        facts["descriptions to decode greedily"] = settings.description_images - sampled
+        facts["question pairs to keep"] = settings.yes_no_pairs
+    asked = Counter(f"{q.benchmark} {q.split}" for q in known.questions)
+    return facts | {f"questions of {name}": n for name, n in asked.items()}
+
+
+def _images(run: "Run") -> list[str]:
+    settings = run.settings
+    if settings.pair_source == "published":
+        pairs = material.published_pairs(run, Report("skip"))
+        return list(dict.fromkeys(pair.image_id for pair in pairs))
+    wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
+    return material.images_to_mine(run, wanted)

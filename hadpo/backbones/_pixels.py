@@ -35,9 +35,12 @@ class Preprocessing:
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     pad: bool = False  # to a square of the mean colour, before resizing
+    squash: bool = False  # to a square whatever the sides were; else the short side counts
 
     @staticmethod
-    def read(folder: Path, *, image_size: int, pad: bool) -> Preprocessing:
+    def read(
+        folder: Path, *, image_size: int, pad: bool = False, squash: bool = False
+    ) -> Preprocessing:
         """As `preprocessor_config.json` of the vision folder says; CLIP's numbers without one.
 
         Raises:
@@ -54,6 +57,7 @@ class Preprocessing:
             mean=tuple(config.get("image_mean", CLIP_MEAN)),
             std=tuple(config.get("image_std", CLIP_STD)),
             pad=pad,
+            squash=squash,
         )
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -80,4 +84,6 @@ class Preprocessing:
     def _resized(self, image: Image.Image) -> Image.Image:
         short = min(image.size)
         width, height = (int(self.image_size * side / short) for side in image.size)
+        if self.squash:
+            width = height = self.image_size
         return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -93,7 +93,8 @@ def tokenize(
     for text in (pair.chosen, pair.rejected):
         ids = backbone.response_ids(text)
         if len(ids) > room:
-            ids = [*ids[: room - 1], ids[-1]]
+            end = backbone.end_ids
+            ids = [*ids[: max(room - len(end), 0)], *end][:room]
             cut += 1
         answers.append(tuple(ids))
     return Example(

@@ -126,6 +126,15 @@ class Backbone(nn.Module, ABC):
         """Id of the end marker: the last of every response, and where generation stops."""
         return self.tokenizer.eos
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The end marker as it stands behind a response; of some families it is a text."""
+        return [self.end_id]
+
+    def ends(self, ids: Int[Tensor, "*rows length"]) -> Bool[Tensor, "*rows"]:
+        """Whether generated ids, the newest last, end with the end marker."""
+        return ids[..., -1] == self.end_id
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, without control tokens."""
         return self.tokenizer.decode(ids)

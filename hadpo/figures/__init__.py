@@ -9,7 +9,7 @@ from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
-from hadpo.figures.dumbbell import dumbbell
+from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.figures.gallery import Gallery, compare, hallucination_cards
 from hadpo.figures.lengths import length_figure
 from hadpo.figures.mask import mask_picture
@@ -35,6 +35,7 @@ __all__ = [
     "pair_card",
     "pair_cards",
     "pope_bars",
+    "published_dumbbell",
     "question_sheet",
     "read_steps",
     "shr_bars",

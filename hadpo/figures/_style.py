@@ -113,7 +113,8 @@ class Figure:
         return file.getvalue()
 
     def _repr_html_(self) -> str:
-        return picture_html(self.png(), self.alt)
+        inches = self.drawing.get_figwidth()
+        return picture_html(self.png(), self.alt, width=round(96 * inches))  # as large as on paper
 
     def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         return self.png(), {"alt": self.alt}

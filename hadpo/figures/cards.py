@@ -1,6 +1,7 @@
 """Pictures of single cases: what was said of an image and how much is true; what a pair prefers."""
 
 import difflib
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +91,15 @@ class Cards:
     """Several cards, one below the other."""
 
     cards: Sequence[Card]
+    note: str = ""  # said where there is no card
 
     def save(self, folder: Path) -> list[Path]:
         """Write each card into `folder`."""
         return [path for card in self.cards for path in card.save(folder)]
 
     def _repr_html_(self) -> str:
-        return "".join(card._repr_html_() for card in self.cards)
+        cards = "".join(card._repr_html_() for card in self.cards)
+        return cards or f"<p>{html.escape(self.note)}</p>"
 
 
 def best_and_worst(
@@ -116,8 +119,8 @@ def best_and_worst(
         models: before and after.
         is_mini: mark the cards as ones of the synthetic world.
 
-    Raises:
-        BadInput: no answer was judged for both models.
+    Returns:
+        The cards; none, with a note, where no answer was judged for both models.
     """
     ruled: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -129,7 +132,7 @@ def best_and_worst(
             invented = [v.model for v in found if v.label == "hallucination"]
             change[case_id] = invented.count(models[1]) - invented.count(models[0])
     if not change:
-        raise BadInput(f"no answer was judged for both {models[0]} and {models[1]}")
+        return Cards((), f"No description was judged for both {models[0]} and {models[1]}.")
     order = sorted(change, key=lambda case_id: (change[case_id], case_id))
     shown = list(dict.fromkeys([*order[:count], *reversed(order[-count:])]))
     return Cards(
@@ -152,6 +155,7 @@ def contact_sheet(
     captions: Sequence[str] = (),
     *,
     columns: int = 6,
+    side: int = 150,
     title: str = "",
     is_mini: bool = False,
 ) -> Card:
@@ -162,7 +166,7 @@ def contact_sheet(
     """
     if not images or (captions and len(captions) != len(images)):
         raise BadInput(f"a contact sheet of {len(images)} images and {len(captions)} captions")
-    side, foot = 150, 34 if captions else 0
+    foot = 34 if captions else 0
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + 10), rows * (side + foot + 10)), "white")
@@ -179,6 +183,7 @@ def contact_sheet(
 
 
 def open_image(path: str | Path) -> Image.Image:
+    """The image in RGB; raises BadInput where it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

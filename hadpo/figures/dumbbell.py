@@ -16,7 +16,7 @@ from hadpo.figures._style import (
     write_title,
 )
 from hadpo.records import BadInput
-from hadpo.tables import Table, covers_zero, measure_of
+from hadpo.tables import ReportedRow, Table, covers_zero, measure_of
 
 
 def dumbbell(
@@ -76,6 +76,60 @@ def dumbbell(
         f"{_row_label(r, several)}: {percent(r['base'])} to {percent(r['tuned'])}" for r in rows
     )
     return Figure(drawing, "dumbbell", message, f"{message} {words}.", data)
+
+
+def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figure:
+    """Published base and tuned values alone: POPE accuracy and SHR, each backbone and split.
+
+    Raises:
+        BadInput: nothing published of these.
+    """
+    names = ("accuracy", "hallucinated_sentence_ratio")
+    found: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
+    for row in rows:
+        for name in names:
+            if name in row.values:
+                key = (row.backbone, row.benchmark, row.split, name)
+                values = found.setdefault(key, {"base": None, "tuned": None})
+                values["base" if row.is_base else "tuned"] = row.values[name]
+    if not found:
+        raise BadInput(f"no published {' or '.join(names)} to draw")
+    message = (
+        title or "Published: HA-DPO lowers SHR and raises POPE accuracy, most where it was low."
+    )
+    with house_style():
+        drawing = new_drawing(8.0, 0.33 * len(found) + 1.3)
+        axes = drawing.add_subplot()
+        for at, values in enumerate(found.values()):
+            ends = [(values[n], c) for n, c in (("base", GREY), ("tuned", BLUE))]
+            known = [100 * value for value, _ in ends if value is not None]
+            axes.plot(known, [at] * len(known), color="#d9d9d9", linewidth=2, zorder=1)
+            for value, colour in ends:
+                if value is not None:
+                    (mark,) = axes.plot(100 * value, at, "D", markersize=6.5, markeredgewidth=1.6)
+                    mark.set(markerfacecolor="white", markeredgecolor=colour)
+            text = " → ".join("-" if v is None else f"{100 * v:.1f}" for v, _ in ends)
+            axes.text(
+                1.02, at, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5
+            )
+        labels = [
+            f"{backbone}, {benchmark.upper()}{f' {split}' if split != 'all' else ''}"
+            for backbone, benchmark, split, _ in found
+        ]
+        axes.set_yticks(range(len(found)), labels)
+        axes.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.6))
+        axes.set_xlabel("percent: accuracy of POPE, hallucinated sentences of SHR")
+        axes.tick_params(axis="y", length=0, colors=INK)
+        axes.grid(axis="y", visible=False)
+        note = "Grey: base; blue: tuned, as published; sources stand in the tables."
+        write_title(drawing, message, note=note)
+    keys = ("backbone", "benchmark", "split", "measure")
+    data = [dict(zip(keys, key, strict=True)) | values for key, values in found.items()]
+    words = "; ".join(
+        f"{label} {percent(v['base'])} to {percent(v['tuned'])}"
+        for label, v in zip(labels, found.values(), strict=True)
+    )
+    return Figure(drawing, "published", message, f"{message} {words}.", data)
 
 
 def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import best_and_worst
 from hadpo.figures.curves import training_curves
-from hadpo.figures.dumbbell import dumbbell
+from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.records import BadInput, Evidence, Question, Verdict, read_jsonl
 from hadpo.runs import Run, read_manifest
 
@@ -40,13 +40,15 @@ def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> G
         prepared: folder of the stage prepare that it read, with questions and evidence.
         count: cards of each sort.
     """
-    verdicts = list(read_jsonl(evaluated / "verdicts.jsonl", Verdict))
+    path = evaluated / "verdicts.jsonl"
+    verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
     known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
     questions = read_jsonl(prepared / "questions.jsonl", Question)
     evidence = {q.question_id: known[q.image_id] for q in questions if q.benchmark == "shr"}
     manifest = read_manifest(evaluated)
     is_mini = manifest is not None and manifest.is_mini
-    return Gallery(best_and_worst(verdicts, evidence, count=count, is_mini=is_mini).cards)
+    found = best_and_worst(verdicts, evidence, count=count, is_mini=is_mini)
+    return Gallery(found.cards, () if found.cards else (found.note,))
 
 
 def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
@@ -56,14 +58,18 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
     """
     wanted: dict[str, Callable[[], Figure | Card]] = {}
     found = tables.run_results(run)
+    published = tables.published_rows(run)
     if found:
         first, metrics = found[0], list(found[0].metrics.values())
-        wanted["dumbbell"] = partial(dumbbell, results[0])  # all runs; the others: the first run
+        whole = next(table for table in results if table.name == "comparison")
+        logs = {r.name: r.training_log for r in found if r.training_log is not None}
+        log = logs if len(logs) > 1 else next(iter(logs.values()), ())
+        wanted["dumbbell"] = partial(dumbbell, whole)  # all runs; the bars: the first run
         wanted["POPE"] = partial(pope_bars, metrics, is_mini=first.is_mini)
         wanted["SHR"] = partial(shr_bars, metrics, is_mini=first.is_mini)
-        curves = run.root / first.name / "train" / "metrics.jsonl"
-        if curves.is_file():
-            wanted["curves"] = partial(training_curves, [curves], is_mini=first.is_mini)
+        wanted["curves"] = partial(training_curves, log, is_mini=first.is_mini)
+    elif published:
+        wanted["published"] = partial(published_dumbbell, published)
     drawn, missing = [], []
     for name, draw in wanted.items():
         try:

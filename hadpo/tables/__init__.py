@@ -9,8 +9,9 @@ from pathlib import Path
 
 from hadpo.records import BadInput
 from hadpo.runs import Run
-from hadpo.tables._table import FORMATS, MINI, MISSING, Table
+from hadpo.tables._table import FORMATS, MINI, MISSING, Table, Tables
 from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
+from hadpo.tables.facts import facts
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
 from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
@@ -30,6 +31,7 @@ __all__ = [
     "ReportedRow",
     "RunResults",
     "Table",
+    "Tables",
     "compare",
     "compare_runs",
     "comparison",
@@ -37,6 +39,7 @@ __all__ = [
     "controls",
     "covers_zero",
     "every_run",
+    "facts",
     "items_of",
     "matching",
     "mean_interval",
@@ -45,6 +48,8 @@ __all__ = [
     "overview",
     "paired_difference",
     "pope_table",
+    "published",
+    "published_rows",
     "read_reported",
     "read_results",
     "render",
@@ -61,17 +66,26 @@ def compare(run: Run) -> list[Table]:
     Raises:
         BadInput: a run that is not evaluated, or published numbers that are not there.
     """
-    settings = run.settings
-    reported = read_reported(_names(settings.reported), backbone=settings.reported_backbone)
-    tables = _tables(run_results(run), reported)
+    tables = _tables(run_results(run), published_rows(run))
     written = [path.name for table in tables for path in table.write(run.path("tables"))]
     run.note(tables=written)
     return tables
 
 
+def published_rows(run: Run) -> list[ReportedRow]:
+    """The published numbers that a compare stage asks for; raises BadInput if there are none."""
+    settings = run.settings
+    return read_reported(_names(settings.reported), backbone=settings.reported_backbone)
+
+
+def published(run: Run) -> Tables:
+    """The published numbers that a compare stage asks for, one table per system and benchmark."""
+    return Tables(reported_tables(published_rows(run)))
+
+
 def run_results(run: Run) -> list[RunResults]:
     """The evaluated runs that a compare stage is about: those its settings name, or its own."""
-    names = _names(run.settings.runs)
+    names = _names(run.settings.run_names)
     if names:
         return [read_results(name, run.root) for name in names]
     if "evaluate" not in run.recipe.stages:  # published numbers only

@@ -11,6 +11,7 @@ from hadpo.records import BadInput
 
 MINI = "mini: it teaches, it is not a result"
 MISSING = "-"  # nothing was measured or published; never blank, never zero
+_CELLS = "text-align: left; padding: 2px 8px; white-space: nowrap"
 FORMATS = ("md", "html", "tex", "csv")
 _LATEX = {"→": r"$\to$", "±": r"$\pm$"}
 
@@ -59,11 +60,12 @@ class Table:
         style.set_table_styles(
             [
                 {"selector": "caption", "props": "text-align: left; font-weight: bold"},
-                {"selector": "th, td", "props": "text-align: left; padding: 2px 8px"},
+                {"selector": "th, td", "props": _CELLS},
             ]
         )
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
-        return style.to_html() + (f"<ul>\n{notes}</ul>\n" if notes else "")
+        below = f'<ul style="font-size: 85%">\n{notes}</ul>\n' if notes else ""
+        return f'<div style="overflow-x: auto">\n{style.to_html()}</div>\n{below}'
 
     def to_latex(self) -> str:
         r"""A booktabs table with its footnotes below; needs `\usepackage{booktabs}`."""
@@ -130,6 +132,16 @@ class Table:
             return [css if (row, values.name) in self.bold else "" for row in values.index]
 
         return frame.style.hide(axis="index").apply(emphasise, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Several tables, one below the other."""
+
+    tables: Sequence[Table]
+
+    def _repr_html_(self) -> str:
+        return "\n".join(table.to_html() for table in self.tables) or "<p>no tables</p>"
 
 
 def frame_of(rows: Sequence[Mapping[str, object]], columns: Iterable[str]) -> pd.DataFrame:

@@ -83,7 +83,9 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
         way = "greedy" if beams == 1 else f"beam {beams}"
         return f"{name.upper()} {way}, at most {settings.get(f'{name}_max_new_tokens')} new tokens"
 
-    benchmarks = [n.strip() for n in str(settings.get("benchmarks", "")).split(",") if n.strip()]
+    benchmarks = [
+        n.strip() for n in str(settings.get("benchmark_names", "")).split(",") if n.strip()
+    ]
     ways = [decoding(name) for name in benchmarks if f"{name}_beams" in settings]
     limit = settings.get("questions_limit", 0)
     return [

@@ -27,6 +27,7 @@ class RunResults:
     settings: Mapping[str, Any] = field(default_factory=dict)  # section -> setting -> value
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the evaluate stage noted
     versions: Mapping[str, str] = field(default_factory=dict)
+    training_log: Path | None = None
 
     @property
     def backbone(self) -> str:
@@ -86,6 +87,7 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
     for stage in ("train", "prepare"):
         earlier = read_manifest(origin / stage)
         settings = (dict(earlier.settings) if earlier else {}) | settings
+    log = origin / "train" / "metrics.jsonl"
     metrics = list(read_jsonl(folder / "metrics.jsonl", Metric))
     if not metrics:
         raise BadInput(f"{folder / 'metrics.jsonl'}: no metrics; rerun stage evaluate of {name!r}")
@@ -101,6 +103,7 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         settings=settings,
         facts=manifest.facts,
         versions=manifest.versions,
+        training_log=log if log.is_file() and log.stat().st_size else None,
     )
 
 

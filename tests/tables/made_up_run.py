@@ -90,7 +90,7 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
         "evaluate": {
             "model": {"backbone": "llava/mini"},
             "evaluate": {
-                "benchmarks": "pope,shr",
+                "benchmark_names": "pope,shr",
                 "judge": "oracle",
                 "prompt": "evaluate",
                 "pope_beams": 1,

@@ -42,7 +42,7 @@ def test_a_run_is_compared_with_the_published_numbers(runs: Path, monkeypatch):
 
 def test_several_runs_and_no_published_numbers(runs: Path, monkeypatch):
     run = opened(
-        runs, monkeypatch, "both", runs="run-s1, run-s2", reported="", reported_backbone=""
+        runs, monkeypatch, "both", run_names="run-s1, run-s2", reported="", reported_backbone=""
     )
     names = [table.name for table in compare(run)]
     assert names == ["overview", "comparison", "controls", "every_run", "pope"]
@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named_before_anything_is_written(runs: Path, monkeyp
     run = opened(runs, monkeypatch, "run-s1", reported="hadpoo")
     with pytest.raises(BadInput, match="did you mean 'hadpo'"):
         compare(run)
-    run = opened(runs, monkeypatch, "run-s2", runs="run-s2,run-s7")
+    run = opened(runs, monkeypatch, "run-s2", run_names="run-s2,run-s7")
     with pytest.raises(BadInput, match="'run-s7' cannot be compared"):
         compare(run)
     assert not (run.folder / "tables").exists()

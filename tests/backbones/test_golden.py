@@ -10,13 +10,18 @@ import torch
 from safetensors.torch import load_file
 
 from hadpo import backbones, batch, loss, plugins
+from hadpo.backbones._prompt import IMAGE
 from hadpo.records import Pair
 
 FAMILIES = {  # recorded backbone -> name and parts
     "llava": (
         "llava/1.5-7b",
         {"language_model": "checkpoint/llava-v1.5-tiny", "vision": "checkpoint/clip-vit-tiny"},
-    )
+    ),
+    "mplug_owl": (
+        "mplug_owl/llama-7b",
+        {"language_model": "checkpoint/mplug-owl-llama-tiny"},
+    ),
 }
 
 
@@ -25,8 +30,11 @@ class Recording:
         self.meta = json.loads((folder / "meta.json").read_text())
         self.inputs = load_file(folder / "inputs.safetensors")
         self.outputs = load_file(folder / "outputs.safetensors")
-        self.changed = load_file(folder / "policy_lm_changed.safetensors")
-        self.texts = json.loads((folder / "text_cases.json").read_text())
+        changed = load_file(folder / "policy_lm_changed.safetensors")
+        self.changed = {k.removeprefix("language_model."): v for k, v in changed.items()}
+        self.texts = READERS.get(self.meta["backbone"], list)(
+            json.loads((folder / "text_cases.json").read_text())
+        )
         self.tolerance = self.meta["tolerances"]
         name, parts = FAMILIES[self.meta["backbone"]]
         files = {part: folder / place for part, place in parts.items()}
@@ -37,6 +45,29 @@ class Recording:
             batch.tokenize(self.backbone, make_pair(i, c, r), max_length=4096)
             for i, (c, r) in enumerate(zip(chosen, rejected, strict=True))
         ]
+
+
+def owl_texts(found):
+    """mPLUG-Owl's recordings hold whole texts, one id -1 per image token, and masks."""
+    cases = []
+    for case in found["train_side"]:
+        question, answer = case["text"].rpartition("\nHuman: ")[2].split("\nAI: ")
+        ids = case["input_ids"]
+        answers = [i for i, on in zip(ids[1:], case["prompt_mask"], strict=False) if on]
+        one = [i for k, i in enumerate(ids) if not (i == -1 and ids[k - 1] == -1)]
+        cases.append(
+            {
+                "side": case["side"],
+                "question": question,
+                "answer": answer,
+                "input_ids": [IMAGE if i == -1 else i for i in one],
+                "labels": answers,
+            }
+        )
+    return cases
+
+
+READERS = {"mplug_owl": owl_texts}  # recorded backbone -> how its text cases are read
 
 
 def make_pair(i, chosen, rejected):
@@ -102,7 +133,9 @@ def test_vision_image_tokens_and_logits(recordings):
             with torch.no_grad():
                 hidden = backbone.hidden_states(embeds, mask, torch.arange(n)[None])
                 logits = (hidden @ backbone.lm_head_weight.T)[0]
-            assert int(outputs["expanded_attention_mask"][i].sum()) == n
+            recorded = recording.inputs | outputs  # LLaVA's own code expands, and says so
+            attended = recorded.get("expanded_attention_mask", recorded["concat_attention_mask"])
+            assert int(attended[i].sum()) == n
             expected = outputs["ref_logits_chosen"][i, :n]
             difference(f"logits, row {i}", logits, expected, tolerance["logits"])
 

@@ -77,7 +77,7 @@ def answer_all(
 
     Args:
         path: own_answers.jsonl; grows answer by answer, so a killed run goes on where it stopped.
-        asked: decoding ("sampled" or "greedy") -> questions.
+        asked: name -> questions to answer side by side; those named "sampled" are sampled.
         settings: temperature, length and seed.
         load: gives the model; called only if something is left to ask.
     """

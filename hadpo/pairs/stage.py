@@ -93,7 +93,7 @@ def _mined(
         to_ask = mine.yes_no_questions(images, known.vocabulary, settings)
     answers = mine.answer_all(
         run.path("own_answers.jsonl"),
-        {"sampled": asked["sampled"], "greedy": [*asked["greedy"], *to_ask]},
+        {**asked, "yes or no": to_ask},  # apart: long and short answers share no batch
         settings,
         lambda: _load(run),
     )

@@ -18,6 +18,8 @@ from hadpo.figures._style import (
 from hadpo.records import BadInput
 from hadpo.tables import ReportedRow, Table, covers_zero, measure_of
 
+_SHR = "hallucinated_sentence_ratio"
+
 
 def dumbbell(
     table: Table,
@@ -84,7 +86,7 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
     Raises:
         BadInput: nothing published of these.
     """
-    names = ("accuracy", "hallucinated_sentence_ratio")
+    names = ("accuracy", _SHR)
     found: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
     for row in rows:
         for name in names:
@@ -94,9 +96,7 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
                 values["base" if row.is_base else "tuned"] = row.values[name]
     if not found:
         raise BadInput(f"no published {' or '.join(names)} to draw")
-    message = (
-        title or "Published: HA-DPO lowers SHR and raises POPE accuracy, most where it was low."
-    )
+    message = title or _published_message(found)
     with house_style():
         drawing = new_drawing(8.0, 0.33 * len(found) + 1.3)
         axes = drawing.add_subplot()
@@ -121,7 +121,9 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
         axes.set_xlabel("percent: accuracy of POPE, hallucinated sentences of SHR")
         axes.tick_params(axis="y", length=0, colors=INK)
         axes.grid(axis="y", visible=False)
+        counts = sorted({f"{row.benchmark.upper()} {row.n}" for row in rows if row.n})
         note = "Grey: base; blue: tuned, as published; sources stand in the tables."
+        note += f" n: {', '.join(counts)}." if counts else ""
         write_title(drawing, message, note=note)
     keys = ("backbone", "benchmark", "split", "measure")
     data = [dict(zip(keys, key, strict=True)) | values for key, values in found.items()]
@@ -130,6 +132,16 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
         for label, v in zip(labels, found.values(), strict=True)
     )
     return Figure(drawing, "published", message, f"{message} {words}.", data)
+
+
+def _published_message(found: Mapping[tuple[str, str, str, str], Mapping[str, Any]]) -> str:
+    parts = []
+    for name, text, sign in (("accuracy", "POPE accuracy rises", 1), (_SHR, "SHR falls", -1)):
+        ends = [(v["base"], v["tuned"]) for key, v in found.items() if key[3] == name]
+        known = [tuned - base for base, tuned in ends if base is not None and tuned is not None]
+        if known:
+            parts.append(f"{text} in {sum(sign * d > 0 for d in known)} of {len(known)} rows")
+    return f"Published: {' and '.join(parts) or 'no pair of base and tuned'}."
 
 
 def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ def length_figure(pairs: Sequence[Pair], *, is_mini: bool = False) -> Figure:
         drawing = new_drawing(4.6, 4.2)
         axes = drawing.add_subplot()
         axes.plot([0, end], [0, end], color=GREY, linewidth=1)
-        axes.text(end * 0.98, end * 0.9, "equal length", ha="right", color=GREY)
+        axes.text(end * 0.88, end * 0.94, "equal length", ha="right", color=GREY)
         axes.plot(rejected + jitter[0], chosen + jitter[1], ".", color=BLUE, markersize=3)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel="words rejected", ylabel="words chosen")
         note = f"n = {len(shown)} {'description ' * (shown[0].kind == 'description')}pairs."

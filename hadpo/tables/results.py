@@ -142,13 +142,16 @@ def _judged_only(
     answers: Sequence[Answer], ruled: Mapping[tuple[str, str], Sequence[Verdict]]
 ) -> list[Answer]:
     """Answers that were judged but never generated: the base's text, cut, as its claims tell it."""
-    known = {(answer.model, answer.question_id) for answer in answers}
-    places = {answer.question_id: answer for answer in answers}
-    return [
-        replace(places[case_id], model=model, text=" ".join(v.claim for v in rulings))
-        for (model, case_id), rulings in ruled.items()
-        if (model, case_id) not in known and case_id in places
-    ]
+    generated = {answer.model for answer in answers}
+    cases = {case_id for _, case_id in ruled}
+    judged = {answer.benchmark for answer in answers if answer.question_id in cases}
+    places = {a.question_id: a for a in answers if a.benchmark in judged}
+    found = []
+    for model in dict.fromkeys(model for model, _ in ruled if model not in generated):
+        for case_id, place in places.items():
+            claims = ruled.get((model, case_id), ())  # none: cut down to nothing
+            found.append(replace(place, model=model, text=" ".join(v.claim for v in claims)))
+    return found
 
 
 def _yes_no_sums(said: str, label: str | None) -> dict[str, tuple[float, float]]:

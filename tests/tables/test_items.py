@@ -87,3 +87,15 @@ def test_shr_items_add_up_to_shr_metrics():
         found.keys()
     )
     assert {name: scored[name] for name in found} == pytest.approx(found)
+
+
+def test_a_text_cut_down_to_nothing_still_counts_as_an_answer():
+    questions = [question(3 * i, "shr", "val") for i in range(2)]
+    answers = [answer(q, "A cup. A ball.") for q in questions]
+    place = {"case_id": "shr-0", "label": "correct"}
+    verdicts = [Verdict(model="base", claim="A cup.", **place)]
+    verdicts += [Verdict(model="base_cut", claim="A cup.", **place)]
+    found = items_of(answers, questions, verdicts)
+    assert found["shr", "val", "sentences_per_answer", "base_cut"] == {"0": (1, 1), "1": (0, 1)}
+    ratio = found["shr", "val", "hallucinated_sentence_ratio", "base_cut"]
+    assert ratio == {"0": (0, 1), "1": (0, 0)}

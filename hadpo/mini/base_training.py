@@ -15,6 +15,7 @@ import random
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,13 +69,13 @@ STAGES = (
 def train(out: Path, *, threads: int) -> None:
     """Run every stage that `out` does not hold yet, then write the checkpoint to `out`/llava."""
     torch.set_num_threads(threads)
-    started = time.process_time()
     out.mkdir(parents=True, exist_ok=True)
+    watch = Stopwatch(out / "training.json")
     some = list(islice(scenes(SEED, held_out=False), IMAGES))
     images = pictures(some).contiguous()
     labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in some]))
     tokenizer = base_tokenizer.train(out / "tokenizer.model")
-    vision = _tower(out / "tower.pt", images, labels)
+    vision = _tower(out / "tower.pt", images, labels, watch)
     features = all_features(vision, images)
     model = untrained(tokenizer, seed=SEED)
     for number, (name, lesson, numbers) in enumerate(STAGES):
@@ -82,7 +83,8 @@ def train(out: Path, *, threads: int) -> None:
         if path.is_file():
             _load(path, model)
             continue
-        log.info("stage %s after %.0f CPU seconds", name, time.process_time() - started)
+        log.info("stage %s", name)
+        watch.start()
         train_language(
             model,
             some,
@@ -96,23 +98,44 @@ def train(out: Path, *, threads: int) -> None:
             early=name == "lessons",
         )
         _save(path, model)
+        watch.stop(name, numbers)
     base_checkpoint.save(out / "llava", vision, model, out / "tokenizer.model")
-    numbers = {name: numbers for name, _, numbers in STAGES} | {
-        "tower": TOWER,
-        "seed": SEED,
-        "data_version": DATA_VERSION,
-        "images": IMAGES,
-        "cpu_seconds": round(time.process_time() - started),
-        "torch": torch.__version__,
-    }
-    (out / "training.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
 
 
-def _tower(path: Path, images: torch.Tensor, labels: torch.Tensor) -> CLIPVisionModel:
+class Stopwatch:
+    """Writes down what each stage was and what it cost, over several calls."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = {
+            "seed": SEED,
+            "data_version": DATA_VERSION,
+            "images": IMAGES,
+            "torch": torch.__version__,
+        }
+        if path.is_file():
+            self.record |= json.loads(path.read_text(encoding="utf-8"))
+        self.started = 0.0
+
+    def start(self) -> None:
+        """A stage begins."""
+        self.started = time.process_time()
+
+    def stop(self, stage: str, numbers: dict[str, float]) -> None:
+        """A stage is done."""
+        seconds = round(time.process_time() - self.started)
+        self.record[stage] = {**numbers, "cpu_seconds": seconds}
+        self.path.write_text(json.dumps(self.record, indent=1) + "\n", encoding="utf-8")
+
+
+def _tower(
+    path: Path, images: torch.Tensor, labels: torch.Tensor, watch: Stopwatch
+) -> CLIPVisionModel:
     if path.is_file():
         vision = tower()
         vision.load_state_dict(torch.load(path, weights_only=True))
     else:
+        watch.start()
         vision = train_tower(
             images,
             labels,
@@ -122,6 +145,7 @@ def _tower(path: Path, images: torch.Tensor, labels: torch.Tensor) -> CLIPVision
             seed=SEED,
         )
         torch.save(vision.state_dict(), path)
+        watch.stop("tower", TOWER)
     return vision.eval()
 
 

@@ -214,9 +214,9 @@ def _run_stages(
 
 
 def _show_tables(folder: Path) -> None:
-    """Print what a run is for; the other tables stand in the report."""
-    found = [folder / f"{name}.md" for name in ("overview", "controls")]
-    for path in [p for p in found if p.is_file()] or sorted(folder.glob("*.md")):
+    """Print the table that the run is for; the others stand in the report."""
+    overview = folder / "overview.md"
+    for path in [overview] if overview.is_file() else sorted(folder.glob("*.md")):
         typer.echo("\n" + path.read_text(encoding="utf-8"))
 
 

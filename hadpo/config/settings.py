@@ -15,13 +15,9 @@ class ModelConfig:
     """Which backbone, from which files, in which numbers, on which device."""
 
     backbone: str  # family/variant, for example llava/1.5-7b
-    files: dict[str, str] = field(
-        default_factory=dict
-    )  # named parts of the backbone -> path or hub id
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # auto: what the device does well
-    )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    files: dict[str, str] = field(default_factory=dict)  # part of the backbone -> path
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: fits the device
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -32,25 +28,19 @@ class DataConfig:
     mini_train_images: int = 0  # images of the synthetic world to mine pairs from
     mini_test_images: int = 0  # held-out images of the synthetic world to evaluate on
     visual_genome: str = ""  # folder with image_data.json, VG_100K, VG_100K_2
-    pairs_folder: str = (
-        ""  # folder with desc_data.json and pope_data.json, one of the three schemas
-    )
-    pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"
+    pairs_folder: str = ""  # folder with HA-DPO's desc_data.json and pope_data.json
+    pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"  # of these files
     coco: str = ""  # folder with val2014 and objects.json
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
     shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
-    vocabulary: str = (
-        ""  # JSON of the words that the oracle judge knows; empty: taken from the evidence
-    )
+    vocabulary: str = ""  # JSON of the words the oracle judge knows; empty: from the evidence
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
-    pairs: Literal["published", "mined"] = (
-        "published"  # published files, or the model's own answers
-    )
+    pair_source: Literal["published", "mined"] = "published"  # files, or the model's own answers
     description_images: int = 0  # mined: images the model describes
     yes_no_pairs: int = 0  # mined: question pairs to keep
     sampled_share: float = 0.5  # mined: share of the descriptions that are sampled, the rest greedy
@@ -107,7 +97,7 @@ class MergeConfig:
 class EvaluateConfig:
     """Which models answer which benchmarks, how they decode, and who judges."""
 
-    benchmarks: str = "pope,shr"  # module names in hadpo/benchmarks
+    benchmark_names: str = "pope,shr"  # module names in hadpo/benchmarks
     models: str = "base,merged"  # of base, merged, and the controls that were trained
     prompt: Literal["evaluate", "train"] = "evaluate"  # which of the backbone's two prompts
     pope_beams: int = 1  # 1: greedy
@@ -127,7 +117,7 @@ class EvaluateConfig:
 class CompareConfig:
     """Which runs stand beside which published numbers."""
 
-    runs: str = ""  # names, comma separated; empty: this run alone
+    run_names: str = ""  # names, comma separated; empty: this run alone
     reported: str = "hadpo"  # systems in papers_results/reported, comma separated; empty: none
     reported_backbone: str = ""  # keep only the published rows of this backbone; empty: all
 

@@ -149,7 +149,8 @@ class Run:
         versions = ", ".join(f"{k} {v}" for k, v in self.manifest.versions.items())
         return (
             f"<p>run <b>{self.name}</b>, stage <b>{self.stage}</b>, recipe {self.recipe.name} "
-            f"({self.recipe.title}){mark}<br><small>{versions}<br>{self.folder}</small></p>"
+            f"({self.recipe.title}){mark}<br>{self.recipe.notes}<small>{versions}<br>"
+            f"{self.folder}</small></p>"
         )
 
 

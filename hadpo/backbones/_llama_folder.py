@@ -1,0 +1,95 @@
+"""A LLaMA folder, as Meta's and Vicuna's weights are passed around: config, tokenizer, weights."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from hadpo.backbones import _checkpoint, _llama
+from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.records import BadInput
+
+KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaFolder:
+    """What a folder holds beside its weights; `model` is still empty, on the meta device."""
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer: LlamaTokenizer
+    model: LlamaForCausalLM
+
+    @staticmethod
+    def open(path: Path) -> "LlamaFolder":
+        """Read config and tokenizer.
+
+        Raises:
+            BadInput: a file is missing or broken, or they are of different models.
+        """
+        config = _checkpoint.read_json(path / "config.json")
+        return LlamaFolder.of(path, config)
+
+    @staticmethod
+    def of(path: Path, config: Mapping[str, Any]) -> "LlamaFolder":
+        """The folder with a config that was read elsewhere; errors as in `open`."""
+        where = str(path / "config.json")
+        kind = config.get("model_type", "llama")
+        if kind != "llama":
+            raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
+        tokenizer = LlamaTokenizer(path)
+        model = _llama.build(config, where=where)
+        rows = model.config.vocab_size
+        if tokenizer.vocab_size > rows:
+            raise BadInput(
+                f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but {where} says "
+                f"vocab_size {rows}; they are of different models"
+            )
+        return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
+
+
+def fill(
+    model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Read the weights, shard by shard; BadInput where keys do not fit."""
+    _checkpoint.fill(
+        model,
+        _checkpoint.weight_files(folder, what="language_model"),
+        keys=KEYS,
+        ignored=_llama.STORED_TABLES,
+        dtype=dtype,
+        device=device,
+    )
+
+
+def save(
+    folder: Path,
+    model: LlamaForCausalLM,
+    *,
+    config: Mapping[str, Any],
+    tokenizer: LlamaTokenizer,
+    dtype: torch.dtype,
+) -> None:
+    """Write a LLaMA folder; rows of the vocabulary beyond the config's are left out."""
+    rows = config["vocab_size"]
+    weights = {}
+    for name, value in model.state_dict().items():
+        key = _checkpoint.translate(name, KEYS)
+        if key is None:
+            continue
+        if key in ("model.embed_tokens.weight", "lm_head.weight"):
+            value = value[:rows]
+        weights[key] = value.detach().to(device="cpu", dtype=dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    _checkpoint.write_tensors(folder, weights, shard_bytes=_checkpoint.SHARD_BYTES)
+    written = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+    for path in tokenizer.path.parent.glob("*token*"):
+        if path.suffix in (".model", ".json") and path.parent != folder:
+            shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,151 @@
+"""Both Q-Formers, from transformers: learned queries that look at an image, and at a text.
+
+MiniGPT-4's (from BLIP-2) has no text branch; InstructBLIP's reads the instruction beside its
+queries. Source of keys and sizes: LAVIS, Qformer.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import (
+    Blip2QFormerConfig,
+    Blip2QFormerModel,
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+)
+
+_EPS = 1e-12  # of BERT
+
+
+@dataclass(frozen=True, kw_only=True)
+class QFormerSizes:
+    """Sizes of the published Q-Formers: BERT-base with 32 queries."""
+
+    queries: int = 32
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    cross_every: int = 2  # layers 0, 2, 4, ... look at the image
+    vocab_size: int = 30523  # BERT's and [DEC]
+    positions: int = 512
+
+
+class QFormer(nn.Module):
+    """Queries, the transformer, and the projection to the language model; on the meta device.
+
+    Args:
+        sizes: of the transformer.
+        features: width of the image features.
+        width: of the language model.
+        reads_text: whether an instruction stands beside the queries.
+    """
+
+    def __init__(self, sizes: QFormerSizes, *, features: int, width: int, reads_text: bool) -> None:
+        super().__init__()
+        settings: dict[str, Any] = {
+            "vocab_size": sizes.vocab_size,
+            "hidden_size": sizes.width,
+            "num_hidden_layers": sizes.depth,
+            "num_attention_heads": sizes.heads,
+            "intermediate_size": sizes.mlp_width,
+            "hidden_act": "gelu",
+            "layer_norm_eps": _EPS,
+            "max_position_embeddings": sizes.positions,
+            "cross_attention_frequency": sizes.cross_every,
+            "encoder_hidden_size": features,
+            "hidden_dropout_prob": 0.0,  # frozen: it never drops anything
+            "attention_probs_dropout_prob": 0.0,
+        }
+        with init_empty_weights(include_buffers=False):
+            self.query_tokens = nn.Parameter(torch.empty(1, sizes.queries, sizes.width))
+            if reads_text:
+                config: Any = InstructBlipQFormerConfig(**settings)
+                config._attn_implementation = "sdpa"
+                self.transformer: Any = InstructBlipQFormerModel(config)
+            else:
+                config = Blip2QFormerConfig(**settings, use_qformer_text_input=False)
+                config._attn_implementation = "sdpa"
+                self.transformer = Blip2QFormerModel(config)
+            self.projection = nn.Linear(sizes.width, width)
+        self.sizes = sizes
+        self.reads_text = reads_text
+
+    def forward(
+        self,
+        features: Float[Tensor, "rows positions features"],
+        text: Int[Tensor, "rows words"] | None = None,
+        is_text: Bool[Tensor, "rows words"] | None = None,
+    ) -> Float[Tensor, "rows queries width"]:
+        """Image tokens: what the queries found, projected."""
+        return self.projection(self.states(features, text, is_text)[:, : self.sizes.queries])
+
+    def states(
+        self,
+        features: Float[Tensor, "rows positions features"],
+        text: Int[Tensor, "rows words"] | None = None,
+        is_text: Bool[Tensor, "rows words"] | None = None,
+    ) -> Float[Tensor, "rows states hidden"]:
+        """States of the last layer, the queries first, then the text.
+
+        Args:
+            features: of the image, behind `ln_vision`.
+            text: BERT ids, right-padded; only for a Q-Former that reads text.
+            is_text: False at the padding.
+        """
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        arguments: dict[str, Any] = {"query_embeds": queries, "encoder_hidden_states": features}
+        if self.reads_text:
+            if text is None or is_text is None:
+                raise ValueError("this Q-Former reads a text; give `text` and `is_text`")
+            seen = is_text.new_ones(len(features), self.sizes.queries)
+            mask = torch.cat([seen, is_text], dim=1).long()
+            arguments |= {"input_ids": text, "attention_mask": mask}
+        return self.transformer(**arguments).last_hidden_state
+
+
+def keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
+    """Keys of the originals' files -> ours, below `QFormer`."""
+    source, target = "Qformer.bert.", "transformer."
+    inner = "embeddings." if reads_text else ""
+    table = {
+        "query_tokens": "query_tokens",
+        f"{source}embeddings.LayerNorm.{{}}": f"{target}{inner}layernorm.{{}}",
+    }
+    if reads_text:
+        for name in ("word_embeddings", "position_embeddings"):
+            table[f"{source}embeddings.{name}.{{}}"] = f"{target}embeddings.{name}.{{}}"
+    for i in range(sizes.depth):
+        layer = f"encoder.layer.{i}."
+        for name in ("attention", "crossattention"):
+            theirs = f"{source}{layer}{name}."
+            table[f"{theirs}self.{{}}"] = f"{target}{layer}{name}.attention.{{}}"
+            table[f"{theirs}output.{{}}"] = f"{target}{layer}{name}.output.{{}}"
+        for name in ("intermediate_query", "output_query", *(_TEXT_HALF if reads_text else ())):
+            table[f"{source}{layer}{name}.{{}}"] = f"{target}{layer}{name}.{{}}"
+    return table
+
+
+_TEXT_HALF = ("intermediate", "output")
+
+
+def ignored(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
+    """Keys of the originals' files that `QFormer` does not need -> why."""
+    table = {
+        "Qformer.bert.embeddings.position_ids": "positions are counted, not stored",
+        "Qformer.cls.{}": "BERT's word prediction, used in pretraining only",
+    }
+    if not reads_text:
+        reason = "the text half, which the originals delete"
+        table["Qformer.bert.embeddings.word_embeddings.weight"] = reason
+        table["Qformer.bert.embeddings.position_embeddings.weight"] = reason
+        for i in range(sizes.depth):
+            for name in _TEXT_HALF:
+                table[f"Qformer.bert.encoder.layer.{i}.{name}.{{}}"] = reason
+    return table

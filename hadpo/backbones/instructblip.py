@@ -1,0 +1,250 @@
+"""InstructBLIP: EVA ViT-g -> Q-Former that reads the instruction -> one linear layer -> Vicuna.
+
+Source of prompts, keys and preprocessing: salesforce/LAVIS, blip2_vicuna_instruct.py, blip2.py,
+blip_processors.py; HA-DPO's copy trains and evaluates it with the bare instruction.
+
+The originals add a row [PAD] to the vocabulary: random numbers whose logit is part of the softmax.
+It is left out here, unless `llm_pad_rows.safetensors` beside the Q-Former's file brings the row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from hadpo.backbones import (
+    _bare,
+    _checkpoint,
+    _eva,
+    _instructblip_hub,
+    _llama_folder,
+    _qformer,
+)
+from hadpo.backbones._base import Backbone, choose_device, choose_dtype, right_padded
+from hadpo.backbones._bert import WordPieces
+from hadpo.backbones._hub import locate
+from hadpo.backbones._llama_folder import LlamaFolder
+from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
+from hadpo.records import BadInput
+
+# The picture comes first; the original sets the begin marker to </s>, id 2. No template at all.
+_BARE = PromptTemplate("<image></s>{instruction}")
+_MOST = 128  # ids of a training prompt, </s> included: max_txt_len; a long one keeps its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What differs between the published sizes; LLaMA's sizes stand in its config.json."""
+
+    prompts: Prompts
+    source: str
+
+
+VARIANTS = {
+    "vicuna7b": Variant(
+        prompts=Prompts(train=_BARE, evaluate=_BARE),
+        source="lmsys/vicuna-7b-v1.1 and instruct_blip_vicuna7b_trimmed.pth",
+    ),
+    "vicuna13b": Variant(
+        prompts=Prompts(train=_BARE, evaluate=_BARE),
+        source="lmsys/vicuna-13b-v1.1 and instruct_blip_vicuna13b_trimmed.pth",
+    ),
+}
+PARTS = {
+    "language_model": "folder of Vicuna v1.1, or transformers' InstructBLIP folder",
+    "vision": "eva_vit_g.pth of LAVIS; not needed beside transformers' folder",
+    "qformer": "instruct_blip_vicuna*_trimmed.pth; not needed beside transformers' folder",
+    "bert": "folder with vocab.txt of bert-base-uncased; transformers' folder has its own",
+}
+PAD_ROWS = "llm_pad_rows.safetensors"
+
+IGNORED = {
+    "visual_encoder.{}": "read as the part vision",
+    "llm_model.{}": "read as the part language_model",
+}
+
+
+class InstructBlip(Backbone):
+    """InstructBLIP with Vicuna of any size; `from_original` fills it."""
+
+    vision: _eva.EvaTower
+    connector: Any  # a QFormer
+    word_pieces: WordPieces
+    PARTS: ClassVar = PARTS
+    image_tokens_depend_on_instruction: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        name: str,
+        llama: LlamaFolder,
+        *,
+        eva: _eva.EvaSizes,
+        qformer: _qformer.QFormerSizes,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.PROMPTS = VARIANTS[self.variant].prompts
+        self.original_config = llama.config
+        self.language_model = llama.model
+        self.tokenizer = llama.tokenizer
+        self.vision = _eva.EvaTower(eva)
+        self.connector = _qformer.QFormer(
+            qformer, features=eva.width, width=llama.model.config.hidden_size, reads_text=True
+        )
+        self.num_image_tokens = qformer.queries
+        self.rows_in_softmax = llama.tokenizer.vocab_size
+
+    @property
+    def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
+        """The tokenizer's own rows, and [PAD] only where its row was given."""
+        return self.language_model.lm_head.weight[: self.rows_in_softmax]
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
+        """Squeeze to a square and normalise."""
+        return self.vision.preprocess(image)
+
+    def features(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images positions features"]:
+        """States of all positions behind `ln_vision`, CLS first."""
+        return self.vision.ln_vision(self.vision(pixels))
+
+    def connect(
+        self, features: Float[Tensor, "images positions features"], instructions: Sequence[str]
+    ) -> Float[Tensor, "images tokens width"]:
+        """What the queries found with the instruction beside them; one instruction per row."""
+        if len(instructions) != len(features):
+            raise ValueError(f"{len(features)} images need as many instructions")
+        rows = [self.word_pieces.encode(instruction) for instruction in instructions]
+        text = right_padded(rows).to(features.device)
+        lengths = torch.tensor([len(row) for row in rows], device=features.device)
+        is_text = torch.arange(text.shape[1], device=features.device) < lengths[:, None]
+        return self.connector(features, text, is_text)
+
+    def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
+        """`IMAGE`, </s>, the instruction; in training a long instruction keeps its end."""
+        start = [IMAGE, self.tokenizer.eos]
+        ids = super().prompt_ids(instruction, prompt=prompt)[len(start) :]
+        return start + (ids[-(_MOST - 1) :] if prompt == "train" else ids)
+
+    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write the Vicuna folder, without a [PAD] row; the other parts stay where they are."""
+        _llama_folder.save(
+            folder,
+            self.language_model,
+            config=self.original_config,
+            tokenizer=self.tokenizer,
+            dtype=dtype,
+        )
+
+
+def from_original(
+    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+) -> InstructBlip:
+    """InstructBLIP from the authors' files, or from a transformers folder as `language_model`.
+
+    Args:
+        files: the parts; see `PARTS`.
+        variant: a name of `VARIANTS`.
+        dtype: as in the settings.
+        device: as in the settings.
+
+    Raises:
+        BadInput: a part is missing, or its files are broken or do not fit.
+    """
+    name = f"instructblip/{variant}"
+    given = dict(files)
+    if "language_model" in given:
+        folder = locate(given["language_model"], what="language_model")
+        if _instructblip_hub.is_hub(folder):  # it holds everything
+            given = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | given
+    if "qformer" in given and _instructblip_hub.is_hub(locate(given["qformer"], what="qformer")):
+        given.setdefault("vision", given["qformer"])
+    missing = [f"{part}: {PARTS[part]}" for part in PARTS if part not in given]
+    if missing:
+        raise BadInput(f"{name}: files need " + "; ".join(missing))
+    places = {part: locate(given[part], what=part) for part in PARTS}
+    place = choose_device(device)
+    numbers = choose_dtype(dtype, place)
+    backbone = _with_weights(name, places, dtype=numbers, device=place)
+    backbone.files = places
+    backbone.word_pieces = WordPieces(places["bert"])
+    rows = backbone.connector.sizes.vocab_size
+    if backbone.word_pieces.vocab_size != rows:
+        raise BadInput(
+            f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
+            f"but the Q-Former knows {rows}; they are of different models"
+        )
+    return backbone.to(place).eval()
+
+
+def _with_weights(
+    name: str, places: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device
+) -> InstructBlip:
+    folder, source = places["language_model"], places["qformer"]
+    is_hub = _instructblip_hub.is_hub(folder)
+    llama = _instructblip_hub.open_llama(folder) if is_hub else LlamaFolder.open(folder)
+    if _instructblip_hub.is_hub(source):
+        eva, qformer = _instructblip_hub.sizes(source)
+        backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
+        parts = {"vision": backbone.vision, "connector": backbone.connector}
+        _instructblip_hub.fill_others(parts, source, dtype=dtype, device=device)
+    else:
+        source = _bare.find(source, what="qformer")
+        tower = _bare.find(places["vision"], what="vision")
+        eva = _bare.sizes(tower, _eva.EvaSizes)
+        qformer = _bare.sizes(source, _qformer.QFormerSizes)
+        backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
+        _eva.fill(backbone.vision, tower, dtype=dtype, device=device)
+        _checkpoint.fill(
+            nn.ModuleDict(
+                {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
+            ),
+            [source],
+            keys=keys(qformer),
+            ignored=IGNORED | _qformer.ignored(qformer, reads_text=True),
+            dtype=dtype,
+            device=device,
+        )
+    fill_language = _instructblip_hub.fill_language if is_hub else _llama_folder.fill
+    fill_language(backbone.language_model, folder, dtype=dtype, device=device)
+    pad_rows = source.parent / PAD_ROWS
+    if source.is_file() and pad_rows.is_file():
+        _add_pad_rows(backbone, pad_rows)
+    return backbone
+
+
+def keys(sizes: _qformer.QFormerSizes) -> dict[str, str]:
+    """Keys of the trimmed file -> ours."""
+    inner = _qformer.keys(sizes, reads_text=True)
+    return {
+        "ln_vision.{}": "ln_vision.{}",
+        "llm_proj.{}": "connector.projection.{}",
+        **{theirs: f"connector.{ours}" for theirs, ours in inner.items()},
+    }
+
+
+def _add_pad_rows(backbone: InstructBlip, path: Path) -> None:
+    """Put the rows of [PAD] behind the vocabulary, in the softmax too."""
+    found = dict(_checkpoint.read_tensors(path))
+    layers = {
+        "model.embed_tokens.weight": backbone.embedding,
+        "lm_head.weight": backbone.language_model.lm_head,
+    }
+    rows = len(backbone.embedding.weight)
+    expected = {f"{name}.row{rows}" for name in layers}
+    if set(found) != expected:
+        raise BadInput(f"{path}: found {sorted(found)}, expected {sorted(expected)}")
+    for name, layer in layers.items():
+        row = found[f"{name}.row{rows}"].to(layer.weight)
+        if row.shape != (1, layer.weight.shape[1]):
+            raise BadInput(
+                f"{path}: {name}.row{rows} has shape {list(row.shape)}, expected one row"
+            )
+        layer.weight = nn.Parameter(torch.cat([layer.weight, row]), requires_grad=False)
+    backbone.rows_in_softmax = rows + 1

@@ -1,0 +1,294 @@
+"""MiniGPT-4: EVA ViT-g -> (Q-Former, with Vicuna-v0 only) -> one linear layer -> LLaMA.
+
+Source of prompts, keys and preprocessing: Vision-CAIR/MiniGPT-4, minigpt4.py, minigpt_base.py,
+conversation.py, blip_processors.py. HA-DPO trains and evaluates the Llama-2 variant; LRV V1 and
+Oxford HIC are the Vicuna-v0 variant with another linear layer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from hadpo.backbones import _bare, _checkpoint, _eva, _llama_folder, _qformer
+from hadpo.backbones._base import Backbone, choose_device, choose_dtype
+from hadpo.backbones._hub import locate
+from hadpo.backbones._llama_folder import LlamaFolder
+from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.records import BadInput
+
+# The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
+_SYSTEM = (
+    "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
+    "I provide it to you. Please answer my questions."
+)
+_PICTURE = "<Img><image></Img> {instruction}"
+_LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
+_LLAMA2 = Prompts(
+    train=_LLAMA2_TRAIN,
+    evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
+)
+_LLAMA2_HADPO = Prompts(  # pope_eval.py and shr_eval.py strip the prompt
+    train=_LLAMA2_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
+)
+_VICUNA0_TRAIN = PromptTemplate(f"<s>###Human: {_PICTURE} ###Assistant: ")
+_VICUNA0 = Prompts(
+    train=_VICUNA0_TRAIN,
+    evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
+)
+_VICUNA0_LRV = Prompts(  # the older conversation.py of LRV and HIC has no blank at the end
+    train=_VICUNA0_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What differs between the published models; LLaMA's sizes stand in its config.json."""
+
+    prompts: Prompts
+    has_qformer: bool
+    end: str  # what follows every answer
+    source: str
+
+
+VARIANTS = {
+    "llama2": Variant(
+        prompts=_LLAMA2,
+        has_qformer=False,
+        end="</s>",
+        source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
+    ),
+    "llama2-hadpo": Variant(
+        prompts=_LLAMA2_HADPO,
+        has_qformer=False,
+        end="</s>",
+        source="as llama2, with the prompt of HA-DPO's evaluation",
+    ),
+    "vicuna0": Variant(
+        prompts=_VICUNA0,
+        has_qformer=True,
+        end="###",
+        source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
+    ),
+    "vicuna0-13b": Variant(
+        prompts=_VICUNA0,
+        has_qformer=True,
+        end="###",
+        source="Vicuna-v0-13B and pretrained_minigpt4.pth",
+    ),
+    "vicuna0-lrv": Variant(
+        prompts=_VICUNA0_LRV,
+        has_qformer=True,
+        end="###",
+        source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
+    ),
+}
+PARTS = {
+    "language_model": "folder of Llama-2-7b-chat or Vicuna-v0 (merged weights)",
+    "vision": "eva_vit_g.pth of LAVIS",
+    "qformer": "blip2_pretrained_flant5xxl.pth of LAVIS; with Vicuna-v0 only",
+    "connector": "MiniGPT-4's own .pth, which holds llama_proj",
+}
+_NEIGHBOURS = 4  # patches that one image token holds where there is no Q-Former
+
+IGNORED = {  # MiniGPT-4 saves what it trained, and all buffers
+    "llama_model.{}inv_freq": "rotary tables are computed in float32",
+    "Qformer.bert.embeddings.position_ids": "positions are counted, not stored",
+}
+_BLIP2_IGNORED = {
+    "t5_proj.{}": "BLIP-2's own connector to T5",
+    "visual_encoder.{}": "read as the part vision",
+}
+
+
+class Joined(nn.Module):
+    """Llama-2's connector: neighbouring patches side by side, then one linear layer."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        with init_empty_weights():
+            self.projection = nn.Linear(_NEIGHBOURS * features, width)
+
+    def forward(
+        self, features: Float[Tensor, "images positions features"]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Four patches that follow one another in reading order make one image token."""
+        patches = features[:, 1:]  # without CLS
+        return self.projection(patches.unflatten(1, (-1, _NEIGHBOURS)).flatten(2))
+
+
+class MiniGPT4(Backbone):
+    """MiniGPT-4 of any size; `from_original` fills it."""
+
+    vision: _eva.EvaTower
+    connector: nn.Module  # Joined or QFormer
+    PARTS: ClassVar = PARTS
+
+    def __init__(
+        self,
+        name: str,
+        llama: LlamaFolder,
+        *,
+        eva: _eva.EvaSizes,
+        qformer: _qformer.QFormerSizes | None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.PROMPTS = VARIANTS[self.variant].prompts
+        self.original_config = llama.config
+        self.language_model = llama.model
+        self.tokenizer = llama.tokenizer
+        self.vision = _eva.EvaTower(eva)
+        width = llama.model.config.hidden_size
+        if qformer is None:
+            self.connector = Joined(eva.width, width)
+            self.num_image_tokens = self.vision.num_patches // _NEIGHBOURS
+        else:
+            self.connector = _qformer.QFormer(
+                qformer, features=eva.width, width=width, reads_text=False
+            )
+            self.num_image_tokens = qformer.queries
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
+        """Squeeze to a square and normalise."""
+        return self.vision.preprocess(image)
+
+    def features(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images positions features"]:
+        """States of all positions behind `ln_vision`, CLS first."""
+        return self.vision.ln_vision(self.vision(pixels))
+
+    def connect(
+        self, features: Float[Tensor, "images positions features"], instructions: Sequence[str]
+    ) -> Float[Tensor, "images tokens width"]:
+        """Image tokens; they do not depend on the instruction."""
+        return self.connector(features)
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of an answer and its end marker; `###` is a text, tokenised with the answer."""
+        if self._ends_with_text:
+            return self.tokenizer.encode(text + VARIANTS[self.variant].end)
+        return super().response_ids(text)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids of the end marker, as they follow a sentence."""
+        if self._ends_with_text:
+            return self._spellings[0]
+        return super().end_ids
+
+    def ends(self, ids: Int[Tensor, "*rows length"]) -> Bool[Tensor, "*rows"]:
+        """Whether generated ids end with a spelling of the end marker, or with </s>."""
+        over = super().ends(ids)
+        for spelling in self._spellings if self._ends_with_text else ():
+            if ids.shape[-1] >= len(spelling):
+                wanted = torch.tensor(spelling, device=ids.device)
+                over = over | (ids[..., -len(spelling) :] == wanted).all(-1)
+        return over
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text up to the end marker; of a model that goes on to play both roles, its last turn."""
+        text = super().decode(ids)
+        if self._ends_with_text:
+            text = text.partition(VARIANTS[self.variant].end)[0].rpartition("Assistant:")[2]
+        return text
+
+    @property
+    def _ends_with_text(self) -> bool:
+        return VARIANTS[self.variant].end != "</s>"
+
+    @cached_property
+    def _spellings(self) -> list[list[int]]:
+        """Ids of the end marker behind a sentence, and at the start of a text."""
+        end = VARIANTS[self.variant].end
+        before = self.tokenizer.encode("it.")
+        return [self.tokenizer.encode("it." + end)[len(before) :], self.tokenizer.encode(end)]
+
+    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write the LLaMA folder; the other parts stay where they are."""
+        _llama_folder.save(
+            folder,
+            self.language_model,
+            config=self.original_config,
+            tokenizer=self.tokenizer,
+            dtype=dtype,
+        )
+
+
+def from_original(
+    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+) -> MiniGPT4:
+    """MiniGPT-4 from the authors' files.
+
+    Args:
+        files: the parts; see `PARTS`.
+        variant: a name of `VARIANTS`.
+        dtype: as in the settings.
+        device: as in the settings.
+
+    Raises:
+        BadInput: a part is missing, or its files are broken or do not fit.
+    """
+    has_qformer = VARIANTS[variant].has_qformer
+    needed = [part for part in PARTS if has_qformer or part != "qformer"]
+    missing = [f"{part}: {PARTS[part]}" for part in needed if part not in files]
+    if missing:
+        raise BadInput(f"minigpt4/{variant}: files need " + "; ".join(missing))
+    if not has_qformer and "qformer" in files:
+        raise BadInput(
+            f"minigpt4/{variant} has no Q-Former: {files['qformer']} is of the Vicuna-v0 variants"
+        )
+    places = {part: locate(files[part], what=part) for part in needed}
+    places |= {p: _bare.find(places[p], what=p) for p in needed if p != "language_model"}
+    backbone = MiniGPT4(
+        f"minigpt4/{variant}",
+        LlamaFolder.open(places["language_model"]),
+        eva=_bare.sizes(places["vision"], _eva.EvaSizes),
+        qformer=_bare.sizes(places["qformer"], _qformer.QFormerSizes) if has_qformer else None,
+    )
+    backbone.files = places
+    place = choose_device(device)
+    numbers = choose_dtype(dtype, place)
+    _llama_folder.fill(
+        backbone.language_model, places["language_model"], dtype=numbers, device=place
+    )
+    _eva.fill(backbone.vision, places["vision"], dtype=numbers, device=place)
+    parts = {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
+    if not has_qformer:
+        # BLIP-2's file, which would give ln_vision, is read by the original with a Q-Former only.
+        backbone.vision.reset_norm(dtype=numbers, device=place)
+        del parts["ln_vision"]
+    _checkpoint.fill(
+        nn.ModuleDict(parts),
+        [places[part] for part in ("qformer", "connector") if part in places],
+        keys=keys(backbone.connector),
+        ignored=ignored(backbone.connector),
+        dtype=numbers,
+        device=place,
+    )
+    return backbone.to(place).eval()
+
+
+def keys(connector: nn.Module) -> dict[str, str]:
+    """Keys of BLIP-2's and MiniGPT-4's files -> ours."""
+    table = {"llama_proj.{}": "connector.projection.{}"}
+    if isinstance(connector, _qformer.QFormer):
+        table["ln_vision.{}"] = "ln_vision.{}"
+        inner = _qformer.keys(connector.sizes, reads_text=False)
+        table |= {theirs: f"connector.{ours}" for theirs, ours in inner.items()}
+    return table
+
+
+def ignored(connector: nn.Module) -> dict[str, str]:
+    """Keys of BLIP-2's and MiniGPT-4's files that are left out -> why."""
+    if isinstance(connector, _qformer.QFormer):
+        return IGNORED | _BLIP2_IGNORED | _qformer.ignored(connector.sizes, reads_text=False)
+    return IGNORED

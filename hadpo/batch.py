@@ -174,9 +174,7 @@ def _mask(segments: Int[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length l
     return (causal & ((seen == _PREFIX) | (looks == seen)))[:, None]
 
 
-def read_pixels(
-    backbone: Backbone, images: Sequence[str]
-) -> Float[Tensor, "images 3 height width"]:
+def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "images 3 side side"]:
     """Pixels of image files, on the CPU.
 
     Raises:
@@ -195,7 +193,7 @@ def read_pixels(
 
 
 def embed(
-    backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 height width"]
+    backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 side side"]
 ) -> Float[Tensor, "rows length width"]:
     """Inputs of the language model, each distinct image encoded once; no gradient."""
     image_tokens = backbone.image_tokens(pixels, packed.instructions, image_of=packed.image_of)

@@ -124,7 +124,7 @@ def preference_loss(
             https://ericmitchell.ai/cdpo.pdf; sigmoid only.
 
     Raises:
-        ValueError: an unknown kind, or label smoothing outside [0, 0.5) or without sigmoid.
+        ValueError: label smoothing outside [0, 0.5), or without sigmoid.
     """
     if not 0 <= label_smoothing < 0.5 or (kind != "sigmoid" and label_smoothing):
         raise ValueError(f"label_smoothing {label_smoothing} with {kind}: sigmoid takes 0 to 0.5")
@@ -134,10 +134,8 @@ def preference_loss(
     if kind == "sigmoid":
         losses = -F.logsigmoid(beta * margins) * (1 - label_smoothing)
         losses = losses - F.logsigmoid(-beta * margins) * label_smoothing
-    elif kind == "ipo":
-        losses = (margins - 1 / (2 * beta)) ** 2
     else:
-        raise ValueError(f"unknown preference loss {kind!r}; known: ipo, sigmoid")
+        losses = (margins - 1 / (2 * beta)) ** 2
     return PreferenceLoss(losses, beta * chosen.detach(), beta * rejected.detach())
 
 

@@ -6,10 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 # The models of the tests are so small that threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# Shapes in signatures are checked while tests run; whoever imports these modules later gets that.
+install_import_hook(
+    ["hadpo.backbones", "hadpo.batch", "hadpo.loss", "hadpo.trainer.objective"],
+    "beartype.beartype",
+)
 
 SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant.",

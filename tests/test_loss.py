@@ -140,10 +140,10 @@ def test_rewards_carry_no_gradient():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"kind": "hinge"}, {"label_smoothing": 0.5}, {"kind": "ipo", "label_smoothing": 0.1}],
+    [{"label_smoothing": -0.1}, {"label_smoothing": 0.5}, {"kind": "ipo", "label_smoothing": 0.1}],
 )
 def test_settings_without_a_meaning(arguments):
-    with pytest.raises(ValueError, match=r"known: ipo, sigmoid|label_smoothing"):
+    with pytest.raises(ValueError, match="label_smoothing"):
         loss.preference_loss(*LOGPS, beta=0.1, **arguments)
 
 

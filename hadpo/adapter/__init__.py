@@ -1,6 +1,7 @@
 """LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
 
 from hadpo.adapter.describe import describe
+from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
     attach,
@@ -20,6 +21,7 @@ __all__ = [
     "describe",
     "detach",
     "disabled",
+    "from_dump",
     "is_attached",
     "load",
     "merge",

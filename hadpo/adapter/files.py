@@ -23,20 +23,25 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 def save(backbone: Backbone, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`; the config last."""
+    write(folder, lora.state(backbone), lora.settings(backbone), base=backbone.name)
+
+
+def write(
+    folder: Path, weights: Mapping[str, Tensor], settings: Mapping[str, Any], *, base: str
+) -> None:
+    """Write an adapter's weights by their original keys, and its config, the config last."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": backbone.name,
-        **lora.settings(backbone),
+        "base_model_name_or_path": base,
+        **settings,
         "bias": "none",
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        key: value.detach().cpu().contiguous() for key, value in lora.state(backbone).items()
-    }
+    plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     part = folder / (_WEIGHTS[0] + ".part")
-    save_file(weights, part, metadata={"format": "pt"})
+    save_file(plain, part, metadata={"format": "pt"})
     os.replace(part, folder / _WEIGHTS[0])  # noqa: PTH105 - says "atomic"
     text = json.dumps(config, indent=1)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,12 +69,12 @@ class Backbone(nn.Module, ABC):
         return self.language_model.lm_head.weight
 
     @abstractmethod
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Pixels as the vision encoder wants them, on the CPU in float32; any mode of image."""
 
     @abstractmethod
     def features(
-        self, pixels: Float[Tensor, "images 3 height width"]
+        self, pixels: Float[Tensor, "images 3 side side"]
     ) -> Float[Tensor, "images patches features"]:
         """What the vision encoder sees in each image."""
 
@@ -93,7 +94,7 @@ class Backbone(nn.Module, ABC):
 
     def image_tokens(
         self,
-        pixels: Float[Tensor, "images 3 height width"],
+        pixels: Float[Tensor, "images 3 side side"],
         instructions: Sequence[str] = (),
         *,
         image_of: Sequence[int] | None = None,
@@ -221,11 +222,13 @@ def right_padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows length"]:
 def choose_device(device: str) -> torch.device:
     """The device of a setting; BadInput where this machine has none of that kind."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(
             f"device: found {device!r}, but torch sees no CUDA device here; use auto or cpu"
         )
+    if device == "cuda":  # of several processes on one machine, each has its own
+        return torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(device)
 
 

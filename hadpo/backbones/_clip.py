@@ -68,7 +68,7 @@ class ClipTower(nn.Module):
         self.num_patches = (self.image_size // clip.patch_size) ** 2
 
     def forward(
-        self, pixels: Float[Tensor, "images 3 height width"]
+        self, pixels: Float[Tensor, "images 3 side side"]
     ) -> Float[Tensor, "images positions features"]:
         """States of the selected layer, the CLS token first."""
         states = self.pre_layrnorm(self.embeddings(pixels))

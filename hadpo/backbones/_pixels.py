@@ -60,7 +60,7 @@ class Preprocessing:
             squash=squash,
         )
 
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Pixels in float32 on the CPU."""
         image = to_rgb(image)
         if self.pad:

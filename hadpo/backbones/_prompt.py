@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 IMAGE = -200  # placeholder id of the image tokens; it never reaches the embedding table
 _MARKERS = re.compile(r"(<s>|</s>|<unk>|<image>|<\|>)")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What a template needs of a tokenizer."""
 

@@ -115,12 +115,12 @@ class Llava(Backbone):
             )
         self.num_image_tokens = self.vision.num_patches
 
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Pad to a square, resize, crop, normalise, as the checkpoint's config says."""
         return self.preprocessing(image)
 
     def features(
-        self, pixels: Float[Tensor, "images 3 height width"]
+        self, pixels: Float[Tensor, "images 3 side side"]
     ) -> Float[Tensor, "images patches features"]:
         """Patch states before CLIP's last layer; the encoder was built without that layer."""
         return self.vision(pixels)[:, 1:]

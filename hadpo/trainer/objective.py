@@ -36,7 +36,7 @@ def score(
     policy: nn.Module,
     backbone: Backbone,
     packed: Packed,
-    pixels: Float[Tensor, "images 3 height width"],
+    pixels: Float[Tensor, "images 3 side side"],
     settings: TrainConfig,
     *,
     objective: Objective,

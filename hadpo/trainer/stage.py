@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
     if "sft" in order.control_names(settings):
         objectives.append("sft")
     pairs, held_out = read_pairs(run)
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
     for objective in objectives:
         target = adapter_folder(run, objective)
         logged = _read_metrics(run.path("metrics.jsonl"))
@@ -54,15 +56,18 @@ def train(run: Run) -> Iterator[StepMetrics]:
         done = checkpoints.last_step(folder)
         mine = [step for step in mine if step.step < done]
         others = [step for step in logged if step.objective != objective]
-        _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
+        if is_first:
+            _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
         yield from mine
         backbone = loaded(run)
         for step in steps(
             backbone, pairs, settings, folder=folder, objective=objective, held_out=held_out
         ):
-            run.log(_as_line(step))
+            if is_first:
+                run.log(_as_line(step))
             yield step
-        adapter.save(backbone, target)
+        if is_first:
+            adapter.save(backbone, target)
         adapter.detach(backbone)
     run.note(pairs=len(pairs), held_out=len(held_out), objectives=objectives)
 

@@ -28,7 +28,7 @@ class Micro:
     """The pairs of one backward pass, on the CPU."""
 
     packed: Packed
-    pixels: Float[Tensor, "images 3 height width"]
+    pixels: Float[Tensor, "images 3 side side"]
     pair_ids: tuple[str, ...]
     weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
 

@@ -42,6 +42,15 @@ def test_only_the_language_models_targets_are_trained(tiny_llava):
     assert any(name.endswith("q_proj") for name, _ in backbone.vision.named_modules())
 
 
+def test_dropout_is_off_where_the_backbone_evaluates(tiny_llava):
+    backbone = tiny_llava()
+    adapter.attach(backbone, rank=4, alpha=8.0, targets=TARGETS, dropout=0.5)
+    assert not any(module.training for module in backbone.language_model.modules())
+    backbone.language_model.train()
+    dropouts = [m for m in backbone.language_model.modules() if isinstance(m, nn.Dropout)]
+    assert dropouts and all(m.training and m.p == 0.5 for m in dropouts)
+
+
 def test_anything_else_that_is_open_is_refused(tiny_llava):
     backbone = tiny_llava()
     backbone.connector[0].weight.requires_grad_()

@@ -67,6 +67,8 @@ def attach(
             nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         exact = torch.promote_types(backbone.dtype, torch.float32)
         parameter.data = start.to(device=backbone.device, dtype=exact)
+    # New layers start in training mode; in a backbone that evaluates, their dropout must be off.
+    backbone.language_model.train(backbone.language_model.training)
     check_scope(backbone)
     return list(_parameters(backbone).values())
 

@@ -22,7 +22,7 @@ def hallucination_card(
     *,
     regions: Sequence[Region] = (),
     models: Sequence[str] = ("base", "merged"),
-    most_regions: int = 8,
+    most_regions: int = 5,
     title: str = "",
     is_mini: bool = False,
 ) -> Card:
@@ -31,7 +31,7 @@ def hallucination_card(
     Args:
         image: the picture's file.
         verdicts: the rulings on one answer of each model, sentence by sentence.
-        regions: known boxes; the largest are drawn, with their numbers, the others counted.
+        regions: known boxes; the first are drawn, with their numbers, the others counted.
         models: which models' columns, in this order; those without verdicts are left out.
         most_regions: boxes to draw.
         title: the message; empty: how many sentences are invented.
@@ -195,15 +195,15 @@ def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tupl
     """The image, enlarged or reduced, with numbered boxes, and what the numbers mean."""
     picture, scale = fit(image)
     draw = ImageDraw.Draw(picture)
-    largest = sorted(regions, key=lambda r: r.width * r.height, reverse=True)[:most]
-    for at, region in enumerate(largest, start=1):
+    shown = regions[:most]
+    for at, region in enumerate(shown, start=1):
         x, y = region.x * scale, region.y * scale
         end = ((region.x + region.width) * scale - 1, (region.y + region.height) * scale - 1)
         draw.rectangle((x, y, max(x + 1, end[0]), max(y + 1, end[1])), outline=BLUE, width=2)
         draw_label(draw, max(0, x), max(0, y), str(at), BLUE)
-    texts = [f"{at} {region.phrase.strip()}" for at, region in enumerate(largest, start=1)]
-    if len(regions) > len(largest):
-        texts.append(f"{len(regions) - len(largest)} more regions")
+    texts = [f"{at} {region.phrase.strip()}" for at, region in enumerate(shown, start=1)]
+    if len(regions) > len(shown):
+        texts.append(f"{len(regions) - len(shown)} more regions")
     return picture, f"Boxes: {'; '.join(texts)}." if texts else ""
 
 

@@ -18,7 +18,7 @@ def pair_cards(pairs: Sequence[Pair], *, notes: Sequence[str] = (), is_mini: boo
 
 
 def evidence_cards(
-    evidence: Sequence[Evidence], *, most_regions: int = 8, is_mini: bool = False
+    evidence: Sequence[Evidence], *, most_regions: int = 5, is_mini: bool = False
 ) -> Cards:
     """Images with what is known about them: numbered boxes, their phrases, and the facts."""
     cards = []

@@ -11,7 +11,7 @@ from hadpo.records import BadInput
 
 MINI = "mini: it teaches, it is not a result"
 MISSING = "-"  # nothing was measured or published; never blank, never zero
-_CELLS = "text-align: left; padding: 2px 8px; white-space: nowrap"
+_CELLS = "text-align: left; padding: 2px 8px"
 FORMATS = ("md", "html", "tex", "csv")
 _LATEX = {"→": r"$\to$", "±": r"$\pm$"}
 
@@ -60,7 +60,8 @@ class Table:
         style.set_table_styles(
             [
                 {"selector": "caption", "props": "text-align: left; font-weight: bold"},
-                {"selector": "th, td", "props": _CELLS},
+                {"selector": "th", "props": _CELLS},
+                {"selector": "td", "props": f"{_CELLS}; white-space: nowrap"},
             ]
         )
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)

@@ -1,17 +1,49 @@
 """Facts without interval or benchmark, counts and settings, as a plain table for a notebook."""
 
+import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+_MOST_COLUMNS = 9  # records of more fields than this stand upright, one column a record
 
 
-def facts(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """Rows of texts under a heading; shows itself in full, nothing is shortened."""
+
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align: left'>{html.escape(x)}</th>" for x in self.heading)
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align: left'>{html.escape(x)}</td>" for x in row)
+            for row in self.rows
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def facts(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Facts:
     """One row a fact, or one row a record; nested names are joined with a dot."""
     if isinstance(values, Mapping):
-        rows = pd.Series(_flat(values), dtype=object).rename_axis("what").rename("value")
-        return rows.reset_index()
-    return pd.DataFrame([_flat(row) for row in values])
+        return Facts(["what", "value"], [[k, _text(v)] for k, v in _flat(values).items()])
+    records = [_flat(row) for row in values]
+    names = list(dict.fromkeys(name for record in records for name in record))
+    if len(names) > _MOST_COLUMNS:
+        rows = [[name, *(_text(record.get(name)) for record in records)] for name in names]
+        return Facts(["what", *(str(number) for number in range(1, len(records) + 1))], rows)
+    return Facts(names, [[_text(record.get(name)) for name in names] for record in records])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return " | ".join(_text(item) for item in value)
+    return str(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

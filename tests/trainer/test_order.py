@@ -1,0 +1,86 @@
+"""Which pairs meet in which update, how fast each learns, and settings that mean nothing."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hadpo.records import BadInput
+from hadpo.trainer import order
+
+KINDS = ["description", "pope", "pope", "description", "pope"]
+
+
+def test_an_epoch_visits_every_copy_once(fast):
+    config = replace(fast, repeat_description=2, repeat_pope=1)
+    batches = order.batches(KINDS, config)
+    assert [len(b) for b in batches] == [4, 3]
+    visits = sorted(i for b in batches for i in b)
+    assert visits == [0, 0, 1, 2, 3, 3, 4]
+    assert batches == order.batches(KINDS, config)
+    assert batches != order.batches(KINDS, replace(config, train_seed=1))
+
+
+@given(st.floats(0.1, 4), st.integers(1, 7), st.integers(0, 9))
+@settings(max_examples=30)
+def test_epochs_and_steps(fast, epochs, size, steps):
+    config = replace(fast, epochs=epochs, batch_pairs=size, steps=steps)
+    batches = order.batches(KINDS, config)
+    total = steps * size or round(epochs * 5)
+    assert sum(map(len, batches)) == total and all(len(b) == size for b in batches[:-1])
+    stream = [i for b in batches for i in b]
+    for start in range(0, total - 4, 5):
+        assert sorted(stream[start : start + 5]) == [0, 1, 2, 3, 4]
+
+
+def test_description_share_of_every_batch(fast):
+    config = replace(fast, description_share=0.25, steps=6)
+    for rows in order.batches(KINDS, config):
+        assert sorted(KINDS[i] for i in rows) == ["description", "pope", "pope", "pope"]
+    with pytest.raises(BadInput, match="asks for 1 description pairs"):
+        order.batches(["pope"], config)
+    assert order.batches(["pope"], replace(config, description_share=0.0))[0] == [0] * 4
+
+
+def test_no_pairs(fast):
+    with pytest.raises(BadInput, match="no pairs to train on"):
+        order.batches([], fast)
+    with pytest.raises(BadInput, match="no pairs to train on"):
+        order.batches(["pope"], replace(fast, repeat_pope=0))
+
+
+def test_schedules_by_hand(fast):
+    config = replace(fast, warmup_steps=4)
+    rates = [order.learning_rate(k, 12, config) / 1e-3 for k in range(12)]
+    assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert rates[8] == pytest.approx(0.5) and rates[-1] == pytest.approx(0.0380602)
+    flat = replace(config, schedule="constant")
+    assert [order.learning_rate(k, 12, flat) / 1e-3 for k in (2, 4, 11)] == [0.5, 1, 1]
+    assert order.learning_rate(0, 12, replace(fast, warmup_steps=0)) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_pairs": 0}, "batch_pairs: found 0"),
+        ({"micro_batch_pairs": -1}, "micro_batch_pairs: found -1"),
+        ({"steps": 0, "epochs": 0.0}, "both 0"),
+        ({"description_share": 1.5}, "description_share: found 1.5"),
+        ({"label_smoothing": 0.7}, "label_smoothing: found 0.7"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing works with loss: sigmoid"),
+        ({"loss": "ipo", "beta": 0.0}, "ipo divides"),
+        ({"lora_dropout": 1.0}, "lora_dropout: found 1.0"),
+        ({"controls": "stf"}, "unknown control 'stf'; known: sft"),
+        ({"learning_rate": -1.0}, "learning_rate: found -1.0"),
+    ],
+)
+def test_settings_without_a_meaning(fast, change, message):
+    with pytest.raises(BadInput, match=message):
+        order.check(replace(fast, **change))
+
+
+def test_all_problems_at_once(fast):
+    with pytest.raises(BadInput) as error:
+        order.check(replace(fast, batch_pairs=0, beta=-1.0, controls="x"))
+    assert str(error.value).count("\n") == 3

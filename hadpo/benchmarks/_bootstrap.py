@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-Statistic = Callable[[Float[np.ndarray, "*draws columns"]], Float[np.ndarray, "*draws"]]
+Values = Float[np.ndarray, "..."] | np.float64  # numpy gives a number, not an array, for one draw
+Statistic = Callable[[Float[np.ndarray, "..."]], Values]
 
 
 def intervals(
@@ -37,7 +38,7 @@ def intervals(
     sums = times @ counts
     found: dict[str, tuple[float | None, float | None]] = {}
     for name, statistic in statistics.items():
-        values = statistic(sums)
+        values = np.asarray(statistic(sums))
         values = values[~np.isnan(values)]
         if not len(values):
             found[name] = (None, None)
@@ -47,9 +48,7 @@ def intervals(
     return found
 
 
-def ratio(
-    over: Float[np.ndarray, "*draws"], under: Float[np.ndarray, "*draws"]
-) -> Float[np.ndarray, "*draws"]:
+def ratio(over: Values, under: Values) -> Values:
     """A ratio, NaN where its denominator is 0."""
     empty = under == 0
     return np.where(empty, np.nan, over / np.where(empty, 1, under))

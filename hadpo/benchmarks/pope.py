@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float
 
-from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.benchmarks._bootstrap import Values, intervals, number, ratio
 from hadpo.config import EvaluateConfig
 from hadpo.data.pope import read as questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -169,29 +169,29 @@ _COUNTS = {
 }
 
 
-def _accuracy(c: np.ndarray) -> np.ndarray:
+def _accuracy(c: np.ndarray) -> Values:
     return ratio(c[..., _TP] + c[..., _TN], c[..., : _UNREAD_NO + 1].sum(axis=-1))
 
 
-def _precision(c: np.ndarray) -> np.ndarray:
+def _precision(c: np.ndarray) -> Values:
     return ratio(c[..., _TP], c[..., _TP] + c[..., _FP])
 
 
-def _recall(c: np.ndarray) -> np.ndarray:
+def _recall(c: np.ndarray) -> Values:
     return ratio(c[..., _TP], c[..., _TP] + c[..., _FN] + c[..., _UNREAD_YES])
 
 
-def _f1(c: np.ndarray) -> np.ndarray:
+def _f1(c: np.ndarray) -> Values:
     # In this order, so that the last bit is the original's: 2 * precision * recall / (sum of both).
     precision, recall = _precision(c), _recall(c)
     return ratio(2 * precision * recall, precision + recall)
 
 
-def _yes_ratio(c: np.ndarray) -> np.ndarray:
+def _yes_ratio(c: np.ndarray) -> Values:
     return ratio(c[..., _TP] + c[..., _FP], c[..., : _UNREAD_NO + 1].sum(axis=-1))
 
 
-def _words(c: np.ndarray) -> np.ndarray:
+def _words(c: np.ndarray) -> Values:
     return ratio(c[..., _WORDS], c[..., : _UNREAD_NO + 1].sum(axis=-1))
 
 

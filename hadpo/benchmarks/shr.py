@@ -156,7 +156,7 @@ def _count(
     valid = [v for v in rulings if v.label != "unparsed"]
     wrong = [v for v in rulings if v.label == "hallucination"]
     said = [v.claim for v in rulings]
-    row: dict[str, float] = {
+    row: dict[str, float | None] = {
         "answers": 1,
         "tokens": answer.tokens,
         "unfinished": answer.finish == "length",
@@ -177,8 +177,8 @@ def _count(
     }
     for length in (1, 2, 3, 4):
         share = distinct(answer.text, length)
-        row |= {f"distinct {length}": share or 0.0, f"long enough {length}": share is not None}
-    return row
+        row |= {f"distinct {length}": share, f"long enough {length}": share is not None}
+    return {name: float(value or 0) for name, value in row.items()}
 
 
 # Metric -> numerator and denominator among the sums of `_count`.

@@ -61,4 +61,7 @@ def _split(folder: Path, images: Path, split: str, report: Report) -> list[Quest
         found[question.question_id] = question
         places.setdefault(question.image, where)
     missing = missing_images(((w, p) for p, w in places.items()), report, source="pope")
-    return [q for q in found.values() if q.image not in missing]
+    left = [q for q in found.values() if q.image not in missing]
+    gone = len(found) - len(left)
+    report.left_out("questions about missing photos", source="pope", count=gone)
+    return left

@@ -67,7 +67,7 @@ def generate(
                 image_id=question.image_id,
                 text=backbone.decode(ids).strip(),
                 tokens=len(ids),
-                finish="stop" if ids[-1] == backbone.end_id else "length",
+                finish="stop" if backbone.ends(torch.tensor(ids)) else "length",
             )
 
 

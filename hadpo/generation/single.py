@@ -31,23 +31,22 @@ def decode_single(
     found: list[list[int]] = [[] for _ in questions]
     active = list(range(len(found)))
     draws = [generator(decoding, question) for question in questions]
-    for _ in range(decoding.max_new_tokens):
-        generated = torch.tensor([found[row] for row in active], device=logits.device)
-        scores = penalised(logits, generated.long(), decoding.repetition_penalty)
+    generated = torch.empty(len(found), 0, dtype=torch.long, device=logits.device)
+    while True:
+        scores = penalised(logits, generated, decoding.repetition_penalty)
         if decoding.temperature > 0:
             tokens = sampled(scores, decoding.temperature, [draws[row] for row in active])
         else:
             tokens = scores.argmax(dim=-1)
-        ids = tokens.tolist()
-        for row, token in zip(active, ids, strict=True):
-            found[row].append(token)
-        over = backbone.ends(torch.cat([generated.long(), tokens[:, None]], dim=1)).tolist()
-        going = [place for place, is_over in enumerate(over) if not is_over]
-        if not going or len(found[active[0]]) == decoding.max_new_tokens:
-            break
-        if len(going) < len(active):
+        generated = torch.cat([generated, tokens[:, None]], dim=1)
+        is_full = generated.shape[1] == decoding.max_new_tokens
+        over = [is_full or ends for ends in backbone.ends(generated).tolist()]
+        if any(over):
+            for place in [place for place, is_over in enumerate(over) if is_over]:
+                found[active[place]] = generated[place].tolist()
+            going = [place for place, is_over in enumerate(over) if not is_over]
+            if not going:
+                return found
             active = [active[place] for place in going]
-            state = state.select(going)
-            tokens = tokens[going]
-        logits, state = backbone.extend(state, tokens[:, None])
-    return found
+            state, generated = state.select(going), generated[going]
+        logits, state = backbone.extend(state, generated[:, -1:])

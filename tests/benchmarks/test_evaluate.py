@@ -12,6 +12,7 @@ import hadpo.generation
 from hadpo import plugins
 from hadpo.benchmarks import evaluate
 from hadpo.config import EvaluateConfig
+from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.mini import build
 from hadpo.pairs import prepare
 from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_jsonl
@@ -256,4 +257,4 @@ def test_the_contract_holds_for_every_benchmark(name):
     assert module.decoding(EvaluateConfig()).name == name
     assert module.READINGS
     assert module.cases([], {}) == []
-    assert all(isinstance(m, Metric) for m in module.score([], [], [], {}, None))
+    assert all(isinstance(m, Metric) for m in module.score([], [], [], {}, Vocabulary()))

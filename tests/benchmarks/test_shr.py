@@ -22,7 +22,9 @@ WORDS = from_json({"objects": ["cup", "kite", "dog"], "attributes": {"colour": [
 
 
 def image(key, *phrases):
-    regions = tuple(Region(x=0, y=0, width=1, height=1, phrase=phrase) for phrase in phrases)
+    regions = tuple(
+        Region(x=0.0, y=0.0, width=1.0, height=1.0, phrase=phrase) for phrase in phrases
+    )
     return Evidence(image_id=key, image=f"{key}.jpg", width=9, height=9, regions=regions)
 
 

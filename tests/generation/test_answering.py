@@ -156,6 +156,21 @@ def test_an_image_is_seen_once_and_its_prompt_read_once(backbone, questions, mon
     assert seen == {"prefilled": 4, "images": 4}
 
 
+@pytest.mark.parametrize("name", ["greedy", "beams"])
+def test_the_backbone_says_where_an_answer_ends(backbone, questions, monkeypatch, name):
+    """Some families end with a text, whose marker has several tokens and spellings."""
+    plain = run(backbone, questions, DECODINGS[name])
+    longest = max(plain, key=lambda answer: answer.tokens)
+
+    def ends(ids):
+        return (ids[..., -1] == backbone.end_id) | (ids[..., -2:].sum(-1) % 7 == 3)
+
+    monkeypatch.setattr(backbone, "ends", ends)
+    answers = {a.question_id: a for a in run(backbone, questions, DECODINGS[name])}
+    assert answers[longest.question_id].tokens < longest.tokens
+    assert {a.finish for a in answers.values()} == {"stop"}
+
+
 def test_repeated_questions_are_answered_once_for_all_splits(backbone, questions, monkeypatch):
     path = Path(questions[0].image)
     asked = [ask(path, TEXTS[0], 7, split) for split in ("random", "popular", "adversarial")]

@@ -30,8 +30,8 @@ IMAGE = Evidence(
     width=9,
     height=9,
     regions=(
-        Region(x=0, y=0, width=3, height=3, phrase="a red cup at the top left"),
-        Region(x=0, y=0, width=3, height=3, phrase="two dining tables"),
+        Region(x=0.0, y=0.0, width=3.0, height=3.0, phrase="a red cup at the top left"),
+        Region(x=0.0, y=0.0, width=3.0, height=3.0, phrase="two dining tables"),
     ),
     facts=("The scene is a beach.", "The top right is empty.", "There are two objects."),
 )
@@ -81,7 +81,7 @@ def test_nothing_crashes_it(claim, known):
 
 def mini_image(scene):
     regions = tuple(
-        Region(x=x, y=y, width=w, height=h, phrase=phrase)
+        Region(x=float(x), y=float(y), width=float(w), height=float(h), phrase=phrase)
         for (x, y, w, h), phrase in files.described_boxes(scene)
     )
     facts = tuple(captions.facts(scene))

@@ -17,7 +17,7 @@ MINI = from_json(files.vocabulary())
 
 def image_of(scene):
     regions = tuple(
-        Region(x=x, y=y, width=w, height=h, phrase=phrase)
+        Region(x=float(x), y=float(y), width=float(w), height=float(h), phrase=phrase)
         for (x, y, w, h), phrase in files.described_boxes(scene)
     )
     facts = tuple(captions.facts(scene))
@@ -57,7 +57,7 @@ PHOTO = Evidence(
     width=9,
     height=9,
     regions=tuple(
-        Region(x=0, y=0, width=1, height=1, phrase=phrase)
+        Region(x=0.0, y=0.0, width=1.0, height=1.0, phrase=phrase)
         for phrase in ("a red cup", "a dog on a mat", "a blue lamp")
     ),
     facts=("It is calm.", "The lamp is off."),

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -102,6 +103,33 @@ def test_limit_and_held_out_share():
     assert Counter(p.kind for p in [*train, *held]) == {"description": 4, "pope": 4}
     assert held and not {p.image_id for p in train} & {p.image_id for p in held}
     assert counts["held-out pairs"] == len(held) and counts["pairs"] == len(train)
+
+
+@needs_photos
+def test_all_broken_records_are_listed_or_skipped_and_counted(tmp_path):
+    pairs, pope = tmp_path / "pairs", tmp_path / "pope"
+    shutil.copytree(PHOTOS / "hadpo" / "llava-v1.5", pairs)
+    shutil.copytree(PHOTOS / "POPE" / "output" / "coco", pope)
+    for path in (*pairs.iterdir(), *pope.iterdir()):
+        path.chmod(0o644)
+    records = json.loads((pairs / "pope_data.json").read_text())
+    del records[0]["chosen"]
+    (pairs / "pope_data.json").write_text(json.dumps(records))
+    lines = (pope / "coco_pope_popular.json").read_text().replace("000000043917", "000000000001")
+    (pope / "coco_pope_popular.json").write_text(lines)
+    recipe = tmp_path / "my.yaml"
+    data = {"pairs_folder": str(pairs), "pope": str(pope)}
+    recipe.write_text(yaml.safe_dump({"extends": "photoset", "data": data}))
+    with pytest.raises(BadInput) as caught:
+        prepare(open_prepare(recipe, "strict"))
+    assert "pope_data.json: record 0: no field 'chosen'" in str(caught.value)
+    assert "COCO_val2014_000000000001.jpg" in str(caught.value)
+    run = open_prepare(recipe, "lenient", on_bad="skip")
+    counts = prepare(run)
+    assert counts["hadpo_pairs: broken, left out"] == 1 and counts["pairs: pope"] == 17
+    assert counts["pope: broken, left out"] == 1  # one photo
+    assert counts["pope: questions about missing photos"] == 6
+    assert len(rows(run, "questions.jsonl", Question)) == 77 - 6
 
 
 def test_split_off_takes_whole_images():

@@ -163,7 +163,7 @@ def test_the_backbone_says_where_an_answer_ends(backbone, questions, monkeypatch
     longest = max(plain, key=lambda answer: answer.tokens)
 
     def ends(ids):
-        return (ids[..., -1] == backbone.end_id) | (ids[..., -2:].sum(-1) % 7 == 3)
+        return (ids[..., -1] == backbone.end_id) | (ids[..., -2:].sum(-1) % 2 == 0)
 
     monkeypatch.setattr(backbone, "ends", ends)
     answers = {a.question_id: a for a in run(backbone, questions, DECODINGS[name])}

@@ -60,15 +60,17 @@ def train(run: Run) -> Iterator[StepMetrics]:
             _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
         yield from mine
         backbone = loaded(run)
-        for step in steps(
-            backbone, pairs, settings, folder=folder, objective=objective, held_out=held_out
-        ):
+        try:
+            for step in steps(
+                backbone, pairs, settings, folder=folder, objective=objective, held_out=held_out
+            ):
+                if is_first:
+                    run.log(_as_line(step))
+                yield step
             if is_first:
-                run.log(_as_line(step))
-            yield step
-        if is_first:
-            adapter.save(backbone, target)
-        adapter.detach(backbone)
+                adapter.save(backbone, target)
+        finally:  # a cell that was interrupted may be run again: the next training starts clean
+            adapter.detach(backbone)
     run.note(pairs=len(pairs), held_out=len(held_out), objectives=objectives)
 
 

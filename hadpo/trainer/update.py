@@ -113,7 +113,7 @@ class Training:
         """One optimizer update; adds what it saw to the window.
 
         Raises:
-            FloatingPointError: a loss is not a number; the state before the update is saved.
+            FloatingPointError: a loss or the gradient is not a number; the state before is saved.
         """
         self.optimizer.zero_grad(set_to_none=True)
         is_finite = []
@@ -126,11 +126,13 @@ class Training:
                     self.accelerator.backward(self.scaler.scale(total))
                 is_finite.append(losses.detach().isfinite().all())
                 window.add(reported, counts=micro.weight > 0)
-        if not bool(torch.stack(is_finite).all()):
-            self._diverged(step, micros, is_finite)
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        # With a scaler, gradients that overflow are expected: it skips the update and backs off.
+        is_learnable = norm.isfinite() | self.scaler.is_enabled()
+        if not bool(torch.stack(is_finite).all() & is_learnable):
+            self._diverged(step, micros, is_finite)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
@@ -227,9 +229,11 @@ class Training:
     ) -> NoReturn:
         saved = self.save(step)
         bad = [m.pair_ids for m, good in zip(micros, is_finite, strict=True) if not bool(good)]
+        what = "the loss" if bad else "the gradient"
+        pairs = bad[0] if bad else [pair_id for micro in micros for pair_id in micro.pair_ids]
         place = f"the state before it is saved in {saved}" if saved else "nothing was saved"
         raise FloatingPointError(
-            f"update {step}: the loss is not a number on the pairs {', '.join(bad[0])}; {place}; "
+            f"update {step}: {what} is not a number on the pairs {', '.join(pairs)}; {place}; "
             "try a lower learning_rate, or dtype: float32"
         )
 

@@ -77,6 +77,17 @@ def test_a_loss_that_is_no_number(fast, equal, weights, tiny_llava, tiny_pairs, 
     assert equal(torch.load(tmp_path / "step-000001.pt", weights_only=True)["adapter"], good)
 
 
+def test_a_gradient_that_is_no_number(learn, fast, weights, equal, tiny_llava, tiny_pairs):
+    backbone = tiny_llava()
+    steps = trainer.steps(backbone, tiny_pairs, replace(fast, steps=9))
+    next(steps)
+    good = weights(backbone)
+    next(p for p in backbone.parameters() if p.requires_grad).register_hook(lambda g: g * torch.inf)
+    with pytest.raises(FloatingPointError, match=r"update 1: the gradient .* nothing was saved"):
+        list(steps)
+    assert equal(good, weights(backbone))
+
+
 def test_broken_images_stop_it_with_their_name(fast, learn, tiny_llava, tiny_pairs):
     pairs = [*tiny_pairs[:3], replace(tiny_pairs[3], image="gone.png")]
     with pytest.raises(BadInput, match=r"no image gone\.png"):

@@ -1,6 +1,7 @@
 """The stage around the loop: controls, replay, kills, the plan, what the loss sees, merging."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,20 @@ def test_stage_goes_on_after_a_kill(stage, stop, tmp_path):
     assert [(line["objective"], line["step"]) for line in lines(run)] == [
         (s.objective, s.step) for s in found
     ]
+
+
+def test_a_cell_that_was_interrupted_is_run_again(stage, tmp_path):
+    whole = stage()
+    list(trainer.train(whole))
+    expected = (whole.path("adapter") / "adapter_model.safetensors").read_bytes()
+    for path in ("adapter", "checkpoints", "controls"):
+        shutil.rmtree(whole.path(path))
+    run = stage()
+    for _ in trainer.train(run):
+        break  # before the first checkpoint
+    assert not list(run.path("checkpoints").rglob("*.pt"))
+    list(trainer.train(run))
+    assert (run.path("adapter") / "adapter_model.safetensors").read_bytes() == expected
 
 
 def test_plan_and_what_the_loss_sees(stage, tiny_llava, tiny_pairs):

@@ -29,7 +29,7 @@ from hadpo.backbones._base import Backbone, choose_device, choose_dtype, right_p
 from hadpo.backbones._bert import WordPieces
 from hadpo.backbones._hub import locate
 from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
+from hadpo.backbones._prompt import Prompts, PromptTemplate
 from hadpo.records import BadInput
 
 # The picture comes first; the original sets the begin marker to </s>, id 2. No template at all.
@@ -128,9 +128,10 @@ class InstructBlip(Backbone):
 
     def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
         """`IMAGE`, </s>, the instruction; in training a long instruction keeps its end."""
-        start = [IMAGE, self.tokenizer.eos]
-        ids = super().prompt_ids(instruction, prompt=prompt)[len(start) :]
-        return start + (ids[-(_MOST - 1) :] if prompt == "train" else ids)
+        ids = super().prompt_ids(instruction, prompt=prompt)
+        if prompt == "train":  # the image and </s> stay
+            return [*ids[:2], *ids[2:][-(_MOST - 1) :]]
+        return ids
 
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the Vicuna folder, without a [PAD] row; the other parts stay where they are."""

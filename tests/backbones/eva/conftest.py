@@ -1,8 +1,9 @@
 """The recordings of MiniGPT-4 and InstructBLIP, as backbones that read the authors' files."""
 
+import importlib.util
 import json
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -83,8 +84,8 @@ class Recording:
         inner = prompt.removeprefix(start).removesuffix(end)
         return inner.removeprefix("<Img><ImageHere></Img> ")
 
-    def measure(self, backbone):
-        """Largest difference of every recorded quantity."""
+    def measure(self, backbone, *, quick=False):
+        """Largest difference of every recorded quantity; quick: without log-probs and loss."""
         import torch
 
         from hadpo import batch, loss
@@ -110,6 +111,8 @@ class Recording:
                 logits = hidden[0] @ backbone.lm_head_weight.T
                 expected = outputs["ref_logits_chosen"][i, :n, : logits.shape[1]]
                 note("logits", logits, expected)
+            if quick:
+                return most
             packed = batch.pack(examples)
             embeds = batch.embed(backbone, packed, self.inputs["pixel_values"])
             reference = batch.token_table(backbone, packed, embeds)
@@ -143,7 +146,7 @@ def links(folder, copy, meta):
     sizes = sizes_of(meta["configs"])
     names = [place.removeprefix("checkpoint/") for place in meta["files"]]
     for one in names:
-        os.symlink(folder / "checkpoint" / one, copy / one)
+        (copy / one).symlink_to(folder / "checkpoint" / one)
     files = {}
     for part, start in starts.items():
         (found,) = [one for one in names if one.startswith(start)]
@@ -177,6 +180,17 @@ def sizes_of(configs):
             "positions": reader["max_position_embeddings"],
         }
     return sizes
+
+
+@pytest.fixture(scope="session")
+def restated():
+    """`restated.py`; tests are no package, so the file is loaded by its path."""
+    path = Path(__file__).with_name("restated.py")
+    spec = importlib.util.spec_from_file_location("restated", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -218,3 +232,59 @@ def writable(recordings, tmp_path):
         return recording.name, files
 
     return copy
+
+
+@pytest.fixture
+def make(tmp_path, tiny_files, restated):
+    """Writes a tiny random checkpoint in the authors' layout; gives its parts and all weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    def write(name, *, small=False, extra=None, drop=()):
+        is_instructblip = name.startswith("instructblip")
+        has_qformer = is_instructblip or "vicuna0" in name
+        width, features = restated.LLAMA["hidden_size"], restated.EVA["width"]
+        llama = tmp_path / "llama"
+        llama.mkdir()
+        shutil.copy(tiny_files["language_model"] / "tokenizer.model", llama)
+        (llama / "config.json").write_text(json.dumps(restated.LLAMA))
+        files, all_weights = {"language_model": llama}, {}
+
+        def save(part, path, shapes, seed):
+            weights = restated.draw(shapes, small=small, seed=seed) | (extra or {}).get(part, {})
+            weights = {key: value for key, value in weights.items() if key not in drop}
+            all_weights.update(weights)
+            if path.suffix == ".pth":
+                torch.save({"model": weights} if part != "vision" else weights, path)
+                files[part] = path
+            else:
+                save_file(weights, path)
+
+        shapes = restated.llama_shapes(restated.LLAMA)
+        save("language_model", llama / "model.safetensors", shapes, 1)
+        eva = restated.eva_shapes(restated.EVA, blocks_beyond=1)
+        save("vision", tmp_path / "eva_vit_g.pth", eva, 2)
+        (tmp_path / "eva_vit_g.json").write_text(json.dumps(restated.EVA))
+        projection = restated.linear("llama_proj", width, 4 * features)
+        if has_qformer:
+            sizes = restated.QFORMER
+            shapes = restated.qformer_shapes(sizes, features=features, reads_text=is_instructblip)
+            if is_instructblip:
+                shapes |= restated.linear("llm_proj", width, sizes["width"])
+                words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"?.,!'"]
+                letters = "abcdefghijklmnopqrstuvwxyz"
+                words += [*letters, *(f"##{c}" for c in letters), "is", "there", "dog", "image"]
+                (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+                sizes = sizes | {"vocab_size": len(words) + 1}
+                rows = (len(words) + 1, sizes["width"])
+                shapes["Qformer.bert.embeddings.word_embeddings.weight"] = rows
+                files["bert"] = tmp_path
+            else:
+                projection = restated.linear("llama_proj", width, sizes["width"])
+            save("qformer", tmp_path / "qformer.pth", shapes, 3)
+            (tmp_path / "qformer.json").write_text(json.dumps(sizes))
+        if not is_instructblip:
+            save("connector", tmp_path / "pretrained_minigpt4.pth", projection, 4)
+        return files, all_weights
+
+    return write

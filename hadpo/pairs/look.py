@@ -27,7 +27,8 @@ def plan(run: "Run") -> dict[str, Any]:
         "pairs": settings.pair_source,
         "images that pairs are made of": len(chosen),
         "images that benchmarks ask about": len({q.image_id for q in known.questions}),
-        "in both": len(set(chosen) & known.evaluated),
+        "in both": f"{len(set(chosen) & known.evaluated)} ({settings.on_overlap})",
+        "broken records": settings.on_bad,
     }
     if settings.pair_source == "mined":
         sampled = round(settings.sampled_share * settings.description_images)

@@ -100,6 +100,7 @@ def plan(run: Run) -> dict[str, Any]:
     kinds = [pairs[i].kind for update in updates for i in update]
     facts = {
         "updates": len(updates),
+        "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
         "pairs": len(pairs),
         "pairs_seen": len(kinds),
         "description_pairs_seen": kinds.count("description"),
@@ -108,6 +109,7 @@ def plan(run: Run) -> dict[str, Any]:
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
         "objectives": ["dpo", *order.control_names(settings)],
+        "checkpoint_every": settings.checkpoint_every,
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
     }
     run.note(plan=facts)

@@ -1,0 +1,193 @@
+"""No setting of a mini recipe is ignored: changing it changes the printed plan or the result.
+
+Every scalar setting that a stage reads is changed here, one at a time, on a very small run; the
+stage's plan, what it returns and the files it writes must not be all the same as before. A setting
+that cannot matter for this recipe must be refused.
+"""
+
+import hashlib
+import itertools
+import json
+
+import pytest
+
+from hadpo import adapter, benchmarks, config, doctor, pairs, tables, trainer
+from hadpo.records import BadInput
+from hadpo.runs.run import open_run
+
+pytestmark = pytest.mark.slow
+
+RECIPE = "mini/llava"
+SMALL = {
+    "prepare": {
+        "mini_train_images": 10,
+        "mini_test_images": 3,
+        "description_images": 10,
+        "yes_no_pairs": 12,
+        "held_out_share": 0.2,
+    },
+    "train": {
+        "steps": 3,
+        "batch_pairs": 4,
+        "micro_batch_pairs": 2,
+        "warmup_steps": 1,
+        "controls": "",
+        "checkpoint_every": 3,
+    },
+    "merge": {},
+    "evaluate": {"models": "base", "cut_control": False, "bootstrap_samples": 50},
+    "compare": {},
+}
+CHANGED = {
+    # model: other files or, without a GPU, another device are refused
+    "backbone": "llava/1.5-7b",
+    "dtype": "bfloat16",
+    "device": "cuda",
+    # data
+    "mini_seed": 8,
+    "mini_train_images": 11,
+    "mini_test_images": 4,
+    "visual_genome": "",
+    "pairs_folder": "${HADPO_DATA}/hadpo",
+    "coco": "",
+    "pope": "",
+    "shr": "",
+    "vocabulary": "",
+    # prepare
+    "pair_source": "published",
+    "description_images": 8,
+    "yes_no_pairs": 6,
+    "sampled_share": 0.9,
+    "temperature": 1.5,
+    "max_new_tokens": 20,
+    "limit": 4,
+    "on_bad": "skip",
+    "held_out_share": 0.4,
+    "on_overlap": "count",
+    "prepare_seed": 43,
+    # train
+    "beta": 0.5,
+    "gamma": 0.0,
+    "loss": "ipo",
+    "label_smoothing": 0.2,
+    "learning_rate": 1e-3,
+    "schedule": "constant",
+    "warmup_steps": 0,
+    "steps": 2,
+    "batch_pairs": 3,
+    "micro_batch_pairs": 4,
+    "description_share": 1.0,
+    "repeat_description": 3,
+    "repeat_pope": 3,
+    "weight_decay": 0.5,
+    "max_grad_norm": 0.01,
+    "lora_rank": 4,
+    "lora_alpha": 8.0,
+    "lora_dropout": 0.5,
+    "lora_targets": "q_proj",
+    "max_length": 70,
+    "activation_checkpointing": True,
+    "controls": "sft",
+    "checkpoint_every": 1,
+    "log_every": 2,
+    "train_seed": 43,
+    # merge
+    "merged_dtype": "bfloat16",
+    "check_pairs": 1,
+    # evaluate
+    "benchmark_names": "pope",
+    "models": "base,merged",
+    "prompt": "train",
+    "pope_beams": 2,
+    "pope_max_new_tokens": 1,
+    "shr_beams": 2,
+    "shr_max_new_tokens": 20,
+    "repetition_penalty": 1.5,
+    "batch_questions": 3,
+    "judge": "nobody",
+    "cut_control": True,
+    "questions_limit": 2,
+    "bootstrap_samples": 60,
+    "evaluate_seed": 43,
+    # compare
+    "run_names": "nothing",
+    "reported": "",
+    "reported_backbone": "InstructBLIP",
+}
+WITHOUT_EFFECT = {
+    "pairs_schema": "says how published files are read; a mini recipe mines its pairs",
+    "epochs": "steps wins where it is given, and the plan says which of the two holds",
+}
+CASES = [
+    (stage, name)
+    for stage in config.SECTIONS
+    for name, (section, _) in config.parameters(stage).items()
+    if section != "model" or stage == "train"
+]
+
+
+def test_every_setting_is_tried():
+    names = {name for stage in config.SECTIONS for name in config.parameters(stage)}
+    assert names == CHANGED.keys() | WITHOUT_EFFECT.keys()
+    assert all(reason for reason in WITHOUT_EFFECT.values())
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Runs one stage with one more override, in a run of its own, after the stages of `base`."""
+    folder = tmp_path_factory.mktemp("runs")
+    numbers = itertools.count()
+
+    def run_stage(stage, overrides, name):
+        earlier = "" if name == "base" else "base"
+        run = open_run(stage, RECIPE, name, SMALL[stage] | overrides, earlier=earlier)
+        if stage == "prepare":
+            doctor.inputs(run)
+            shown = [pairs.plan(run), pairs.prepare(run)]
+        elif stage == "train":
+            shown = [trainer.plan(run)]
+            shown += [(s.objective, s.step, s.metrics) for s in trainer.train(run)]
+        elif stage == "merge":
+            shown = [adapter.merge_run(run)]
+        elif stage == "evaluate":
+            shown = [benchmarks.plan(run), [str(m) for m in benchmarks.evaluate(run)]]
+        else:
+            shown = [table.to_markdown() for table in tables.compare(run)]
+        run.finish()
+        return hashlib.sha256(f"{json.dumps(shown, default=str)}{digest(run)}".encode()).hexdigest()
+
+    def digest(run):
+        names = ("pairs.jsonl", "held_out.jsonl", "questions.jsonl", "evidence.jsonl")
+        names += ("vocabulary.json", "metrics.json", "merged/config.json")
+        found = [run.folder / name for name in names if (run.folder / name).is_file()]
+        place = str(run.folder)
+        return [p.read_text(encoding="utf-8").replace(place, "") for p in found]
+
+    def attempt(stage, overrides):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HADPO_RUNS", str(folder))
+            return run_stage(stage, overrides, f"try-{next(numbers)}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HADPO_RUNS", str(folder))
+        for stage in config.SECTIONS:
+            run_stage(stage, {}, "base")
+    same = {stage: attempt(stage, {}) for stage in config.SECTIONS}
+    return attempt, same
+
+
+def test_the_same_settings_give_the_same(outcome):
+    attempt, same = outcome
+    for stage in ("prepare", "train", "evaluate"):
+        assert attempt(stage, {}) == same[stage], stage
+
+
+@pytest.mark.parametrize(("stage", "name"), [c for c in CASES if c[1] not in WITHOUT_EFFECT])
+def test_a_changed_setting_is_seen_or_refused(outcome, stage, name):
+    attempt, same = outcome
+    try:
+        changed = attempt(stage, {name: CHANGED[name]})
+    except BadInput as error:
+        assert str(error)  # refused with a reason is not ignored
+        return
+    assert changed != same[stage], f"{name} was ignored by {stage}"

@@ -181,27 +181,44 @@ def translate_back(name: str, pattern: str, target: str) -> str | None:
     return translate(name, {target: pattern})
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor], *, shard_bytes: int) -> None:
-    """Write weights as safetensors: one file, or shards and their index, atomically per file."""
-    shards: list[dict[str, Tensor]] = [{}]
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    shard_bytes: int,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write weights as safetensors: one file, or shards and their index, atomically per file.
+
+    Args:
+        folder: loses the weights that it had.
+        tensors: on any device.
+        shard_bytes: largest file.
+        dtype: of the files; one shard at a time is cast. None: as the tensors are.
+    """
+    shards: list[list[str]] = [[]]
     size = 0
     for key, value in tensors.items():
-        n_bytes = value.numel() * value.element_size()
+        n_bytes = value.numel() * (dtype or value.dtype).itemsize
         if size and size + n_bytes > shard_bytes:
-            shards.append({})
+            shards.append([])
             size = 0
-        shards[-1][key] = value.contiguous()
+        shards[-1].append(key)
         size += n_bytes
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     if len(shards) == 1:
         names = ["model.safetensors"]
-    for name, shard in zip(names, shards, strict=True):
+    for old in [*folder.glob("model*.safetensors"), folder / INDEX_NAMES[0]]:
+        if old.name not in names:  # an index of earlier weights would win over the new file
+            old.unlink(missing_ok=True)
+    for name, keys in zip(names, shards, strict=True):
         part = folder / (name + ".part")
+        shard = {key: tensors[key].detach().to("cpu", dtype).contiguous() for key in keys}
         save_file(shard, part, metadata={"format": "pt"})
         os.replace(part, folder / name)  # noqa: PTH105 - says "atomic"
     if len(shards) > 1:
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {}, "weight_map": places}
         (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")
 

@@ -139,9 +139,10 @@ class Llava(Backbone):
                 filter(None, (_checkpoint.translate_back(key, k, t) for k, t in KEYS.items())), None
             )
             if name is not None:
-                weights[name] = value.detach().to(device="cpu", dtype=dtype)
+                weights[name] = value
         folder.mkdir(parents=True, exist_ok=True)
-        _checkpoint.write_tensors(folder, weights, shard_bytes=_checkpoint.SHARD_BYTES)
+        shard_bytes = _checkpoint.SHARD_BYTES
+        _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         for path in self.tokenizer.path.parent.glob("*token*"):

@@ -151,6 +151,16 @@ def test_written_shards_are_read_back(tmp_path):
     assert torch.equal(fill(tmp_path).layer.weight, WEIGHTS["old.weight"])
 
 
+def test_new_weights_take_the_place_of_old_shards(tmp_path):
+    old = {key: torch.zeros_like(value) for key, value in WEIGHTS.items()}
+    _checkpoint.write_tensors(tmp_path, old, shard_bytes=10)
+    _checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10**6, dtype=torch.float16)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    ((_, stored), *_) = _checkpoint.read_tensors(tmp_path / "model.safetensors")
+    assert stored.dtype == torch.float16
+    assert torch.equal(fill(tmp_path).layer.weight, WEIGHTS["old.weight"])
+
+
 def test_tables():
     table = {"a.{}.w": "b.{}", "a.{}": "c.{}", "plain": "d"}
     assert _checkpoint.translate("a.1.w", table) == "b.1"

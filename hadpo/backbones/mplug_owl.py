@@ -152,8 +152,9 @@ class MplugOwl(Backbone):
         weights = {}
         for key, value in self.state_dict().items():
             names = (_checkpoint.translate_back(key, k, t) for k, t in KEYS.items())
-            weights[next(filter(None, names))] = value.detach().to(device="cpu", dtype=dtype)
-        _checkpoint.write_tensors(folder, weights, shard_bytes=_checkpoint.SHARD_BYTES)
+            weights[next(filter(None, names))] = value
+        shard_bytes = _checkpoint.SHARD_BYTES
+        _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         source = self.tokenizer.path.parent

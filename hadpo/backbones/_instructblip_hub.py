@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,8 @@ def sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
     config = _checkpoint.read_json(folder / "config.json")
     queries = {"queries": config["num_query_tokens"]} if "num_query_tokens" in config else {}
     eva = _renamed(config.get("vision_config", {}), _EVA_SIZES)
-    qformer = _renamed(config["qformer_config"], _QFORMER_SIZES)
+    default = {"vocab_size": 30522}  # transformers', which it leaves out of the file
+    qformer = _renamed(default | config["qformer_config"], _QFORMER_SIZES)
     return EvaSizes(**eva), QFormerSizes(**qformer, **queries)
 
 
@@ -115,5 +117,5 @@ def _fill(
     )
 
 
-def _renamed(config: Mapping[str, int], names: Mapping[str, str]) -> dict[str, int]:
+def _renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
     return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}

@@ -14,6 +14,8 @@ from hadpo.backbones import _checkpoint, _llama
 from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput
 
+PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
+_LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
 KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
 
 
@@ -53,11 +55,29 @@ class LlamaFolder:
             )
         return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
 
+    def check_width(self, wanted: int, *, name: str) -> None:
+        """Refuse the published size of another variant; sizes that were never published pass.
+
+        Raises:
+            BadInput: for example a 13B folder for a 7B variant.
+        """
+        width = self.model.config.hidden_size
+        if width != wanted and width in PUBLISHED_WIDTHS:
+            raise BadInput(
+                f"{self.path / 'config.json'}: hidden_size {width}, a "
+                f"{PUBLISHED_WIDTHS[width].upper()} model; {name} is made for {wanted}: choose the "
+                "other variant, or the folder of this one"
+            )
+
 
 def fill(
     model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Read the weights, shard by shard; BadInput where keys do not fit."""
+    """Read the weights, shard by shard.
+
+    Raises:
+        BadInput: keys do not fit, or these are differences of weights (Vicuna's "delta").
+    """
     _checkpoint.fill(
         model,
         _checkpoint.weight_files(folder, what="language_model"),
@@ -66,6 +86,12 @@ def fill(
         dtype=dtype,
         device=device,
     )
+    norm = float(model.model.norm.weight.abs().float().mean())
+    if norm < _LEAST_NORM:
+        raise BadInput(
+            f"{folder}: these look like delta weights (the last norm's are {norm:.3f} on average); "
+            "add them to LLaMA's first, with FastChat's apply_delta, and name the merged folder"
+        )
 
 
 def save(

@@ -42,16 +42,19 @@ class Variant:
     """What differs between the published sizes; LLaMA's sizes stand in its config.json."""
 
     prompts: Prompts
+    width: int  # of the language model
     source: str
 
 
 VARIANTS = {
     "vicuna7b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
+        width=4096,
         source="lmsys/vicuna-7b-v1.1 and instruct_blip_vicuna7b_trimmed.pth",
     ),
     "vicuna13b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
+        width=5120,
         source="lmsys/vicuna-13b-v1.1 and instruct_blip_vicuna13b_trimmed.pth",
     ),
 }
@@ -88,6 +91,7 @@ class InstructBlip(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
+        llama.check_width(VARIANTS[self.variant].width, name=name)
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = llama.config
         self.language_model = llama.model

@@ -56,6 +56,7 @@ class Variant:
     has_qformer: bool
     end: str  # what follows every answer
     source: str
+    width: int = 4096  # of the language model
 
 
 VARIANTS = {
@@ -81,6 +82,7 @@ VARIANTS = {
         prompts=_VICUNA0,
         has_qformer=True,
         end="###",
+        width=5120,
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
     ),
     "vicuna0-lrv": Variant(
@@ -141,6 +143,7 @@ class MiniGPT4(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
+        llama.check_width(VARIANTS[self.variant].width, name=name)
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = llama.config
         self.language_model = llama.model

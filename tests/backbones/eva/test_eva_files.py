@@ -228,3 +228,32 @@ def test_a_folder_of_another_model(make):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "llava"}))
     with pytest.raises(BadInput, match="model_type 'llava'; expected a plain LLaMA folder"):
         load("minigpt4/vicuna0", files)
+
+
+def test_the_published_size_of_another_variant(make):
+    files, _ = make("minigpt4/vicuna0")
+    config = files["language_model"] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 5120}))
+    with pytest.raises(BadInput, match="hidden_size 5120, a 13B model; minigpt4/vicuna0 is made"):
+        load("minigpt4/vicuna0", files)
+
+
+def test_differences_of_weights_are_refused(make):
+    files, weights = make("minigpt4/vicuna0")
+    path = files["language_model"] / "model.safetensors"
+    delta = load_file(path) | {"model.norm.weight": weights["model.norm.weight"] * 1e-3}
+    save_file(delta, path)
+    with pytest.raises(BadInput, match=r"delta weights .* 0\.001 on average.*apply_delta"):
+        load("minigpt4/vicuna0", files)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_image_tokens_in_half_precision(make, name, dtype):
+    files, _ = make(name)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    texts = ["Is there a dog?", "Who?"]
+    exact = load(name, files).image_tokens(pixels, texts)
+    half = backbones.load(name, files, dtype=dtype, device="cpu").image_tokens(pixels, texts)
+    assert half.dtype == getattr(torch, dtype)
+    assert (half.float() - exact).abs().max() < 0.1 * exact.abs().max()

@@ -1,14 +1,17 @@
 """What is special about MiniGPT-4 and InstructBLIP: pixels, ends of answers, long instructions."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hadpo import backbones, batch, generation
+from hadpo import adapter, backbones, batch, generation, trainer
 from hadpo.backbones import minigpt4
 from hadpo.backbones._pixels import CLIP_MEAN, CLIP_STD
 from hadpo.backbones._prompt import IMAGE
+from hadpo.config import TrainConfig
 from hadpo.records import Pair, Question
 
 LLAMA2, VICUNA0, BLIP = "minigpt4/llama2", "minigpt4/vicuna0", "instructblip/vicuna7b"
@@ -186,3 +189,44 @@ def test_generation_equals_rereading_everything(load, picture, name):
             if backbone.ends(torch.tensor(written)):
                 break
         assert answer.text == backbone.decode(written).strip() and answer.tokens == len(written)
+
+
+@pytest.mark.parametrize("name", [LLAMA2, VICUNA0, BLIP])
+def test_training_moves_the_adapter_only(load, tiny_pairs, tmp_path, name):
+    backbone = load(name)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    settings = TrainConfig(
+        steps=2,
+        batch_pairs=4,
+        micro_batch_pairs=2,
+        learning_rate=1e-2,
+        schedule="constant",
+        lora_rank=2,
+    )
+    first, second = trainer.steps(backbone, tiny_pairs, settings)
+    assert first.metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert second.metrics["loss"] != pytest.approx(math.log(2), abs=1e-6)
+    after = {
+        key.replace("base_layer.", ""): value
+        for key, value in backbone.state_dict().items()
+        if ".lora_" not in key
+    }
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    packed = batch.pack([batch.tokenize(backbone, tiny_pairs[0], max_length=2048)])
+    pixels = batch.read_pixels(backbone, packed.images)
+
+    def logps(model):
+        with torch.no_grad():
+            return batch.answer_logps(model, packed, batch.embed(model, packed, pixels))
+
+    trained = logps(backbone)
+    adapter.merge(backbone)
+    backbone.save_original(tmp_path / "merged", dtype=torch.float32)
+    merged = backbones.load(name, backbone.files_with(tmp_path / "merged"), device="cpu")
+    assert torch.allclose(logps(merged), trained, atol=1e-3)
+    assert (trained - logps(load_base(name, backbone))).abs().max() > 1e-3
+
+
+def load_base(name, backbone):
+    return backbones.load(name, backbone.files, device="cpu")

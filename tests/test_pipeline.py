@@ -1,10 +1,13 @@
 """The five notebooks as a user runs them: mini at reduced size, and on real photos."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,20 +28,24 @@ socket.getaddrinfo = getaddrinfo
 LOOPBACK = {"localhost", "127.0.0.1", "::1", "None", "0.0.0.0"}
 
 
-def hadpo(folder, *arguments):
+def surroundings(folder):
+    """An environment with its own runs folder, in which every name look-up is written down."""
     (folder / "site").mkdir(exist_ok=True)
     (folder / "site" / "sitecustomize.py").write_text(WATCH)
-    environment = os.environ | {
+    return os.environ | {
         "HADPO_RUNS": str(folder / "runs"),
         "NAME_LOOKUPS": str(folder / "lookups.txt"),
         "PYTHONPATH": str(folder / "site"),
     }
+
+
+def hadpo(folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "hadpo", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env=environment,
+        env=surroundings(folder),
     )
 
 
@@ -166,6 +173,41 @@ def test_a_stage_of_another_run_can_be_trained_on(mini):
         lines(ours)[1]["loss"]
         != lines(mini[0] / "runs" / "a" / "train" / "metrics.jsonl")[1]["loss"]
     )
+
+
+def kill_in_the_middle(folder, stage, seconds):
+    """Run the pipeline and kill it, kernel and all, some time after `stage` has started."""
+    command = [sys.executable, "-m", "hadpo", "run", "mini/llava-smoke", "--name", "b"]
+    process = subprocess.Popen(command, env=surroundings(folder), stdout=subprocess.DEVNULL)
+    manifest = folder / "runs" / "b" / stage / "manifest.json"
+    deadline = time.monotonic() + 240
+    while not manifest.is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(seconds)
+    kernel = json.loads(manifest.read_text())["pid"]
+    for pid in (process.pid, kernel):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    while runs.manifest.is_alive(kernel):
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_every_stage_ends_the_same(mini, tmp_path):
+    for stage, seconds in zip(STAGES, (4.0, 6.0, 2.0, 4.0, 1.0), strict=True):
+        kill_in_the_middle(tmp_path, stage, seconds)
+        found = runs.read_manifest(tmp_path / "runs" / "b" / stage)
+        assert found is not None
+        assert found.status in ("interrupted", "done")
+    done = hadpo(tmp_path, "run", "mini/llava-smoke", "--name", "b")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours, theirs = tmp_path / "runs" / "b", mini[0] / "runs" / "a"
+    for name in ("train/adapter/adapter_model.safetensors", "evaluate/metrics.jsonl"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert len(lines(ours / "train" / "metrics.jsonl")) == 12
 
 
 def test_real_photos_go_through_all_five_notebooks(tmp_path):

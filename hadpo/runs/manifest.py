@@ -93,13 +93,16 @@ def list_manifests(folder: Path) -> Iterator[Manifest]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs here; one that only waits to be reaped does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # it runs, as somebody else
         return True
+    status = Path(f"/proc/{pid}/stat")
+    if status.is_file():  # Linux: a killed process may stay as a zombie where nobody reaps it
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
     return pid > 0
 
 

@@ -10,6 +10,7 @@ import pytest
 from hadpo import runs
 from hadpo.records import BadInput
 from hadpo.runs import parameters
+from hadpo.runs.manifest import is_alive
 from hadpo.runs.run import open_run
 
 
@@ -118,6 +119,15 @@ def test_a_process_that_vanished_leaves_an_interrupted_run(folder):
     assert found is not None
     assert found.status == "interrupted"
     assert open_run("train", "mini/llava", "a", {}).manifest.starts == 2
+
+
+def test_a_process_that_nobody_reaped_is_not_alive():
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    assert is_alive(process.pid)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert not is_alive(process.pid)
+    process.wait()
+    assert not is_alive(process.pid)
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(folder):

@@ -28,6 +28,7 @@ class RunResults:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the evaluate stage noted
     versions: Mapping[str, str] = field(default_factory=dict)
     training_log: Path | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)  # stage -> where it was read
 
     @property
     def backbone(self) -> str:
@@ -82,18 +83,19 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
             f"run {name!r} cannot be compared: its stage evaluate is {state} ({folder}); "
             f"evaluated runs: {', '.join(known) or 'none'}"
         )
-    origin = runs_folder / (manifest.earlier or name)
     settings = dict(manifest.settings)
-    for stage in ("train", "prepare"):
-        earlier = read_manifest(origin / stage)
+    stages = {"evaluate": folder}
+    for stage in ("merge", "train", "prepare"):
+        stages[stage] = _stage_folder(runs_folder, name, stage, manifest.earlier)
+        earlier = read_manifest(stages[stage])
         settings = (dict(earlier.settings) if earlier else {}) | settings
-    log = origin / "train" / "metrics.jsonl"
+    log = stages["train"] / "metrics.jsonl"
     metrics = list(read_jsonl(folder / "metrics.jsonl", Metric))
     if not metrics:
         raise BadInput(f"{folder / 'metrics.jsonl'}: no metrics; rerun stage evaluate of {name!r}")
     answers = _read(folder / "samples.jsonl", Answer)
     verdicts = _read(folder / "verdicts.jsonl", Verdict)
-    questions = _read(origin / "prepare" / "questions.jsonl", Question)
+    questions = _read(stages["prepare"] / "questions.jsonl", Question)
     return RunResults(
         name=name,
         recipe=manifest.recipe,
@@ -104,7 +106,18 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         facts=manifest.facts,
         versions=manifest.versions,
         training_log=log if log.is_file() and log.stat().st_size else None,
+        folders=stages,
     )
+
+
+def _stage_folder(runs_folder: Path, name: str, stage: str, earlier: str) -> Path:
+    """Where run `name` has read `stage`: its own where it has one, else that of run `earlier`.
+
+    The rule is that of `hadpo.runs`: a run that trains anew from another's pairs reads its own
+    training, although its manifest names the other run.
+    """
+    own = runs_folder / name / stage
+    return own if not earlier or read_manifest(own) is not None else runs_folder / earlier / stage
 
 
 def items_of(

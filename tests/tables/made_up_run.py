@@ -16,8 +16,27 @@ MODELS = {
 }
 
 
-def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: int = 20) -> None:
-    """Write `folder/name/{prepare,train,evaluate}` as the stages do."""
+def write_run(
+    folder: Path,
+    name: str = "mini-llava",
+    *,
+    seed: int = 1,
+    images: int = 20,
+    beta: float = 0.1,
+    earlier: str = "",
+    earlier_stages: tuple[str, ...] = ("prepare",),
+) -> None:
+    """Write `folder/name/{prepare,train,evaluate}` as the stages do.
+
+    Args:
+        folder: of the runs.
+        name: of the run.
+        seed: of its training and of the made-up answers.
+        images: as many descriptions, and for POPE six questions each.
+        beta: of its training.
+        earlier: the run that it was started from (`--from`); empty: none.
+        earlier_stages: with `earlier`, the stages that are read there and not written here.
+    """
     draw = random.Random(seed)
     questions, answers, verdicts = [], [], []
     for split in SPLITS:
@@ -77,15 +96,18 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
         place = {"benchmark": "shr", "split": "val", "model": model, "name": "object_recall"}
         metrics.append(Metric(value=recall, n=images * 3, **place, **ends))
     run = folder / name
-    write_jsonl(run / "prepare" / "questions.jsonl", questions)
+    own = {"prepare", "train", "evaluate"} - set(earlier_stages if earlier else ())
+    if "prepare" in own:
+        write_jsonl(run / "prepare" / "questions.jsonl", questions)
     write_jsonl(run / "evaluate" / "samples.jsonl", answers)
     write_jsonl(run / "evaluate" / "verdicts.jsonl", verdicts)
     write_jsonl(run / "evaluate" / "metrics.jsonl", metrics)
     steps = [
         {"objective": "dpo", "step": k, "epoch": 0.0, "metrics": {"loss": 0.69}} for k in range(3)
     ]
-    (run / "train").mkdir(parents=True)
-    (run / "train" / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    if "train" in own:
+        (run / "train").mkdir(parents=True)
+        (run / "train" / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     settings = {
         "evaluate": {
             "model": {"backbone": "llava/mini"},
@@ -102,10 +124,12 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
                 "evaluate_seed": 42,
             },
         },
-        "train": {"train": {"gamma": 2.0, "beta": 0.1, "loss": "sigmoid", "train_seed": seed}},
+        "train": {"train": {"gamma": 2.0, "beta": beta, "loss": "sigmoid", "train_seed": seed}},
         "prepare": {"prepare": {"prepare_seed": 42}},
     }
     for stage, found in settings.items():
+        if stage not in own:
+            continue
         Manifest(
             name=name,
             stage=stage,
@@ -113,7 +137,7 @@ def write_run(folder: Path, name: str = "mini-llava", *, seed: int = 1, images: 
             is_mini=True,
             settings=found,
             overrides={},
-            earlier="",
+            earlier=earlier,
             parents={},
             run_id=f"{name}-{stage}",
             status="done",

@@ -46,12 +46,12 @@ def dumbbell(
     rows = [r for r in records if r["measure"] in measures and r["tuned"] is not None]
     if not rows:
         raise BadInput(f"no rows to draw: the table has none of {', '.join(measures)}")
-    rows.sort(key=lambda r: (r["recipe"], r["benchmark"], measures.index(r["measure"])))
+    rows.sort(key=lambda r: (r["group"], r["benchmark"], measures.index(r["measure"])))
     clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
     message = title or (
         f"{len(clear)} of {len(rows)} differences between base and tuned are clear of zero."
     )
-    several = len({r["recipe"] for r in rows}) > 1
+    several = len({r["group"] for r in rows}) > 1
     with house_style():
         drawing = new_drawing(8.0, 0.36 * len(rows) + 1.5)
         axes = drawing.add_subplot()
@@ -71,7 +71,7 @@ def dumbbell(
         if table.is_mini and any(r["reported_base"] is not None for r in rows):
             notes.append("Published: another model and other images, not comparable.")
         write_title(drawing, message, note=" ".join(notes), is_mini=table.is_mini)
-    names = ("recipe", "benchmark", "split", "measure", "reported_base", "reported_tuned")
+    names = ("recipe", "group", "benchmark", "split", "measure", "reported_base", "reported_tuned")
     names += ("base", "tuned", "difference", "low", "high", "n")
     data = [{name: row[name] for name in names} for row in rows]
     words = "; ".join(
@@ -175,4 +175,4 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
 def _row_label(row: Mapping[str, Any], several: bool) -> str:
     measure = measure_of(row["benchmark"], row["measure"]).label
     place = f"POPE {row['split']}: {measure}" if row["benchmark"] == "pope" else measure
-    return f"{row['recipe']}\n{place}" if several else place
+    return f"{row['group']}\n{place}" if several else place

@@ -1,6 +1,6 @@
 """Runs beside each other and beside published numbers: differences, intervals, footnotes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from hadpo.records import BadInput
 from hadpo.tables import notes
@@ -13,6 +13,7 @@ from hadpo.tables._table import (
     show_frame,
     show_interval,
 )
+from hadpo.tables.groups import groups
 from hadpo.tables.measures import Measure, measure_of, model_title
 from hadpo.tables.reported import ReportedRow
 from hadpo.tables.results import RunResults
@@ -28,17 +29,17 @@ def comparison(
 ) -> Table:
     """Reported, base and tuned side by side, with the controls, one row per measure and model.
 
-    Runs of one recipe become their mean, with a t interval over the runs; a single run has the
-    paired bootstrap interval over its images.
+    Runs that differ in nothing but their seeds become their mean, with a t interval over the runs;
+    a single run has the paired bootstrap interval over its images. See `groups` for the labels.
 
     Raises:
         BadInput: nothing to compare, or a run is named twice.
     """
     _check(results)
     rows: list[Row] = []
-    for group in _groups(results):
+    for label, group in groups(results).items():
         each = [rows_against_base(result, reported, samples=samples, seed=seed) for result in group]
-        rows += mean_rows(each) if len(group) > 1 else each[0]
+        rows += _labelled(mean_rows(each) if len(group) > 1 else each[0], label)
     rows = [row for row in rows if _measure(row).is_headline]
     return _table("comparison", "Base and tuned model", rows, results, reported, samples)
 
@@ -53,8 +54,10 @@ def every_run(
     """The rows of `comparison` for each run by itself: every seed is shown, the bad ones too."""
     _check(results)
     rows: list[Row] = []
+    labels = {r.name: label for label, group in groups(results).items() for r in group}
     for result in results:
-        rows += rows_against_base(result, reported, samples=samples, seed=seed)
+        each = rows_against_base(result, reported, samples=samples, seed=seed)
+        rows += _labelled(each, labels[result.name])
     rows = [row for row in rows if _measure(row).is_headline]
     places = [(r["benchmark"], r["split"], r["measure"], r["model"]) for r in rows]
     order = list(dict.fromkeys(places))  # the runs stand together, measure by measure
@@ -69,9 +72,9 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
     """
     _check(results)
     rows: list[Row] = []
-    for group in _groups(results):
+    for label, group in groups(results).items():
         each = [rows_against_controls(result, samples=samples, seed=seed) for result in group]
-        rows += mean_rows(each) if len(group) > 1 else each[0]
+        rows += _labelled(mean_rows(each) if len(group) > 1 else each[0], label)
     rows = [row for row in rows if row["base"] is not None and _measure(row).is_headline]
     if not rows:
         return None
@@ -134,7 +137,7 @@ def _cells(row: Row) -> dict[str, str]:
 
     words = [show(row[n], is_fraction=False, digits=1) for n in ("words_base", "words_tuned")]
     return {
-        "Recipe": row["recipe"],
+        "Recipe": row["group"],
         "Run": row["run"],
         "Runs": str(row["runs"]),
         "Benchmark": row["benchmark"],
@@ -178,11 +181,8 @@ def _measure(row: Row) -> Measure:
     return measure_of(row["benchmark"], row["measure"])
 
 
-def _groups(results: Iterable[RunResults]) -> list[list[RunResults]]:
-    groups: dict[str, list[RunResults]] = {}
-    for result in results:
-        groups.setdefault(result.recipe, []).append(result)
-    return list(groups.values())
+def _labelled(rows: Sequence[Row], label: str) -> list[Row]:
+    return [row | {"group": label} for row in rows]
 
 
 def _check(results: Sequence[RunResults]) -> None:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hadpo.tables.groups import PLACES, SEEDS, differing, flat
 from hadpo.tables.reported import ReportedRow, matching
 from hadpo.tables.results import RunResults
-
-_SEEDS = ("prepare_seed", "train_seed", "evaluate_seed", "mini_seed")
 
 
 def of_comparison(
@@ -51,11 +50,11 @@ def of_intervals(runs: int, samples: int) -> list[str]:
         "unpaired, from the two models' own intervals, therefore wider; - where there is neither."
     )
     over = (
-        "95 % interval of several runs: Student's t over the runs' differences; the deviation is "
-        "theirs."
+        "95 % interval of several runs, which differ in nothing but their seeds: Student's t over "
+        "the runs' differences; the deviation is theirs."
     )
     bold = "Bold: the interval does not cover zero. Differences of percentages are in points."
-    return [over, bold] if runs > 1 else [paired, bold]
+    return [paired, over, bold] if runs > 1 else [paired, bold]
 
 
 def _reported(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> list[str]:
@@ -110,28 +109,24 @@ def _training(results: Sequence[RunResults]) -> list[str]:
 def _seeds(results: Sequence[RunResults]) -> list[str]:
     found = []
     for result in results:
-        flat = _flat(result.settings)
-        seeds = [f"{name} {flat[name]}" for name in _SEEDS if name in flat]
+        settings = flat(result.settings)
+        seeds = [f"{name} {settings[name]}" for name in SEEDS if name in settings]
         if seeds:
             found.append(f"{result.name}: {', '.join(seeds)}")
     return [f"Seeds: {'; '.join(found)}."] if found else []
 
 
 def _differing(results: Sequence[RunResults]) -> list[str]:
-    """Settings, beside the seeds, in which runs of one recipe differ: their mean must say so."""
+    """Settings, beside the seeds, in which runs of one recipe differ; of files only that they do.
+
+    A path says nothing to a reader on another machine.
+    """
     notes = []
     for recipe in dict.fromkeys(result.recipe for result in results):
-        group = [_flat(r.settings) for r in results if r.recipe == recipe]
-        names = sorted({name for flat in group for name in flat} - set(_SEEDS))
-        for name in names:
-            values = list(dict.fromkeys(str(flat.get(name)) for flat in group))
-            if len(values) > 1:
-                notes.append(f"Runs of {recipe} differ in {name}: {', '.join(values)}.")
+        for name, values in differing([r for r in results if r.recipe == recipe]).items():
+            if name in PLACES:
+                notes.append(f"Runs of {recipe} differ in the place of {name}.")
+            elif name not in SEEDS:
+                texts = ("-" if value is None else str(value) for value in values)
+                notes.append(f"Runs of {recipe} differ in {name}: {', '.join(texts)}.")
     return notes
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for section in settings.values():
-        flat |= section if isinstance(section, Mapping) else {}
-    return flat

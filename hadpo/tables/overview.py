@@ -14,7 +14,7 @@ from hadpo.tables._table import (
 from hadpo.tables.comparison import covers_zero
 from hadpo.tables.measures import MODELS, measure_of, model_title
 
-_KEYS = ("recipe", "benchmark", "split", "measure")
+_KEYS = ("group", "benchmark", "split", "measure")
 _FACTS = ("reported_base", "reported_tuned", "difference", "low", "high", "runs")
 _COUNTS = ("n_base", "n", "n_unreadable_base", "n_unreadable", "is_mini")
 
@@ -64,7 +64,7 @@ def _cells(value: dict[str, Any], tuned: dict[str, Any], models: list[str]) -> d
         for model in models
     }
     return texts | {
-        "Recipe": value["recipe"],
+        "Recipe": value["group"],
         "Measure": place + measure.title,
         "Reported": MISSING if both == [MISSING, MISSING] else " → ".join(both),
         "Base": show(value["base"], is_fraction=is_fraction),

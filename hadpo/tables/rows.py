@@ -9,7 +9,7 @@ from hadpo.tables.reported import ReportedRow, matching
 from hadpo.tables.results import Key, RunResults
 
 Row = dict[str, Any]
-_FACTS = ("recipe", "run", "runs", "benchmark", "split", "measure", "model", "against")
+_FACTS = ("recipe", "group", "run", "runs", "benchmark", "split", "measure", "model", "against")
 _VALUES = (
     "reported_base",
     "reported_tuned",
@@ -52,7 +52,8 @@ def rows_against_controls(result: RunResults, *, samples: int, seed: int) -> lis
 def mean_rows(each: Sequence[Sequence[Row]]) -> list[Row]:
     """Rows of several runs as one row each: means, deviation and t interval of the difference.
 
-    A row stands if at least one run has it; `runs` counts those with a difference.
+    The runs are of one group (see `groups`). A row stands if at least one run has it; `runs` counts
+    those with a difference.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in (row for rows in each for row in rows):

@@ -1,7 +1,8 @@
 """Every figure of the kit in one house style: base grey, tuned blue, published values hollow.
 
 Each function takes plain records, rows or paths and gives a `Figure` or a `Card`, which shows
-itself in a notebook (with its words for those who do not see it) and saves itself.
+itself in a notebook (with its words for those who do not see it) and saves itself. Whoever draws
+data of a run must say whether they are of the synthetic world (`is_mini`): there is no default.
 """
 
 from hadpo.figures._card import Card, Column, Line

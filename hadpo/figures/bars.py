@@ -31,7 +31,7 @@ _PARTS = (  # the order puts all yes answers first: their end is the yes ratio
 _DARK = {BLUE, ORANGE}
 
 
-def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool = False) -> Figure:
+def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
     """Who was told yes and no, rightly and wrongly, per split and model; yes answers on the left.
 
     Raises:
@@ -84,7 +84,7 @@ def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool = Fal
     return Figure(drawing, "pope_bars", message, f"{message} Stacked bars. {words}.", data)
 
 
-def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool = False) -> Figure:
+def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
     """Sentences with absent objects and with wrong attributes, beside the length of the answers.
 
     Raises:

@@ -24,7 +24,7 @@ def hallucination_card(
     models: Sequence[str] = ("base", "merged"),
     most_regions: int = 5,
     title: str = "",
-    is_mini: bool = False,
+    is_mini: bool,
 ) -> Card:
     """An image with its boxes, and each model's sentences, marked true (✓) or invented (✗).
 
@@ -59,7 +59,7 @@ def hallucination_card(
     return Card(name, message, picture, columns, note)
 
 
-def pair_card(pair: Pair, *, title: str = "", is_mini: bool = False) -> Card:
+def pair_card(pair: Pair, *, title: str = "", is_mini: bool) -> Card:
     """A preference pair: the image, the chosen and the rejected answer, with what differs marked.
 
     Raises:
@@ -108,7 +108,7 @@ def best_and_worst(
     *,
     count: int = 2,
     models: tuple[str, str] = ("base", "merged"),
-    is_mini: bool = False,
+    is_mini: bool,
 ) -> Cards:
     """Cards of the answers that improved most and of those that got worse most, in this order.
 
@@ -157,7 +157,7 @@ def contact_sheet(
     columns: int = 6,
     side: int = 150,
     title: str = "",
-    is_mini: bool = False,
+    is_mini: bool,
 ) -> Card:
     """Small pictures in a grid, each with a line of text below.
 

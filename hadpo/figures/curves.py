@@ -65,7 +65,7 @@ def training_curves(
     logs: Path | Iterable[Any] | Mapping[str, Path | Iterable[Any]],
     *,
     title: str = "",
-    is_mini: bool = False,
+    is_mini: bool,
 ) -> Figure:
     """Loss, rewards, margins, accuracies and log-probabilities over the steps, raw and smoothed.
 
@@ -118,7 +118,7 @@ class Curves:
     place: an executed notebook holds exactly one.
     """
 
-    def __init__(self, *, seconds: float = 3.0, title: str = "", is_mini: bool = False) -> None:
+    def __init__(self, *, seconds: float = 3.0, title: str = "", is_mini: bool) -> None:
         self.steps: list[Step] = []
         self._seconds, self._title, self._is_mini = seconds, title, is_mini
         self._due = 0.0

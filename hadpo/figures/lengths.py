@@ -8,7 +8,7 @@ from hadpo.figures._style import BLUE, GREY, Figure, house_style, new_drawing, w
 from hadpo.records import BadInput, Pair
 
 
-def length_figure(pairs: Sequence[Pair], *, is_mini: bool = False) -> Figure:
+def length_figure(pairs: Sequence[Pair], *, is_mini: bool) -> Figure:
     """Words of the chosen against words of the rejected text, of the description pairs.
 
     Where there are no descriptions, of all pairs. On the diagonal, length carries no signal.

@@ -13,13 +13,14 @@ _MESSAGE = "Chosen and rejected both see the prefix, and never each other."
 
 
 def mask_picture(
-    mask: Any, segments: Mapping[str, int] | None = None, *, title: str = _MESSAGE
+    mask: Any, segments: Mapping[str, int] | None = None, *, is_mini: bool, title: str = _MESSAGE
 ) -> Figure:
     """Which position (row) sees which (column).
 
     Args:
         mask: booleans, length x length; anything that numpy takes, also a tensor.
         segments: name -> length of the parts of the row, in order: prefix, chosen, rejected.
+        is_mini: mark the picture as one of the synthetic world.
         title: the message.
 
     Raises:
@@ -51,7 +52,7 @@ def mask_picture(
         axes.set_xlabel("is seen: column")
         axes.set_ylabel("sees: row", labelpad=22 if parts else 4)
         note = f"Blue: attention is allowed. {length} positions."
-        write_title(drawing, title, note=note)
+        write_title(drawing, title, note=note, is_mini=is_mini)
     data = [{"row": i, **{str(j): int(seen[i, j]) for j in range(length)}} for i in range(length)]
     names = ", ".join(f"{name} of {count}" for name, count in parts.items())
     alt = f"{title} A square of {length} positions{': ' + names if names else ''}."

@@ -8,7 +8,7 @@ from hadpo.figures.cards import Cards, contact_sheet, open_image, pair_card, wit
 from hadpo.records import Evidence, Pair, Question
 
 
-def pair_cards(pairs: Sequence[Pair], *, notes: Sequence[str] = (), is_mini: bool = False) -> Cards:
+def pair_cards(pairs: Sequence[Pair], *, notes: Sequence[str] = (), is_mini: bool) -> Cards:
     """One card a pair; `notes` are put in front of the instructions, one each."""
     titles = [f"{note}: {p.instruction}" for note, p in zip(notes, pairs, strict=False)]
     titles += [p.instruction for p in pairs[len(titles) :]]
@@ -17,9 +17,7 @@ def pair_cards(pairs: Sequence[Pair], *, notes: Sequence[str] = (), is_mini: boo
     )
 
 
-def evidence_cards(
-    evidence: Sequence[Evidence], *, most_regions: int = 5, is_mini: bool = False
-) -> Cards:
+def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5, is_mini: bool) -> Cards:
     """Images with what is known about them: numbered boxes, their phrases, and the facts."""
     cards = []
     for known in evidence:
@@ -31,7 +29,7 @@ def evidence_cards(
     return Cards(cards)
 
 
-def question_sheet(questions: Sequence[Question], *, is_mini: bool = False) -> Card:
+def question_sheet(questions: Sequence[Question], *, is_mini: bool) -> Card:
     """Images with the questions that are asked about them, and the right answers where known."""
     captions = [f"{q.text} {f'({q.label})' if q.label else ''}".strip() for q in questions]
     title = f"{len(questions)} questions, with the right answers where there are such"

@@ -22,7 +22,7 @@ def texts(figure) -> list[str]:
 
 
 def test_pope_bars_hold_the_confusion_matrix(metrics):
-    figure = pope_bars(metrics)
+    figure = pope_bars(metrics, is_mini=False)
     assert len(figure.data) == 4
     row = figure.data[0]
     assert (row["split"], row["model"], row["true_positives"]) == ("random", "base", 55.0)
@@ -35,12 +35,12 @@ def test_pope_bars_hold_the_confusion_matrix(metrics):
 
 
 def test_wrong_answers_are_hatched_not_only_coloured(metrics):
-    bars = pope_bars(metrics).drawing.axes[0].patches
+    bars = pope_bars(metrics, is_mini=False).drawing.axes[0].patches
     assert sum(bool(bar.get_hatch()) for bar in bars) == 8
 
 
 def test_shr_bars_show_both_kinds_and_the_length(metrics):
-    figure = shr_bars(metrics)
+    figure = shr_bars(metrics, is_mini=False)
     assert [row["model"] for row in figure.data] == ["base", "merged", "base_cut"]
     left, right = figure.drawing.axes
     assert [label.get_text() for label in left.get_yticklabels()][
@@ -54,7 +54,7 @@ def test_shr_bars_show_both_kinds_and_the_length(metrics):
 
 def test_a_judge_without_kinds_still_has_a_bar(metrics):
     whole = [m for m in metrics if not m.name.startswith(("absent", "attribute"))]
-    left = shr_bars(whole).drawing.axes[0]
+    left = shr_bars(whole, is_mini=False).drawing.axes[0]
     assert max(bar.get_width() for bar in left.patches) == pytest.approx(30)
 
 
@@ -78,9 +78,9 @@ def test_dumbbell_shows_base_tuned_and_reported(metrics):
 
 def test_nothing_to_draw_is_an_error(metrics):
     with pytest.raises(BadInput, match="no confusion counts of pope"):
-        pope_bars([m for m in metrics if m.benchmark == "shr"])
+        pope_bars([m for m in metrics if m.benchmark == "shr"], is_mini=False)
     with pytest.raises(BadInput, match="no SHR among the metrics"):
-        shr_bars([m for m in metrics if m.benchmark == "pope"])
+        shr_bars([m for m in metrics if m.benchmark == "pope"], is_mini=False)
     with pytest.raises(BadInput, match="no rows to draw"):
         dumbbell(comparison([results(metrics)]), measures=("other",))
 
@@ -92,4 +92,4 @@ def test_a_value_that_is_none_is_drawn_as_a_dash(metrics):
         else m
         for m in metrics
     ]
-    assert any("-, n 0" in text for text in texts(shr_bars(gone)))
+    assert any("-, n 0" in text for text in texts(shr_bars(gone, is_mini=False)))

@@ -28,7 +28,7 @@ def test_smoothing_keeps_a_constant_and_follows_a_change():
 def test_a_log_with_two_objectives_gives_two_lines(tmp_path: Path, steps):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    figure = training_curves(path)
+    figure = training_curves(path, is_mini=False)
     assert {row["line"] for row in figure.data} == {"dpo", "sft"}
     assert len(figure.data) == 60
     titles = [axes.get_title(loc="left") for axes in figure.drawing.axes]
@@ -38,7 +38,7 @@ def test_a_log_with_two_objectives_gives_two_lines(tmp_path: Path, steps):
 
 def test_several_runs_are_laid_over_each_other(steps):
     dpo = [step for step in steps if step["objective"] == "dpo"]
-    figure = training_curves({"seed 1": dpo, "seed 2": dpo[:20]})
+    figure = training_curves({"seed 1": dpo, "seed 2": dpo[:20]}, is_mini=False)
     assert {row["line"] for row in figure.data} == {"seed 1 dpo", "seed 2 dpo"}
     lines = figure.drawing.axes[0].get_lines()
     widths = [line.get_linewidth() for line in lines]
@@ -48,7 +48,9 @@ def test_several_runs_are_laid_over_each_other(steps):
 def test_flat_lines_and_the_trainers_objects_are_steps_too():
     flat = {"step": 3, "epoch": 0.1, "loss": 0.5, "objective": "sft"}
     made = StepMetrics("sft", 3, 0.1, {"loss": 0.5})
-    assert training_curves([flat]).data == training_curves([made]).data
+    assert (
+        training_curves([flat], is_mini=False).data == training_curves([made], is_mini=False).data
+    )
 
 
 def test_a_torn_last_line_is_dropped_and_a_broken_one_is_named(tmp_path: Path, steps):
@@ -61,9 +63,9 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_is_named(tmp_path: Path, s
         read_steps(path)
     path.write_text("")
     with pytest.raises(BadInput, match="no training steps"):
-        training_curves(path)
+        training_curves(path, is_mini=False)
     with pytest.raises(BadInput, match=r"found \['other'\]"):
-        training_curves([{"step": 1, "other": 2.0}])
+        training_curves([{"step": 1, "other": 2.0}], is_mini=False)
 
 
 class Screen:
@@ -85,7 +87,7 @@ class Screen:
 def test_live_curves_leave_exactly_one_picture(monkeypatch: pytest.MonkeyPatch, steps):
     screen = Screen()
     monkeypatch.setattr("IPython.display.display", screen.display)
-    curves = Curves(seconds=60)
+    curves = Curves(seconds=60, is_mini=False)
     for step in steps:
         curves.update(StepMetrics(**step))
     assert len(screen.shown) == 1 and len(screen.redrawn) == 0  # one drawing in the first minute
@@ -100,7 +102,7 @@ def test_live_curves_redraw_when_it_is_time(monkeypatch: pytest.MonkeyPatch, ste
     screen, now = Screen(), [0.0]
     monkeypatch.setattr("IPython.display.display", screen.display)
     monkeypatch.setattr("hadpo.figures.curves.time.monotonic", lambda: now[0])
-    curves = Curves(seconds=3.0)
+    curves = Curves(seconds=3.0, is_mini=False)
     for step in steps[:9]:
         curves.update(step)
         now[0] += 1.0

@@ -120,9 +120,11 @@ def pairs(image: Path) -> list[Pair]:
 
 
 def test_pair_cards_take_a_note_each(image: Path):
-    cards = figures.pair_cards(pairs(image), notes=["margin +1.0", "margin -2.0"]).cards
+    cards = figures.pair_cards(
+        pairs(image), notes=["margin +1.0", "margin -2.0"], is_mini=False
+    ).cards
     assert [card.title for card in cards] == ["margin +1.0: Describe.", "margin -2.0: Describe."]
-    assert len(figures.pair_cards(pairs(image)).cards) == 2
+    assert len(figures.pair_cards(pairs(image), is_mini=False).cards) == 2
 
 
 def test_evidence_cards_show_boxes_and_facts(image: Path):
@@ -131,7 +133,7 @@ def test_evidence_cards_show_boxes_and_facts(image: Path):
     known = Evidence(
         image_id="5", image=str(image), width=48, height=32, regions=(region,), facts=facts
     )
-    (card,) = figures.evidence_cards([known]).cards
+    (card,) = figures.evidence_cards([known], is_mini=False).cards
     page = card._repr_html_()
     assert "1 a cup" in page and "It rains." in page and "1 regions, 1 facts" in page
 
@@ -146,12 +148,12 @@ def test_question_sheet_shows_the_right_answers(image: Path):
         text="Is there a cup?",
         label="yes",
     )
-    assert "Is there a cup? (yes)" in figures.question_sheet([question]).alt
+    assert "Is there a cup? (yes)" in figures.question_sheet([question], is_mini=False).alt
 
 
 def test_lengths_say_how_much_shorter_the_chosen_are(image: Path):
-    figure = figures.length_figure(pairs(image))
+    figure = figures.length_figure(pairs(image), is_mini=False)
     assert [(r["chosen_words"], r["rejected_words"]) for r in figure.data] == [(3, 5), (3, 3)]
     assert "25.0% shorter" in figure.title
     with pytest.raises(BadInput, match="no pairs"):
-        figures.length_figure([])
+        figures.length_figure([], is_mini=False)

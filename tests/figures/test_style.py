@@ -1,4 +1,5 @@
 import csv
+import inspect
 import io
 import itertools
 import struct
@@ -8,6 +9,7 @@ import matplotlib
 import pytest
 from PIL import Image
 
+import hadpo.figures
 from hadpo.figures import Figure, mask_picture, pope_bars, shr_bars, training_curves
 from hadpo.figures._style import MODEL_COLOURS, house_style, new_drawing, spread
 from hadpo.tables import MINI
@@ -15,10 +17,10 @@ from hadpo.tables import MINI
 
 def small(steps, metrics) -> dict[str, Figure]:
     return {
-        "curves": training_curves(steps),
-        "pope": pope_bars(metrics),
-        "shr": shr_bars(metrics),
-        "mask": mask_picture([[1, 0], [1, 1]], {"prefix": 1, "chosen": 1}),
+        "curves": training_curves(steps, is_mini=False),
+        "pope": pope_bars(metrics, is_mini=False),
+        "shr": shr_bars(metrics, is_mini=False),
+        "mask": mask_picture([[1, 0], [1, 1]], {"prefix": 1, "chosen": 1}, is_mini=False),
     }
 
 
@@ -38,14 +40,14 @@ def test_a_figure_saves_png_svg_and_data_the_same_each_time(tmp_path: Path, name
 
 
 def test_png_holds_the_words_and_no_version(steps):
-    data = training_curves(steps).png()
+    data = training_curves(steps, is_mini=False).png()
     assert b"After 30 steps" in data and matplotlib.__version__.encode() not in data
     width, height = struct.unpack(">II", data[16:24])
     assert width == 1500 and height > 500  # 10 inches at 150 dots
 
 
 def test_a_figure_shows_itself_with_words(steps):
-    figure = training_curves(steps, title="Loss <falls> & rises")
+    figure = training_curves(steps, title="Loss <falls> & rises", is_mini=False)
     page = figure._repr_html_()
     assert page.startswith('<img src="data:image/png;base64,')
     assert "Loss &lt;falls&gt; &amp; rises" in page and "<falls>" not in page
@@ -53,15 +55,30 @@ def test_a_figure_shows_itself_with_words(steps):
     assert png[:4] == b"\x89PNG" and metadata["alt"] == figure.alt != ""
 
 
-@pytest.mark.parametrize("make", [training_curves, pope_bars, shr_bars])
+@pytest.mark.parametrize("make", [training_curves, pope_bars, shr_bars, mask_picture])
 def test_a_mini_picture_says_so(make, steps, metrics):
-    data = steps if make is training_curves else metrics
+    data = {training_curves: steps, mask_picture: [[1, 0], [1, 1]]}.get(make, metrics)
 
     def texts(figure: Figure) -> str:
         return " ".join(t.get_text() for t in figure.drawing.texts).replace("\n", " ")
 
     assert MINI in texts(make(data, is_mini=True))
-    assert MINI not in texts(make(data))
+    assert MINI not in texts(make(data, is_mini=False))
+    with pytest.raises(TypeError, match="is_mini"):  # forgetting it is an error, not "no"
+        make(data)
+
+
+def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
+    of_tables = {"dumbbell", "published_dumbbell", "compare", "hallucination_cards"}
+    of_records = set()
+    for name in set(hadpo.figures.__all__) - of_tables - {"read_steps", "smooth"}:
+        made = getattr(hadpo.figures, name)
+        if inspect.isfunction(made) or name == "Curves":
+            of_records.add(name)
+            given = inspect.signature(made).parameters["is_mini"]
+            assert given.default is inspect.Parameter.empty, name
+            assert given.kind is inspect.Parameter.KEYWORD_ONLY, name
+    assert len(of_records) == 13
 
 
 def test_the_users_own_style_is_left_alone():

@@ -28,7 +28,6 @@ _PARTS = (  # the order puts all yes answers first: their end is the yes ratio
     ("false_negatives", "FN", SAND, "\\\\\\\\"),
     ("true_negatives", "TN", PALE, ""),
 )
-_DARK = {BLUE, ORANGE}
 
 
 def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
@@ -43,7 +42,7 @@ def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> F
         raise BadInput(
             "no confusion counts of pope among the metrics; was the benchmark evaluated?"
         )
-    order = [m for m in MODELS if m in {model for _, model in bars}]
+    order = _in_order(model for _, model in bars)
     splits = list(dict.fromkeys(split for split, _ in bars))
     data: list[dict[str, Any]] = []
     with house_style():
@@ -92,7 +91,7 @@ def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Fi
     """
     table = _by_place(metrics, "shr")
     found = {model: values for (_, model), values in table.items()}
-    order = [m for m in MODELS if "hallucinated_sentence_ratio" in found.get(m, {})]
+    order = _in_order(m for m in found if "hallucinated_sentence_ratio" in found[m])
     if not order:
         raise BadInput("no SHR among the metrics; was the benchmark evaluated?")
     message = title or _shr_message(found)
@@ -175,6 +174,12 @@ def _shr_row(axes: Axes, at: int, found: Values) -> None:
         axes.errorbar(left, at, xerr=ends, color=INK, capsize=3, linewidth=1)
         end = 100 * total.high
     axes.text(end, at, f"  {percent(total.value)}, n {total.n}", va="center", fontsize=7.5)
+
+
+def _in_order(models: Iterable[str]) -> list[str]:
+    """Models in the order of the tables; those that the tables do not know come last, by name."""
+    found = set(models)
+    return [m for m in MODELS if m in found] + sorted(found - MODELS.keys())
 
 
 def _by_place(

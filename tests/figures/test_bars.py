@@ -76,6 +76,17 @@ def test_dumbbell_shows_base_tuned_and_reported(metrics):
     assert "not comparable" in notes and "mini" in notes
 
 
+def test_a_model_that_the_tables_do_not_know_is_drawn_after_the_others(metrics):
+    more = [dataclasses.replace(m, model="kto") for m in metrics if m.model == "merged"]
+    pope = pope_bars(more + metrics, is_mini=False)
+    assert [r["model"] for r in pope.data if r["split"] == "random"] == ["base", "merged", "kto"]
+    assert texts(pope).count("kto") == 2  # one bar a split
+    shr = shr_bars(more + metrics, is_mini=False)
+    assert [row["model"] for row in shr.data] == ["base", "merged", "base_cut", "kto"]
+    labels = [label.get_text() for label in shr.drawing.axes[0].get_yticklabels()]
+    assert labels[-1] == "kto"
+
+
 def test_nothing_to_draw_is_an_error(metrics):
     with pytest.raises(BadInput, match="no confusion counts of pope"):
         pope_bars([m for m in metrics if m.benchmark == "shr"], is_mini=False)

@@ -1,5 +1,6 @@
 """Pictures of a whole stage: drawn from its files, saved with their data, shown in one column."""
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +29,8 @@ class Gallery:
         return [path for picture in self.pictures for path in picture.save(folder)]
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p><small>not drawn: {note}</small></p>" for note in self.missing)
-        return "".join(picture._repr_html_() for picture in self.pictures) + notes
+        notes = (f"<p><small>not drawn: {html.escape(note)}</small></p>" for note in self.missing)
+        return "".join([*(picture._repr_html_() for picture in self.pictures), *notes])
 
 
 def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> Gallery:

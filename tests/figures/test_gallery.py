@@ -90,6 +90,12 @@ def test_what_was_not_evaluated_is_named_and_not_drawn(runs: Path, monkeypatch):
     assert "no SHR among the metrics" in gallery._repr_html_()
 
 
+def test_a_note_of_what_was_not_drawn_is_text_and_not_markup():
+    page = figures.Gallery((), ["SHR: no file <script>alert(1)</script> & more"])._repr_html_()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
+    assert "<script" not in page
+
+
 def test_cards_of_an_evaluation_are_the_best_and_the_worst(runs: Path):
     stage, prepared = runs / "run-s1" / "evaluate", runs / "run-s1" / "prepare"
     gallery = figures.hallucination_cards(stage, prepared, count=1)

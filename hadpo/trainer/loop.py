@@ -40,6 +40,9 @@ def steps(
 ) -> Iterator[StepMetrics]:
     """Train an adapter on `backbone`, update by update; what is yielded has been done.
 
+    The checkpoint of an update is written when the next step is asked for: whoever logs what is
+    yielded has logged all that a checkpoint holds, so a kill between the two loses no line.
+
     Args:
         backbone: gets an adapter where it has none.
         pairs: what to train on.
@@ -72,9 +75,10 @@ def steps(
         metrics = window.read(training.accelerator)
         if is_checkpoint:
             metrics |= {f"eval_{name}": v for name, v in training.evaluate(held).items()}
-            training.save(step + 1)
         window = Window()
         yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=metrics)
+        if is_checkpoint:
+            training.save(step + 1)
 
 
 def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

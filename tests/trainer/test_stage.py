@@ -9,6 +9,7 @@ import pytest
 from hadpo import adapter, batch, trainer
 from hadpo.config import ModelConfig, Recipe
 from hadpo.records import write_jsonl
+from hadpo.trainer import checkpoints
 
 
 class FakeRun:
@@ -51,6 +52,10 @@ def lines(run):
     return [json.loads(line) for line in run.path("metrics.jsonl").read_text().splitlines()]
 
 
+def weights_of(run):
+    return (run.path("adapter") / "adapter_model.safetensors").read_bytes()
+
+
 def test_stage_trains_the_run_and_its_control(stage):
     run = stage()
     found = list(trainer.train(run))
@@ -83,6 +88,57 @@ def test_stage_goes_on_after_a_kill(stage, stop, tmp_path):
     assert [(line["objective"], line["step"]) for line in lines(run)] == [
         (s.objective, s.step) for s in found
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_before"),
+    [("checkpoint", True), ("checkpoint", False), ("adapter", True), ("adapter", False)],
+)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_kill_around_a_write_loses_no_line(stage, tmp_path, monkeypatch, place, is_before, count):
+    whole = stage(controls="")
+    expected = list(trainer.train(whole))
+    expected_lines, trained = lines(whole), weights_of(whole)
+    for path in ("adapter", "checkpoints"):
+        shutil.rmtree(whole.path(path))
+    whole.path("metrics.jsonl").unlink()
+    module, calls = (checkpoints if place == "checkpoint" else adapter), []
+    real = module.save
+
+    def killed(*given):
+        calls.append(given)
+        if len(calls) == (count if place == "checkpoint" else 1):
+            if not is_before:
+                real(*given)
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(trainer.train(stage(controls="")))
+    logged = [line["step"] for line in lines(whole)]
+    assert logged == list(range(len(logged)))
+    assert checkpoints.last_step(whole.path("checkpoints", "dpo")) <= len(logged)
+    assert list(trainer.train(stage(controls=""))) == expected
+    assert lines(whole) == expected_lines and weights_of(whole) == trained
+    assert [k for k, line in enumerate(lines(whole)) if "eval_loss" in line] == [1, 3, 4]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_stopped_right_after_a_yield_ends_the_same(stage, stop):
+    whole = stage(controls="")
+    expected = list(trainer.train(whole))
+    expected_lines, trained = lines(whole), weights_of(whole)
+    for path in ("adapter", "checkpoints"):
+        shutil.rmtree(whole.path(path))
+    whole.path("metrics.jsonl").unlink()
+    for step in trainer.train(stage(controls="")):
+        if step.step == stop:  # its line is written, its checkpoint is not
+            break
+    assert checkpoints.last_step(whole.path("checkpoints", "dpo")) < len(lines(whole)) == stop + 1
+    assert list(trainer.train(stage(controls=""))) == expected
+    assert lines(whole) == expected_lines and weights_of(whole) == trained
 
 
 def test_a_cell_that_was_interrupted_is_run_again(stage, tmp_path):

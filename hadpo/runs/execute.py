@@ -13,7 +13,8 @@ from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.parameters import check
-from hadpo.runs.run import BadEnvironment, discard, finished, holder, look
+from hadpo.runs.run import BadEnvironment
+from hadpo.runs.state import discard, finished, holder, look
 
 NOTEBOOKS = {
     "prepare": "01_prepare.ipynb",

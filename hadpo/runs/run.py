@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import sys
 import time
 import uuid
@@ -15,16 +14,11 @@ from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput
-from hadpo.runs.manifest import (
-    Manifest,
-    describe_code,
-    describe_versions,
-    is_alive,
-    read_manifest,
-    sha256,
-)
+from hadpo.runs.manifest import Manifest, describe_code, describe_versions, sha256
 from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
+from hadpo.runs.state import finished, holder, look, settings_of
+from hadpo.runs.watch import watch_notebook
 
 
 class BadEnvironment(RuntimeError):
@@ -171,9 +165,7 @@ def start(stage: str, namespace: Mapping[str, Any]) -> Run:
         raise BadInput(f"parameter recipe: expected a recipe's name, found {recipe_name!r}")
     name = overrides.pop("run", None) or run_name(recipe_name)
     earlier = overrides.pop("from_run", None) or ""
-    run = open_run(stage, recipe_name, name, overrides, earlier=earlier)
-    _watch_notebook(run)
-    return run
+    return open_run(stage, recipe_name, name, overrides, earlier=earlier)
 
 
 def open_run(
@@ -183,7 +175,6 @@ def open_run(
     recipe, given = check(stage, recipe_name, name, overrides)
     root = config.runs_folder()
     folder = root / name / stage
-    settings = _settings(recipe, stage)
     old = look(stage, recipe, name, earlier=earlier)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +186,7 @@ def open_run(
         stage=stage,
         recipe=recipe_name,
         is_mini=recipe.is_mini,
-        settings=settings,
+        settings=settings_of(recipe, stage),
         overrides=given,
         earlier=earlier,
         parents={},
@@ -215,86 +206,5 @@ def open_run(
             manifest.write(folder)
         except OSError as error:
             raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
+    watch_notebook(run)
     return run
-
-
-def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
-    """The manifest of `runs/<name>/<stage>`, None where there is none; nothing is written.
-
-    Raises:
-        BadInput: the folder holds this stage with other settings, or another process works on it.
-    """
-    folder = config.runs_folder() / name / stage
-    old = read_manifest(folder)
-    if old is not None:
-        _refuse_other(old, _settings(recipe, stage), recipe.name, earlier, folder)
-    return old
-
-
-def holder(name: str, stage: str, earlier: str) -> str:
-    """The run whose `stage` is read: `name` where it has that stage, else `earlier`, if named."""
-    has_own = read_manifest(config.runs_folder() / name / stage) is not None
-    return name if has_own or not earlier else earlier
-
-
-def finished(name: str, stage: str, *, wanted_by: str, recipe: str) -> Manifest:
-    """The manifest of a finished stage of run `name`; BadInput where it is not done."""
-    manifest = read_manifest(config.runs_folder() / name / stage)
-    if manifest is None or manifest.status != "done":
-        state = f"is {manifest.status}" if manifest else "has not been run"
-        raise BadInput(
-            f"stage {wanted_by} needs stage {stage} of run {name!r}, which {state}; "
-            f"run it first: hadpo stage {stage} {recipe} --name {name}"
-        )
-    return manifest
-
-
-def _settings(recipe: config.Recipe, stage: str) -> dict[str, Any]:
-    return {section: config.as_dict(recipe)[section] for section in config.SECTIONS[stage]}
-
-
-def discard(name: str, stage: str) -> None:
-    """Delete a stage's folder, so that it is done anew."""
-    folder = config.runs_folder() / name / stage
-    if folder.is_dir():
-        shutil.rmtree(folder)
-
-
-def _refuse_other(
-    old: Manifest, settings: Mapping[str, Any], recipe: str, earlier: str, folder: Path
-) -> None:
-    """Raise BadInput where `folder` holds other settings, or another process works on it."""
-    asked = {"recipe": recipe, "from_run": earlier} | _flat(settings)
-    found = {"recipe": old.recipe, "from_run": old.earlier} | _flat(old.settings)
-    keys = sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
-    if keys:
-        differ = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in keys)
-        raise BadInput(
-            f"run name {old.name!r} is in use with other parameters ({differ}); "
-            f"choose another --name, or redo the stage with --force ({folder})"
-        )
-    if old.status == "running" and old.pid != os.getpid() and is_alive(old.pid):
-        raise BadInput(f"{folder} is being worked on by process {old.pid}; wait for it, or stop it")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        place = f"{prefix}{key}"
-        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
-    return found
-
-
-def _watch_notebook(run: Run) -> None:
-    """Have the manifest tell the truth when a cell of the notebook fails or is interrupted."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell is None:
-        return
-
-    def after_cell(result: Any) -> None:
-        error = result.error_in_exec or result.error_before_exec
-        if error is not None and run.manifest.status == "running":
-            run.fail(error)
-
-    shell.events.register("post_run_cell", after_cell)

@@ -12,6 +12,7 @@ from hadpo.records import BadInput
 from hadpo.runs import parameters
 from hadpo.runs.manifest import is_alive
 from hadpo.runs.run import open_run
+from hadpo.runs.state import discard
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +92,6 @@ def test_an_earlier_stage_must_be_done_and_stay_the_same(folder):
     assert later.earlier("prepare", "pairs.jsonl").name == "pairs.jsonl"
     with pytest.raises(BadInput, match=r"held_out\.jsonl is absent"):
         later.earlier("prepare", "held_out.jsonl")
-    from hadpo.runs.run import discard
-
     discard("a", "prepare")
     open_run("prepare", "mini/llava", "a", {}).finish()
     with pytest.raises(BadInput, match="was made from another prepare"):
@@ -171,3 +170,22 @@ def test_a_failing_cell_is_written_down(folder):
     run = open_run("train", "mini/llava", "a", {})
     run.fail(KeyboardInterrupt())
     assert manifest(folder, "a", "train")["status"] == "interrupted"
+
+
+def test_a_failing_cell_marks_every_run_that_is_open_and_only_once(folder, monkeypatch):
+    import IPython
+    from IPython.core.events import EventManager, available_events
+
+    shell = types.SimpleNamespace()
+    shell.events = EventManager(shell, available_events)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    first = open_run("prepare", "mini/llava", "a", {})
+    for _ in range(3):  # a setup cell that is rerun
+        later = open_run("train", "mini/llava", "a", {})
+    assert len(shell.events.callbacks["post_run_cell"]) == 1
+    first.finish()
+    error = ValueError("x")
+    result = types.SimpleNamespace(error_in_exec=error, error_before_exec=None)
+    shell.events.trigger("post_run_cell", result)
+    assert (first.manifest.status, later.manifest.status) == ("done", "failed")
+    assert manifest(folder, "a", "train")["error"] == "ValueError: x"

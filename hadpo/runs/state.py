@@ -1,0 +1,94 @@
+"""What `runs/` holds of a stage: look at it, say what is in the way, and delete it."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hadpo import config
+from hadpo.records import BadInput
+from hadpo.runs.manifest import Manifest, is_alive, read_manifest
+
+
+def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
+    """The manifest of `runs/<name>/<stage>`, None where there is none; nothing is written.
+
+    Raises:
+        BadInput: the folder holds this stage with other settings, or another process works on it.
+    """
+    folder = config.runs_folder() / name / stage
+    old = read_manifest(folder)
+    if old is not None:
+        _refuse_other(old, settings_of(recipe, stage), recipe.name, earlier, folder)
+        refuse_running(old, folder)
+    return old
+
+
+def holder(name: str, stage: str, earlier: str) -> str:
+    """The run whose `stage` is read: `name` where it has that stage, else `earlier`, if named."""
+    has_own = read_manifest(config.runs_folder() / name / stage) is not None
+    return name if has_own or not earlier else earlier
+
+
+def finished(name: str, stage: str, *, wanted_by: str, recipe: str) -> Manifest:
+    """The manifest of a finished stage of run `name`; BadInput where it is not done."""
+    manifest = read_manifest(config.runs_folder() / name / stage)
+    if manifest is None or manifest.status != "done":
+        state = f"is {manifest.status}" if manifest else "has not been run"
+        raise BadInput(
+            f"stage {wanted_by} needs stage {stage} of run {name!r}, which {state}; "
+            f"run it first: hadpo stage {stage} {recipe} --name {name}"
+        )
+    return manifest
+
+
+def settings_of(recipe: config.Recipe, stage: str) -> dict[str, Any]:
+    """All sections that a stage reads, as its manifest keeps them."""
+    return {section: config.as_dict(recipe)[section] for section in config.SECTIONS[stage]}
+
+
+def discard(name: str, stage: str) -> None:
+    """Delete a stage's folder, so that it is done anew.
+
+    Raises:
+        BadInput: a process works on it.
+    """
+    folder = config.runs_folder() / name / stage
+    try:
+        old = read_manifest(folder)
+    except BadInput:  # a manifest that nobody can read is what --force is for
+        old = None
+    if old is not None:
+        refuse_running(old, folder)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def refuse_running(old: Manifest, folder: Path) -> None:
+    """Raise BadInput where another process works on `folder`."""
+    if old.status == "running" and old.pid != os.getpid() and is_alive(old.pid):
+        raise BadInput(f"{folder} is being worked on by process {old.pid}; wait for it, or stop it")
+
+
+def _refuse_other(
+    old: Manifest, settings: Mapping[str, Any], recipe: str, earlier: str, folder: Path
+) -> None:
+    """Raise BadInput where `folder` holds other settings."""
+    asked = {"recipe": recipe, "from_run": earlier} | _flat(settings)
+    found = {"recipe": old.recipe, "from_run": old.earlier} | _flat(old.settings)
+    keys = sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
+    if keys:
+        differ = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in keys)
+        raise BadInput(
+            f"run name {old.name!r} is in use with other parameters ({differ}); "
+            f"choose another --name, or redo the stage with --force ({folder})"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{prefix}{key}"
+        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
+    return found

@@ -14,7 +14,7 @@ from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.parameters import check
 from hadpo.runs.run import BadEnvironment
-from hadpo.runs.state import discard, finished, holder, look
+from hadpo.runs.state import discard, finished, holder, look, refuse_stale
 
 NOTEBOOKS = {
     "prepare": "01_prepare.ipynb",
@@ -67,14 +67,17 @@ def execute(
         KeyboardInterrupt: Ctrl-C; the manifest says so, and a rerun goes on from there.
     """
     resolved, given = check(stage, recipe, name, overrides)
-    if force:
-        discard(name, stage)
     folder = config.runs_folder() / name / stage
-    old = look(stage, resolved, name, earlier=from_run)
-    if old is not None and old.status == "done":
-        return Outcome(folder, was_done=True, seconds=0.0)
-    for earlier in resolved.stages[: resolved.stages.index(stage)]:
-        finished(holder(name, earlier, from_run), earlier, wanted_by=stage, recipe=recipe)
+    old = None if force else look(stage, resolved, name, earlier=from_run)
+    if old is not None:
+        refuse_stale(old)
+        if old.status == "done":
+            return Outcome(folder, was_done=True, seconds=0.0)
+    for earlier in _needed(stage, resolved):
+        found = finished(holder(name, earlier, from_run), earlier, wanted_by=stage, recipe=recipe)
+        refuse_stale(found)
+    if force:  # only now that nothing else is in the way
+        discard(name, stage)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -97,6 +100,13 @@ def execute(
     if manifest is None or manifest.status != "done":
         raise StageFailed(f"stage {stage} ended without a word: {folder / 'notebook.ipynb'}")
     return Outcome(folder, was_done=False, seconds=time.monotonic() - started)
+
+
+def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:
+    """The earlier stages of the run that must be done first."""
+    if stage == "compare" and recipe.compare.run_names:  # it reads those runs, none of its own
+        return ()
+    return recipe.stages[: recipe.stages.index(stage)]
 
 
 def _papermill(source: Path, target: Path, parameters: Mapping[str, Any]) -> None:

@@ -65,6 +65,19 @@ def discard(name: str, stage: str) -> None:
         shutil.rmtree(folder)
 
 
+def refuse_stale(manifest: Manifest) -> None:
+    """Raise BadInput where a stage was made from an earlier stage that was redone since."""
+    name = manifest.name
+    for stage, run_id in manifest.parents.items():
+        place = config.runs_folder() / holder(name, stage, manifest.earlier) / stage
+        now = read_manifest(place)
+        if now is not None and now.run_id != run_id:
+            raise BadInput(
+                f"stage {manifest.stage} of run {name!r} was made from another {stage} than the "
+                f"one in {place}; redo it with --force, or choose another --name"
+            )
+
+
 def refuse_running(old: Manifest, folder: Path) -> None:
     """Raise BadInput where another process works on `folder`."""
     if old.status == "running" and old.pid != os.getpid() and is_alive(old.pid):

@@ -13,9 +13,15 @@ import pytest
 from hadpo import config, runs
 from hadpo.records import BadInput
 from hadpo.runs import execute
+from hadpo.runs.run import open_run
+from hadpo.runs.state import discard
 
 START = 'from hadpo import runs\nrun = runs.start("compare", globals())'
-PARAMETERS = 'recipe: str = "reported"\nrun: str = ""\nfrom_run: str = ""\nreported: str = None'
+PARAMETERS = """recipe: str = "reported"
+run: str = ""
+from_run: str = ""
+reported: str = None
+run_names: str = None"""
 
 
 @pytest.fixture
@@ -87,6 +93,63 @@ def test_a_notebook_that_forgets_to_finish_is_no_success(stage):
     stage("1 + 1")
     with pytest.raises(execute.StageFailed, match="ended without a word"):
         run()
+
+
+def test_force_deletes_nothing_before_all_is_checked(stage):
+    stage("run.finish()")
+    later = open_run("train", "mini/llava", "a", {})
+    later.path("kept.txt").write_text("x")
+    later.finish()
+    with pytest.raises(BadInput, match="needs stage prepare"):
+        execute.execute("train", "mini/llava", "a", {}, force=True)
+    assert (later.folder / "kept.txt").is_file()
+
+
+def test_force_does_not_delete_what_another_process_works_on(stage):
+    folder = stage("run.finish()")
+    open_run("compare", "reported", "a", {}).path("kept.txt").write_text("x")
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getppid()}))
+    with pytest.raises(BadInput, match=f"worked on by process {os.getppid()}"):
+        execute.execute("compare", "reported", "a", {}, force=True)
+    assert (folder / "kept.txt").is_file()
+
+
+def test_a_stage_made_from_another_earlier_stage_is_not_called_done(stage):
+    stage("run.finish()")
+    open_run("prepare", "mini/llava", "a", {}).finish()
+    later = open_run("train", "mini/llava", "a", {})
+    later.earlier("prepare")
+    later.finish()
+    assert execute.execute("train", "mini/llava", "a", {}).was_done
+    discard("a", "prepare")
+    open_run("prepare", "mini/llava", "a", {}).finish()
+    with pytest.raises(BadInput, match=r"made from another prepare.*redo it with --force"):
+        execute.execute("train", "mini/llava", "a", {})
+    with pytest.raises(BadInput, match=r"stage train .* made from another prepare"):
+        execute.execute("merge", "mini/llava", "a", {})  # nor is it built upon
+
+
+def test_stages_of_another_run_stay_fresh_until_that_run_redoes_them(stage):
+    stage("run.finish()")
+    open_run("prepare", "mini/llava", "a", {}).finish()
+    later = open_run("train", "mini/llava", "b", {}, earlier="a")
+    later.earlier("prepare")
+    later.finish()
+    assert execute.execute("train", "mini/llava", "b", {}, from_run="a").was_done
+    discard("a", "prepare")
+    assert execute.execute("train", "mini/llava", "b", {}, from_run="a").was_done  # it only left
+    open_run("prepare", "mini/llava", "a", {}).finish()
+    with pytest.raises(BadInput, match="made from another prepare"):
+        execute.execute("train", "mini/llava", "b", {}, from_run="a")
+
+
+def test_a_comparison_of_named_runs_needs_no_stages_of_its_own(stage):
+    stage("run.finish()")
+    with pytest.raises(BadInput, match="needs stage prepare of run 'all'"):
+        execute.execute("compare", "mini/llava", "all", {})
+    done = execute.execute("compare", "mini/llava", "all", {"run_names": "a,b"})
+    assert done.was_done is False
 
 
 def test_an_unknown_parameter_is_refused_before_a_kernel_starts(stage):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,12 +177,12 @@ def test_a_failing_cell_marks_every_run_that_is_open_and_only_once(folder, monke
     import IPython
     from IPython.core.events import EventManager, available_events
 
-    shell = types.SimpleNamespace()
+    shell: Any = types.SimpleNamespace()
     shell.events = EventManager(shell, available_events)
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     first = open_run("prepare", "mini/llava", "a", {})
-    for _ in range(3):  # a setup cell that is rerun
-        later = open_run("train", "mini/llava", "a", {})
+    # a setup cell that is rerun
+    later = [open_run("train", "mini/llava", "a", {}) for _ in range(3)][-1]
     assert len(shell.events.callbacks["post_run_cell"]) == 1
     first.finish()
     error = ValueError("x")

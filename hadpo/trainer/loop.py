@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,12 +22,16 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """Numbers of one update, or means since the last one that was reported; names as in TRL."""
+    """Numbers of one update, or means since the last one that was reported; names as in TRL.
+
+    `skipped_updates` counts the updates since then that were not made, because gradients overflowed
+    in float16; their `grad_norm` is None.
+    """
 
     objective: str
     step: int  # from 0; the metrics are of before the update, so step 0 shows the untrained policy
     epoch: float  # passes over the pairs (copies included) after the update
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)  # None: not finite
 
 
 def steps(
@@ -76,7 +81,8 @@ def steps(
         if is_checkpoint:
             metrics |= {f"eval_{name}": v for name, v in training.evaluate(held).items()}
         window = Window()
-        yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=metrics)
+        finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+        yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=finite)
         if is_checkpoint:
             training.save(step + 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,11 @@ def train(run: Run) -> Iterator[StepMetrics]:
                 adapter.save(backbone, target)
         finally:  # a cell that was interrupted may be run again: the next training starts clean
             adapter.detach(backbone)
-    run.note(pairs=len(pairs), held_out=len(held_out), objectives=objectives)
+    skipped: Counter[str] = Counter()
+    for step in _read_metrics(run.path("metrics.jsonl")):
+        skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
+    facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": objectives}
+    run.note(**facts, skipped_updates=dict(skipped))
 
 
 def plan(run: Run) -> dict[str, Any]:
@@ -221,5 +226,6 @@ def _read_metrics(path: Path) -> list[StepMetrics]:
 def _write_metrics(path: Path, found: list[StepMetrics]) -> None:
     if path.is_file():
         part = path.with_suffix(".part")
-        part.write_text("".join(json.dumps(_as_line(step)) + "\n" for step in found), "utf-8")
+        lines = [json.dumps(_as_line(step), allow_nan=False) + "\n" for step in found]
+        part.write_text("".join(lines), encoding="utf-8")
         part.replace(path)

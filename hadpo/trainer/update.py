@@ -39,6 +39,7 @@ class Window:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.pairs = 0
+        self.skipped = 0  # updates that were not made
         self.latest: dict[str, Tensor | float] = {}
 
     def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], *, counts: bool) -> None:
@@ -55,7 +56,8 @@ class Window:
         totals: Any = accelerator.reduce(sums, reduction="sum")
         *values, pairs = totals.tolist()
         means = {name: value / pairs for name, value in zip(names, values, strict=True)}
-        return means | {name: float(value) for name, value in self.latest.items()}
+        latest = {name: float(value) for name, value in self.latest.items()}
+        return means | latest | ({"skipped_updates": float(self.skipped)} if latest else {})
 
 
 class Training:
@@ -135,8 +137,10 @@ class Training:
             self._diverged(step, micros, is_finite)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        window.skipped += self.scaler.get_scale() < scale  # it backs off after an overflow only
         positions = sum(micro.packed.ids.numel() for micro in micros)
         tokens = sum(micro.packed.num_tokens for micro in micros)
         window.latest = {

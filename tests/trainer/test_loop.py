@@ -1,5 +1,6 @@
 """The loop: what an update does, accumulation, and that every setting reaches it."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -30,7 +31,8 @@ def test_it_learns_and_reports_with_trls_names(fast, learn, tiny_llava, tiny_pai
     assert last["loss"] < 0.5 < first["loss"] and last["rewards/accuracies"] == 1
     names = {"loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen"}
     names |= {"rewards/accuracies", "logps/rejected", "grad_norm", "learning_rate", "lm_loss"}
-    assert names | {"preference_loss", "padding"} == set(first)
+    assert names | {"preference_loss", "padding", "skipped_updates"} == set(first)
+    assert first["skipped_updates"] == last["skipped_updates"] == 0
     assert last["eval_rewards/accuracies"] == 1 and last["eval_loss"] < 0.5
     assert found[-1].epoch == pytest.approx(8)
 
@@ -93,6 +95,34 @@ def test_clipping(fast, tiny_llava, tiny_pairs):
     norm = torch.cat([p.grad.flatten() for p in training.parameters]).norm()
     assert norm == pytest.approx(1e-3, rel=1e-3)
     assert float(window.latest["grad_norm"]) > 0.01
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_updates_that_overflow_are_counted_and_change_nothing(
+    fast, equal, weights, monkeypatch, tiny_llava, tiny_pairs, log_every
+):
+    """The scaler of float16; the gradients of updates 0 and 1 are made to overflow."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *given, **rest: scaler)
+    backbone, calls = tiny_llava(), []
+
+    def overflow(gradient):
+        calls.append(1)
+        return gradient * torch.inf if len(calls) <= 4 else gradient  # two micro-batches an update
+
+    parameters = adapter.attach(
+        backbone, rank=4, alpha=8.0, targets=fast.lora_targets, seed=fast.train_seed
+    )
+    parameters[0].register_hook(overflow)
+    start, found, states = weights(backbone), [], []
+    for step in loop.steps(backbone, tiny_pairs, replace(fast, steps=5, log_every=log_every)):
+        found.append(step.metrics)
+        states.append(weights(backbone))
+    assert found[0]["skipped_updates"] == 1 and found[0]["grad_norm"] is None
+    assert equal(start, states[0]) and not equal(start, states[-1])
+    assert sum(metrics["skipped_updates"] for metrics in found) == 2
+    assert found[-1]["grad_norm"] > 0 and scaler.get_scale() == 256
+    json.dumps(found, allow_nan=False)
 
 
 def test_weight_decay_and_rate_reach_the_optimizer(

@@ -68,6 +68,7 @@ def test_stage_trains_the_run_and_its_control(stage):
     assert (run.path("adapter") / "adapter_model.safetensors").is_file()
     assert (run.path("controls", "sft", "adapter") / "adapter_config.json").is_file()
     assert "eval_loss" in found[-1].metrics
+    assert run.facts["skipped_updates"] == {"dpo": 0, "sft": 0}
     replayed = list(trainer.train(stage()))
     assert replayed == found and len(lines(run)) == 10
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from hadpo.figures._style import (
     BLUE,
     GREY,
+    INK,
     Figure,
     house_style,
     new_drawing,
@@ -21,16 +23,23 @@ from hadpo.figures._style import (
 from hadpo.records import BadInput
 
 Step = Mapping[str, Any]  # objective, step, epoch, metrics
-_PANELS = (  # title, unit, metrics with the style of their line
-    ("Loss", "nats", {"loss": "-"}),
-    ("Rewards", "nats", {"rewards/chosen": "-", "rewards/rejected": "--"}),
-    ("Reward margin", "nats", {"rewards/margins": "-"}),
-    ("Pairs with a positive margin", "share", {"rewards/accuracies": "-"}),
-    ("Log-probability of the answer", "nats", {"logps/chosen": "-", "logps/rejected": "--"}),
-    ("Language-modelling loss", "nats per token", {"lm_loss": "-"}),
+_ROOMY = "Pairs with a positive margin"  # its lines run high: room for the legend below them
+_ALONE, _REJECTED = ("-", ""), ("--", "rejected")
+_PANELS = (  # title, unit, metrics with the style of their line and its label
+    ("Loss", "nats", {"loss": ("-", "whole"), "preference_loss": ("--", "preference")}),
+    ("Rewards", "nats", {"rewards/chosen": ("-", "chosen"), "rewards/rejected": _REJECTED}),
+    ("Reward margin", "nats", {"rewards/margins": _ALONE}),
+    (_ROOMY, "share", {"rewards/accuracies": _ALONE}),
+    (
+        "Log-probability of the answer",
+        "nats",
+        {"logps/chosen": ("-", "chosen"), "logps/rejected": _REJECTED},
+    ),
+    ("Language-modelling loss", "nats per token", {"lm_loss": _ALONE}),
 )
+_HELD_OUT = "eval_"  # what the trainer puts before the name of a metric of held-out pairs
 _OBJECTIVES = {"dpo": BLUE, "sft": GREY}
-_MORE = ("#5a3e8e", "#2f7f6f", "#a0522d", "#444444")
+_MORE = ("#5a3e8e", "#2f7f6f", "#a0522d", "#444444", "#b8860b", "#c2185b")
 
 
 def read_steps(path: Path) -> list[Step]:
@@ -69,6 +78,9 @@ def training_curves(
 ) -> Figure:
     """Loss, rewards, margins, accuracies and log-probabilities over the steps, raw and smoothed.
 
+    What was measured on held-out pairs, at the checkpoints, stands as dots beside the lines. The
+    preference part of the loss is drawn where it is not the whole loss (gamma > 0).
+
     Args:
         logs: a `metrics.jsonl`, steps, or several of either by the name to show; a log with several
             objectives (dpo and the sft control) gives one line for each.
@@ -98,7 +110,14 @@ def training_curves(
         for at, panel in enumerate(panels):
             _draw_panel(drawing.add_subplot(rows, min(3, len(panels)), at + 1), panel, lines)
         count = ", ".join(f"{label} {len(steps)}" for label, steps in lines.items())
-        note = f"Thin: each step; bold: smoothed. Solid: chosen; dashed: rejected. Steps: {count}."
+        note = "Thin: each step; bold: smoothed. Solid: chosen; dashed: rejected, in "
+        note += f"the loss the preference part. Steps: {count}."
+        if is_held_out := any(name.startswith(_HELD_OUT) for name in known):
+            note += " Dots: held-out pairs, never trained on; hollow where the line is dashed."
+            dot = Line2D([], [], linestyle="", marker="o", color=INK, markersize=4.5)
+            titles = [panel[0] for panel in panels]
+            at = titles.index(_ROOMY) if _ROOMY in titles else 0
+            drawing.axes[at].legend([dot], ["held-out"], loc="lower right", fontsize=8)
         write_title(drawing, message, note=note, is_mini=is_mini)
     data = [
         {"line": label, "step": step["step"], **step["metrics"]}
@@ -107,6 +126,7 @@ def training_curves(
     ]
     names = ", ".join(panel[0].lower() for panel in panels)
     alt = f"{message} Training curves over steps for {', '.join(lines)}: {names}."
+    alt += " Dots show held-out pairs." if is_held_out else ""
     return Figure(drawing, "training_curves", message, alt, data)
 
 
@@ -170,19 +190,24 @@ def _draw_panel(axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]]) -> 
     ends = []
     for at, (label, steps) in enumerate(lines.items()):
         colour = _OBJECTIVES.get(label, _MORE[at % len(_MORE)])
-        for name, style in metrics.items():
-            points = [(s["step"], s["metrics"][name]) for s in steps if name in s["metrics"]]
-            if not points:
+        is_whole = _series(steps, "preference_loss") in (_series(steps, "loss"), ([], []))
+        shown = {n: v for n, v in metrics.items() if not (is_whole and n == "preference_loss")}
+        for name, (style, short) in shown.items():
+            x, y = _series(steps, name)
+            if not x:
                 continue
-            x, y = [p[0] for p in points], [p[1] for p in points]
             mean = smooth(y)
             axes.plot(x, y, style, color=colour, linewidth=0.5, alpha=0.4)
-            marker = "o" if len(points) == 1 else ""
+            marker = "o" if len(x) == 1 else ""
             axes.plot(x, mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3)
-            short = name.partition("/")[2] if len(metrics) > 1 else ""
+            dots = axes.plot(
+                *_series(steps, f"{_HELD_OUT}{name}"), "o", color=colour, markersize=4.5
+            )
+            dots[0].set_markerfacecolor("white" if style == "--" else colour)
+            short = short if len(shown) > 1 else ""
             text = " ".join(part for part in (label if len(lines) > 1 else "", short) if part)
             ends.append((x[-1], mean[-1], text, colour))
-    if title.startswith("Pairs"):
+    if title == _ROOMY:
         axes.set_ylim(0, 1.04)
     low, high = axes.get_ylim()
     places = spread([end[1] for end in ends], 0.1 * (high - low))
@@ -200,6 +225,12 @@ def _draw_panel(axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]]) -> 
             )
 
 
+def _series(steps: Sequence[Step], name: str) -> tuple[list[int], list[float]]:
+    """The steps at which a metric was measured, and its values."""
+    found = [(s["step"], s["metrics"][name]) for s in steps if name in s["metrics"]]
+    return [step for step, _ in found], [value for _, value in found]
+
+
 def _message(lines: Mapping[str, Sequence[Step]]) -> str:
     label = next((name for name in lines if name.endswith("dpo")), next(iter(lines)))
     steps = lines[label]
@@ -210,9 +241,11 @@ def _message(lines: Mapping[str, Sequence[Step]]) -> str:
         return (
             f"After {len(steps)} steps the loss is {smooth(loss)[-1]:.3f}." if loss else "Training."
         )
+    _, held_out = _series(steps, f"{_HELD_OUT}{names[0]}")
+    more = f"; {held_out[-1]:.0%} of the held-out pairs do" if held_out else ""
     return (
         f"After {len(steps)} steps {values[0][-1]:.0%} of the pairs prefer the chosen answer, "
-        f"by {values[1][-1]:.2f} nats of reward."
+        f"by {values[1][-1]:.2f} nats of reward{more}."
     )
 
 

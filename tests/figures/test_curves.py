@@ -41,8 +41,56 @@ def test_several_runs_are_laid_over_each_other(steps):
     figure = training_curves({"seed 1": dpo, "seed 2": dpo[:20]}, is_mini=False)
     assert {row["line"] for row in figure.data} == {"seed 1 dpo", "seed 2 dpo"}
     lines = figure.drawing.axes[0].get_lines()
-    widths = [line.get_linewidth() for line in lines]
+    widths = [line.get_linewidth() for line in lines if line.get_marker() in ("", "None")]
     assert widths == [0.5, 1.8, 0.5, 1.8]  # raw thin, smoothed bold
+
+
+def texts(figure) -> set[str]:
+    return {t.get_text() for axes in figure.drawing.axes for t in axes.texts}
+
+
+def test_held_out_pairs_are_dots_labelled_so(steps):
+    watched = [dict(step, metrics=dict(step["metrics"])) for step in steps]
+    for step in watched:
+        if step["step"] in (9, 29):
+            own = step["metrics"]
+            step["metrics"] = own | {f"eval_{name}": value - 0.3 for name, value in own.items()}
+    figure = training_curves(watched, is_mini=False)
+    for axes in figure.drawing.axes:
+        dots = [
+            line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata())
+        ]
+        assert dots and all(list(line.get_xdata()) == [9, 29] for line in dots)
+    margins = figure.drawing.axes[2]
+    dot = next(line for line in margins.get_lines() if line.get_marker() == "o")
+    assert list(dot.get_ydata()) == pytest.approx([2 * 0.1 * 9 - 0.3, 2 * 0.1 * 29 - 0.3])
+    legends = [axes.get_legend() for axes in figure.drawing.axes]
+    assert [t.get_text() for legend in legends if legend for t in legend.get_texts()] == [
+        "held-out"
+    ]
+    assert "70% of the held-out pairs do" in figure.title
+    assert "Dots show held-out pairs" in figure.alt
+    assert sum("eval_loss" in row for row in figure.data) == 4
+    plain = training_curves(steps, is_mini=False)
+    assert "held-out" not in plain.title + plain.alt
+    assert not any(axes.get_legend() for axes in plain.drawing.axes)
+
+
+def test_the_preference_part_is_drawn_where_it_is_not_the_whole_loss():
+    def made(gamma: float) -> list[dict]:
+        values = [(0.69 - 0.01 * k, 1.2 - 0.02 * k) for k in range(9)]
+        return [
+            {"step": k, "loss": a + gamma * b, "preference_loss": a, "lm_loss": b}
+            for k, (a, b) in enumerate(values)
+        ]
+
+    figure = training_curves(made(0.5), is_mini=False)
+    assert {"whole", "preference"} <= texts(figure)
+    lines = figure.drawing.axes[0].get_lines()
+    assert [line.get_ydata()[0] for line in lines if line.get_linestyle() == "--"] == [0.69, 0.69]
+    plain = training_curves(made(0.0), is_mini=False)
+    assert not {"whole", "preference"} & texts(plain)
+    assert not [line for line in plain.drawing.axes[0].get_lines() if line.get_linestyle() == "--"]
 
 
 def test_flat_lines_and_the_trainers_objects_are_steps_too():

@@ -219,3 +219,18 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
             count += 1
     os.replace(part, path)  # noqa: PTH105 - Path.replace is the same call; this one says "atomic"
     return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a reader sees all of it or none, so it may be a done mark."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def drop_torn_end(path: Path) -> None:
+    """Cut a last line that a killed writer left unfinished off a file, where there is one."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -118,6 +119,28 @@ def test_files_have_the_originals_layout(tiny_llava, tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["bias"]) == (4, 8.0, "none")
     assert config["target_modules"] == ["k_proj", "q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_with_a_config_is_whole(tiny_llava, tmp_path, monkeypatch, name):
+    """Its existence says that the training is finished: a kill must not leave one too early."""
+    backbone = shake(tiny_llava())
+    adapter.save(backbone, tmp_path)  # an older one, to be written over
+
+    def killed(part, target):
+        if str(target).endswith(name):
+            raise KeyboardInterrupt
+        return rename(part, target)
+
+    rename = os.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(type(tmp_path), "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            adapter.save(backbone, tmp_path)
+    assert not (tmp_path / "adapter_config.json").exists()
+    adapter.save(backbone, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 4
 
 
 def test_peft_reads_it_on_a_bare_language_model(tiny_llava, tiny_pairs, tmp_path):

@@ -8,10 +8,12 @@ from hadpo.records import (
     Evidence,
     Pair,
     Region,
+    drop_torn_end,
     parse,
     read_jsonl,
     to_json,
     write_jsonl,
+    write_text,
 )
 
 PAIR = Pair(
@@ -90,3 +92,31 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="midway"):
         write_jsonl(path, broken())
     assert list(read_jsonl(path, Pair)) == [PAIR]
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "done.json"
+    write_text(path, "first ☕")
+    assert path.read_text(encoding="utf-8") == "first ☕"
+
+    def killed(part, target):
+        assert part.read_text(encoding="utf-8") == "second"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "second")
+    assert path.read_text(encoding="utf-8") == "first ☕"
+
+
+@pytest.mark.parametrize(
+    ("content", "left"),
+    [("", ""), ("{}\n", "{}\n"), ("{}\n{", "{}\n"), ("{", ""), ("{}\n\n[", "{}\n\n")],
+)
+def test_a_torn_end_is_cut_off(tmp_path, content, left):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(content)
+    drop_torn_end(path)
+    assert path.read_text() == left
+    drop_torn_end(tmp_path / "absent.jsonl")
+    assert not (tmp_path / "absent.jsonl").exists()

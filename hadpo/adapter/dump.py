@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hadpo.adapter import files
 from hadpo.backbones import _checkpoint
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +98,7 @@ def from_dump(
         },
         base=base.name,
     )
-    text = json.dumps(dataclasses.asdict(report), indent=1)
-    (folder / REPORT).write_text(text, encoding="utf-8")
+    write_text(folder / REPORT, json.dumps(dataclasses.asdict(report), indent=1))
     if not report.adapter_is_all:
         log.warning(
             "%s: base and adapter are not all of it: %d of %d tensors differ (by %.3g at most), "

@@ -15,7 +15,7 @@ from torch import Tensor
 from hadpo.adapter import lora
 from hadpo.backbones import _checkpoint
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 _UNSUPPORTED = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -39,12 +39,12 @@ def write(
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").unlink(missing_ok=True)  # an adapter with one is whole
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     part = folder / (_WEIGHTS[0] + ".part")
     save_file(plain, part, metadata={"format": "pt"})
     os.replace(part, folder / _WEIGHTS[0])  # noqa: PTH105 - says "atomic"
-    text = json.dumps(config, indent=1)
-    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    write_text(folder / "adapter_config.json", json.dumps(config, indent=1))
 
 
 def load(backbone: Backbone, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from hadpo import backbones, batch
 from hadpo.adapter import files, lora
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput, Pair, read_jsonl
+from hadpo.records import BadInput, Pair, read_jsonl, write_text
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -63,7 +63,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
         run.note(**{f"merged_{name}": {"files": saved, **results[name]}})
-    run.path("metrics.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_text(run.path("metrics.json"), json.dumps(results, indent=1))
     return results
 
 

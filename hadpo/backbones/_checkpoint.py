@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -220,7 +220,7 @@ def write_tensors(
     if len(shards) > 1:
         places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {}, "weight_map": places}
-        (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        write_text(folder / INDEX_NAMES[0], json.dumps(index, indent=1))
 
 
 def _check_start(path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from hadpo.backbones import _checkpoint, _llama
 from hadpo.backbones._tokenizer import LlamaTokenizer
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
 _LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
@@ -115,7 +115,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     _checkpoint.write_tensors(folder, weights, shard_bytes=_checkpoint.SHARD_BYTES)
     written = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
-    (folder / "config.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(written, indent=1))
     for path in tokenizer.path.parent.glob("*token*"):
         if path.suffix in (".model", ".json") and path.parent != folder:
             shutil.copyfile(path, folder / path.name)

@@ -23,7 +23,7 @@ from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
 from hadpo.backbones._prompt import Prompts, PromptTemplate
 from hadpo.backbones._tokenizer import LlamaTokenizer
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 _TURN = "USER: <image>\n{instruction} ASSISTANT:"
 _VICUNA = Prompts(
@@ -144,7 +144,7 @@ class Llava(Backbone):
         shard_bytes = _checkpoint.SHARD_BYTES
         _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
-        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        write_text(folder / "config.json", json.dumps(config, indent=1))
         for path in self.tokenizer.path.parent.glob("*token*"):
             if path.suffix in (".model", ".json") and path.parent != folder:
                 shutil.copyfile(path, folder / path.name)

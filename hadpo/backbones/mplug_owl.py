@@ -24,7 +24,7 @@ from hadpo.backbones._kv import KVState
 from hadpo.backbones._pixels import Preprocessing
 from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
 from hadpo.backbones._tokenizer import LlamaTokenizer
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 
 _IMAGE_LINE = "\nHuman: <image>"  # once per image
 _SYSTEM = (  # README and training data
@@ -156,7 +156,7 @@ class MplugOwl(Backbone):
         shard_bytes = _checkpoint.SHARD_BYTES
         _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
-        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        write_text(folder / "config.json", json.dumps(config, indent=1))
         source = self.tokenizer.path.parent
         if source != folder:
             for path in [*source.glob("*token*"), source / "preprocessor_config.json"]:

@@ -20,9 +20,11 @@ from hadpo.records import (
     Metric,
     Question,
     Verdict,
+    drop_torn_end,
     read_jsonl,
     to_json,
     write_jsonl,
+    write_text,
 )
 from hadpo.runs import read_manifest
 
@@ -184,13 +186,8 @@ def _answers(
 
 def _kept(path: Path) -> list[Answer]:
     """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    return list(read_jsonl(path, Answer))
+    drop_torn_end(path)
+    return list(read_jsonl(path, Answer)) if path.is_file() else []
 
 
 def _load(run: "Run", files: Files) -> "Backbone":
@@ -239,5 +236,5 @@ def _write_decoding(run: "Run", modules: dict[str, ModuleType], backbone: "Backb
         for name, module in modules.items()
     }
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    run.path("decoding.json").write_text(text, encoding="utf-8")
+    write_text(run.path("decoding.json"), text)
     run.note(decoding=found)

@@ -13,7 +13,7 @@ from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.judges.oracle.world import read_world, true_sentences
 from hadpo.pairs.correct import corrected
-from hadpo.records import Answer, Case, Evidence, Pair, Question, read_jsonl, to_json
+from hadpo.records import Answer, Case, Evidence, Pair, Question, drop_torn_end, read_jsonl, to_json
 from hadpo.text import sentences, yes_no_strict
 
 if TYPE_CHECKING:
@@ -112,12 +112,9 @@ def answer_all(
 
 def kept_answers(path: Path) -> dict[str, Answer]:
     """Answers of an earlier start by question id; a line that a killed writer tore is cut off."""
+    drop_torn_end(path)
     if not path.is_file():
         return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
     return {answer.question_id: answer for answer in read_jsonl(path, Answer)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hadpo.data import Report, hadpo_pairs
 from hadpo.pairs import material, mine
 from hadpo.pairs.material import Material
-from hadpo.records import BadInput, Evidence, Pair, write_jsonl
+from hadpo.records import BadInput, Evidence, Pair, write_jsonl, write_text
 
 if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
@@ -57,7 +57,7 @@ def prepare(run: "Run") -> dict[str, int]:
     found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
     found |= _write(run, train, held_out, known)
     found = dict(sorted(found.items()))
-    run.path("counts.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
     run.note(counts=found)
     return found
 
@@ -143,7 +143,7 @@ def _write(
     write_jsonl(run.path("questions.jsonl"), known.questions)
     write_jsonl(run.path("evidence.jsonl"), known.evidence.values())
     text = json.dumps(known.words, indent=1, ensure_ascii=False) + "\n"
-    run.path("vocabulary.json").write_text(text, encoding="utf-8")
+    write_text(run.path("vocabulary.json"), text)
     counts["images with evidence"] = len(known.evidence)
     write_jsonl(run.path("pairs.jsonl"), train)
     return counts

@@ -14,7 +14,7 @@ from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, read_jsonl
+from hadpo.records import BadInput, Pair, read_jsonl, write_text
 from hadpo.trainer import checkpoints, order
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import Objective
@@ -225,7 +225,5 @@ def _read_metrics(path: Path) -> list[StepMetrics]:
 
 def _write_metrics(path: Path, found: list[StepMetrics]) -> None:
     if path.is_file():
-        part = path.with_suffix(".part")
         lines = [json.dumps(_as_line(step), allow_nan=False) + "\n" for step in found]
-        part.write_text("".join(lines), encoding="utf-8")
-        part.replace(path)
+        write_text(path, "".join(lines))

@@ -68,7 +68,8 @@ def cut(base: Iterable[Answer], tuned: Iterable[Answer]) -> list[Answer]:
     """The base's descriptions, each cut to the sentence count of the tuned model's.
 
     The control for saying less: whatever this row gains over the base, it gains by length alone. A
-    text that is cut was not generated as it stands, so its `tokens` are 0.
+    text that is cut was not generated as it stands: its `tokens` are 0, and no metric of it
+    rests on how answers were generated.
     """
     length = {a.question_id: len(sentences(a.text)) for a in tuned}
     found = []
@@ -110,6 +111,8 @@ def score(
         ratios); sentences_, words_, hallucinated_sentences_, hallucinated_words_,
         repeated_sentences_ and tokens_per_answer; distinct_1 to distinct_4; object_recall;
         cannot_judge_ratio; unfinished_ratio (answers stopped by the length limit); unanswered.
+        Of the control `CUT`, tokens_per_answer and unfinished_ratio have no value: its texts are
+        cut, not generated.
 
     Raises:
         BadInput: verdicts that do not fit the answers.
@@ -156,10 +159,12 @@ def _count(
     valid = [v for v in rulings if v.label != "unparsed"]
     wrong = [v for v in rulings if v.label == "hallucination"]
     said = [v.claim for v in rulings]
+    is_generated = answer.model != CUT
     row: dict[str, float | None] = {
         "answers": 1,
-        "tokens": answer.tokens,
-        "unfinished": answer.finish == "length",
+        "generated": is_generated,
+        "tokens": is_generated and answer.tokens,
+        "unfinished": is_generated and answer.finish == "length",
         "sentences": len(said),
         "words": sum(word_count(claim) for claim in said),
         "valid": len(valid),
@@ -191,17 +196,21 @@ _RATIOS = {
     "cannot_judge_ratio": ("not judged", "valid"),
     "sentences_per_answer": ("sentences", "answers"),
     "words_per_answer": ("words", "answers"),
-    "tokens_per_answer": ("tokens", "answers"),
+    "tokens_per_answer": ("tokens", "generated"),
     "hallucinated_sentences_per_answer": ("hallucinated", "answers"),
     "hallucinated_words_per_answer": ("hallucinated words", "answers"),
     "repeated_sentences_per_answer": ("repeated", "answers"),
-    "unfinished_ratio": ("unfinished", "answers"),
+    "unfinished_ratio": ("unfinished", "generated"),
     "object_recall": ("objects named", "objects"),
     **{f"distinct_{k}": (f"distinct {k}", f"long enough {k}") for k in (1, 2, 3, 4)},
 }
 _COLUMNS = tuple(dict.fromkeys(name for pair in _RATIOS.values() for name in pair))
 # Rulings that cannot be read are missing in what these are computed from.
-_JUDGED = {name for name, (_, under) in _RATIOS.items() if under.startswith(("valid", "judged"))}
+_RULED = {
+    *("valid", "valid words", "hallucinated", "hallucinated words", "absent", "attribute"),
+    *("not judged", "judged answers", "own ratio"),
+}
+_JUDGED = {name for name, columns in _RATIOS.items() if _RULED & {*columns}}
 
 
 def _metrics(model: str, counts: np.ndarray, lost: int, *, samples: int, seed: int) -> list[Metric]:

@@ -102,7 +102,13 @@ def test_unparsed_rulings_leave_the_ratio_and_are_counted():
     ratio = found["hallucinated_sentence_ratio"]
     assert (ratio.value, ratio.n, ratio.n_unreadable) == (0.0, 2, 1)
     assert found["sentences_per_answer"].value == 1.5
-    assert found["sentences_per_answer"].n_unreadable == 0
+    from_rulings = {
+        *("hallucinated_sentence_ratio", "absent_sentence_ratio", "attribute_sentence_ratio"),
+        *("hallucinated_word_ratio", "hallucinated_sentence_ratio_per_image", "cannot_judge_ratio"),
+        *("hallucinated_sentences_per_answer", "hallucinated_words_per_answer"),
+    }
+    assert {name for name, m in found.items() if m.n_unreadable} == from_rulings
+    assert {found[name].n_unreadable for name in from_rulings} == {1}
 
 
 @pytest.mark.parametrize("answers", [[answer("1", "")], [answer("3", "...")]])
@@ -167,6 +173,19 @@ def test_cut_has_the_sentences_of_the_tuned_model_and_no_more(base, tuned):
     assert sentences(cut.text) == sentences(one[0].text)[:count]
     is_whole = cut.text == one[0].text
     assert cut.tokens == (5 if is_whole else 0)
+
+
+def test_the_cut_control_has_no_numbers_about_generation():
+    long = [answer("1", "A cup. A kite."), answer("2", "A kite.", tokens=3, finish="length")]
+    short = [answer(key, "A cup.", model="merged") for key in "12"]
+    found = score(cut := shr.cut(long, short))
+    assert [a.text for a in cut] == ["A cup.", "A kite."]  # one is cut, the other whole
+    for name in ("tokens_per_answer", "unfinished_ratio"):
+        metric = found[name]
+        assert (metric.value, metric.n, metric.low, metric.high) == (None, 0, None, None)
+    assert (found["sentences_per_answer"].value, found["sentences_per_answer"].n) == (1.0, 2)
+    assert score(long)["tokens_per_answer"].value == 4.0
+    assert score(long)["unfinished_ratio"].value == 0.5
 
 
 def test_cut_keeps_only_images_that_both_described():

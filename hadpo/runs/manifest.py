@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from typing import Any, Literal
 
 from hadpo import config
 from hadpo.records import BadInput, parse
+from hadpo.runs.process import host, is_alive
 
-Status = Literal["running", "done", "failed", "interrupted"]
+# unreadable: never written; how a list shows a manifest that it cannot read
+Status = Literal["running", "done", "failed", "interrupted", "unreadable"]
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "pillow", "papermill")
 
 
@@ -35,6 +36,8 @@ class Manifest:
     status: Status = "running"
     error: str = ""
     pid: int = 0
+    pid_started: int = 0  # clock ticks since boot; 0: unknown
+    host: str = ""  # where that process runs
     started: str = ""  # UTC, ISO 8601
     finished: str = ""
     duration_seconds: float = 0.0  # summed over restarts
@@ -46,9 +49,16 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = ""
     command: str = ""
+    # one entry a start, with its commit and versions: results of a resumed stage are of several
+    history: tuple[dict[str, Any], ...] = ()
     facts: dict[str, Any] = field(
         default_factory=dict
     )  # what the stage noted: counts, hashes, decoding
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another host wrote it last; whether its process lives cannot be told here."""
+        return self.host not in ("", host())
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json`; a reader sees the old or the new one, never a torn one."""
@@ -62,6 +72,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a stage folder, None where there is none yet.
 
     A `running` whose process is gone is given back as `interrupted`: nobody was left to write it.
+    What runs on another host is believed.
 
     Raises:
         BadInput: the file is no manifest of this version.
@@ -71,7 +82,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # no JSON, or no text
         raise BadInput(
             f"{path}: not JSON ({error}); delete the stage's folder to redo it"
         ) from error
@@ -79,31 +92,41 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest = parse(values, Manifest, where=str(path))
     except BadInput as error:
         raise BadInput(f"{error}; written by another version of hadpo? rerun the stage") from error
-    if manifest.status == "running" and not is_alive(manifest.pid):
+    if manifest.status != "running" or manifest.is_elsewhere:
+        return manifest
+    if not is_alive(manifest.pid, manifest.pid_started):
         manifest.status = "interrupted"
         manifest.error = manifest.error or f"process {manifest.pid} ended without a word"
     return manifest
 
 
 def list_manifests(folder: Path) -> Iterator[Manifest]:
-    """Manifests of all runs below `folder`, by name, then in the order of their start."""
+    """Manifests of all runs below `folder`, by name, then in the order of their start.
+
+    One that cannot be read is listed as `unreadable`, with the reason as its error.
+    """
     for run in sorted(p for p in folder.glob("*") if p.is_dir()):
-        found = (read_manifest(stage) for stage in run.glob("*") if stage.is_dir())
+        found = (_read_or_say_why(stage) for stage in sorted(run.glob("*")) if stage.is_dir())
         yield from sorted((m for m in found if m), key=lambda m: m.started)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs here; one that only waits to be reaped does not."""
+def _read_or_say_why(folder: Path) -> Manifest | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as somebody else
-        return True
-    status = Path(f"/proc/{pid}/stat")
-    if status.is_file():  # Linux: a killed process may stay as a zombie where nobody reaps it
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    return pid > 0
+        return read_manifest(folder)
+    except BadInput as error:
+        return Manifest(
+            name=folder.parent.name,
+            stage=folder.name,
+            recipe="",
+            is_mini=False,
+            settings={},
+            overrides={},
+            earlier="",
+            parents={},
+            run_id="",
+            status="unreadable",
+            error=str(error),
+        )
 
 
 def describe_code() -> tuple[str, bool]:

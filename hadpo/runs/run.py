@@ -1,5 +1,6 @@
 """One stage of one run, as a notebook holds it: checked settings, paths, and its manifest."""
 
+import html
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from hadpo.records import BadInput
 from hadpo.runs.manifest import Manifest, describe_code, describe_versions, sha256
 from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
+from hadpo.runs.process import host, started_at
 from hadpo.runs.state import finished, holder, look, settings_of
 from hadpo.runs.watch import watch_notebook
 
@@ -33,6 +35,7 @@ class Run:
         recipe: all settings, overrides laid over them.
         settings: the stage's own section of the recipe.
         manifest: the record that is kept beside the results.
+        is_reopened: it was done before it was opened: its manifest stays as it is.
     """
 
     def __init__(self, recipe: config.Recipe, manifest: Manifest, root: Path) -> None:
@@ -43,6 +46,7 @@ class Run:
         self.folder = root / self.name / self.stage
         self.settings: Any = getattr(recipe, self.stage)
         self.is_mini = recipe.is_mini
+        self.is_reopened = False
         self._clock = time.monotonic()
 
     @property
@@ -91,13 +95,15 @@ class Run:
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest, at once."""
-        self.manifest.facts |= facts
-        self._write()
+        if not self.is_reopened:
+            self.manifest.facts |= facts
+            self._write()
 
     def note_input(self, path: Path) -> Path:
         """Record the hash of an input file in the manifest; gives the path back."""
-        self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
-        self._write()
+        if not self.is_reopened:
+            self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
+            self._write()
         return path
 
     def outputs(self) -> Outputs:
@@ -141,10 +147,11 @@ class Run:
     def _repr_html_(self) -> str:
         mark = " &middot; <b>mini: it teaches, it is not a result</b>" if self.is_mini else ""
         versions = ", ".join(f"{k} {v}" for k, v in self.manifest.versions.items())
+        shown = (self.name, self.stage, self.recipe.name, self.recipe.title, self.recipe.notes)
+        name, stage, recipe, title, notes = (html.escape(text) for text in shown)
         return (
-            f"<p>run <b>{self.name}</b>, stage <b>{self.stage}</b>, recipe {self.recipe.name} "
-            f"({self.recipe.title}){mark}<br>{self.recipe.notes}<small>{versions}<br>"
-            f"{self.folder}</small></p>"
+            f"<p>run <b>{name}</b>, stage <b>{stage}</b>, recipe {recipe} ({title}){mark}<br>"
+            f"{notes}<small>{html.escape(versions)}<br>{html.escape(str(self.folder))}</small></p>"
         )
 
 
@@ -180,7 +187,6 @@ def open_run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error
-    commit, dirty = describe_code()
     manifest = old or Manifest(
         name=name,
         stage=stage,
@@ -194,17 +200,34 @@ def open_run(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     run = Run(recipe, manifest, root)
-    if not run.is_done:
-        manifest.status, manifest.error, manifest.pid = "running", "", os.getpid()
-        manifest.starts += 1
-        manifest.git_commit, manifest.git_dirty = commit, dirty
-        manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
-        manifest.machine = (
-            f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
-        )
-        try:
-            manifest.write(folder)
-        except OSError as error:
+    run.is_reopened = run.is_done
+    _note_start(manifest)
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        if not run.is_reopened:  # a finished one may lie where nobody may write
             raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
     watch_notebook(run)
     return run
+
+
+def _note_start(manifest: Manifest) -> None:
+    """Write down who opens the stage; of a finished one only that it was looked at again."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    who = {"time": now, "pid": os.getpid(), "host": host()}
+    if manifest.status == "done":
+        manifest.history += (who | {"reopened": True},)
+        return
+    manifest.status, manifest.error = "running", ""
+    manifest.pid, manifest.pid_started = os.getpid(), started_at(os.getpid())
+    manifest.host = host()
+    manifest.starts += 1
+    manifest.git_commit, manifest.git_dirty = describe_code()
+    manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
+    manifest.machine = f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
+    code = {
+        "git_commit": manifest.git_commit,
+        "git_dirty": manifest.git_dirty,
+        "versions": manifest.versions,
+    }
+    manifest.history += (who | code,)

@@ -8,7 +8,8 @@ from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput
-from hadpo.runs.manifest import Manifest, is_alive, read_manifest
+from hadpo.runs.manifest import Manifest, read_manifest
+from hadpo.runs.process import host, is_alive
 
 
 def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
@@ -79,8 +80,16 @@ def refuse_stale(manifest: Manifest) -> None:
 
 
 def refuse_running(old: Manifest, folder: Path) -> None:
-    """Raise BadInput where another process works on `folder`."""
-    if old.status == "running" and old.pid != os.getpid() and is_alive(old.pid):
+    """Raise BadInput where another process works on `folder`, here or on another host."""
+    if old.status != "running":
+        return
+    if old.is_elsewhere:
+        raise BadInput(
+            f"{folder} is being worked on by process {old.pid} on host {old.host}, which cannot be "
+            f"looked at from {host()}; wait for it, or, if it is gone for good, write "
+            f'"interrupted" for "running" in {folder / "manifest.json"}'
+        )
+    if old.pid != os.getpid() and is_alive(old.pid, old.pid_started):
         raise BadInput(f"{folder} is being worked on by process {old.pid}; wait for it, or stop it")
 
 

@@ -109,7 +109,9 @@ def test_force_does_not_delete_what_another_process_works_on(stage):
     folder = stage("run.finish()")
     open_run("compare", "reported", "a", {}).path("kept.txt").write_text("x")
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getppid()}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"pid": os.getppid(), "pid_started": 0})
+    )
     with pytest.raises(BadInput, match=f"worked on by process {os.getppid()}"):
         execute.execute("compare", "reported", "a", {}, force=True)
     assert (folder / "kept.txt").is_file()

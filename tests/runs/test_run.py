@@ -11,7 +11,7 @@ import pytest
 from hadpo import runs
 from hadpo.records import BadInput
 from hadpo.runs import parameters
-from hadpo.runs.manifest import is_alive
+from hadpo.runs.process import is_alive, started_at
 from hadpo.runs.run import open_run
 from hadpo.runs.state import discard
 
@@ -133,9 +133,72 @@ def test_a_process_that_nobody_reaped_is_not_alive():
 def test_a_run_that_another_process_works_on_is_left_alone(folder):
     open_run("train", "mini/llava", "a", {})
     path = folder / "a" / "train" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": os.getppid()}))
+    found = json.loads(path.read_text())
+    other = {"pid": os.getppid(), "pid_started": started_at(os.getppid())}
+    path.write_text(json.dumps(found | other))
     with pytest.raises(BadInput, match=f"worked on by process {os.getppid()}"):
         open_run("train", "mini/llava", "a", {})
+    path.write_text(json.dumps(found | other | {"pid_started": 1}))  # its number was given anew
+    assert open_run("train", "mini/llava", "a", {}).manifest.starts == 2
+
+
+def test_what_runs_on_another_host_is_believed_and_not_taken_over(folder):
+    open_run("train", "mini/llava", "a", {})
+    path = folder / "a" / "train" / "manifest.json"
+    there = {"host": "elsewhere-3", "pid": 2**22 + 1}  # no process here has such a number
+    path.write_text(json.dumps(json.loads(path.read_text()) | there))
+    found = runs.read_manifest(path.parent)
+    assert found is not None
+    assert found.status == "running"
+    with pytest.raises(BadInput, match="on host elsewhere-3"):
+        open_run("train", "mini/llava", "a", {})
+    with pytest.raises(BadInput, match="on host elsewhere-3"):
+        discard("a", "train")
+    path.write_text(path.read_text().replace('"running"', '"interrupted"'))
+    assert open_run("train", "mini/llava", "a", {}).manifest.starts == 2
+
+
+def test_each_start_is_kept_and_a_finished_stage_is_not_falsified(folder, monkeypatch):
+    monkeypatch.setattr("hadpo.runs.run.describe_code", lambda: ("one", False))
+    open_run("train", "mini/llava", "a", {}).fail(ValueError("x"))
+    monkeypatch.setattr("hadpo.runs.run.describe_code", lambda: ("two", True))
+    run = open_run("train", "mini/llava", "a", {})
+    run.note(pairs=3)
+    run.finish()
+    done = manifest(folder, "a", "train")
+    starts = [(h["git_commit"], h["git_dirty"]) for h in done["history"]]
+    assert starts == [("one", False), ("two", True)]
+    assert all(h["time"] and h["pid"] == os.getpid() and h["host"] for h in done["history"])
+    assert all("torch" in h["versions"] for h in done["history"])
+    monkeypatch.setattr("hadpo.runs.run.describe_code", lambda: ("three", False))
+    again = open_run("train", "mini/llava", "a", {})
+    again.note(pairs=99)
+    again.note_input(folder / "a" / "train" / "manifest.json")
+    again.finish()
+    found = manifest(folder, "a", "train")
+    last = found["history"].pop()
+    assert last["reopened"] is True
+    assert last["time"]
+    assert "git_commit" not in last
+    assert found == done
+
+
+def test_one_unreadable_manifest_does_not_hide_the_others(folder):
+    open_run("train", "mini/llava", "a", {}).finish()
+    open_run("prepare", "mini/llava", "b", {})
+    (folder / "b" / "prepare" / "manifest.json").write_bytes(b"\xff{")
+    found = {(m.name, m.stage): m for m in runs.list_manifests(folder)}
+    assert found["a", "train"].status == "done"
+    assert found["b", "prepare"].status == "unreadable"
+    assert "not JSON" in found["b", "prepare"].error
+
+
+def test_what_a_notebook_shows_of_a_run_is_escaped(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("title: <script>t</script>\nnotes: <script>n</script>\nstages: [compare]\n")
+    shown = open_run("compare", str(path), "<script>x<br>", {})._repr_html_()
+    assert "<script>" not in shown
+    assert shown.count("&lt;script&gt;") == 4  # name, title, notes, folder
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):

@@ -241,8 +241,8 @@ def _plain_papermill(
     """The papermill command that does the same."""
     source = execute.notebook_path(stage).relative_to(config.ROOT)
     target = config.runs_folder() / name / stage / "notebook.ipynb"
-    values = {"recipe": recipe, "run": name, "from_run": from_run} | overrides
-    settings = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in values.items() if v != "")
+    values = {"recipe": recipe, "run": name} | ({"from_run": from_run} if from_run else {})
+    settings = " ".join(f"-p {k} {shlex.quote(str(v))}" for k, v in (values | overrides).items())
     return f"papermill {source} {os.path.relpath(target)} {settings}"
 
 

@@ -73,6 +73,27 @@ def test_a_dry_run_prints_the_papermill_commands_and_runs_nothing(folder):
     assert not folder.exists()
 
 
+def test_a_dry_run_prints_empty_values_too():
+    done = hadpo("stage", "train", "mini/llava", "-p", "controls=", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "-p controls ''" in done.stdout
+    assert "from_run" not in done.stdout
+
+
+def test_an_unreadable_manifest_is_listed_with_the_reason(folder):
+    open_run("train", "mini/llava", "a", {}).finish()
+    open_run("train", "mini/llava", "b", {})
+    (folder / "b" / "train" / "manifest.json").write_text("{")
+    listed = hadpo("list")
+    assert listed.returncode == 0, listed.stderr
+    assert "| a " in listed.stdout
+    assert "unreadable" in listed.stdout
+    shown = hadpo("show", "b")
+    assert shown.returncode == 0, shown.stderr
+    assert "unreadable" in shown.stdout
+    assert "not JSON" in shown.stdout
+
+
 def test_runs_are_listed_and_shown(folder):
     open_run("train", "mini/llava", "a", {"beta": 0.2}).finish()
     found = json.loads(hadpo("list", "--json").stdout)

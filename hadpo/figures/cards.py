@@ -13,6 +13,7 @@ from hadpo.figures._style import BLUE, mark_mini
 from hadpo.records import BadInput, Evidence, Pair, Region, Verdict
 from hadpo.tables import model_title
 
+_KINDS = {"absent": "absent object", "attribute": "wrong attribute"}
 _TONES: dict[str, Tone] = {"correct": "true", "hallucination": "invented"}
 
 
@@ -26,7 +27,7 @@ def hallucination_card(
     title: str = "",
     is_mini: bool,
 ) -> Card:
-    """An image with its boxes, and each model's sentences, marked true (✓) or invented (✗).
+    """An image with its boxes, and each model's sentences, marked true (✓) or wrong (✗).
 
     Args:
         image: the picture's file.
@@ -34,7 +35,7 @@ def hallucination_card(
         regions: known boxes; the first are drawn, with their numbers, the others counted.
         models: which models' columns, in this order; those without verdicts are left out.
         most_regions: boxes to draw.
-        title: the message; empty: how many sentences are invented.
+        title: the message; empty: how many sentences are wrong.
         is_mini: mark the card as one of the synthetic world.
 
     Raises:
@@ -50,9 +51,10 @@ def hallucination_card(
     columns = []
     for model in shown:
         count = sum(v.label == "hallucination" for v in ruled[model])
-        heading = f"{model_title(model)}: {count} of {len(ruled[model])} invented"
+        heading = f"{model_title(model)}: {count} of {len(ruled[model])} wrong"
         columns.append(Column(heading, [_sentence(v) for v in ruled[model]]))
-    signs = "✓ true, ✗ invented, ? not to be judged."
+    signs = "✓ true; ✗ wrong: of an object that is absent, or an attribute that it has not; "
+    signs += "? not to be judged."
     name = f"card_{ruled[shown[0]][0].case_id}"
     message = title or "; ".join(column.heading for column in columns).capitalize() + "."
     note = mark_mini(f"{signs} {note}".strip(), is_mini=is_mini)
@@ -129,8 +131,8 @@ def best_and_worst(
     change: dict[str, int] = {}
     for case_id, found in ruled.items():
         if {v.model for v in found} == set(models):
-            invented = [v.model for v in found if v.label == "hallucination"]
-            change[case_id] = invented.count(models[1]) - invented.count(models[0])
+            wrong = [v.model for v in found if v.label == "hallucination"]
+            change[case_id] = wrong.count(models[1]) - wrong.count(models[0])
     if not change:
         return Cards((), f"No description was judged for both {models[0]} and {models[1]}.")
     order = sorted(change, key=lambda case_id: (change[case_id], case_id))
@@ -209,7 +211,7 @@ def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tupl
 
 def _sentence(verdict: Verdict) -> Line:
     words = [(word, False) for word in verdict.claim.split()]
-    label = verdict.kind if verdict.label == "hallucination" else ""
+    label = _KINDS.get(verdict.kind, verdict.kind) if verdict.label == "hallucination" else ""
     if verdict.label == "unparsed":
         label = "the judge's reply could not be read"
     hover = ": ".join(part for part in (verdict.kind or verdict.label, verdict.reason) if part)
@@ -218,9 +220,9 @@ def _sentence(verdict: Verdict) -> Line:
 
 def _change_text(change: int) -> str:
     if change == 0:
-        return "as many invented sentences after tuning as before"
+        return "as many wrong sentences after tuning as before"
     noun = "sentence" if abs(change) == 1 else "sentences"
-    return f"{abs(change)} invented {noun} {'fewer' if change < 0 else 'more'} after tuning"
+    return f"{abs(change)} {'fewer' if change < 0 else 'more'} wrong {noun} after tuning"
 
 
 def _two_lines(text: str, width: float) -> list[str]:

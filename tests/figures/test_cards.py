@@ -31,8 +31,19 @@ def test_a_card_marks_by_sign_and_colour_and_escapes(image: Path):
     assert "A red &lt;b&gt;cup&lt;/b&gt; &amp; more." in page and "<b>cup" not in page
     assert page.count("✓</b>") == 2 and page.count("✗</b>") == 1 and page.count("?</b>") == 1
     assert 'title="absent: no &quot;dog&quot; here"' in page
-    assert "base: 1 of 3 invented" in page and "tuned: 0 of 1 invented" in page
+    assert "base: 1 of 3 wrong" in page and "tuned: 0 of 1 wrong" in page
     assert "#d55e00" in page and "http" not in page
+
+
+def test_a_wrong_attribute_is_not_called_invented(image: Path):
+    found = [
+        verdict("The cup is red.", "hallucination", kind="attribute"),
+        verdict("There is a dog.", "hallucination", kind="absent"),
+    ]
+    card = hallucination_card(image, found, is_mini=False)
+    page = card._repr_html_()
+    assert card.title == "Base: 2 of 2 wrong." and "invented" not in page
+    assert [line.label for line in card.columns[0].lines] == ["wrong attribute", "absent object"]
 
 
 def test_a_card_draws_the_boxes_and_names_them(image: Path, tmp_path: Path):
@@ -108,8 +119,8 @@ def test_best_and_worst_come_in_this_order(image: Path):
     }
     found = best_and_worst(verdicts, evidence, count=1, is_mini=False)
     assert [card.title for card in found.cards] == [
-        "Image better: 3 invented sentences fewer after tuning",
-        "Image worse: 2 invented sentences more after tuning",
+        "Image better: 3 fewer wrong sentences after tuning",
+        "Image worse: 2 more wrong sentences after tuning",
     ]
     assert found._repr_html_().count("<img") == 2
     assert (

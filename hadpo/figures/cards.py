@@ -53,8 +53,7 @@ def hallucination_card(
         count = sum(v.label == "hallucination" for v in ruled[model])
         heading = f"{model_title(model)}: {count} of {len(ruled[model])} wrong"
         columns.append(Column(heading, [_sentence(v) for v in ruled[model]]))
-    signs = "✓ true; ✗ wrong: of an object that is absent, or an attribute that it has not; "
-    signs += "? not to be judged."
+    signs = "✓ true; ✗ wrong: an absent object or a wrong attribute; ? not to be judged."
     name = f"card_{ruled[shown[0]][0].case_id}"
     message = title or "; ".join(column.heading for column in columns).capitalize() + "."
     note = mark_mini(f"{signs} {note}".strip(), is_mini=is_mini)

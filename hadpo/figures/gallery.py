@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> G
     verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
     known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
     questions = read_jsonl(prepared / "questions.jsonl", Question)
-    evidence = {q.question_id: known[q.image_id] for q in questions if q.benchmark == "shr"}
+    described = (q for q in questions if q.benchmark == "shr" and q.image_id in known)
+    evidence = {q.question_id: known[q.image_id] for q in described}
     manifest = read_manifest(evaluated)
     is_mini = manifest is not None and manifest.is_mini
     found = best_and_worst(verdicts, evidence, count=count, is_mini=is_mini)
@@ -53,8 +54,10 @@ def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> G
 
 
 def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
-    """The pictures of 05_compare, saved under `figures/`: dumbbell, bars, curves and cards.
+    """The pictures of 05_compare, saved under `figures/`: dumbbell, bars, curves and one card.
 
+    The dumbbell and the curves show all compared runs, the bars and the card the first of them;
+    the card is of the description that gained most. Without a run: the published numbers alone.
     A picture that the runs have no numbers for is named in `missing`, and so is the reason.
     """
     wanted: dict[str, Callable[[], Figure | Card]] = {}
@@ -65,10 +68,11 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
         whole = next(table for table in results if table.name == "comparison")
         logs = {r.name: r.training_log for r in found if r.training_log is not None}
         log = logs if len(logs) > 1 else next(iter(logs.values()), ())
-        wanted["dumbbell"] = partial(dumbbell, whole)  # all runs; the bars: the first run
+        wanted["dumbbell"] = partial(dumbbell, whole)
         wanted["POPE"] = partial(pope_bars, metrics, is_mini=first.is_mini)
         wanted["SHR"] = partial(shr_bars, metrics, is_mini=first.is_mini)
         wanted["curves"] = partial(training_curves, log, is_mini=first.is_mini)
+        wanted["card"] = partial(_best_card, first)
     elif published:
         wanted["published"] = partial(published_dumbbell, published)
     drawn, missing = [], []
@@ -80,3 +84,20 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
     gallery = Gallery(drawn, missing)
     run.note(figures=[path.name for path in gallery.save(run.path("figures"))], not_drawn=missing)
     return gallery
+
+
+def _best_card(result: tables.RunResults) -> Card:
+    """The card of the description that gained most; BadInput where no card can be drawn."""
+    folders = result.folders
+    for name in ("questions.jsonl", "evidence.jsonl"):
+        if not (folders["prepare"] / name).is_file():
+            raise BadInput(
+                f"prepare/{name} is absent, which says what was asked and is on the images"
+            )
+    found = hallucination_cards(folders["evaluate"], folders["prepare"], count=1)
+    if not found.pictures:
+        raise BadInput("; ".join(found.missing))
+    best = found.pictures[0]
+    assert isinstance(best, Card)
+    note = f"Of all descriptions of {result.name} the one that gained most, not a typical one."
+    return replace(best, name="hallucination_card", note=f"{note} {best.note}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hadpo import figures, tables
 from hadpo.records import BadInput, Evidence, Pair, Question, Region, write_jsonl
@@ -51,18 +52,27 @@ def test_one_run_has_all_pictures_of_the_comparison(runs: Path, monkeypatch):
         "pope_bars",
         "shr_bars",
         "training_curves",
+        "hallucination_card",
     ]
-    assert names(run) == {
-        f"{p.name}.{form}" for p in gallery.pictures for form in ("png", "svg", "csv")
+    drawn, card = gallery.pictures[:-1], gallery.pictures[-1]
+    assert names(run) == {f"{p.name}.{form}" for p in drawn for form in ("png", "svg", "csv")} | {
+        "hallucination_card.png",
+        "hallucination_card.html",
     }
-    assert gallery._repr_html_().count("<img") == 4 and not gallery.missing
+    stages = runs / "run-s1"
+    best = figures.hallucination_cards(stages / "evaluate", stages / "prepare", count=1).pictures[0]
+    assert card.title == best.title and "fewer wrong" in card.title
+    assert "run-s1 the one that gained most" in card.note and tables.MINI in card.note
+    with Image.open(run.folder / "figures" / "hallucination_card.png") as picture:
+        assert picture.format == "PNG" and picture.width > 900
+    assert gallery._repr_html_().count("<img") == 5 and not gallery.missing
     assert set(run.manifest.facts["figures"]) == names(run)
 
 
 def test_several_runs_share_their_curves(runs: Path, monkeypatch):
     run = opened(runs, monkeypatch, "mini/llava", "both", run_names="run-s1,run-s2")
     gallery = figures.compare(run, tables.compare(run))
-    curves = gallery.pictures[-1]
+    curves = next(p for p in gallery.pictures if p.name == "training_curves")
     assert {row["line"] for row in curves.data} == {"run-s1 dpo", "run-s2 dpo"}
     rows = gallery.pictures[0].data
     assert len(rows) == 8  # four measures, of which two in three splits; means over the runs
@@ -83,11 +93,24 @@ def test_what_was_not_evaluated_is_named_and_not_drawn(runs: Path, monkeypatch):
     lines = [line for line in path.read_text().splitlines(keepends=True) if '"pope"' in line]
     path.write_text("".join(lines))
     (runs / "run-s1" / "train" / "metrics.jsonl").unlink()
+    (runs / "run-s1" / "evaluate" / "verdicts.jsonl").unlink()
     run = opened(runs, monkeypatch, "mini/llava", "run-s1")
     gallery = figures.compare(run, tables.compare(run))
     assert [p.name for p in gallery.pictures] == ["dumbbell", "pope_bars"]
-    assert [m.split(":")[0] for m in gallery.missing] == ["SHR", "curves"]
+    assert [m.split(":")[0] for m in gallery.missing] == ["SHR", "curves", "card"]
     assert "no SHR among the metrics" in gallery._repr_html_()
+
+
+def test_the_card_is_of_the_images_of_the_run_that_was_started_from(
+    runs: Path, write_run, monkeypatch
+):
+    write_run(runs, "again", seed=5, earlier="run-s1")
+    run = opened(runs, monkeypatch, "mini/llava", "again")
+    gallery = figures.compare(run, tables.compare(run))
+    assert gallery.pictures[-1].name == "hallucination_card" and not gallery.missing
+    (runs / "run-s1" / "prepare" / "evidence.jsonl").unlink()
+    gallery = figures.compare(run, tables.compare(run))
+    assert [m.split(":")[0] for m in gallery.missing] == ["card"]
 
 
 def test_a_note_of_what_was_not_drawn_is_text_and_not_markup():

@@ -2,12 +2,31 @@
 
 import dataclasses
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 _STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+# Ranges stand in the types, so that a value out of range is refused before anything runs.
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+ShareBelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+def _minus_one_or_share(value: float) -> float:
+    if value != -1 and not 0 <= value <= 1:
+        raise ValueError("expected -1 or 0 to 1")
+    return value
+
+
+ShareOrMinusOne = Annotated[float, pydantic.AfterValidator(_minus_one_or_share)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -24,9 +43,9 @@ class ModelConfig:
 class DataConfig:
     """Where the data sets lie, each in its official layout; an empty path means: not used."""
 
-    mini_seed: int = 0  # > 0: draw the synthetic world with this seed into the run folder
-    mini_train_images: int = 0  # images of the synthetic world to mine pairs from
-    mini_test_images: int = 0  # held-out images of the synthetic world to evaluate on
+    mini_seed: Count = 0  # > 0: draw the synthetic world with this seed into the run folder
+    mini_train_images: Count = 0  # images of the synthetic world to mine pairs from
+    mini_test_images: Count = 0  # held-out images of the synthetic world to evaluate on
     visual_genome: str = ""  # folder with image_data.json, VG_100K, VG_100K_2
     pairs_folder: str = ""  # folder with HA-DPO's desc_data.json and pope_data.json
     pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"  # of these files
@@ -41,48 +60,50 @@ class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
     pair_source: Literal["published", "mined"] = "published"  # files, or the model's own answers
-    description_images: int = 0  # mined: images the model describes
-    yes_no_pairs: int = 0  # mined: question pairs to keep
-    sampled_share: float = 0.5  # mined: share of the descriptions that are sampled, the rest greedy
-    temperature: float = 0.7  # mined: of the sampled descriptions
-    max_new_tokens: int = 100  # mined: per description
-    limit: int = 0  # at most this many pairs of each kind; 0: all
+    description_images: Count = 0  # mined: images the model describes
+    yes_no_pairs: Count = 0  # mined: question pairs to keep
+    sampled_share: Share = 0.5  # mined: share of the descriptions that are sampled, the rest greedy
+    temperature: Amount = 0.7  # mined: of the sampled descriptions
+    max_new_tokens: AtLeastOne = 100  # mined: per description
+    limit: Count = 0  # at most this many pairs of each kind; 0: all
     on_bad: Literal["error", "skip"] = "error"  # a broken record: stop, or skip and count it
-    held_out_share: float = 0.0  # of the pairs' images, kept from training to watch it; 0: none
+    held_out_share: Share = 0.0  # of the pairs' images, kept from training to watch it; 0: none
     on_overlap: Literal["error", "count"] = "error"  # images both trained on and evaluated
-    prepare_seed: int = 42  # draws prompts, rewrites and samples
+    prepare_seed: Count = 42  # draws prompts, rewrites and samples
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainConfig:
     """Hallucination-aware DPO with LoRA on the language model."""
 
-    beta: float = 0.1  # strength of the reference, DPO Eq. 7
-    gamma: float = 0.0  # weight of the auxiliary language-modelling term on the chosen text
+    beta: Amount = 0.1  # strength of the reference, DPO Eq. 7
+    gamma: Amount = 0.0  # weight of the auxiliary language-modelling term on the chosen text
     loss: Literal["sigmoid", "ipo"] = "sigmoid"  # preference loss
-    label_smoothing: float = 0.0  # share of labels assumed to be wrong (sigmoid only)
-    learning_rate: float = 2.0e-6  # peak
+    label_smoothing: ShareBelowHalf = 0.0  # share of labels assumed to be wrong (sigmoid only)
+    learning_rate: Amount = 2.0e-6  # peak
     schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
-    warmup_steps: int = 0  # linear, from 0; no hidden ratio
-    epochs: float = 1.0  # passes over the pairs; steps > 0 wins
-    steps: int = 0  # optimizer updates; 0: from epochs
-    batch_pairs: int = 16  # pairs per optimizer update
-    micro_batch_pairs: int = 4  # pairs per backward pass
-    description_share: float = -1.0  # of each batch; -1: as they lie in the pair file
-    repeat_description: int = 1  # copies of each description pair
-    repeat_pope: int = 1  # copies of each question pair
-    weight_decay: float = 0.0  # of AdamW
-    max_grad_norm: float = 1.0  # clip; 0: never
-    lora_rank: int = 64  # r
-    lora_alpha: float = 16.0  # scale is alpha / r
-    lora_dropout: float = 0.0  # 0 as the originals really ran (they set every dropout to 0)
+    warmup_steps: Count = 0  # linear, from 0; no hidden ratio
+    epochs: Amount = 1.0  # passes over the pairs; steps > 0 wins
+    steps: Count = 0  # optimizer updates; 0: from epochs
+    batch_pairs: AtLeastOne = 16  # pairs per optimizer update
+    micro_batch_pairs: AtLeastOne = 4  # pairs per backward pass
+    description_share: ShareOrMinusOne = -1.0  # of each batch; -1: as they lie in the pair file
+    repeat_description: Count = 1  # copies of each description pair
+    repeat_pope: Count = 1  # copies of each question pair
+    weight_decay: Amount = 0.0  # of AdamW
+    max_grad_norm: Amount = 1.0  # clip; 0: never
+    lora_rank: AtLeastOne = 64  # r
+    lora_alpha: Amount = 16.0  # scale is alpha / r
+    lora_dropout: ShareBelowOne = 0.0  # 0 as the originals really ran (they set every dropout to 0)
     lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
-    max_length: int = 2048  # positions of prefix and one answer; longer answers are cut and counted
+    max_length: AtLeastOne = (
+        2048  # positions of prefix and one answer; longer answers are cut and counted
+    )
     activation_checkpointing: bool = False  # recompute instead of keeping activations
     controls: str = ""  # sft: also finetune on the chosen texts only, as a control
-    checkpoint_every: int = 50  # updates between checkpoints
-    log_every: int = 1  # updates between metric lines
-    train_seed: int = 42  # order of the pairs and start of the adapter
+    checkpoint_every: AtLeastOne = 50  # updates between checkpoints
+    log_every: AtLeastOne = 1  # updates between metric lines
+    train_seed: Count = 42  # order of the pairs and start of the adapter
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -90,7 +111,7 @@ class MergeConfig:
     """Adapter into weights, and the proof that both say the same."""
 
     merged_dtype: Literal["float32", "bfloat16", "float16"] = "float16"  # of the files on disk
-    check_pairs: int = 3  # pairs on which merged and adapter must agree
+    check_pairs: AtLeastOne = 3  # pairs on which merged and adapter must agree
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -100,17 +121,17 @@ class EvaluateConfig:
     benchmark_names: str = "pope,shr"  # module names in hadpo/benchmarks
     models: str = "base,merged"  # of base, merged, and the controls that were trained
     prompt: Literal["evaluate", "train"] = "evaluate"  # which of the backbone's two prompts
-    pope_beams: int = 1  # 1: greedy
-    pope_max_new_tokens: int = 512  # LLaVA's own setting
-    shr_beams: int = 5  # the papers' setting
-    shr_max_new_tokens: int = 512  # LLaVA's own setting
-    repetition_penalty: float = 1.0  # over generated tokens only
-    batch_questions: int = 16  # questions answered at once
+    pope_beams: AtLeastOne = 1  # 1: greedy
+    pope_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    shr_beams: AtLeastOne = 5  # the papers' setting
+    shr_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    repetition_penalty: Positive = 1.0  # over generated tokens only
+    batch_questions: AtLeastOne = 16  # questions answered at once
     judge: str = "oracle"  # module name in hadpo/judges
     cut_control: bool = False  # also score the base's text, cut to the tuned model's sentence count
-    questions_limit: int = 0  # at most this many questions of each split; 0: all
-    bootstrap_samples: int = 1000  # resampled image sets behind each interval
-    evaluate_seed: int = 42  # of the bootstrap
+    questions_limit: Count = 0  # at most this many questions of each split; 0: all
+    bootstrap_samples: AtLeastOne = 1000  # resampled image sets behind each interval
+    evaluate_seed: Count = 42  # of the bootstrap
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -164,5 +185,6 @@ def parameters(stage: str) -> dict[str, tuple[str, Any]]:
     for section in SECTIONS[stage]:
         for f in dataclasses.fields(SECTION_TYPES[section]):
             if f.type is not dict and not str(f.type).startswith("dict"):
-                found[f.name] = (section, f.type)
+                is_ranged = get_origin(f.type) is Annotated
+                found[f.name] = (section, get_args(f.type)[0] if is_ranged else f.type)
     return found

@@ -9,6 +9,7 @@ import pydantic
 import yaml
 
 from hadpo.config.paths import RECIPES
+from hadpo.config.relevance import refuse_without_effect
 from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, parameters
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -25,20 +26,21 @@ def load_recipe(
         stage: accept overrides of this stage only; "" accepts those of any stage.
 
     Raises:
-        BadInput: no such recipe, or an unknown, misspelt or mistyped setting.
+        BadInput: no such recipe, an unknown, misspelt or mistyped setting or one out of range, or
+            an override that cannot matter.
     """
     values = _read(name, seen=())
     known: dict[str, str] = {}
     for each in (stage,) if stage else SECTIONS:
         known |= {setting: section for setting, (section, _) in parameters(each).items()}
-    for key, value in (overrides or {}).items():
-        if value is None:
-            continue
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for key, value in given.items():
         if key not in known:
             place = f"stage {stage}" if stage else "any stage"
             raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
         values.setdefault(known[key], {})[key] = value
     recipe = _check(Recipe, {"name": name} | values, where=f"recipe {name}")
+    refuse_without_effect(recipe, given, where=f"recipe {name}")
     return recipe
 
 
@@ -68,6 +70,8 @@ def _read(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
         raise BadInput(f"{path}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected settings, found {type(values).__name__}")
+    # `train:` with nothing below it sets nothing.
+    values = {k: v for k, v in values.items() if v is not None or k not in SECTION_TYPES}
     parent = values.pop("extends", None)
     if parent is None:
         return values

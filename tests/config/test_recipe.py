@@ -49,6 +49,59 @@ def test_a_wrong_setting_is_named(tmp_path, values, message):
         config.load_recipe(write(tmp_path / "r.yaml", **values))
 
 
+@pytest.mark.parametrize(
+    ("section", "setting", "bad", "good"),
+    [
+        ("prepare", "held_out_share", (-0.1, 1.1), (0, 1)),
+        ("prepare", "sampled_share", (-0.1, 1.1), (0, 1)),
+        ("prepare", "temperature", (-0.1,), (0, 2)),
+        ("prepare", "description_images", (-1,), (0,)),
+        ("prepare", "max_new_tokens", (0,), (1,)),
+        ("data", "mini_train_images", (-1,), (0,)),
+        ("train", "description_share", (-0.5, -2, 1.5), (-1, 0, 0.5, 1)),
+        ("train", "label_smoothing", (-0.1, 0.5), (0, 0.49)),
+        ("train", "lora_dropout", (-0.1, 1), (0, 0.9)),
+        ("train", "lora_rank", (0,), (1,)),
+        ("train", "batch_pairs", (0,), (1,)),
+        ("train", "learning_rate", (-1e-6,), (0,)),
+        ("train", "steps", (-1,), (0,)),
+        ("merge", "check_pairs", (0,), (1,)),
+        ("evaluate", "shr_beams", (0,), (1,)),
+        ("evaluate", "bootstrap_samples", (0,), (1,)),
+        ("evaluate", "batch_questions", (0,), (1,)),
+        ("evaluate", "repetition_penalty", (0,), (0.5, 1)),
+        ("evaluate", "questions_limit", (-1,), (0,)),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tmp_path, section, setting, bad, good):
+    for value in bad:
+        with pytest.raises(BadInput, match=rf"{section}\.{setting}: .*\(found {value}\)"):
+            config.load_recipe(write(tmp_path / "r.yaml", **{section: {setting: value}}))
+    for value in good:
+        recipe = config.load_recipe(write(tmp_path / "r.yaml", **{section: {setting: value}}))
+        assert getattr(getattr(recipe, section), setting) == value
+
+
+def test_every_number_has_a_range():
+    kinds = [
+        field.type for kind in config.SECTION_TYPES.values() for field in dataclasses.fields(kind)
+    ]
+    assert len(kinds) > 40
+    assert int not in kinds
+    assert float not in kinds
+
+
+def test_an_empty_section_sets_nothing(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("extends: mini/llava\ntitle: t\nmodel:\ntrain:\n")
+    base = config.load_recipe("mini/llava")
+    recipe = config.load_recipe(str(path), {"beta": 0.2})
+    assert recipe.train == dataclasses.replace(base.train, beta=0.2)
+    assert recipe.model == base.model
+    path.write_text("title: t\ntrain:\n")
+    assert config.load_recipe(str(path)).train == config.TrainConfig()
+
+
 def test_yaml_1_1_reads_1e_6_as_text_and_we_still_get_a_number(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("title: t\ntrain: {learning_rate: 1e-6}\n")
@@ -68,6 +121,44 @@ def test_an_override_belongs_to_its_stage():
     assert config.load_recipe("mini/llava", {"beta": "0.25"}, stage="train").train.beta == 0.25
     with pytest.raises(BadInput, match="unknown parameter 'beta' for stage merge"):
         config.load_recipe("mini/llava", {"beta": 0.2}, stage="merge")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "value", "switch"),
+    [
+        *(
+            ("photoset", name, value, {"pair_source": "mined"})
+            for name, value in (
+                ("description_images", 3),
+                ("yes_no_pairs", 3),
+                ("sampled_share", 0.2),
+                ("temperature", 0.2),
+                ("max_new_tokens", 20),
+            )
+        ),
+        ("mini/llava", "pairs_schema", "minigpt4", {"pair_source": "published"}),
+        ("mini/llava", "pairs_folder", "somewhere", {"pair_source": "published"}),
+        ("mini/llava", "epochs", 2, {"steps": 0}),
+        ("photoset", "mini_train_images", 5, {"mini_seed": 1}),
+        ("photoset", "mini_test_images", 5, {"mini_seed": 1}),
+    ],
+)
+def test_an_override_that_cannot_matter_is_refused(recipe, name, value, switch):
+    with pytest.raises(BadInput, match=f"'{name}' has no effect while {next(iter(switch))} is"):
+        config.load_recipe(recipe, {name: value})
+    assert config.load_recipe(recipe, {name: value} | switch)  # with its switch it is taken
+    assert config.load_recipe(recipe)  # what a recipe or a default says may lie unused
+
+
+def test_what_matters_with_what_names_real_settings():
+    known = {
+        name: section
+        for stage in config.SECTIONS
+        for name, (section, _) in config.parameters(stage).items()
+    }
+    assert config.MATTERS_WITH.keys() <= known.keys()
+    for switch in config.MATTERS_WITH.values():
+        assert known[switch.name] == switch.section
 
 
 def test_names_of_settings_are_unique_over_the_sections_of_a_stage():

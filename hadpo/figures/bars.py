@@ -28,6 +28,7 @@ _PARTS = (  # the order puts all yes answers first: their end is the yes ratio
     ("false_negatives", "FN", SAND, "\\\\\\\\"),
     ("true_negatives", "TN", PALE, ""),
 )
+_OTHER = "#2f7f6f"  # a model that the tables do not know
 
 
 def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
@@ -105,7 +106,7 @@ def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Fi
             _shr_row(left, at, found[model])
             words = _value(found[model], "words_per_answer")
             if words is not None:
-                right.barh(at, words, height=0.6, color=MODEL_COLOURS.get(model, GREY))
+                right.barh(at, words, height=0.6, color=MODEL_COLOURS.get(model, _OTHER))
                 right.text(words, at, f" {words:.1f}", va="center")
         left.set_yticks(range(len(order)), [model_title(m) for m in order])
         left.tick_params(axis="y", length=0, colors=INK)

@@ -28,7 +28,8 @@ def overview(comparison: Table) -> Table:
     groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in comparison.frame.to_dict("records"):
         groups.setdefault(tuple(row[key] for key in _KEYS), {})[str(row["model"])] = row
-    models = [m for m in MODELS if m != "base" and any(m in rows for rows in groups.values())]
+    found = {model for rows in groups.values() for model in rows}
+    models = [m for m in MODELS if m != "base" and m in found] + sorted(found - MODELS.keys())
     models.sort(key=lambda m: m == "merged")  # stable: the controls first, the tuned model last
     several = len({key[0] for key in groups}) > 1
     values, cells, bold = [], [], []

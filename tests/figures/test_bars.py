@@ -85,6 +85,8 @@ def test_a_model_that_the_tables_do_not_know_is_drawn_after_the_others(metrics):
     assert [row["model"] for row in shr.data] == ["base", "merged", "base_cut", "kto"]
     labels = [label.get_text() for label in shr.drawing.axes[0].get_yticklabels()]
     assert labels[-1] == "kto"
+    colours = [bar.get_facecolor() for bar in shr.drawing.axes[1].patches]
+    assert len(set(colours)) == len(colours) == 4  # none looks like another
 
 
 def test_nothing_to_draw_is_an_error(metrics):

@@ -219,6 +219,19 @@ def test_the_overview_sets_the_models_side_by_side(runs_folder: Path):
     assert "POPE adversarial: accuracy (%)" in clear and len(clear) < len(table.shown)
 
 
+def test_the_overview_has_a_column_for_a_model_without_a_title(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    more = {
+        (*key[:3], "kto"): dataclasses.replace(m, model="kto")
+        for key, m in result.metrics.items()
+        if key[3] == "merged"
+    }
+    table = overview(comparison([dataclasses.replace(result, metrics={**result.metrics, **more})]))
+    row = table.shown.set_index("Measure").loc["POPE adversarial: accuracy (%)"]
+    assert row["Kto"] == row["Tuned"] != "-"
+    assert list(table.shown.columns)[-6:-3] == ["Kto", "Tuned", "Difference"]
+
+
 def test_the_pope_table_shows_the_confusion_matrix(runs_folder: Path):
     tables = {t.name: t for t in compare_runs(["run-s1"], runs_folder=runs_folder)}
     frame = tables["pope"].frame

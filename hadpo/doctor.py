@@ -4,8 +4,9 @@ import html
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,38 @@ def _device() -> Iterator[Check]:
     name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / _GIB
     dtype = "bfloat16" if major >= 8 else "float16"
     found = f"{name}, capability {major}.{minor}, {memory:.0f} GiB, {dtype}, attention sdpa"
-    if f"sm_{major}{minor}" in torch.cuda.get_arch_list() or major > 7:
+    problem, mend = missing_kernels((major, minor), torch.cuda.get_arch_list())
+    if problem:
+        yield Check(what="device", status="broken", found=f"{found}; {problem}", mend=mend)
+    else:
         yield Check(what="device", status="ok", found=found)
-        return
-    yield Check(
-        what="device",
-        status="broken",
-        found=f"{found}; this torch has no kernels for it",
-        mend="make demo TORCH_INDEX=https://download.pytorch.org/whl/cu126",
-    )
+
+
+def missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> tuple[str, str]:
+    """What keeps a torch from running on a GPU, and what to do; two empty texts where nothing does.
+
+    Args:
+        capability: the GPU's, for example (7, 0).
+        built_for: `torch.cuda.get_arch_list()`, for example ["sm_80", "sm_90a", "compute_120"]:
+            sm_80 runs on 8.x from 8.0 on, sm_90a on 9.0 alone, compute_120 on all from 12.0 on.
+    """
+    builds = []
+    for text in built_for:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", text)
+        if found:
+            builds.append((found[1], (int(found[2]), int(found[3])), found[4]))
+    for kind, (major, minor), only in builds:
+        is_later = (major, minor) <= capability
+        is_same_family = major == capability[0] or (kind == "compute" and not only)
+        if (major, minor) == capability or (is_later and is_same_family and only != "a"):
+            return "", ""
+    shown = " ".join(built_for) or "no GPU"
+    newest = max((version for _, version, _ in builds), default=(0, 0))
+    if capability > newest and builds:
+        newer = "install a newer torch than this one, with TORCH_INDEX if need be"
+        return f"newer than this torch knows ({shown})", newer
+    mend = "make demo TORCH_INDEX=https://download.pytorch.org/whl/cu126"
+    return f"this torch has no kernels for it ({shown})", mend
 
 
 def _files(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
@@ -182,7 +206,11 @@ def _data_files(data: Any) -> Iterator[tuple[str, str, str]]:
             data.pope,
             tuple(f"coco_pope_{s}.json" for s in ("random", "popular", "adversarial")),
         ),
-        ("SHR", data.shr, ("val_images_final.json", "shr_factual_part1.jsonl")),
+        (
+            "SHR",
+            data.shr,
+            ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
+        ),
         ("vocabulary", data.vocabulary, ("",)),
     )
     for what, folder, names in wanted:

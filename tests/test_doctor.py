@@ -34,6 +34,34 @@ def test_what_is_missing_is_all_said_at_once(tmp_path, monkeypatch):
     assert all("HADPO_SHARED" in line for line in lines[1:])
 
 
+def test_all_files_of_shr_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path))
+    whats = {row["what"] for row in doctor.check("llava-1.5-7b").rows}
+    wanted = {"val_images_final.json", "shr_factual_part1.jsonl", "shr_factual_part2.jsonl"}
+    assert {f"SHR {name}" for name in wanted} <= whats
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "problem"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], ""),
+        ((8, 9), ["sm_80", "sm_90"], ""),  # kernels of 8.0 run on 8.9
+        ((9, 0), ["sm_90a"], ""),
+        ((9, 1), ["sm_90a"], "newer"),  # that one is for 9.0 alone
+        ((7, 0), ["sm_75", "sm_80"], "no kernels"),  # V100 and a torch that left it behind
+        ((12, 1), ["sm_80", "sm_90"], "newer than this torch knows"),
+        ((12, 1), ["sm_90", "sm_120"], ""),
+        ((13, 0), ["sm_90", "sm_120", "compute_120"], ""),  # compiled when first used
+        ((10, 0), ["sm_90", "sm_120"], "no kernels"),
+        ((8, 0), [], "no kernels"),
+    ],
+)
+def test_a_gpu_that_this_torch_cannot_use_is_said(capability, built_for, problem):
+    found, mend = doctor.missing_kernels(capability, built_for)
+    assert problem in found
+    assert bool(found) == bool(mend) == bool(problem)
+
+
 def test_the_table_escapes_what_it_shows():
     check = doctor.Check(what="<b>", status="missing", found="a & b", mend="<script>")
     text = doctor.Report([check])._repr_html_()

@@ -61,8 +61,16 @@ demo test test-all: export HF_HUB_OFFLINE = 1
 demo test test-all: export HF_HUB_DISABLE_TELEMETRY = 1
 demo test test-all: export GRADIO_ANALYTICS_ENABLED = False
 
+# The mark says what was installed; asked for something else, the environment is brought up to it.
+# Another build of a torch that is there already would be no reason for pip to change it.
+ASKED := EXTRAS=$(EXTRAS) TORCH_INDEX=$(TORCH_INDEX)
+ifneq ($(ASKED),$(shell cat $(VENV)/.ok 2>/dev/null))
+.PHONY: $(VENV)/.ok
+endif
+
 $(VENV)/.ok: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("hadpo needs Python 3.11 or newer, found " + sys.version.split()[0] + "; name another one with PYTHON=")'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip uninstall --yes --quiet torch)
 	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e ".[$(EXTRAS)]"
-	touch $@
+	echo '$(ASKED)' > $@

@@ -1,6 +1,9 @@
 """The files that describe the environment agree: pyproject, constraints, conda file, Makefile."""
 
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -120,3 +123,29 @@ def test_versions_stand_once():
 
     assert PROJECT["dynamic"] == ["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == hadpo.__version__
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
+def test_the_mark_notices_other_extras_and_another_torch(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    mark = tmp_path / ".venv" / ".ok"
+    mark.parent.mkdir()
+
+    def commands(*settings):
+        line = ["make", "-n", ".venv/.ok", "VENV=.venv", *settings]
+        alone = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(
+            line, cwd=tmp_path, env=alone, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    mark.write_text("EXTRAS=test TORCH_INDEX=\n")
+    assert "pip" not in commands("EXTRAS=test", "TORCH_INDEX=")
+    assert '".[test,qlora]"' in commands("EXTRAS=test,qlora", "TORCH_INDEX=")
+    other = commands("EXTRAS=test", "TORCH_INDEX=https://example.org/cu126")
+    assert "pip uninstall --yes --quiet torch" in other
+    assert "--extra-index-url https://example.org/cu126" in other
+    assert "echo 'EXTRAS=test TORCH_INDEX=https://example.org/cu126' > .venv/.ok" in other
+    mark.write_text("")  # of a time before the mark said what it stands for
+    assert "pip install" in commands("EXTRAS=test", "TORCH_INDEX=")

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hadpo.tables._table import MINI
+
 _MOST_COLUMNS = 9  # records of more fields than this stand upright, one column a record
 
 
@@ -14,6 +16,7 @@ class Facts:
 
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]
+    is_mini: bool = False  # of the synthetic world: said below
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align: left'>{html.escape(x)}</th>" for x in self.heading)
@@ -21,19 +24,30 @@ class Facts:
             "<tr>" + "".join(f"<td style='text-align: left'>{html.escape(x)}</td>" for x in row)
             for row in self.rows
         )
-        return f"<table><tr>{head}</tr>{body}</table>"
+        mark = f"<p><small>{html.escape(MINI)}</small></p>" if self.is_mini else ""
+        return f"<table><tr>{head}</tr>{body}</table>{mark}"
 
 
-def facts(values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Facts:
-    """One row a fact, or one row a record; nested names are joined with a dot."""
+def facts(
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, is_mini: bool = False
+) -> Facts:
+    """One row a fact, or one row a record; nested names are joined with a dot.
+
+    Args:
+        values: the facts, or records.
+        is_mini: they are of the synthetic world, which is said below.
+    """
     if isinstance(values, Mapping):
-        return Facts(["what", "value"], [[k, _text(v)] for k, v in _flat(values).items()])
+        rows = [[name, _text(value)] for name, value in _flat(values).items()]
+        return Facts(["what", "value"], rows, is_mini)
     records = [_flat(row) for row in values]
     names = list(dict.fromkeys(name for record in records for name in record))
     if len(names) > _MOST_COLUMNS:
         rows = [[name, *(_text(record.get(name)) for record in records)] for name in names]
-        return Facts(["what", *(str(number) for number in range(1, len(records) + 1))], rows)
-    return Facts(names, [[_text(record.get(name)) for name in names] for record in records])
+        numbers = (str(number) for number in range(1, len(records) + 1))
+        return Facts(["what", *numbers], rows, is_mini)
+    rows = [[_text(record.get(name)) for name in names] for record in records]
+    return Facts(names, rows, is_mini)
 
 
 def _text(value: Any) -> str:

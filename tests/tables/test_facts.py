@@ -1,4 +1,4 @@
-from hadpo.tables import facts
+from hadpo.tables import MINI, facts
 
 
 def test_a_mapping_is_one_row_a_fact_and_nests_by_dots():
@@ -18,3 +18,9 @@ def test_records_are_rows_and_wide_records_stand_upright():
 def test_nothing_is_shortened_and_everything_is_escaped():
     text = facts({"prompt": "<s>" + "x" * 500})._repr_html_()
     assert "&lt;s&gt;" + "x" * 500 in text
+
+
+def test_facts_of_the_synthetic_world_say_so():
+    for values in ({"loss": 0.5}, [{"a": 1}], [{f"field {i}": i for i in range(12)}]):
+        assert MINI in facts(values, is_mini=True)._repr_html_()
+        assert MINI not in facts(values)._repr_html_()

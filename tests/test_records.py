@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 
 import pytest
 
@@ -9,8 +11,10 @@ from hadpo.records import (
     Pair,
     Region,
     drop_torn_end,
+    input_hashes,
     parse,
     read_jsonl,
+    refuse_changed,
     to_json,
     write_jsonl,
     write_text,
@@ -120,3 +124,48 @@ def test_a_torn_end_is_cut_off(tmp_path, content, left):
     assert path.read_text() == left
     drop_torn_end(tmp_path / "absent.jsonl")
     assert not (tmp_path / "absent.jsonl").exists()
+
+
+def test_hashes_of_inputs(tmp_path):
+    run, model = tmp_path / "runs" / "mine", tmp_path / "model"
+    for place in (run / "merge" / "merged", run / "merge" / "sft" / "merged", model / "deep"):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(str(place).encode())
+    (model / "config.json").write_text("{}")
+    (model / "README.md").write_text("not an input")
+    merged = run / "merge"
+    places = [merged / "merged", merged / "sft" / "merged", model, model / "absent", "owner/name"]
+    found = input_hashes(places, below=run)
+    assert list(found) == [
+        "merge/merged/model.safetensors",
+        "merge/sft/merged/model.safetensors",
+        "model/config.json",
+    ]
+    assert found["model/config.json"] == hashlib.sha256(b"{}").hexdigest()
+    other = input_hashes(places[:2], below=tmp_path / "another run")  # names of one kind
+    assert list(other) == ["merged/model.safetensors", "sft/merged/model.safetensors"]
+
+
+def test_large_inputs_are_told_by_size_and_ends(tmp_path):
+    path = tmp_path / "big.bin"
+    with path.open("wb") as file:
+        file.truncate(65 * 2**20)  # holes: no disk is used
+    [(key, first)] = input_hashes([path], below=tmp_path).items()
+    assert key == "big.bin (size, first and last MB)"
+    assert first.startswith(f"{65 * 2**20} bytes, ")
+    for place in (0, 65 * 2**20 - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(os.urandom(1).replace(b"\0", b"1"))
+        assert input_hashes([path], below=tmp_path)[key] != first
+
+
+def test_changed_inputs_are_refused_by_name(tmp_path):
+    noted = {"a/model.bin": "1", "a/config.json": "2", "prepare/pairs.jsonl": "3"}
+    refuse_changed(noted, {"a/model.bin": "1", "a/config.json": "2"}, where=tmp_path)
+    refuse_changed(noted, {}, where=tmp_path)  # the weights are gone, the answers are not
+    refuse_changed({"x": "0"}, {"a/model.bin": "1"}, where=tmp_path)
+    with pytest.raises(BadInput, match=r"now: a/model\.bin differ"):
+        refuse_changed(noted, {"a/model.bin": "9", "a/config.json": "2"}, where=tmp_path)
+    with pytest.raises(BadInput, match=r"now: a/model\.safetensors differ"):
+        refuse_changed(noted, {"a/model.safetensors": "9", "a/config.json": "2"}, where=tmp_path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from hadpo import backbones, batch
 from hadpo.adapter import files, lora
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput, Pair, read_jsonl, write_text
+from hadpo.records import BadInput, Pair, input_hashes, read_jsonl, write_text
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -37,20 +37,22 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     Raises:
         BadInput: the merged model does not say what the adapter says.
     """
+    parts = backbones.files_of(run.recipe, run.resolve)
     model = run.recipe.model
-    if model is None:
-        raise BadInput(f"recipe {run.recipe.name} has no model; merging needs one")
+    assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
     trained = run.earlier("train", "adapter").parent
     pairs = list(read_jsonl(run.earlier("prepare", "pairs.jsonl"), Pair))[: settings.check_pairs]
     sources = {"dpo": trained / "adapter"}
     for folder in sorted((trained / "controls").glob("*/adapter")):
         sources[folder.parent.name] = folder
-    parts = {part: run.resolve(place) for part, place in model.files.items()}
+    prepared = run.earlier("prepare", "pairs.jsonl")
+    places = [prepared, *sources.values(), *parts.values()]
+    run.note(inputs=input_hashes(places, below=run.folder.parent))
     results = {}
     for name, folder in sources.items():
         target = run.path("merged") if name == "dpo" else run.path("controls", name, "merged")
-        device = _roomy(model.device, parts.values())
+        device = _roomy(model.device, map(Path, parts.values()))
         backbone = backbones.load(model.backbone, parts, dtype="float32", device=device)
         files.load(backbone, folder)
         with_adapter = _logps(backbone, pairs)
@@ -59,7 +61,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
         saved = {part: str(path) for part, path in backbone.files_with(target).items()}
         del backbone
-        again = backbones.load(model.backbone, saved, dtype=model.dtype, device=model.device)
+        again = backbones.load_for(run.recipe, saved)
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
         run.note(**{f"merged_{name}": {"files": saved, **results[name]}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from hadpo.records import BadInput
 
 if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
+    from hadpo.config import Recipe
 
 
 def load(
@@ -48,3 +49,21 @@ def load(
                 + plugins.choices(part, module.PARTS)
             )
     return module.from_original(files, variant=variant, dtype=dtype, device=device)
+
+
+def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, str | Path]:
+    """Where the parts of the recipe's model lie; `resolve` fills in the variables of a path.
+
+    Raises:
+        BadInput: the recipe has no model.
+    """
+    if recipe.model is None:
+        raise BadInput(f"recipe {recipe.name} has no model; this stage needs one")
+    return {part: resolve(place) for part, place in recipe.model.files.items()}
+
+
+def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
+    """The recipe's backbone, in its dtype and on its device, from `files`; see `files_of`."""
+    assert recipe.model is not None  # `files_of` refused a recipe without one
+    model = recipe.model
+    return load(model.backbone, files, dtype=model.dtype, device=model.device)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hadpo import judges, plugins
+from hadpo import backbones, judges, plugins
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
@@ -21,7 +21,9 @@ from hadpo.records import (
     Question,
     Verdict,
     drop_torn_end,
+    input_hashes,
     read_jsonl,
+    refuse_changed,
     to_json,
     write_jsonl,
     write_text,
@@ -130,10 +132,7 @@ def files_of(run: "Run", name: str) -> Files:
     Raises:
         BadInput: no such model was trained and merged.
     """
-    model = run.recipe.model
-    if model is None:
-        raise BadInput(f"recipe {run.recipe.name} has no model; there is nothing to evaluate")
-    parts: Files = {part: run.resolve(place) for part, place in model.files.items()}
+    parts: Files = backbones.files_of(run.recipe, run.resolve)
     if name == BASE:
         return parts
     folder = run.earlier("merge")
@@ -164,6 +163,7 @@ def _answers(
     """All answers of all models, from samples.jsonl or newly generated into it."""
     path = run.path("samples.jsonl")
     kept = _kept(path)
+    _note_inputs(run, files, path if kept else None)
     ids = {question.question_id for question in questions}
     found = [a for a in kept if a.model in files and a.question_id in ids]
     for model, parts in files.items():
@@ -171,7 +171,7 @@ def _answers(
         if ids <= done:
             log.info("%s: all %d answers are there", model, len(ids))
             continue
-        backbone = _load(run, parts)
+        backbone = backbones.load_for(run.recipe, parts)
         _write_decoding(run, modules, backbone)
         with path.open("a", encoding="utf-8") as file:
             for answer in _ask(run, modules, questions, backbone, model=model, done=done):
@@ -184,18 +184,24 @@ def _answers(
     return sorted(found, key=lambda answer: order[answer.model])
 
 
+def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> None:
+    """Hash what the numbers rest on; answers that other weights gave are refused."""
+    noted = run.manifest.facts.get("inputs", {})
+    places = [place for parts in files.values() for place in parts.values()]
+    weights = input_hashes(places, below=run.folder.parent)
+    if answers is not None:
+        refuse_changed(noted, weights, where=answers)
+    names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
+    records = input_hashes(
+        [run.earlier("prepare", name) for name in names], below=run.folder.parent
+    )
+    run.note(inputs={**noted, **records, **weights})
+
+
 def _kept(path: Path) -> list[Answer]:
     """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
     drop_torn_end(path)
     return list(read_jsonl(path, Answer)) if path.is_file() else []
-
-
-def _load(run: "Run", files: Files) -> "Backbone":
-    from hadpo import backbones  # it needs torch; scoring again does not
-
-    model = run.recipe.model
-    assert model is not None  # `files_of` refused a recipe without one
-    return backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
 
 
 def _ask(

@@ -11,7 +11,7 @@ from hadpo.config import DataConfig
 from hadpo.data import Report, coco, hadpo_pairs, missing_images, pope, read_json, shr
 from hadpo.data import visual_genome as vg
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
-from hadpo.records import BadInput, Evidence, Pair, Question
+from hadpo.records import BadInput, Evidence, Pair, Question, input_hashes
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -51,6 +51,11 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     described = _described(run, report)
     wanted = None if image_ids is None else {*image_ids, *described}
     images = vg.read(folder, report, image_ids=wanted)
+    sources = [folder / "image_data.json", folder / "region_descriptions.json"]
+    if data.coco:
+        sources.append(run.resolve(data.coco) / "objects.json")
+    hashes = input_hashes(sources, below=run.folder.parent)
+    run.note(inputs={**run.manifest.facts.get("inputs", {}), **hashes})
     if data.shr:
         facts = shr.facts(run.resolve(data.shr), report)
         images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}

@@ -4,12 +4,21 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hadpo.data import Report, hadpo_pairs
 from hadpo.pairs import material, mine
 from hadpo.pairs.material import Material
-from hadpo.records import BadInput, Evidence, Pair, write_jsonl, write_text
+from hadpo.records import (
+    BadInput,
+    Evidence,
+    Pair,
+    input_hashes,
+    refuse_changed,
+    write_jsonl,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
@@ -91,8 +100,10 @@ def _mined(
     to_ask = []
     if settings.yes_no_pairs:
         to_ask = mine.yes_no_questions(images, known.vocabulary, settings)
+    path = run.path("own_answers.jsonl")
+    _note_weights(run, path)
     answers = mine.answer_all(
-        run.path("own_answers.jsonl"),
+        path,
         {**asked, "yes or no": to_ask},  # apart: long and short answers share no batch
         settings,
         lambda: _load(run),
@@ -106,11 +117,19 @@ def _mined(
 def _load(run: "Run") -> "Backbone":
     from hadpo import backbones  # torch; published pairs need none
 
-    model = run.recipe.model
-    if model is None:
-        raise BadInput(f"recipe {run.recipe.name} has no model; mining needs its answers")
-    files = {part: run.resolve(place) for part, place in model.files.items()}
-    return backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
+    return backbones.load_for(run.recipe, backbones.files_of(run.recipe, run.resolve))
+
+
+def _note_weights(run: "Run", answers: Path) -> None:
+    """Hash the model's files; answers of other weights are refused."""
+    from hadpo import backbones
+
+    noted = run.manifest.facts.get("inputs", {})
+    places = backbones.files_of(run.recipe, run.resolve).values()
+    weights = input_hashes(places, below=run.folder.parent)
+    if mine.kept_answers(answers):
+        refuse_changed(noted, weights, where=answers)
+    run.note(inputs={**noted, **weights})
 
 
 def _limited(pairs: Sequence[Pair], limit: int) -> list[Pair]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair
+from hadpo.records import BadInput, Pair, input_hashes
 
 _KEPT = 2  # newest checkpoints that stay on disk
 # Settings that change neither the weights nor their order.
@@ -24,17 +24,41 @@ class Checkpoint:
     """All that an update depends on; the dropout of update k is drawn from the seed and k alone."""
 
     step: int  # updates done
-    fingerprint: str
+    fingerprint: dict[str, str]
     adapter: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
 
 
-def fingerprint(name: str, objective: str, settings: TrainConfig, pairs: Sequence[Pair]) -> str:
-    """What must be the same for a training to go on: backbone, objective, settings and pairs."""
-    kept = {key: value for key, value in asdict(settings).items() if key not in _FREE}
-    text = json.dumps([name, objective, kept, [asdict(pair) for pair in pairs]], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def fingerprint(
+    name: str,
+    objective: str,
+    settings: TrainConfig,
+    pairs: Sequence[Pair],
+    weights: Iterable[Path],
+) -> dict[str, str]:
+    """What must be the same for a training to go on: each setting, and hashes of pairs and weights.
+
+    Args:
+        name: of the backbone.
+        objective: "dpo" or "sft".
+        settings: those that change the weights or their order count.
+        pairs: all, in their order.
+        weights: files or folders of the backbone; their contents count, not where they lie.
+    """
+    kept = {key: str(value) for key, value in asdict(settings).items() if key not in _FREE}
+    contents = sorted(input_hashes(weights, below=Path()).values())
+    return {
+        "backbone": name,
+        "objective": objective,
+        **kept,
+        "pairs": _hash([asdict(pair) for pair in pairs]),
+        "weights": _hash(contents),
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -55,19 +79,21 @@ def last_step(folder: Path) -> int:
     return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
 
-def newest(folder: Path, expected: str) -> Checkpoint | None:
+def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
     """The newest checkpoint of the folder; None where there is none.
 
     Raises:
-        BadInput: it belongs to a training with other settings, pairs or another backbone.
+        BadInput: it belongs to a training with other settings, pairs or weights; names them.
     """
     paths = _paths(folder)
     if not paths:
         return None
     checkpoint = Checkpoint(**torch.load(paths[-1], map_location="cpu", weights_only=True))
-    if checkpoint.fingerprint != expected:
+    found = checkpoint.fingerprint
+    if other := [key for key, value in expected.items() if found.get(key) != value]:
+        shown = (f"{key} (found {found.get(key)}, expected {expected[key]})" for key in other)
         raise BadInput(
-            f"{paths[-1]}: from a training with other settings, pairs or another backbone; "
+            f"{paths[-1]}: from a training with other {', '.join(shown)}; "
             "start anew with --force, or under another name"
         )
     return checkpoint

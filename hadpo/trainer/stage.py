@@ -14,7 +14,7 @@ from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, read_jsonl, write_text
+from hadpo.records import Pair, input_hashes, read_jsonl, write_text
 from hadpo.trainer import checkpoints, order
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import Objective
@@ -60,6 +60,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
         if is_first:
             _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
         yield from mine
+        run.note(inputs=_inputs(run))
         backbone = loaded(run)
         try:
             for step in steps(
@@ -163,11 +164,8 @@ def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
 def loaded(run: Run) -> Backbone:
     """The run's backbone; loaded once per run."""
     if run not in _LOADED:
-        model = run.recipe.model
-        if model is None:
-            raise BadInput(f"recipe {run.recipe.name} has no model; training needs one")
-        files = {part: run.resolve(place) for part, place in model.files.items()}
-        _LOADED[run] = backbones.load(model.backbone, files, dtype=model.dtype, device=model.device)
+        files = backbones.files_of(run.recipe, run.resolve)
+        _LOADED[run] = backbones.load_for(run.recipe, files)
     return _LOADED[run]
 
 
@@ -179,6 +177,14 @@ def read_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
         list(read_jsonl(path, Pair)),
         list(read_jsonl(held_out, Pair)) if held_out.is_file() else [],
     )
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    """Hashes of what a training rests on: pairs and the base's files."""
+    pairs = run.earlier("prepare", "pairs.jsonl")
+    weights = backbones.files_of(run.recipe, run.resolve)
+    places = [pairs, pairs.with_name("held_out.jsonl"), *weights.values()]
+    return input_hashes(places, below=run.folder.parent)
 
 
 def adapter_folder(run: Run, objective: str) -> Path:

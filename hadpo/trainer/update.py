@@ -74,7 +74,9 @@ class Training:
         self.backbone, self.settings = backbone, settings
         self.objective: Objective = objective
         self.folder: Path | None = folder
-        self.fingerprint = checkpoints.fingerprint(backbone.name, objective, settings, pairs)
+        self.fingerprint = checkpoints.fingerprint(
+            backbone.name, objective, settings, pairs, backbone.files.values()
+        )
         self.examples = [self.tokenize(pair) for pair in pairs]
         if not adapter.is_attached(backbone):
             adapter.attach(

@@ -181,6 +181,33 @@ def test_a_killed_run_goes_on_where_it_stopped(opened, monkeypatch):
     assert evaluate(run) == rows(whole, "metrics.jsonl", Metric)
 
 
+def test_what_the_numbers_rest_on_is_hashed(opened):
+    run = opened("hashed", benchmark_names="pope", questions_limit=1, cut_control=False)
+    evaluate(run)
+    inputs = run.manifest.facts["inputs"]
+    names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
+    assert {f"prepare/{name}" for name in names} <= inputs.keys()
+    weights = [key for key in inputs if key.endswith(("model.safetensors", "pytorch_model.bin"))]
+    assert len(weights) == 4  # base, merged, control, vision
+    assert len({inputs[key] for key in weights}) == 4
+
+
+def test_answers_of_other_weights_are_refused(opened, folder, monkeypatch, tmp_path):
+    settings = {"models": "merged", "questions_limit": 1, "cut_control": False}
+    run = opened("other-weights", **settings)
+    evaluate(run)
+    merged = run.earlier("merge", "merged") / "model.safetensors"
+    before, samples = merged.read_bytes(), run.path("samples.jsonl").read_bytes()
+    merged.write_bytes(before[:-4] + b"\0\0\0\0")
+    try:
+        with pytest.raises(BadInput, match=r"samples\.jsonl was begun .*merged/model\.safetensors"):
+            evaluate(opened("other-weights", **settings))
+    finally:
+        merged.write_bytes(before)
+    assert run.path("samples.jsonl").read_bytes() == samples
+    evaluate(opened("other-weights", **settings))
+
+
 def test_questions_limit_is_of_each_split(opened):
     run = opened("limit", models="base", questions_limit=2, cut_control=False)
     evaluate(run)

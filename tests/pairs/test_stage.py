@@ -315,6 +315,21 @@ def test_a_killed_run_goes_on_where_it_stopped(mini, monkeypatch):
     prepare(run)
 
 
+def test_answers_of_other_weights_are_refused(mini, tmp_path, monkeypatch):
+    run = mini("weights")
+    prepare(run)
+    inputs = run.manifest.facts["inputs"]
+    assert {"VG/image_data.json", "coco2014/objects.json", "vocabulary.json"} <= inputs.keys()
+    key = "llava-v1.5-mini/model.safetensors"
+    assert len(inputs[key]) == 64
+    run.note(inputs=inputs | {key: "0" * 64})  # as if other weights had answered
+    with pytest.raises(BadInput, match=r"own_answers\.jsonl was begun .* llava-v1\.5-mini/model\."):
+        prepare(run)
+    run.path("own_answers.jsonl").unlink()
+    prepare(run)
+    assert run.manifest.facts["inputs"] == inputs
+
+
 @pytest.mark.parametrize(
     ("settings", "sampled"),
     [({}, 5), ({"sampled_share": 0.0}, 0), ({"temperature": 0.0}, 0), ({"sampled_share": 1.0}, 10)],

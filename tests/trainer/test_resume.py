@@ -1,11 +1,13 @@
 """Kills, checkpoints, dropout that can be resumed, and losses that are no numbers."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from hadpo import trainer
+from hadpo import backbones, trainer
 from hadpo.records import BadInput
 from hadpo.trainer import checkpoints
 
@@ -55,11 +57,30 @@ def test_old_checkpoints_go_and_others_are_refused(fast, learn, tiny_llava, tiny
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004.pt", "step-000005.pt"]
     assert checkpoints.last_step(tmp_path) == 5
     for change in ({"beta": 0.2}, {"train_seed": 7}, {"steps": 6}):
-        with pytest.raises(BadInput, match="other settings, pairs or another backbone"):
+        name = next(iter(change))
+        with pytest.raises(BadInput, match=rf"a training with other {name} \(found \S+, expected"):
             learn(tiny_llava(), tiny_pairs, replace(config, **change), folder=tmp_path)
-    with pytest.raises(BadInput, match="other settings"):
+    with pytest.raises(BadInput, match=r"other pairs \(found"):
         learn(tiny_llava(), tiny_pairs[:-1], config, folder=tmp_path)
     learn(tiny_llava(), tiny_pairs, replace(config, log_every=3), folder=tmp_path)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(fast, learn, tiny_folder, tiny_pairs, tmp_path):
+    files = {"language_model": tmp_path / "lm", "vision": tiny_folder / "clip-tiny"}
+    shutil.copytree(tiny_folder / "llava-tiny", files["language_model"])
+    config, folder = replace(fast, steps=2, checkpoint_every=1), tmp_path / "checkpoints"
+    learn(backbones.load("llava/mini", files, device="cpu"), tiny_pairs, config, folder=folder)
+    elsewhere = files | {"language_model": tmp_path / "elsewhere"}
+    shutil.copytree(files["language_model"], elsewhere["language_model"])
+    same = backbones.load("llava/mini", elsewhere, device="cpu")
+    assert learn(same, tiny_pairs, config, folder=folder)[0] == []
+    path = elsewhere["language_model"] / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"][0] += 1e-3
+    save_file(weights, path)
+    other = backbones.load("llava/mini", elsewhere, device="cpu")
+    with pytest.raises(BadInput, match=r"a training with other weights \(found"):
+        learn(other, tiny_pairs, config, folder=folder)
 
 
 def test_a_loss_that_is_no_number(fast, equal, weights, tiny_llava, tiny_pairs, tmp_path):

@@ -1,5 +1,6 @@
 """The stage around the loop: controls, replay, kills, the plan, what the loss sees, merging."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -19,15 +20,15 @@ class FakeRun:
         parts = {part: str(path) for part, path in files.items()}
         model = ModelConfig(backbone="llava/mini", files=parts, device="cpu")
         self.recipe = Recipe(name="test", title="", model=model, train=config, merge=merge or {})
-        self.folder, self.facts = folder, {}
+        self.home, self.folder, self.facts = folder, folder / "train", {}
 
     def path(self, *parts):
-        path = self.folder.joinpath("train", *parts)
+        path = self.folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def earlier(self, stage, *parts):
-        return self.folder.joinpath(stage, *parts)
+        return self.home.joinpath(stage, *parts)
 
     def resolve(self, text):
         return text
@@ -69,6 +70,10 @@ def test_stage_trains_the_run_and_its_control(stage):
     assert (run.path("controls", "sft", "adapter") / "adapter_config.json").is_file()
     assert "eval_loss" in found[-1].metrics
     assert run.facts["skipped_updates"] == {"dpo": 0, "sft": 0}
+    files = ("prepare/pairs.jsonl", "prepare/held_out.jsonl", "llava-tiny/model.safetensors")
+    assert {*files, "clip-tiny/pytorch_model.bin"} <= run.facts["inputs"].keys()
+    pairs = run.earlier("prepare", "pairs.jsonl").read_bytes()
+    assert run.facts["inputs"]["prepare/pairs.jsonl"] == hashlib.sha256(pairs).hexdigest()
     replayed = list(trainer.train(stage()))
     assert replayed == found and len(lines(run)) == 10
 
@@ -181,6 +186,11 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
         assert found["pairs"] == 3
         assert found["max_difference_merged"] < 1e-3 and found["max_difference_files"] < 0.3
         assert set(run.facts[f"merged_{name}"]["files"]) == {"language_model", "vision"}
+    adapters = ("adapter", "controls/sft/adapter")
+    assert {f"train/{place}/adapter_model.safetensors" for place in adapters} <= {
+        *run.facts["inputs"]
+    }
+    assert {"prepare/pairs.jsonl", "llava-tiny/model.safetensors"} <= {*run.facts["inputs"]}
     assert (run.path("merged") / "model.safetensors").is_file()
     assert (run.path("controls", "sft", "merged") / "config.json").is_file()
     assert json.loads(run.path("metrics.json").read_text()) == results

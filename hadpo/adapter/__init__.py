@@ -13,7 +13,7 @@ from hadpo.adapter.lora import (
     restore,
     state,
 )
-from hadpo.adapter.proof import merge_run
+from hadpo.adapter.proof import merge_run, pairs_to_check
 
 __all__ = [
     "attach",
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "merge",
     "merge_run",
+    "pairs_to_check",
     "restore",
     "save",
     "state",

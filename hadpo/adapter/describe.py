@@ -8,7 +8,7 @@ from hadpo.adapter.files import read_weights
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Rank, scale, targets, number of weights and size of the adapter in `folder`.
+    """Rank, scale, targets, LoRA modules, weights and size of the adapter in `folder`.
 
     Raises:
         BadInput: no adapter there, or one that is not plain LoRA.
@@ -21,7 +21,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "alpha": config["lora_alpha"],
         "scale": config["lora_alpha"] / config["r"],
         "targets": ", ".join(sorted(config["target_modules"])),
-        "layers": len(norms),
+        "LoRA modules": len(norms),
         "weights": count,
         "largest norm of B": round(max(norms, default=0.0), 4),
         "config": json.dumps(config, sort_keys=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,13 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     """Merge the adapter of the run and of each control; write `merged/` and `controls/*/merged/`.
 
     The sum is taken in float32, whatever the weights were trained in, and rounded once to
-    `merged_dtype`. On `check_pairs` pairs the log-probabilities of the answers are compared:
-    adapter against merge in memory, and against the merged files as the evaluation will load them.
+    `merged_dtype`. On `pairs_to_check` the log-probability of each answer, over its tokens, is
+    compared: float32 base with adapter against the float32 merge in memory, and against the merged
+    files, loaded in the recipe's dtype and on its device, as the evaluation will load them.
 
     Returns:
-        Adapter ("dpo", "sft", ...) -> largest differences in nats per token, and the pairs.
+        Adapter ("dpo", "sft", ...) -> the largest difference of any chosen or rejected answer, in
+        nats per token, for each of the two comparisons; and how many pairs were compared.
 
     Raises:
         BadInput: the merged model does not say what the adapter says.
@@ -42,7 +45,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
     trained = run.earlier("train", "adapter").parent
-    pairs = list(read_jsonl(run.earlier("prepare", "pairs.jsonl"), Pair))[: settings.check_pairs]
+    pairs = pairs_to_check(run)
     sources = {"dpo": trained / "adapter"}
     for folder in sorted((trained / "controls").glob("*/adapter")):
         sources[folder.parent.name] = folder
@@ -69,6 +72,12 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     return results
 
 
+def pairs_to_check(run: Run) -> list[Pair]:
+    """The pairs that adapter and merge are compared on: the first `check_pairs` of the training."""
+    pairs = read_jsonl(run.earlier("prepare", "pairs.jsonl"), Pair)
+    return list(islice(pairs, run.recipe.merge.check_pairs))
+
+
 @torch.no_grad()
 def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers pairs"]:
     """Log-probabilities of the answers per token, pair by pair, in nats, on the CPU."""
@@ -85,7 +94,7 @@ def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers 
 
 def _compare(adapter: Tensor, merged: Tensor, loaded: Tensor, *, where: Path) -> dict[str, float]:
     if not adapter.numel():
-        return {"pairs": 0.0}
+        return {"pairs compared": 0.0}
     exact = float((adapter - merged).abs().max())
     rounded = float((adapter - loaded).abs().max())
     if not exact <= _BY_MERGING or not rounded <= _BY_ROUNDING:
@@ -95,9 +104,9 @@ def _compare(adapter: Tensor, merged: Tensor, loaded: Tensor, *, where: Path) ->
             "try merged_dtype: float32"
         )
     return {
-        "max_difference_merged": exact,
-        "max_difference_files": rounded,
-        "pairs": float(adapter.shape[1]),
+        "adapter to merge in memory, nats per token": exact,
+        "adapter to merged files, nats per token": rounded,
+        "pairs compared": float(adapter.shape[1]),
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hadpo import adapter, batch, trainer
+from hadpo.adapter import proof
 from hadpo.config import ModelConfig, Recipe
 from hadpo.records import write_jsonl
 from hadpo.trainer import checkpoints
@@ -183,8 +184,9 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
     results = adapter.merge_run(run)
     assert set(results) == {"dpo", "sft"}
     for name, found in results.items():
-        assert found["pairs"] == 3
-        assert found["max_difference_merged"] < 1e-3 and found["max_difference_files"] < 0.3
+        assert found["pairs compared"] == 3
+        assert found["adapter to merge in memory, nats per token"] < 1e-3
+        assert found["adapter to merged files, nats per token"] < 0.3
         assert set(run.facts[f"merged_{name}"]["files"]) == {"language_model", "vision"}
     adapters = ("adapter", "controls/sft/adapter")
     assert {f"train/{place}/adapter_model.safetensors" for place in adapters} <= {
@@ -194,3 +196,24 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
     assert (run.path("merged") / "model.safetensors").is_file()
     assert (run.path("controls", "sft", "merged") / "config.json").is_file()
     assert json.loads(run.path("metrics.json").read_text()) == results
+
+
+def test_the_pairs_that_are_checked_are_the_ones_that_are_shown(stage, tiny_pairs, monkeypatch):
+    run = stage()
+    list(trainer.train(run))
+    shown, seen = adapter.pairs_to_check(run), []
+    assert shown == tiny_pairs[:3] and len(shown) == run.recipe.merge.check_pairs
+    real = proof._logps
+    monkeypatch.setattr(proof, "_logps", lambda b, pairs: seen.append(pairs) or real(b, pairs))
+    adapter.merge_run(run)
+    assert seen == [shown] * 6  # two adapters; with adapter, merged, and from the files
+
+
+def test_an_adapter_is_described_without_a_model(stage, fast):
+    run = stage(controls="")
+    list(trainer.train(run))
+    facts = adapter.describe(run.path("adapter"))
+    targets = len(fast.lora_targets.split(","))
+    assert facts["rank"] == 4 and facts["scale"] == 2
+    assert facts["LoRA modules"] == 2 * targets  # of two layers
+    assert facts["largest norm of B"] > 0

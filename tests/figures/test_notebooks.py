@@ -51,5 +51,5 @@ def test_the_walkthrough_names_the_colour_that_the_mask_has():
 def test_the_pairs_shown_before_merging_are_those_that_the_proof_compares():
     proof = (Path(figures.__file__).parents[1] / "adapter" / "proof.py").read_text()
     for source in (proof, text_of("03")):
-        assert '"pairs.jsonl"' in source and "held_out" not in source
+        assert "pairs_to_check(run)" in source and "held_out" not in source
     assert "per token" in proof and "mean log-probability of its tokens" in text_of("03")

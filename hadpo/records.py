@@ -89,12 +89,19 @@ class Case:
     """What a judge is asked: rule on each claim, given the evidence."""
 
     case_id: str  # the question_id of the answer that makes the claims
-    model: str
+    model: str  # whose claims they are; where several models are compared, "" and see claim_models
     claims: tuple[str, ...]
     evidence: Evidence
+    rubric: str = "shr"  # how claims are judged: "shr" labels sentences, "gavie" grades answers
+    question: str = ""  # what the claims answer, where the judge is to know
+    claim_models: tuple[str, ...] = ()  # of each claim, in the order in which they are shown
+
+    def model_of(self, place: int) -> str:
+        """Whose claim stands at a place, counted from 0."""
+        return self.claim_models[place] if self.claim_models else self.model
 
 
-Label = Literal["correct", "hallucination", "cannot judge", "unparsed"]
+Label = Literal["correct", "hallucination", "cannot judge", "scored", "unparsed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +115,8 @@ class Verdict:
     kind: str = ""  # what sort of hallucination: "absent", "attribute", ... where the judge knows
     reason: str = ""
     raw: str = ""
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)  # where label is "scored"
+    place: int = 0  # among claims of several models that were shown together, from 1; 0: alone
 
 
 @dataclass(frozen=True, kw_only=True)

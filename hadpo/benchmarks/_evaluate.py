@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hadpo import judges, plugins
+from hadpo import plugins
+from hadpo.benchmarks import _judge
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
@@ -50,7 +51,7 @@ def evaluate(run: "Run") -> list[Metric]:
     """
     settings = run.settings
     modules = modules_of(settings)
-    judge_module = _plugin("hadpo.judges", settings.judge)
+    checked = _judge.check(run, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
     files = {name: files_of(run, name) for name in names(settings.models)}
     if settings.cut_control and not {BASE, TUNED} <= files.keys():
@@ -58,8 +59,8 @@ def evaluate(run: "Run") -> list[Metric]:
     every = read_jsonl(run.earlier("prepare", "evidence.jsonl"), Evidence)
     evidence = {each.image_id: each for each in every}
     vocabulary = _vocabulary(run.earlier("prepare", "vocabulary.json"))
+    judge = _judge.make(checked, vocabulary)
     answers = _answers(run, modules, questions, files)
-    judge = judge_module.make(vocabulary=vocabulary)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
     for name, module in modules.items():
@@ -68,7 +69,7 @@ def evaluate(run: "Run") -> list[Metric]:
         if settings.cut_control and hasattr(module, "cut"):
             by_model = {m: [a for a in own if a.model == m] for m in (BASE, TUNED)}
             own += module.cut(by_model[BASE], by_model[TUNED])
-        ruled = judges.rule_all(judge, module.cases(own, evidence))
+        ruled = _judge.rule(run, judge, module.cases(own, evidence, asked, settings))
         verdicts += ruled
         metrics += module.score(
             own,

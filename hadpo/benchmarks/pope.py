@@ -21,8 +21,9 @@ from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["READINGS", "cases", "decoding", "matrix", "questions", "score", "tally"]
+__all__ = ["READINGS", "RUBRIC", "cases", "decoding", "matrix", "questions", "score", "tally"]
 
+RUBRIC = ""  # no judge
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
 # What an answer adds, per image; the columns that metrics are computed from.
 _TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
@@ -40,7 +41,12 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
     )
 
 
-def cases(answers: Iterable[Answer], evidence: Mapping[str, Evidence]) -> list[Case]:
+def cases(
+    answers: Iterable[Answer],
+    evidence: Mapping[str, Evidence],
+    questions: Sequence[Question] = (),
+    settings: EvaluateConfig | None = None,
+) -> list[Case]:
     """Nothing: questions have gold labels, no judge is asked."""
     return []
 

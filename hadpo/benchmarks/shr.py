@@ -24,8 +24,9 @@ from hadpo.text import distinct, first_sentences, repeated_sentences, sentences,
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["CUT", "READINGS", "cases", "cut", "decoding", "questions", "score"]
+__all__ = ["CUT", "READINGS", "RUBRIC", "cases", "cut", "decoding", "questions", "score"]
 
+RUBRIC = "shr"  # how a judge is to rule on the cases
 READINGS = {"": "upstream"}  # sentences as the original segments them
 CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 
@@ -42,7 +43,12 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
     )
 
 
-def cases(answers: Iterable[Answer], evidence: Mapping[str, Evidence]) -> list[Case]:
+def cases(
+    answers: Iterable[Answer],
+    evidence: Mapping[str, Evidence],
+    questions: Sequence[Question] = (),
+    settings: EvaluateConfig | None = None,
+) -> list[Case]:
     """A case per answer; its claims are the sentences, each with its period, as SHR lists them.
 
     Raises:

@@ -22,8 +22,8 @@ class ChatSettings:
     concurrency: int = 8
     timeout_seconds: float = 60.0
     retries: int = 4  # of one request, on errors that may pass
-    input_price_usd: float = 0.0
-    output_price_usd: float = 0.0
+    input_price: float = 0.0
+    output_price: float = 0.0
     max_cost_usd: float = 0.0  # of one start; 0: no limit
 
     def __post_init__(self) -> None:
@@ -39,17 +39,17 @@ class ChatSettings:
         if self.max_cost_usd > 0 and not self.has_prices:
             raise BadInput(
                 f"max_cost_usd is {self.max_cost_usd}, but what {self.model} costs is not known; "
-                "set input_price_usd and output_price_usd, in dollars per million tokens"
+                "set judge_input_price and judge_output_price, in dollars per million tokens"
             )
 
     @property
     def has_prices(self) -> bool:
         """Whether a cost can be computed."""
-        return self.input_price_usd > 0 or self.output_price_usd > 0
+        return self.input_price > 0 or self.output_price > 0
 
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
         """Dollars for so many tokens; 0 where prices are unknown."""
-        total = input_tokens * self.input_price_usd + output_tokens * self.output_price_usd
+        total = input_tokens * self.input_price + output_tokens * self.output_price
         return total / 1e6
 
 

@@ -10,24 +10,6 @@ from hadpo.records import BadInput
 from tests.chat import server as judge
 
 SETTINGS = ChatSettings(model="judge", retries=2, timeout_seconds=5, concurrency=4, max_tokens=50)
-KEY = "sk-never-to-be-written"
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """Starts a server with a behaviour, and points the environment at it."""
-    started = []
-
-    def start(behave, **options):
-        one = judge.JudgeServer(behave, **options)
-        started.append(one)
-        monkeypatch.setenv("OPENAI_BASE_URL", one.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        return one
-
-    yield start
-    for one in started:
-        one.close()
 
 
 @pytest.fixture
@@ -57,7 +39,7 @@ def test_replies_come_once_and_then_from_the_cache(serve, cache):
     assert outcome.replies["n0"].model == "judge-as-served"
     assert (first.bill.input_tokens, first.bill.output_tokens, first.bill.asked) == (300, 30, 3)
     assert {e["path"] for e in server.log} == {"/v1/chat/completions"}
-    assert {e["key"] for e in server.log} == {f"Bearer {KEY}"}
+    assert {e["key"] for e in server.log} == {f"Bearer {serve.key}"}
     again = model(cache)
     assert again.ask(requests(3)).replies == outcome.replies
     assert (len(server.log), again.bill.cached) == (3, 3)
@@ -184,7 +166,7 @@ def test_the_reply_format_falls_back_to_what_the_server_knows(serve, cache):
     assert formats == ["json_schema", "json_object", "text", "text", "text"]  # learnt once
 
 
-PRICED = {"input_price_usd": 1000.0, "output_price_usd": 10000.0}  # a reply: 0.1 + 0.1 dollars
+PRICED = {"input_price": 1000.0, "output_price": 10000.0}  # a reply: 0.1 + 0.1 dollars
 
 
 def test_the_budget_is_never_passed_and_a_rerun_goes_on(serve, cache):
@@ -213,7 +195,7 @@ def test_the_estimate_is_told_before_the_first_request(serve, cache, caplog):
 
 
 def test_a_limit_without_prices_is_refused():
-    with pytest.raises(BadInput, match="input_price_usd"):
+    with pytest.raises(BadInput, match="input_price"):
         dataclasses.replace(SETTINGS, max_cost_usd=1.0)
 
 

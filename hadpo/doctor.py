@@ -183,6 +183,8 @@ def _data_files(data: Any) -> Iterator[tuple[str, str, str]]:
             tuple(f"coco_pope_{s}.json" for s in ("random", "popular", "adversarial")),
         ),
         ("SHR", data.shr, ("val_images_final.json", "shr_factual_part1.jsonl")),
+        ("GAVIE", data.gavie, ("",)),
+        ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )
     for what, folder, names in wanted:

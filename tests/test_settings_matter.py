@@ -17,7 +17,7 @@ from hadpo.runs.run import open_run
 
 pytestmark = pytest.mark.slow
 
-RECIPE = "mini/llava"
+RECIPE = "mini/benchmarks"
 SMALL = {
     "prepare": {
         "mini_train_images": 10,
@@ -35,7 +35,13 @@ SMALL = {
         "checkpoint_every": 3,
     },
     "merge": {},
-    "evaluate": {"models": "base", "cut_control": False, "bootstrap_samples": 50},
+    "evaluate": {
+        "models": "base",
+        "gavie_max_new_tokens": 12,
+        "chair_max_new_tokens": 12,
+        "cut_control": False,
+        "bootstrap_samples": 50,
+    },
     "compare": {},
 }
 CHANGED = {
@@ -52,6 +58,8 @@ CHANGED = {
     "coco": "",
     "pope": "",
     "shr": "",
+    "gavie": "",
+    "chair_synonyms": "",
     "vocabulary": "",
     # prepare
     "pair_source": "published",
@@ -102,6 +110,10 @@ CHANGED = {
     "pope_max_new_tokens": 1,
     "shr_beams": 2,
     "shr_max_new_tokens": 20,
+    "gavie_beams": 2,
+    "gavie_max_new_tokens": 2,
+    "chair_beams": 2,
+    "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,
     "batch_questions": 3,
     "judge": "nobody",
@@ -131,6 +143,7 @@ CHANGED = {
 }
 WITHOUT_EFFECT = {
     "pairs_schema": "says how published files are read; a mini recipe mines its pairs",
+    "height_bug_compat": "says which boxes a language model sees; the oracle reads their phrases",
     "epochs": "steps wins where it is given, and the plan says which of the two holds",
 }
 CASES = [

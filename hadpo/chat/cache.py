@@ -25,6 +25,7 @@ class Cache:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._data = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60)
             self._data.execute("PRAGMA journal_mode=WAL")  # others may read while we write
+            self._data.execute("PRAGMA synchronous=NORMAL")  # what is committed survives a kill
             self._data.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, "
                 "model TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER "

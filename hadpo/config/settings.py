@@ -33,6 +33,8 @@ class DataConfig:
     coco: str = ""  # folder with val2014 and objects.json
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
     shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
+    gavie: str = ""  # GAVIE's evaluation_set.json: questions about Visual Genome images
+    chair_synonyms: str = ""  # file of CHAIR's synonyms; with it, COCO's photos are described
     vocabulary: str = ""  # JSON of the words the oracle judge knows; empty: from the evidence
 
 
@@ -104,6 +106,11 @@ class EvaluateConfig:
     pope_max_new_tokens: int = 512  # LLaVA's own setting
     shr_beams: int = 5  # the papers' setting
     shr_max_new_tokens: int = 512  # LLaVA's own setting
+    gavie_beams: int = 1  # 1: greedy
+    gavie_max_new_tokens: int = 512  # an answer to one instruction
+    height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
+    chair_beams: int = 1  # 1: greedy
+    chair_max_new_tokens: int = 512  # a description
     repetition_penalty: float = 1.0  # over generated tokens only
     batch_questions: int = 16  # questions answered at once
     judge: str = "oracle"  # module name in hadpo/judges: oracle, llm or replay

@@ -33,7 +33,14 @@ def prepared(shared, tmp_path, monkeypatch):
     """Opens the stage evaluate of the photos, whose five descriptions are there already."""
     monkeypatch.setenv("HADPO_SHARED", str(shared))
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
-    run = open_run("prepare", "photoset", "photos", {})
+    recipe = tmp_path / "photos.yaml"
+    questions_of_gavie = shared / "data/photoset/gavie/evaluation_subset.json"
+    (tmp_path / "synonyms.txt").write_text("person, woman\nboat\nbroccoli\nzebra\n")
+    recipe.write_text(
+        "extends: photoset\nstages: [prepare, evaluate]\ndata:\n"
+        f"  gavie: {questions_of_gavie}\n  chair_synonyms: {tmp_path / 'synonyms.txt'}\n"
+    )
+    run = open_run("prepare", str(recipe), "photos", {})
     pairs.prepare(run)
     run.finish()
     said = json.loads((shared / "data/photoset/shr/responses_example.json").read_text())
@@ -45,7 +52,7 @@ def prepared(shared, tmp_path, monkeypatch):
             split=q.split,
             model="base",
             image_id=q.image_id,
-            text=said[q.image_id] if q.benchmark == "shr" else "Yes.",
+            text=said[q.image_id] if q.benchmark == "shr" else "Yes, a woman with zebras.",
             tokens=9,
             finish="stop",
         )
@@ -53,12 +60,12 @@ def prepared(shared, tmp_path, monkeypatch):
     ]
 
     def start(name, **overrides):
-        evaluated = open_run("evaluate", "photoset", name, JUDGED | overrides, earlier="photos")
+        evaluated = open_run("evaluate", str(recipe), name, JUDGED | overrides, earlier="photos")
         if not evaluated.path("samples.jsonl").is_file():
             write_jsonl(evaluated.path("samples.jsonl"), answers)
         return evaluated
 
-    start.answers = answers
+    start.recipe = str(recipe)
     return start
 
 
@@ -98,6 +105,35 @@ def test_a_run_is_judged_and_replayed_without_key_or_network(serve, prepared, mo
         benchmarks.evaluate(other)
 
 
+def graded(body, number):
+    """Rules on sentences, or grades the only answer."""
+    if "Relevancy" in body["messages"][0]["content"]:
+        return "Relevancy:\nscore: 8\nAccuracy:\nscore: 3.5"
+    return all_correct(body, number)
+
+
+def test_all_benchmarks_of_the_photos(serve, prepared):
+    server = serve(graded)
+    run = prepared("all", benchmark_names="pope,shr,gavie,chair", bootstrap_samples=20)
+    metrics = benchmarks.evaluate(run)
+    found = {(m.benchmark, m.split, m.name): m for m in metrics}
+    assert found["gavie", "all", "accuracy"].value == 3.5
+    assert (found["gavie", "all", "relevancy"].value, found["gavie", "all", "relevancy"].n) == (
+        8,
+        12,
+    )
+    assert found["chair", "val", "chair_i"].n == 8  # a woman and zebras, of each of four photos
+    assert 0.5 <= found["chair", "val", "chair_i"].value <= 1
+    assert found["pope", "random", "yes_ratio"].value == 1
+    assert found["shr", "val", "hallucinated_sentence_ratio"].value == 0
+    assert len(server.log) == 5 + 12
+    assert set(run.manifest.facts["judge"]["prompts"]) == {"shr", "gavie"}
+    replies = run.path("judge_replies.jsonl").read_text().splitlines()
+    assert len(replies) == 17 - 12 + len(
+        {e["text"] for e in server.log if "Relevancy" in e["text"]}
+    )
+
+
 def test_what_is_missing_is_told_with_the_command_that_goes_on(serve, prepared):
     server = serve(
         lambda body, n: all_correct(body, n) if n < 2 else error(429, "x", "insufficient_quota")
@@ -107,7 +143,7 @@ def test_what_is_missing_is_told_with_the_command_that_goes_on(serve, prepared):
         benchmarks.evaluate(run)
     assert "3 of 5 cases are not judged" in str(caught.value)
     assert "quota" in str(caught.value)
-    assert "hadpo stage evaluate photoset --name poor" in str(caught.value)
+    assert f"hadpo stage evaluate {prepared.recipe} --name poor" in str(caught.value)
     assert len(run.path("judge_replies.jsonl").read_text().splitlines()) == 2
     server.behave = all_correct
     before = len(server.log)
@@ -137,7 +173,7 @@ SCRIPT = """
 import json, sys
 from hadpo import benchmarks
 from hadpo.runs.run import open_run
-run = open_run("evaluate", "photoset", "killed", json.loads(sys.argv[1]), earlier="photos")
+run = open_run("evaluate", sys.argv[2], "killed", json.loads(sys.argv[1]), earlier="photos")
 benchmarks.evaluate(run)
 run.finish()
 """
@@ -151,7 +187,7 @@ def test_kill_and_rerun_repeat_no_request(serve, prepared, tmp_path):
 
     server.behave = behave
     prepared("killed").fail(KeyboardInterrupt())
-    command = [sys.executable, "-c", SCRIPT, json.dumps(JUDGED)]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(JUDGED), prepared.recipe]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 40
     while len(server.log) < 4 and time.monotonic() < deadline:
@@ -190,7 +226,7 @@ def test_the_key_is_not_in_the_executed_notebook(serve, prepared, tmp_path):
     serve(all_correct)
     overrides = JUDGED | {"benchmark_names": "pope,shr"}
     prepared("book", **overrides).fail(KeyboardInterrupt())
-    outcome = execute("evaluate", "photoset", "book", overrides, from_run="photos")
+    outcome = execute("evaluate", prepared.recipe, "book", overrides, from_run="photos")
     assert (outcome.folder / "report.html").is_file()
     assert (outcome.folder / "notebook.ipynb").is_file()
     files = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]

@@ -108,6 +108,7 @@ CHANGED = {
     "prompt": "train",
     "pope_beams": 2,
     "pope_max_new_tokens": 1,
+    "pope_stop_at_period": True,
     "shr_beams": 2,
     "shr_max_new_tokens": 20,
     "gavie_beams": 2,
@@ -116,6 +117,7 @@ CHANGED = {
     "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,
     "batch_questions": 3,
+    "exact": True,
     "judge": "nobody",
     # refused: the oracle asks nobody
     "judge_model": "judge",

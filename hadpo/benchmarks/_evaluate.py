@@ -63,6 +63,7 @@ def evaluate(run: "Run") -> list[Metric]:
     answers = _answers(run, modules, questions, files)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
+    warnings: list[str] = []
     for name, module in modules.items():
         asked = [q for q in questions if q.benchmark == name]
         own = [a for a in answers if a.benchmark == name]
@@ -71,7 +72,7 @@ def evaluate(run: "Run") -> list[Metric]:
             own += module.cut(by_model[BASE], by_model[TUNED])
         ruled = _judge.rule(run, judge, module.cases(own, evidence, asked, settings))
         verdicts += ruled
-        metrics += module.score(
+        scored = module.score(
             own,
             asked,
             ruled,
@@ -79,9 +80,15 @@ def evaluate(run: "Run") -> list[Metric]:
             vocabulary,
             samples=settings.bootstrap_samples,
             seed=settings.evaluate_seed,
+            settings=settings,
         )
+        metrics += scored
+        warnings += module.warnings(scored, asked) if hasattr(module, "warnings") else []
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
     write_jsonl(run.path("metrics.jsonl"), metrics)
+    for warning in warnings:
+        log.warning(warning)
+    run.note(warnings=warnings)
     counts = Counter(f"{a.model}, {a.benchmark}" for a in answers)
     run.note(answers=dict(counts), verdicts=dict(Counter(v.label for v in verdicts)))
     return metrics
@@ -223,6 +230,7 @@ def _ask(
             batch_questions=settings.batch_questions,
             model=model,
             done=done,
+            exact=settings.exact,
         )
 
 

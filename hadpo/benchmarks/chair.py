@@ -86,6 +86,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
+    settings: EvaluateConfig | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 
@@ -97,6 +98,7 @@ def score(
         vocabulary: its synonyms are the words that count.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
+        settings: not used.
 
     Returns:
         chair_i: share of the mentions whose object is not there; chair_s: share of the answers with

@@ -94,6 +94,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
+    settings: EvaluateConfig | None = None,
 ) -> list[Metric]:
     """The metrics of every model, over all questions and, where there are several, of each task.
 
@@ -105,6 +106,7 @@ def score(
         vocabulary: not used.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
+        settings: not used.
 
     Returns:
         relevancy and accuracy, means of 0 to 10 over the graded answers, the others being

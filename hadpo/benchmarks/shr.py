@@ -98,6 +98,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
+    settings: EvaluateConfig | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 
@@ -109,6 +110,7 @@ def score(
         vocabulary: the words that name objects.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
+        settings: not used.
 
     Returns:
         hallucinated_sentence_ratio (pooled) and, of it, absent_ and attribute_sentence_ratio;

@@ -104,6 +104,7 @@ class EvaluateConfig:
     prompt: Literal["evaluate", "train"] = "evaluate"  # which of the backbone's two prompts
     pope_beams: int = 1  # 1: greedy
     pope_max_new_tokens: int = 512  # LLaVA's own setting
+    pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
     shr_beams: int = 5  # the papers' setting
     shr_max_new_tokens: int = 512  # LLaVA's own setting
     gavie_beams: int = 1  # 1: greedy
@@ -112,7 +113,8 @@ class EvaluateConfig:
     chair_beams: int = 1  # 1: greedy
     chair_max_new_tokens: int = 512  # a description
     repetition_penalty: float = 1.0  # over generated tokens only
-    batch_questions: int = 16  # questions answered at once
+    batch_questions: int = 16  # questions answered at once; halved where memory runs out
+    exact: bool = False  # one question at a time, nothing shared: slow, and the reference
     judge: str = "oracle"  # module name in hadpo/judges: oracle, llm or replay
     judge_model: str = ""  # llm, replay: the model's name on the server at OPENAI_BASE_URL
     judge_prompts: str = ""  # folder of your own prompts (shr.txt, gavie.txt); empty: ours

@@ -7,6 +7,7 @@ tuned model's length.
 """
 
 from hadpo.benchmarks._evaluate import evaluate
+from hadpo.benchmarks._judge import agreement
 from hadpo.benchmarks._plan import plan
 
-__all__ = ["evaluate", "plan"]
+__all__ = ["agreement", "evaluate", "plan"]

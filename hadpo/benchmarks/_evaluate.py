@@ -51,7 +51,7 @@ def evaluate(run: "Run") -> list[Metric]:
     """
     settings = run.settings
     modules = modules_of(settings)
-    checked = _judge.check(run, [m.RUBRIC for m in modules.values() if m.RUBRIC])
+    checked = _judge.check(settings, run.resolve, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
     files = {name: files_of(run, name) for name in names(settings.models)}
     if settings.cut_control and not {BASE, TUNED} <= files.keys():

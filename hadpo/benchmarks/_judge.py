@@ -1,7 +1,8 @@
 """The judge of a run: made from the settings, its replies and bill written down."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from hadpo import config, judges, plugins
 from hadpo.chat import ChatSettings
 from hadpo.config import EvaluateConfig
 from hadpo.judges import JudgeSettings
-from hadpo.judges.oracle.vocabulary import Vocabulary
+from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
 from hadpo.records import BadInput, Case, Verdict, write_jsonl
 
 if TYPE_CHECKING:
@@ -19,17 +20,19 @@ ASKS_NOBODY = "oracle"
 CACHE = "judge_cache.sqlite"  # beside the runs: a stage that is redone pays nothing twice
 
 
-def check(run: "Run", rubrics: Iterable[str]) -> tuple[ModuleType, JudgeSettings]:
+def check(
+    settings: EvaluateConfig, resolve: Callable[[str], Path], rubrics: Iterable[str]
+) -> tuple[ModuleType, JudgeSettings]:
     """The judge's module and settings; everything is checked before a model is loaded.
 
     Args:
-        run: its settings name the judge.
+        settings: name the judge.
+        resolve: makes paths of the settings' texts.
         rubrics: what the benchmarks' cases will ask for.
 
     Raises:
         BadInput: no such judge, or settings that it cannot use.
     """
-    settings: EvaluateConfig = run.settings
     module = plugins.load("hadpo.judges", settings.judge)
     if settings.judge == ASKS_NOBODY:
         changed = _changed(settings)
@@ -56,10 +59,10 @@ def check(run: "Run", rubrics: Iterable[str]) -> tuple[ModuleType, JudgeSettings
     cache = config.runs_folder() / CACHE
     return module, JudgeSettings(
         chat=chat,
-        prompts=run.resolve(settings.judge_prompts) if settings.judge_prompts else None,
+        prompts=resolve(settings.judge_prompts) if settings.judge_prompts else None,
         reader=settings.judge_reader,
         attempts=settings.judge_attempts,
-        replies=run.resolve(settings.judge_replies) if settings.judge_replies else cache,
+        replies=resolve(settings.judge_replies) if settings.judge_replies else cache,
         rubrics=tuple(rubrics),
     )
 
@@ -68,6 +71,27 @@ def make(checked: tuple[ModuleType, JudgeSettings], vocabulary: Vocabulary) -> j
     """The judge of `check`."""
     module, settings = checked
     return module.make(vocabulary=vocabulary, settings=settings)
+
+
+def agreement(
+    labels: Path, settings: EvaluateConfig, vocabulary: Vocabulary | None = None
+) -> judges.Agreement:
+    """The judge of the settings beside a file of hand labels.
+
+    Args:
+        labels: JSON lines of a case and the labels of its claims.
+        settings: name the judge.
+        vocabulary: what the oracle knows; None: the words of the cases' evidence.
+
+    Raises:
+        BadInput: a broken file, or settings that the judge cannot use.
+        Unfinished: cases that got no reply.
+    """
+    labelled = judges.read_labelled(labels)
+    cases = [each.case for each in labelled]
+    words = vocabulary or from_json(from_evidence(case.evidence for case in cases))
+    judge = make(check(settings, config.resolve_path, ["shr"]), words)
+    return judges.agreement(labelled, judges.rule_all(judge, cases))
 
 
 def rule(run: "Run", judge: judges.Judge, cases: Sequence[Case]) -> list[Verdict]:

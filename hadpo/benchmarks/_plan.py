@@ -18,7 +18,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     """
     settings = run.settings
     modules = modules_of(settings)
-    _judge.check(run, [m.RUBRIC for m in modules.values() if m.RUBRIC])
+    _judge.check(settings, run.resolve, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
     models = [name for name in names(settings.models) if files_of(run, name)]
     rows = []

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from hadpo.chat import ChatSettings, Reply
+from hadpo.judges._agreement import Agreement, agreement, read_labelled
 from hadpo.records import BadInput, Case, Verdict
+
+__all__ = [
+    "Agreement",
+    "AskingJudge",
+    "Judge",
+    "JudgeSettings",
+    "Unfinished",
+    "agreement",
+    "read_labelled",
+    "rule_all",
+]
 
 
 class Unfinished(RuntimeError):

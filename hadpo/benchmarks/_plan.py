@@ -34,7 +34,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
                 "prompt": settings.prompt,
                 "beams": decoding["beams"],
                 "max_new_tokens": decoding["max_new_tokens"],
-                "batch": settings.batch_questions,
+                "batch": 1 if settings.exact else settings.batch_questions,
                 "judge": settings.judge,
                 "for example": asked[0].text,
             }

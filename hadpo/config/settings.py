@@ -128,7 +128,7 @@ class EvaluateConfig:
     judge_attempts: int = 2  # times in all that an unreadable reply is asked for
     judge_input_price: float = 0.0  # dollars per million tokens of the prompts; 0: unknown
     judge_output_price: float = 0.0  # dollars per million tokens of the replies; 0: unknown
-    judge_max_cost_usd: float = 0.0  # no start of this stage costs more; 0: no limit
+    judge_max_cost_usd: float = 0.0  # by estimate, no start costs more; 0: no limit
     judge_replies: str = ""  # replay: judge_replies.jsonl of a run; empty: the cache of all runs
     cut_control: bool = False  # also score the base's text, cut to the tuned model's sentence count
     questions_limit: int = 0  # at most this many questions of each split; 0: all

@@ -1,4 +1,4 @@
-"""The command line: `hadpo run`, `stage`, `list`, `show`, `compare`, `doctor`."""
+"""The command line: `hadpo run`, `stage`, `list`, `show`, `compare`, `doctor`, ..."""
 
 import json
 import logging
@@ -162,6 +162,35 @@ def doctor(recipe: Annotated[str, typer.Argument()] = "", as_json: AsJson = Fals
     typer.echo(json.dumps(report.rows) if as_json else report.to_text())
     if not report.is_healthy:
         raise typer.Exit(BAD_ENVIRONMENT)
+
+
+@app.command("judge-agreement")
+def judge_agreement(
+    labels: Annotated[Path, typer.Argument(help="JSON lines: a case, and a label for each claim")],
+    recipe: Annotated[str, typer.Argument(help="recipe that names the judge")] = "mini/llava",
+    parameter: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a judge agrees with labels that people gave: accuracy and Cohen's kappa.
+
+    Example: hadpo judge-agreement labels.jsonl -p judge=llm -p judge_model=gpt-4o-2024-08-06
+    """
+    from hadpo import benchmarks, judges
+
+    settings = config.load_recipe(recipe, _overrides(parameter), stage="evaluate").evaluate
+    try:
+        found = benchmarks.agreement(labels, settings)
+    except judges.Unfinished as error:
+        _stop(f"{error}; the same command goes on from there", STAGE_FAILED)
+    if as_json:
+        typer.echo(json.dumps(vars(found)))
+        return
+    kappa = "-" if found.kappa is None else f"{found.kappa:.3f}"
+    typer.echo(f"judge {settings.judge}, {found.claims} claims, {found.unparsed} unparsed")
+    typer.echo(f"accuracy {100 * found.accuracy:.1f} %, kappa {kappa}")
+    for label, row in found.confusion.items():
+        counts = ", ".join(f"{count} {other}" for other, count in row.items() if count)
+        typer.echo(f"{label:14} judged: {counts or '-'}")
 
 
 @app.command()

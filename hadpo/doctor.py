@@ -211,6 +211,8 @@ def _data_files(data: Any) -> Iterator[tuple[str, str, str]]:
             data.shr,
             ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
         ),
+        ("GAVIE", data.gavie, ("",)),
+        ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )
     for what, folder, names in wanted:

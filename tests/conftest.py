@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -35,6 +36,29 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings of the originals: {folder} is absent (set HADPO_SHARED)")
     return folder
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts a judge's server on loopback (tests/chat/server.py) and points the environment at it.
+
+    The key is `serve.key`: it must never be found in a file.
+    """
+    from tests.chat.server import JudgeServer
+
+    started = []
+
+    def start(behave: Callable[..., Any], **options: Any) -> JudgeServer:
+        server = JudgeServer(behave, **options)
+        started.append(server)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", start.key)
+        return server
+
+    start.key = "sk-never-to-be-written"
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture(scope="session")

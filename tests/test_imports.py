@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
-        *("records", "config", "plugins", "text", "runs", "data"),
+        *("records", "config", "plugins", "text", "chat", "runs", "data"),
         *("judges", "backbones", "adapter", "generation"),
     },
     "trainer": {"records", "config", "plugins", "runs", "backbones", "batch", "loss", "adapter"},

@@ -17,7 +17,7 @@ from hadpo.runs.run import open_run
 
 pytestmark = pytest.mark.slow
 
-RECIPE = "mini/llava"
+RECIPE = "mini/benchmarks"
 SMALL = {
     "prepare": {
         "mini_train_images": 10,
@@ -35,7 +35,13 @@ SMALL = {
         "checkpoint_every": 3,
     },
     "merge": {},
-    "evaluate": {"models": "base", "cut_control": False, "bootstrap_samples": 50},
+    "evaluate": {
+        "models": "base",
+        "gavie_max_new_tokens": 12,
+        "chair_max_new_tokens": 12,
+        "cut_control": False,
+        "bootstrap_samples": 50,
+    },
     "compare": {},
 }
 CHANGED = {
@@ -51,6 +57,8 @@ CHANGED = {
     "coco": "",
     "pope": "",
     "shr": "",
+    "gavie": "",
+    "chair_synonyms": "",
     "vocabulary": "",
     # prepare
     "pair_source": "published",
@@ -99,11 +107,32 @@ CHANGED = {
     "prompt": "train",
     "pope_beams": 2,
     "pope_max_new_tokens": 1,
+    "pope_stop_at_period": True,
     "shr_beams": 2,
     "shr_max_new_tokens": 20,
+    "gavie_beams": 2,
+    "gavie_max_new_tokens": 2,
+    "chair_beams": 2,
+    "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,
     "batch_questions": 3,
+    "exact": True,
     "judge": "nobody",
+    # refused: the oracle asks nobody
+    "judge_model": "judge",
+    "judge_prompts": "prompts",
+    "judge_reader": "upstream",
+    "judge_format": "text",
+    "judge_temperature": 0.7,
+    "judge_max_tokens": 100,
+    "judge_concurrency": 2,
+    "judge_timeout_seconds": 5.0,
+    "judge_retries": 1,
+    "judge_attempts": 3,
+    "judge_input_price": 1.0,
+    "judge_output_price": 1.0,
+    "judge_max_cost_usd": 1.0,
+    "judge_replies": "replies.jsonl",
     "cut_control": True,
     "questions_limit": 2,
     "bootstrap_samples": 60,
@@ -117,6 +146,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "pairs_schema": "minigpt4",
     "pairs_folder": "${HADPO_DATA}/hadpo",
     "epochs": 2.0,
+    "height_bug_compat": True,
 }
 CASES = [
     (stage, name)

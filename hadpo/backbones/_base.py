@@ -140,6 +140,11 @@ class Backbone(nn.Module, ABC):
         """Text of generated ids, without control tokens."""
         return self.tokenizer.decode(ids)
 
+    @property
+    def is_text_final(self) -> bool:
+        """Whether text that is decoded from the first ids stays as it is when more ids follow."""
+        return True
+
     def expand(self, ids: Sequence[int]) -> list[int]:
         """The same ids with `IMAGE` once per image token: one id per position."""
         if list(ids).count(IMAGE) != 1:

@@ -177,21 +177,21 @@ class MiniGPT4(Backbone):
 
     def response_ids(self, text: str) -> list[int]:
         """Ids of an answer and its end marker; `###` is a text, tokenised with the answer."""
-        if self._ends_with_text:
+        if not self.is_text_final:
             return self.tokenizer.encode(text + VARIANTS[self.variant].end)
         return super().response_ids(text)
 
     @property
     def end_ids(self) -> list[int]:
         """Ids of the end marker, as they follow a sentence."""
-        if self._ends_with_text:
+        if not self.is_text_final:
             return self._spellings[0]
         return super().end_ids
 
     def ends(self, ids: Int[Tensor, "*rows length"]) -> Bool[Tensor, "*rows"]:
         """Whether generated ids end with a spelling of the end marker, or with </s>."""
         over = super().ends(ids)
-        for spelling in self._spellings if self._ends_with_text else ():
+        for spelling in () if self.is_text_final else self._spellings:
             if ids.shape[-1] >= len(spelling):
                 wanted = torch.tensor(spelling, device=ids.device)
                 over = over | (ids[..., -len(spelling) :] == wanted).all(-1)
@@ -200,13 +200,14 @@ class MiniGPT4(Backbone):
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the end marker; of a model that goes on to play both roles, its last turn."""
         text = super().decode(ids)
-        if self._ends_with_text:
+        if not self.is_text_final:
             text = text.partition(VARIANTS[self.variant].end)[0].rpartition("Assistant:")[2]
         return text
 
     @property
-    def _ends_with_text(self) -> bool:
-        return VARIANTS[self.variant].end != "</s>"
+    def is_text_final(self) -> bool:
+        """Not where the end marker is a text: a later turn takes the place of the first."""
+        return VARIANTS[self.variant].end == "</s>"
 
     @cached_property
     def _spellings(self) -> list[list[int]]:

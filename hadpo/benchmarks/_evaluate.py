@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hadpo import backbones, judges, plugins
+from hadpo import backbones, plugins
+from hadpo.benchmarks import _judge
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
@@ -54,7 +55,7 @@ def evaluate(run: "Run") -> list[Metric]:
     """
     settings = run.settings
     modules = modules_of(settings)
-    judge_module = _plugin("hadpo.judges", settings.judge)
+    checked = _judge.check(settings, run.resolve, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
     files = {name: files_of(run, name) for name in names(settings.models)}
     if settings.cut_control and not {BASE, TUNED} <= files.keys():
@@ -62,19 +63,20 @@ def evaluate(run: "Run") -> list[Metric]:
     every = read_jsonl(run.earlier("prepare", "evidence.jsonl"), Evidence)
     evidence = {each.image_id: each for each in every}
     vocabulary = _vocabulary(run.earlier("prepare", "vocabulary.json"))
+    judge = _judge.make(checked, vocabulary)
     answers = _answers(run, modules, questions, files)
-    judge = judge_module.make(vocabulary=vocabulary)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
+    warnings: list[str] = []
     for name, module in modules.items():
         asked = [q for q in questions if q.benchmark == name]
         own = [a for a in answers if a.benchmark == name]
         if settings.cut_control and hasattr(module, "cut"):
             by_model = {m: [a for a in own if a.model == m] for m in (BASE, TUNED)}
             own += module.cut(by_model[BASE], by_model[TUNED])
-        ruled = judges.rule_all(judge, module.cases(own, evidence))
+        ruled = _judge.rule(run, judge, module.cases(own, evidence, asked, settings))
         verdicts += ruled
-        metrics += module.score(
+        scored = module.score(
             own,
             asked,
             ruled,
@@ -82,9 +84,15 @@ def evaluate(run: "Run") -> list[Metric]:
             vocabulary,
             samples=settings.bootstrap_samples,
             seed=settings.evaluate_seed,
+            settings=settings,
         )
+        metrics += scored
+        warnings += module.warnings(scored, asked) if hasattr(module, "warnings") else []
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
     write_jsonl(run.path("metrics.jsonl"), metrics)
+    for warning in warnings:
+        log.warning(warning)
+    run.note(warnings=warnings)
     counts = Counter(f"{a.model}, {a.benchmark}" for a in answers)
     run.note(answers=dict(counts), verdicts=dict(Counter(v.label for v in verdicts)))
     return metrics
@@ -225,6 +233,7 @@ def _ask(
             batch_questions=settings.batch_questions,
             model=model,
             done=done,
+            exact=settings.exact,
         )
 
 

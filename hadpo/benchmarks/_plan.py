@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hadpo.benchmarks import _judge
 from hadpo.benchmarks._evaluate import files_of, modules_of, names, questions_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     """
     settings = run.settings
     modules = modules_of(settings)
+    _judge.check(settings, run.resolve, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
     models = [name for name in names(settings.models) if files_of(run, name)]
     rows = []
@@ -32,7 +34,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
                 "prompt": settings.prompt,
                 "beams": decoding["beams"],
                 "max_new_tokens": decoding["max_new_tokens"],
-                "batch": settings.batch_questions,
+                "batch": 1 if settings.exact else settings.batch_questions,
                 "judge": settings.judge,
                 "for example": asked[0].text,
             }

@@ -6,6 +6,7 @@ first word, and count what is neither yes nor no as unreadable.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
@@ -21,8 +22,19 @@ from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["READINGS", "cases", "decoding", "matrix", "questions", "score", "tally"]
+__all__ = [
+    "READINGS",
+    "RUBRIC",
+    "cases",
+    "decoding",
+    "matrix",
+    "questions",
+    "score",
+    "tally",
+    "warnings",
+]
 
+RUBRIC = ""  # no judge
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
 # What an answer adds, per image; the columns that metrics are computed from.
 _TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
@@ -37,10 +49,16 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
         beams=settings.pope_beams,
         max_new_tokens=settings.pope_max_new_tokens,
         repetition_penalty=settings.repetition_penalty,
+        stop_at="." if settings.pope_stop_at_period else "",
     )
 
 
-def cases(answers: Iterable[Answer], evidence: Mapping[str, Evidence]) -> list[Case]:
+def cases(
+    answers: Iterable[Answer],
+    evidence: Mapping[str, Evidence],
+    questions: Sequence[Question] = (),
+    settings: EvaluateConfig | None = None,
+) -> list[Case]:
     """Nothing: questions have gold labels, no judge is asked."""
     return []
 
@@ -54,6 +72,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
+    settings: EvaluateConfig | None = None,
 ) -> list[Metric]:
     """The metrics of every model and split; answers meet their questions by id, never by position.
 
@@ -65,6 +84,8 @@ def score(
         vocabulary: not used.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
+        settings: with pope_stop_at_period, what needs whole answers has no value: the strict
+            reading and words_per_answer.
 
     Returns:
         Counts true_positives, false_positives, true_negatives, false_negatives, unanswered;
@@ -87,6 +108,43 @@ def score(
         for split in dict.fromkeys(q.split for q in questions):
             asked = [q for q in questions if q.split == split]
             found += _score_split(model, split, asked, said, samples=samples, seed=seed)
+    if settings is not None and settings.pope_stop_at_period:
+        return [_without_value(m) if _needs_whole_answers(m) else m for m in found]
+    return found
+
+
+def _needs_whole_answers(metric: Metric) -> bool:
+    return metric.name.startswith("strict_") or metric.name == "words_per_answer"
+
+
+def _without_value(metric: Metric) -> Metric:
+    return replace(metric, value=None, n=0, n_unreadable=0, low=None, high=None)
+
+
+def warnings(metrics: Iterable[Metric], questions: Iterable[Question]) -> list[str]:
+    """What cannot be right: recall that differs between splits that ask the same positives.
+
+    A model that answers the same question in the same way has one recall for all of them. Sampling,
+    or files of different models under one name, show here.
+    """
+    positives: dict[str, set[tuple[str, str]]] = {}
+    for question in questions:
+        here = positives.setdefault(question.split, set())
+        if question.label == "yes":
+            here.add((question.image_id, question.text))
+    recalls: dict[str, dict[str, float | None]] = {}
+    for metric in metrics:
+        if metric.name == "recall":
+            recalls.setdefault(metric.model, {})[metric.split] = metric.value
+    found = []
+    for model, by_split in recalls.items():
+        same = [s for s in by_split if positives.get(s) == positives.get(next(iter(by_split)))]
+        if len({by_split[split] for split in same}) > 1:
+            shown = ", ".join(f"{split} {by_split[split]}" for split in same)
+            found.append(
+                f"POPE: recall of {model} differs between splits of the same positives ({shown}); "
+                "a model that decodes deterministically has one recall: were answers mixed up?"
+            )
     return found
 
 

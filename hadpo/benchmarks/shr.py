@@ -24,8 +24,9 @@ from hadpo.text import distinct, first_sentences, repeated_sentences, sentences,
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["CUT", "READINGS", "cases", "cut", "decoding", "questions", "score"]
+__all__ = ["CUT", "READINGS", "RUBRIC", "cases", "cut", "decoding", "questions", "score"]
 
+RUBRIC = "shr"  # how a judge is to rule on the cases
 READINGS = {"": "upstream"}  # sentences as the original segments them
 CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 
@@ -42,7 +43,12 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
     )
 
 
-def cases(answers: Iterable[Answer], evidence: Mapping[str, Evidence]) -> list[Case]:
+def cases(
+    answers: Iterable[Answer],
+    evidence: Mapping[str, Evidence],
+    questions: Sequence[Question] = (),
+    settings: EvaluateConfig | None = None,
+) -> list[Case]:
     """A case per answer; its claims are the sentences, each with its period, as SHR lists them.
 
     Raises:
@@ -93,6 +99,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
+    settings: EvaluateConfig | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 
@@ -104,6 +111,7 @@ def score(
         vocabulary: the words that name objects.
         samples: resampled image sets behind each interval.
         seed: of the resampling.
+        settings: not used.
 
     Returns:
         hallucinated_sentence_ratio (pooled) and, of it, absent_ and attribute_sentence_ratio;

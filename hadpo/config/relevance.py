@@ -23,6 +23,7 @@ class _Switch:
 _MINED = _Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mined")
 _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
+_READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -36,6 +37,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
     "epochs": _BY_EPOCHS,
+    "height_bug_compat": _READING_JUDGE,
 }
 
 

@@ -1,6 +1,8 @@
 """Questions in, answers out: grouped by image, several images at once."""
 
+import gc
 import logging
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,6 +33,7 @@ def generate(
     batch_questions: int = 16,
     model: str,
     done: Collection[str] = frozenset(),
+    exact: bool = False,
 ) -> Iterator[Answer]:
     """Answers, in the order of the images' first appearance, as soon as their batch is done.
 
@@ -42,12 +45,18 @@ def generate(
         batch_questions: questions side by side (with beams, so many times the rows).
         model: name that the answers carry.
         done: ids of questions that are answered already; they are left out.
+        exact: one question at a time, nothing shared between questions: slow, and the reference.
 
     Raises:
         BadInput: image files that are missing (all are listed) or cannot be read.
     """
     if batch_questions < 1:
         raise BadInput(f"batch_questions starts at 1, found {batch_questions}")
+    if decoding.stop_at and not backbone.is_text_final:
+        raise BadInput(
+            f"decoding {decoding.name!r} stops at {decoding.stop_at!r}, but this backbone's later "
+            "words may replace its first ones: answers would change; turn the stop off"
+        )
     by_image: dict[str, Asked] = {}
     for question in questions:
         if question.question_id not in done:
@@ -57,18 +66,66 @@ def generate(
         more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
     log.info("%s answers questions about %d images", model, len(by_image))
-    for group in _together(by_image, batch_questions):
-        for question, ids in _answer_group(backbone, group, decoding, prompt, batch_questions):
-            yield Answer(
-                question_id=question.question_id,
-                benchmark=question.benchmark,
-                split=question.split,
-                model=model,
-                image_id=question.image_id,
-                text=backbone.decode(ids).strip(),
-                tokens=len(ids),
-                finish="stop" if backbone.ends(torch.tensor(ids)) else "length",
-            )
+    if exact:
+        batch_questions = 1
+        waiting = deque(_one_by_one(by_image))
+    else:
+        waiting = deque(_together(by_image, batch_questions))
+    while waiting:
+        group = waiting.popleft()
+        answered: set[str] = set()
+        try:
+            for question, ids in _answer_group(backbone, group, decoding, prompt, batch_questions):
+                yield _answer(backbone, question, ids, decoding, model)
+                answered.add(question.question_id)
+            continue
+        except torch.OutOfMemoryError:
+            if batch_questions == 1:
+                raise
+        # Outside of the handler, whose traceback holds on to what filled the memory.
+        batch_questions //= 2
+        log.warning("out of memory: %d questions at a time from here on", batch_questions)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        waiting = deque(_together(_left([group, *waiting], answered), batch_questions))
+
+
+def _answer(
+    backbone: Backbone, question: Question, ids: list[int], decoding: Decoding, model: str
+) -> Answer:
+    text = backbone.decode(ids).strip()
+    stopped = bool(decoding.stop_at) and decoding.stop_at in text
+    return Answer(
+        question_id=question.question_id,
+        benchmark=question.benchmark,
+        split=question.split,
+        model=model,
+        image_id=question.image_id,
+        text=text,
+        tokens=len(ids),
+        finish="stop" if stopped or backbone.ends(torch.tensor(ids)) else "length",
+    )
+
+
+def _left(groups: Iterable[dict[str, Asked]], answered: set[str]) -> dict[str, Asked]:
+    """The images of all groups, without questions that were answered before memory ran out."""
+    found: dict[str, Asked] = {}
+    for group in groups:
+        for image, asked in group.items():
+            for text, questions in asked.items():
+                left = [q for q in questions if q.question_id not in answered]
+                if left:
+                    found.setdefault(image, {}).setdefault(text, []).extend(left)
+    return found
+
+
+def _one_by_one(by_image: dict[str, Asked]) -> Iterator[dict[str, Asked]]:
+    """Each question alone, also those that repeat another."""
+    for image, asked in by_image.items():
+        for text, questions in asked.items():
+            for question in questions:
+                yield {image: {text: [question]}}
 
 
 def _together(by_image: dict[str, Asked], batch: int) -> Iterator[dict[str, Asked]]:

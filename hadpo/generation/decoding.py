@@ -21,6 +21,7 @@ class Decoding:
     repetition_penalty: float = 1.0  # over generated tokens only, never over the prompt
     length_penalty: float = 1.0  # exponent of a beam's length in its score
     seed: int = 0  # of sampling
+    stop_at: str = ""  # a character of the text that ends an answer; "": none does
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.max_new_tokens < 1:
@@ -35,6 +36,11 @@ class Decoding:
             )
         if self.beams > 1 and self.temperature > 0:
             raise BadInput(f"decoding {self.name!r}: beams are not sampled; set temperature to 0")
+        if self.beams > 1 and self.stop_at:
+            raise BadInput(
+                f"decoding {self.name!r}: a beam that stops at {self.stop_at!r} would compete with "
+                "longer ones, which gives other answers; use 1 beam, or do not stop there"
+            )
 
 
 def penalised(

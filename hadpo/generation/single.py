@@ -31,6 +31,7 @@ def decode_single(
     found: list[list[int]] = [[] for _ in questions]
     active = list(range(len(found)))
     draws = [generator(decoding, question) for question in questions]
+    stops = _Stops(backbone, decoding.stop_at)
     generated = torch.empty(len(found), 0, dtype=torch.long, device=logits.device)
     while True:
         scores = penalised(logits, generated, decoding.repetition_penalty)
@@ -40,7 +41,8 @@ def decode_single(
             tokens = scores.argmax(dim=-1)
         generated = torch.cat([generated, tokens[:, None]], dim=1)
         is_full = generated.shape[1] == decoding.max_new_tokens
-        over = [is_full or ends for ends in backbone.ends(generated).tolist()]
+        ended = backbone.ends(generated).tolist()
+        over = [is_full or end or stops(row) for end, row in zip(ended, generated, strict=True)]
         if any(over):
             for place in [place for place, is_over in enumerate(over) if is_over]:
                 found[active[place]] = generated[place].tolist()
@@ -50,3 +52,22 @@ def decode_single(
             active = [active[place] for place in going]
             state, generated = state.select(going), generated[going]
         logits, state = backbone.extend(state, generated[:, -1:])
+
+
+class _Stops:
+    """Whether generated ids, the newest last, are the first whose text holds the stop character.
+
+    Only a piece that holds it can bring it in, and what a piece holds is looked up once.
+    """
+
+    def __init__(self, backbone: Backbone, character: str) -> None:
+        self._backbone, self._character = backbone, character
+        self._holds: dict[int, bool] = {}
+
+    def __call__(self, ids: Tensor) -> bool:
+        if not self._character:
+            return False
+        last = int(ids[-1])
+        if last not in self._holds:
+            self._holds[last] = self._character in self._backbone.decode([last])
+        return self._holds[last] and self._character in self._backbone.decode(ids.tolist())

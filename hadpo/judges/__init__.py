@@ -1,13 +1,51 @@
 """Judges rule on claims given evidence; a judge is one module with a function `make`.
 
-`make(vocabulary=..., ...)` gives a `Judge`. A judge never drops a claim: what it cannot decide is
-"cannot judge", a reply it cannot read is "unparsed", and both are counted in every metric.
+`make(vocabulary=..., settings=...)` gives a `Judge`. A judge never drops a claim: what it cannot
+decide is "cannot judge", a reply it cannot read is "unparsed", and both are counted in every
+metric.
 """
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from hadpo.records import Case, Verdict
+from hadpo.chat import ChatSettings, Reply
+from hadpo.judges._agreement import Agreement, agreement, read_labelled
+from hadpo.records import BadInput, Case, Verdict
+
+__all__ = [
+    "Agreement",
+    "AskingJudge",
+    "Judge",
+    "JudgeSettings",
+    "Unfinished",
+    "agreement",
+    "read_labelled",
+    "rule_all",
+]
+
+
+class Unfinished(RuntimeError):
+    """Some cases could not be judged; whatever was paid for is kept, and a rerun goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """What judges that ask a language model need; the oracle needs none of it."""
+
+    chat: ChatSettings | None = None
+    prompts: Path | None = None  # a user's own folder of prompts
+    reader: Literal["tolerant", "upstream"] = "tolerant"
+    attempts: int = 1  # a reply with unreadable parts is asked for again, up to so many in all
+    replies: Path | None = None  # the cache of replies, or the file that replay reads
+    rubrics: tuple[str, ...] = ("shr",)  # that cases will name; checked before anything is spent
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise BadInput(f"judge_attempts starts at 1, found {self.attempts}")
+        if self.reader == "upstream" and self.chat and self.chat.reply_format != "text":
+            raise BadInput("judge_reader 'upstream' reads lines: set judge_format to 'text'")
 
 
 @runtime_checkable
@@ -19,11 +57,29 @@ class Judge(Protocol):
         ...
 
 
-def rule_all(judge: Judge, cases: Iterable[Case]) -> list[Verdict]:
+@runtime_checkable
+class AskingJudge(Judge, Protocol):
+    """One that asks for replies, many at a time, and keeps account of them."""
+
+    replies: Mapping[str, Reply]
+
+    def rule_cases(self, cases: Sequence[Case]) -> list[list[Verdict]]:
+        """The verdicts of each case."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """Usage, cost and prompts, for the manifest."""
+        ...
+
+
+def rule_all(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
     """The verdicts of all cases; raises ValueError where a judge breaks its contract."""
+    if isinstance(judge, AskingJudge):
+        ruled = judge.rule_cases(cases)
+    else:
+        ruled = [judge.rule(case) for case in cases]
     found: list[Verdict] = []
-    for case in cases:
-        verdicts = judge.rule(case)
+    for case, verdicts in zip(cases, ruled, strict=True):
         if [v.claim for v in verdicts] != list(case.claims):
             raise ValueError(
                 f"judge {type(judge).__name__} gave {len(verdicts)} verdicts on the "

@@ -1,8 +1,25 @@
-"""Read a language model's ruling as the original SHR script does."""
+"""Read a language model's ruling on sentences: as the original SHR script does, and tolerantly."""
 
-from hadpo.records import Case, Verdict
+import json
+import re
+from typing import Any
+
+from hadpo.judges._rubrics import case_mark
+from hadpo.records import Case, Label, Verdict
 
 _KNOWN = ("hallucination", "correct", "cannot judge")
+_SAID = {
+    **{name: name for name in _KNOWN},
+    "hallucinated": "hallucination",
+    "hallucinations": "hallucination",
+    "can not judge": "cannot judge",
+    "can't judge": "cannot judge",
+    "cannot be judged": "cannot judge",
+    "cannot_judge": "cannot judge",
+}
+_HEAD = re.compile(r"^\W*judge?ments?\b\W*", flags=re.IGNORECASE)
+_NUMBERED = re.compile(r"^[\s*#>_(\[\-]*(\d{1,3})(?:\s*[.):\]]+|\s*-|\s)[\s*_]*(.*)$")
+_END_OF_LABEL = re.compile(r"[:.;,(\u2013\u2014]|\s-\s")
 
 
 def read_upstream(reply: str, case: Case) -> list[Verdict]:
@@ -15,23 +32,119 @@ def read_upstream(reply: str, case: Case) -> list[Verdict]:
     """
     lines = [line for line in reply.split("\n") if line]
     heads = [number for number, line in enumerate(lines) if "Judgement:" in line]
-    rulings: list[str | None] = []
+    rulings: list[str] = []
     if heads:
         stripped = (" ".join(line.split(" ")[1:]).strip() for line in lines[heads[0] + 1 :])
         rulings = [line for line in stripped if line]
     if len(rulings) != len(case.claims):
-        rulings = [None] * len(case.claims)
-    return [_verdict(case, claim, line) for claim, line in zip(case.claims, rulings, strict=True)]
+        rulings = [""] * len(case.claims)
+    found = []
+    for claim, line in zip(case.claims, rulings, strict=True):
+        name, _, reason = line.partition(":")
+        label: Any = name.lower() if name.lower() in _KNOWN else "unparsed"
+        found.append(_verdict(case, claim, label, reason.strip(), line))
+    return found
 
 
-def _verdict(case: Case, claim: str, line: str | None) -> Verdict:
-    name, _, reason = (line or "").partition(":")
-    label = name.lower()
+def read_tolerant(reply: str, case: Case) -> list[Verdict]:
+    """Verdicts of a reply in any form that leaves no doubt: JSON, or lines of a number and a label.
+
+    Case, markdown, quotes, a missing heading, blank, wrapped or additional lines do not matter, and
+    a claim without a ruling leaves the others readable. Unparsed stay: labels that are none of the
+    three, two different rulings on one claim, and every claim of a reply that numbers more claims
+    than there are, or says that it is about another case.
+    """
+    value = json_object(reply)
+    rulings = _of_lines(reply, case) if value is None else _of_json(value, case)
+    found = []
+    for number, claim in enumerate(case.claims, start=1):
+        label, reason = rulings.get(number, ("", ""))
+        known: Any = _SAID.get(label, "unparsed")
+        raw = f"{label}: {reason}" if label else reply
+        found.append(_verdict(case, claim, known, reason if label else "", raw))
+    return found
+
+
+def json_object(reply: str) -> dict[str, Any] | None:
+    """The JSON object of a reply, also one in a code fence or between sentences; None: none."""
+    start, end = reply.find("{"), reply.rfind("}")
+    if start < 0 or end < start:
+        return None
+    try:
+        value = json.loads(reply[start : end + 1])
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def is_of_case(value: dict[str, Any], case: Case) -> bool:
+    """Whether a JSON reply names this case, or none."""
+    return value.get("case") in (None, case_mark(case))
+
+
+def _of_json(value: dict[str, Any], case: Case) -> dict[int, tuple[str, str]]:
+    verdicts = value.get("verdicts")
+    if not isinstance(verdicts, list) or not is_of_case(value, case):
+        return {}
+    found: list[tuple[int, str, str]] = []
+    for place, each in enumerate(verdicts, start=1):
+        if isinstance(each, dict):
+            number = each.get("number", place)
+            label, reason = str(each.get("label", "")), str(each.get("reason", ""))
+            if isinstance(number, int):
+                found.append((number, _clean(label), reason))
+    return _agreed(found, case)
+
+
+def _of_lines(reply: str, case: Case) -> dict[int, tuple[str, str]]:
+    numbered: list[tuple[int, str, str]] = []
+    plain: list[tuple[int, str, str]] = []
+    for line in reply.splitlines():
+        line = _HEAD.sub("", line) if _HEAD.match(line) else line
+        if match := _NUMBERED.match(line):
+            label, reason = _label(match[2])
+            numbered.append((int(match[1]), label, reason))
+        elif _label(line)[0] in _SAID:
+            plain.append((len(plain) + 1, *_label(line)))
+        elif numbered and line.strip() and numbered[-1][0] < len(case.claims):
+            number, label, reason = numbered[-1]  # a reason that goes on
+            numbered[-1] = number, label, f"{reason} {line.strip()}"
+    if numbered:
+        return _agreed(numbered, case)
+    return _agreed(plain, case) if len(plain) == len(case.claims) else {}
+
+
+def _label(text: str) -> tuple[str, str]:
+    """Label and reason of a ruling without its number."""
+    match = _END_OF_LABEL.search(text)
+    if match is None:
+        return _clean(text), ""
+    return _clean(text[: match.start()]), text[match.end() :].strip(" *_:-")
+
+
+def _clean(label: str) -> str:
+    return " ".join(label.strip("\"'`*_[]()<>- \t").lower().replace("\u2019", "'").split())
+
+
+def _agreed(rulings: list[tuple[int, str, str]], case: Case) -> dict[int, tuple[str, str]]:
+    """Ruling by number; none where a number is out of range, "conflict" where two differ."""
+    if any(not 1 <= number <= len(case.claims) for number, _, _ in rulings):
+        return {}
+    found: dict[int, tuple[str, str]] = {}
+    for number, label, reason in rulings:
+        earlier = found.get(number)
+        if earlier and _SAID.get(earlier[0]) != _SAID.get(label):
+            label, reason = "conflict", f"{earlier[0]} and {label}"
+        found[number] = earlier if earlier and label != "conflict" else (label, reason)
+    return found
+
+
+def _verdict(case: Case, claim: str, label: Label, reason: str, raw: str) -> Verdict:
     return Verdict(
         case_id=case.case_id,
         model=case.model,
         claim=claim,
-        label=label if label in _KNOWN else "unparsed",  # pyright: ignore[reportArgumentType]
-        reason=reason.strip(),
-        raw=line or "",
+        label=label,
+        reason=reason,
+        raw=raw,
     )

@@ -5,6 +5,7 @@ coco2014: objects.json, val2014 and annotations; the test images again, as COCO 
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
 shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
+gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
 vocabulary.json: the words of the world and the templates of its sentences.
@@ -25,6 +26,7 @@ from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentence
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
+from hadpo.mini.instructions import instructions, synonyms
 from hadpo.mini.world import (
     CATEGORIES,
     COLOURS,
@@ -39,7 +41,7 @@ from hadpo.records import BadInput
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same arguments give another world
+VERSION = 2  # raise it when the same arguments give another world
 FIRST_IMAGE_ID = 2400001
 FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
@@ -91,6 +93,8 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _pope(folder / "POPE" / "output" / "coco", test, seed)
     _shr(folder / "shr", train, test)
     _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
+    _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
+    _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
     _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})
     _write(folder / "vocabulary.json", vocabulary())
@@ -254,5 +258,9 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _write_lines(path: Path, values: Iterable[Any]) -> None:
+    _write_text(path, map(json.dumps, values))
+
+
+def _write_text(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hadpo.config import DataConfig
-from hadpo.data import Report, coco, hadpo_pairs, missing_images, pope, read_json, shr
+from hadpo.data import Report, chair, coco, gavie, hadpo_pairs, missing_images, pope, read_json, shr
 from hadpo.data import visual_genome as vg
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
 from hadpo.records import BadInput, Evidence, Pair, Question, input_hashes
@@ -49,7 +49,8 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     data = run.recipe.data
     folder = visual_genome_folder(run)
     described = _described(run, report)
-    wanted = None if image_ids is None else {*image_ids, *described}
+    graded = _graded(run, Report("skip"))  # its problems are reported with its questions
+    wanted = None if image_ids is None else {*image_ids, *described, *graded}
     images = vg.read(folder, report, image_ids=wanted)
     sources = [folder / "image_data.json", folder / "region_descriptions.json"]
     if data.coco:
@@ -61,14 +62,22 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
         images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}
     photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
     questions = _pope_questions(run, report) + _shr_questions(described, images, report)
+    if data.gavie:
+        path = run.note_input(run.resolve(data.gavie))
+        questions += _with_images(gavie.questions(path, images, report), report)
+    if data.chair_synonyms:
+        questions += chair.questions(photos)
     words = _words(run, data, [*images.values(), *photos.values()])
+    if data.chair_synonyms:
+        path = run.note_input(run.resolve(data.chair_synonyms))
+        words |= {"synonyms": chair.synonyms(path, report)}
     return Material(
         images=images,
         photos=photos,
         questions=questions,
         words=words,
         vocabulary=from_json(words, where=data.vocabulary or "vocabulary"),
-        evaluated=frozenset({*described, *_same_photos(vg.coco_ids(folder), questions)}),
+        evaluated=frozenset({*described, *graded, *_same_photos(vg.coco_ids(folder), questions)}),
     )
 
 
@@ -78,7 +87,7 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
     Only small files are read for this; broken records are reported when everything is.
     """
     folder, ignored = visual_genome_folder(run), Report("skip")
-    evaluated = {*_described(run, ignored)}
+    evaluated = {*_described(run, ignored), *_graded(run, ignored)}
     evaluated |= {*_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored))}
     free = sorted(set(vg.images(folder, ignored)) - evaluated)
     draw = random.Random(f"{run.settings.prepare_seed}/images")
@@ -134,11 +143,22 @@ def _pope_questions(run: "Run", report: Report) -> list[Question]:
     return pope.read(run.resolve(data.pope), run.resolve(data.coco), report)
 
 
+def _graded(run: "Run", report: Report) -> list[str]:
+    """Ids of the images that GAVIE asks about."""
+    path = run.recipe.data.gavie
+    return gavie.image_ids(run.resolve(path), report) if path else []
+
+
 def _shr_questions(
     described: list[str], images: dict[str, Evidence], report: Report
 ) -> list[Question]:
-    asked = shr.questions(described, images)
-    missing = missing_images(((q.question_id, q.image) for q in asked), report, source="shr")
+    return _with_images(shr.questions(described, images), report)
+
+
+def _with_images(asked: list[Question], report: Report) -> list[Question]:
+    """The questions whose image files are there; the others are reported."""
+    source = asked[0].benchmark if asked else ""
+    missing = missing_images(((q.question_id, q.image) for q in asked), report, source=source)
     return [question for question in asked if question.image not in missing]
 
 

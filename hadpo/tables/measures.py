@@ -37,6 +37,18 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         Measure("words_per_answer", "words per answer", is_fraction=False),
         Measure("repeated_sentences_per_answer", "repeated sentences per answer", False, "lower"),
     ),
+    "gavie": (
+        Measure("relevancy", "GAVIE: relevancy (0-10)", is_fraction=False, better="higher"),
+        Measure("accuracy", "GAVIE: accuracy (0-10)", is_fraction=False, better="higher"),
+        Measure("words_per_answer", "words per answer", is_fraction=False),
+    ),
+    "chair": (
+        Measure("chair_i", "CHAIR: mentions of absent objects", better="lower"),
+        Measure("chair_s", "CHAIR: answers with one", better="lower"),
+        Measure("chair_sentence", "CHAIR: sentences with one", better="lower", is_headline=False),
+        Measure("object_recall", "true objects named", better="higher"),
+        Measure("words_per_answer", "words per answer", is_fraction=False),
+    ),
 }
 MODELS = {  # what a metric's `model` says -> what a table says; in the order of the tables
     "base": "base",

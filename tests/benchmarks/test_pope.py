@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import math
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hadpo.benchmarks import pope
+from hadpo.config import EvaluateConfig
 from hadpo.records import Answer, BadInput, Question
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
@@ -227,3 +229,33 @@ def test_the_real_size_is_scored_quickly():
     start = time.process_time()
     pope.score(answers, questions, samples=1000)
     assert time.process_time() - start < 2
+
+
+def test_with_the_stop_what_needs_whole_answers_has_no_value():
+    asked = [question("1", "yes"), question("2", "no")]
+    said = [answer("1", "Yes."), answer("2", "No.")]
+    whole = pope.score(said, asked)
+    found = pope.score(said, asked, settings=EvaluateConfig(pope_stop_at_period=True))
+    assert [m.name for m in found] == [m.name for m in whole]
+    for before, after in zip(whole, found, strict=True):
+        if before.name.startswith("strict_") or before.name == "words_per_answer":
+            assert (after.value, after.n, after.low) == (None, 0, None)
+        else:
+            assert after == before
+
+
+@pytest.mark.parametrize(("second", "warned"), [("Yes", False), ("No", True)])
+def test_recall_that_differs_between_splits_is_warned_of(second, warned):
+    asked = [
+        dataclasses.replace(question(i, label, split=split), text=f"{label}?")
+        for split in ("random", "popular")
+        for i, label in enumerate(("yes", "no"))
+    ]
+    said = [answer(i, "Yes", split="random") for i in (0, 1)]
+    said += [answer(i, second, split="popular") for i in (0, 1)]
+    found = pope.warnings(pope.score(said, asked, samples=0), asked)
+    assert bool(found) == warned
+    if warned:
+        assert "recall of base differs" in found[0]
+    other = [dataclasses.replace(q, text=q.text + q.split) for q in asked]
+    assert pope.warnings(pope.score(said, asked, samples=0), other) == []

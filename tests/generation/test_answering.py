@@ -264,3 +264,17 @@ def test_samples_differ_by_seed_and_not_by_run(backbone, questions):
         return [a.text for a in run(backbone, questions, decoding)]
 
     assert texts(1) == texts(1) != texts(2)
+
+
+def test_exact_answers_are_the_same_and_the_stop_gives_their_beginnings(backbone, questions):
+    expected = {a.question_id: a for a in run(backbone, questions, GREEDY)}
+    alone = {a.question_id: a for a in run(backbone, questions, GREEDY, exact=True)}
+    assert alone == expected
+    letters = "".join(a.text[1:-1] for a in expected.values())
+    character = Counter(c for c in letters if c.isascii() and c.isprintable()).most_common(1)[0][0]
+    stop = Decoding(name="stop", max_new_tokens=24, stop_at=character)
+    for answer in run(backbone, questions, stop):
+        whole = expected[answer.question_id]
+        assert whole.text.startswith(answer.text)
+        assert answer.text.partition(character)[0] == whole.text.partition(character)[0]
+        assert answer.tokens < whole.tokens or character not in whole.text

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo import plugins
+from hadpo.chat import ChatSettings
 from hadpo.data import Report, coco, shr, visual_genome
-from hadpo.judges import Judge, oracle, rule_all
+from hadpo.judges import Judge, JudgeSettings, oracle, rule_all
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
 from hadpo.judges.oracle.world import true_sentences
 from hadpo.mini import captions, files, world
@@ -146,11 +147,15 @@ def test_photos_with_a_vocabulary_from_the_evidence():
     assert {"correct", "hallucination"} <= set(labels)
 
 
-def test_the_contract_holds_for_every_judge():
+def test_the_contract_holds_for_every_judge(serve, tmp_path):
+    serve(lambda *_: "1. correct: a\n2. hallucination: b\n3. cannot judge: c")
+    settings = JudgeSettings(
+        chat=ChatSettings(model="m", reply_format="text"), replies=tmp_path / "replies.sqlite"
+    )
     names = plugins.available("hadpo.judges")
-    assert "oracle" in names
-    for name in names:
-        judge = plugins.load("hadpo.judges", name).make(vocabulary=KNOWN)
+    assert {"oracle", "llm", "replay"} == set(names)
+    for name in names:  # replay after llm, whose replies it finds
+        judge = plugins.load("hadpo.judges", name).make(vocabulary=KNOWN, settings=settings)
         assert isinstance(judge, Judge)
         claims = ("A cup.", "A kite.", "Calm.")
         case = Case(case_id="q", model="m", claims=claims, evidence=IMAGE)

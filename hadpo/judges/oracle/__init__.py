@@ -9,10 +9,11 @@ annotations to be complete.
 
 from typing import Any
 
+from hadpo.judges import JudgeSettings
 from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary
 from hadpo.judges.oracle.world import World, read_world
 from hadpo.records import Case, Evidence, Verdict
-from hadpo.text import words
+from hadpo.text import sentences, words
 
 
 class Oracle:
@@ -23,8 +24,10 @@ class Oracle:
         self._worlds: dict[str, tuple[Evidence, World]] = {}
 
     def rule(self, case: Case) -> list[Verdict]:
-        """One verdict per claim, in order."""
+        """One verdict per claim, in order: labels of sentences, or grades of answers."""
         there = self.world(case.evidence)
+        if case.rubric == "gavie":
+            return [self._grade(case, place, there) for place in range(len(case.claims))]
         found = []
         for claim in case.claims:
             label, kind, reason = self._decide(claim, there)
@@ -49,6 +52,32 @@ class Oracle:
                 read_world(evidence, self.vocabulary),
             )
         return cached[1]
+
+    def _grade(self, case: Case, place: int, there: World) -> Verdict:
+        """Grades of an answer: 10 x share of sentences that are right; 10 for one to the point.
+
+        To the point is an answer that begins with yes or no, or names an object of the question.
+        Where no sentence can be decided, the answer is unparsed: a grade would be made up.
+        """
+        claim = case.claims[place]
+        labels = [self._decide(sentence, there)[0] for sentence in sentences(claim)]
+        decided = [label for label in labels if label != "cannot judge"]
+        asked = {m.name for m in self.vocabulary.read(case.question).mentions}
+        named = {m.name for m in self.vocabulary.read(claim).mentions}
+        is_to_the_point = words(claim)[:1] in (["yes"], ["no"]) or bool(asked & named)
+        scores = {}
+        if decided:
+            right = decided.count("correct") / len(decided)
+            scores = {"relevancy": 10.0 * is_to_the_point, "accuracy": 10.0 * right}
+        return Verdict(
+            case_id=case.case_id,
+            model=case.model_of(place),
+            claim=claim,
+            label="scored" if scores else "unparsed",
+            reason=f"{decided.count('correct')} of {len(decided)} sentences that can be decided",
+            scores=scores,
+            place=place + 1,
+        )
 
     def _decide(self, claim: str, there: World) -> tuple[Any, str, str]:
         reading = self.vocabulary.read(claim)
@@ -99,6 +128,9 @@ def _decide_emptiness(reading: Reading, there: World) -> tuple[Any, str, str]:
     return "cannot judge", "", "nothing known of that place"
 
 
-def make(*, vocabulary: Vocabulary) -> Oracle:
-    """The oracle for a vocabulary; an empty one makes it answer "cannot judge" to everything."""
+def make(*, vocabulary: Vocabulary, settings: JudgeSettings | None = None) -> Oracle:
+    """The oracle for a vocabulary; an empty one makes it answer "cannot judge" to everything.
+
+    It asks nobody, so the settings are not used.
+    """
     return Oracle(vocabulary)

@@ -57,13 +57,14 @@ class Vocabulary:
     """The words that the oracle knows; the format of vocabulary.json.
 
     `sentences` holds templates of the describer's own sentences, if it has any; only the writing of
-    corrected sentences uses them.
+    corrected sentences uses them. `synonyms` are CHAIR's; the oracle reads without them.
     """
 
     objects: tuple[str, ...] = ()
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scenes: tuple[str, ...] = ()
     sentences: Mapping[str, str] = field(default_factory=dict)
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # word -> the object that it means
 
     @cached_property
     def _terms(self) -> dict[tuple[str, ...], tuple[str, str]]:
@@ -130,6 +131,7 @@ def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> 
         BadInput: an unknown key, or lists that do not hold words.
     """
     known = {"objects": list, "attributes": dict, "scenes": list, "sentences": dict}
+    known["synonyms"] = dict
     for key, entry in value.items():
         if key not in known or not isinstance(entry, known[key]):
             raise BadInput(
@@ -144,6 +146,7 @@ def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> 
         },
         scenes=_names(value.get("scenes", []), f"{where}: scenes"),
         sentences=dict(value.get("sentences", {})),
+        synonyms=dict(value.get("synonyms", {})),
     )
 
 

@@ -1,0 +1,187 @@
+"""GAVIE: answers to instructions, graded by a judge from 0 to 10 for relevancy and accuracy.
+
+All models' answers to one question stand in one case, in an order that is drawn for each question
+(graders favour places) and recorded: a verdict's `place` says where its answer stood. The judge
+sees the regions of the image and no right answer.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.config import EvaluateConfig
+from hadpo.data.gavie import SPLIT, questions
+from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
+from hadpo.text import word_count
+
+if TYPE_CHECKING:
+    from hadpo.generation import Decoding
+
+__all__ = ["CRITERIA", "READINGS", "RUBRIC", "cases", "decoding", "questions", "score"]
+
+RUBRIC = "gavie"
+READINGS = {"": "scores"}
+CRITERIA = ("relevancy", "accuracy")
+_GRADED, _WORDS, _ANSWERS = 2, 3, 4  # columns after those of the criteria
+
+
+def decoding(settings: EvaluateConfig) -> "Decoding":
+    """How answers are generated."""
+    from hadpo.generation import Decoding  # it needs torch; scoring does not
+
+    return Decoding(
+        name="gavie",
+        beams=settings.gavie_beams,
+        max_new_tokens=settings.gavie_max_new_tokens,
+        repetition_penalty=settings.repetition_penalty,
+    )
+
+
+def cases(
+    answers: Iterable[Answer],
+    evidence: Mapping[str, Evidence],
+    questions: Sequence[Question] = (),
+    settings: EvaluateConfig | None = None,
+) -> list[Case]:
+    """A case per question with the answers of all models, in an order drawn by `evaluate_seed`.
+
+    With `height_bug_compat` each box is as high as it is wide, as in the published prompts, whose
+    script printed the width twice.
+
+    Raises:
+        BadInput: no evidence of an image.
+    """
+    settings = settings or EvaluateConfig()
+    asked = {question.question_id: question for question in questions}
+    together: dict[str, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        together[answer.question_id].append(answer)
+    found = []
+    for key, group in together.items():
+        question = asked[key]
+        if question.image_id not in evidence:
+            raise BadInput(f"no evidence of image {question.image_id}: {key} cannot be judged")
+        known = evidence[question.image_id]
+        if settings.height_bug_compat:
+            known = replace(known, regions=tuple(replace(r, height=r.width) for r in known.regions))
+        shown = sorted(group, key=lambda answer: answer.model)
+        random.Random(f"{settings.evaluate_seed}/{key}").shuffle(shown)
+        found.append(
+            Case(
+                case_id=key,
+                model="",
+                claims=tuple(answer.text for answer in shown),
+                evidence=known,
+                rubric=RUBRIC,
+                question=question.text,
+                claim_models=tuple(answer.model for answer in shown),
+            )
+        )
+    return found
+
+
+def score(
+    answers: Sequence[Answer],
+    questions: Sequence[Question],
+    verdicts: Sequence[Verdict],
+    evidence: Mapping[str, Evidence] | None = None,
+    vocabulary: object = None,
+    *,
+    samples: int = 1000,
+    seed: int = 42,
+    settings: EvaluateConfig | None = None,
+) -> list[Metric]:
+    """The metrics of every model, over all questions and, where there are several, of each task.
+
+    Args:
+        answers: of any number of models.
+        questions: what was asked; their splits are the tasks.
+        verdicts: one per answer.
+        evidence: not used.
+        vocabulary: not used.
+        samples: resampled image sets behind each interval.
+        seed: of the resampling.
+        settings: not used.
+
+    Returns:
+        relevancy and accuracy, means of 0 to 10 over the graded answers, the others being
+        unreadable; words_per_answer; unanswered.
+
+    Raises:
+        BadInput: verdicts that do not fit the answers.
+    """
+    graded = {(v.model, v.case_id): v for v in verdicts}
+    asked = {question.question_id: question for question in questions}
+    tasks = list(dict.fromkeys(q.split for q in questions))
+    found: list[Metric] = []
+    for model in dict.fromkeys(a.model for a in answers):
+        own = [a for a in answers if a.model == model]
+        absent = [a.question_id for a in own if (model, a.question_id) not in graded]
+        if absent:
+            raise BadInput(f"{model}: no verdict on {', '.join(absent[:5])}; judge again")
+        for task in [SPLIT, *(t for t in tasks if t != SPLIT)]:
+            some = [a for a in own if task in (SPLIT, asked[a.question_id].split)]
+            total = sum(task in (SPLIT, q.split) for q in questions)
+            rows = [(a, graded[model, a.question_id]) for a in some]
+            found += _metrics(model, task, rows, total, samples=samples, seed=seed)
+    return found
+
+
+def _metrics(
+    model: str,
+    task: str,
+    rows: Sequence[tuple[Answer, Verdict]],
+    asked: int,
+    *,
+    samples: int,
+    seed: int,
+) -> list[Metric]:
+    images: dict[str, np.ndarray] = {}
+    for answer, verdict in rows:
+        row = images.setdefault(answer.image_id, np.zeros(5))
+        if verdict.label == "scored":
+            row[: len(CRITERIA)] += [verdict.scores[name] for name in CRITERIA]
+            row[_GRADED] += 1
+        row[_WORDS] += word_count(answer.text)
+        row[_ANSWERS] += 1
+    counts = np.array(list(images.values())).reshape(len(images), 5)
+    columns = {name: (i, _GRADED) for i, name in enumerate(CRITERIA)}
+    columns["words_per_answer"] = (_WORDS, _ANSWERS)
+    statistics = {
+        name: lambda c, over=over, under=under: ratio(c[..., over], c[..., under])
+        for name, (over, under) in columns.items()
+    }
+    bounds = intervals(counts, statistics, samples=samples, seed=seed)
+    total = counts.sum(axis=0)
+    lost = int(total[_ANSWERS] - total[_GRADED])
+    found = []
+    for name, (_, under) in columns.items():
+        value = number(float(statistics[name](total)))
+        low, high = bounds[name] if value is not None else (None, None)
+        found.append(
+            Metric(
+                benchmark="gavie",
+                split=task,
+                model=model,
+                name=name,
+                value=value,
+                n=int(total[under]),
+                n_unreadable=lost if under == _GRADED else 0,
+                low=low,
+                high=high,
+            )
+        )
+    missing = Metric(
+        benchmark="gavie",
+        split=task,
+        model=model,
+        name="unanswered",
+        value=float(asked - len(rows)),
+        n=asked,
+    )
+    return [*found, missing]

@@ -1,0 +1,13 @@
+"""Ask a language model, once: an OpenAI-compatible server, a cache, a budget, and replay.
+
+`ChatModel.ask` sends what the cache does not know, several requests at a time, and writes each
+reply to the cache before it is looked at, so whatever was paid for survives anything. Errors,
+refusals and truncated replies are never cached. The server's address and key come from the
+environment (OPENAI_BASE_URL, OPENAI_API_KEY) and are written nowhere.
+"""
+
+from hadpo.chat.cache import Cache
+from hadpo.chat.model import Bill, ChatModel, Outcome
+from hadpo.chat.request import ChatSettings, Reply, Request
+
+__all__ = ["Bill", "Cache", "ChatModel", "ChatSettings", "Outcome", "Reply", "Request"]

@@ -1,0 +1,35 @@
+"""Instructions about the test images of a mini world, some of them misleading; words of objects."""
+
+import random
+from collections.abc import Mapping
+
+from hadpo.mini.world import CATEGORIES, COLOURS, Scene
+
+
+def instructions(test: Mapping[int, Scene], seed: int) -> list[dict[str, str]]:
+    """GAVIE's questions: of each image one about what is there, and two that mislead.
+
+    The tasks name the two sorts of negative instructions of LRV-Instruction: about an object that
+    is not there, and about one that is, with a wrong attribute.
+    """
+    found = []
+    for key, scene in test.items():
+        draw = random.Random(f"{seed}/instructions/{key}")
+        thing = draw.choice(list(scene.objects))
+        absent = draw.choice([name for name in CATEGORIES if name not in scene.categories])
+        same = {other.colour for other in scene.objects if other.category == thing.category}
+        colour = draw.choice([name for name in COLOURS if name not in same])
+        asked = {
+            "positive": f"What color is the {thing.category}?",
+            "negative: absent object": f"Describe the {absent}.",
+            "negative: wrong attribute": f"Describe the {colour} {thing.category}.",
+        }
+        found += [
+            {"image_id": str(key), "question": text, "task": task} for task, text in asked.items()
+        ]
+    return found
+
+
+def synonyms() -> list[list[str]]:
+    """A line of CHAIR's file for each kind of object; in this world each has one name."""
+    return [[name] for name in CATEGORIES]

@@ -1,0 +1,122 @@
+"""JSON Lines files of records: read and checked field by field, written atomically."""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from hadpo.records.kinds import BadInput
+
+Record = TypeVar("Record")
+
+
+def read_jsonl(path: Path, kind: type[Record], *, torn_end: bool = False) -> Iterator[Record]:
+    """Records of type `kind` from a JSON Lines file, one after the other.
+
+    Args:
+        path: the file.
+        kind: a dataclass of this module; its fields are the schema.
+        torn_end: drop a last line that a killed writer left unfinished instead of raising.
+
+    Raises:
+        BadInput: a line that is no JSON, or a field that is missing, unknown or of another type.
+    """
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if torn_end and not line.endswith("\n"):
+                return
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}:{number}: not JSON ({error.msg}): {line[:60]!r}") from error
+            yield parse(value, kind, where=f"{path}:{number}")
+
+
+def parse(value: Any, kind: type[Record], *, where: str) -> Record:
+    """A record of type `kind` from decoded JSON, checked field by field.
+
+    Raises:
+        BadInput: names `where`, the field, what was found and what was expected.
+    """
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    for name in value:
+        if name not in fields:
+            raise BadInput(f"{where}: unknown field {name!r}; {kind.__name__} has {list(fields)}")
+    found = {}
+    for name, field in fields.items():
+        if name in value:
+            found[name] = _convert(value[name], hints[name], where=f"{where}: field {name!r}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise BadInput(f"{where}: no field {name!r} (found {sorted(value)})")
+    return kind(**found)
+
+
+def _convert(value: Any, hint: Any, *, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise BadInput(f"{where}: expected one of {list(arguments)}, found {value!r}")
+        return value
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        return _convert(value, next(a for a in arguments if a is not types.NoneType), where=where)
+    if hint is Any:
+        return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BadInput(f"{where}: expected a list, found {type(value).__name__}")
+        return tuple(_convert(v, arguments[0], where=f"{where}[{i}]") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        return parse(value, hint, where=where)  # pyright: ignore[reportArgumentType]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise BadInput(f"{where}: expected {hint.__name__}, found {type(value).__name__} {value!r}")
+    return value
+
+
+def to_json(record: Any) -> str:
+    """One JSON line of a record, without the newline; the inverse of `parse`."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write all records, atomically (never a torn file in sight); returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    count = 0
+    with part.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_json(record) + "\n")
+            count += 1
+    os.replace(part, path)  # noqa: PTH105 - Path.replace is the same call; this one says "atomic"
+    return count
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a reader sees all of it or none, so it may be a done mark."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def drop_torn_end(path: Path) -> None:
+    """Cut a last line that a killed writer left unfinished off a file, where there is one."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)

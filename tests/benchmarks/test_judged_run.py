@@ -1,0 +1,267 @@
+"""The stage evaluate with a language model as the judge: real files, a real server, real kills."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hadpo import benchmarks, pairs
+from hadpo.judges import Unfinished
+from hadpo.records import Answer, BadInput, Question, Verdict, read_jsonl, write_jsonl
+from hadpo.runs.run import open_run
+from tests.chat.server import error
+
+JUDGED = {
+    "models": "base",
+    "benchmark_names": "shr",
+    "judge": "llm",
+    "judge_model": "judge",
+    "judge_concurrency": 1,
+    "judge_retries": 0,
+    "judge_format": "text",
+    "bootstrap_samples": 20,
+}
+
+
+@pytest.fixture
+def prepared(shared, tmp_path, monkeypatch):
+    """Opens the stage evaluate of the photos, whose five descriptions are there already."""
+    monkeypatch.setenv("HADPO_SHARED", str(shared))
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    recipe = tmp_path / "photos.yaml"
+    questions_of_gavie = shared / "data/photoset/gavie/evaluation_subset.json"
+    (tmp_path / "synonyms.txt").write_text("person, woman\nboat\nbroccoli\nzebra\n")
+    recipe.write_text(
+        "extends: photoset\nstages: [prepare, evaluate]\ndata:\n"
+        f"  gavie: {questions_of_gavie}\n  chair_synonyms: {tmp_path / 'synonyms.txt'}\n"
+    )
+    run = open_run("prepare", str(recipe), "photos", {})
+    pairs.prepare(run)
+    run.finish()
+    said = json.loads((shared / "data/photoset/shr/responses_example.json").read_text())
+    questions = read_jsonl(run.path("questions.jsonl"), Question)
+    answers = [
+        Answer(
+            question_id=q.question_id,
+            benchmark=q.benchmark,
+            split=q.split,
+            model="base",
+            image_id=q.image_id,
+            text=said[q.image_id] if q.benchmark == "shr" else "Yes, a woman with zebras.",
+            tokens=9,
+            finish="stop",
+        )
+        for q in questions
+    ]
+
+    def start(name, **overrides):
+        evaluated = open_run("evaluate", str(recipe), name, JUDGED | overrides, earlier="photos")
+        if not evaluated.path("samples.jsonl").is_file():
+            write_jsonl(evaluated.path("samples.jsonl"), answers)
+        return evaluated
+
+    start.recipe = str(recipe)
+    return start
+
+
+def all_correct(body, _number):
+    """Rules "correct" on every numbered sentence of the prompt's description."""
+    count = len(re.findall(r"^\d+\. ", body["messages"][0]["content"], flags=re.MULTILINE))
+    return "Judgement:\n" + "\n".join(f"{i + 1}. correct: seen" for i in range(count))
+
+
+def value(metrics, name):
+    return next(m for m in metrics if m.name == name)
+
+
+def test_a_run_is_judged_and_replayed_without_key_or_network(serve, prepared, monkeypatch):
+    server = serve(all_correct)
+    run = prepared("asked")
+    metrics = benchmarks.evaluate(run)
+    found = value(metrics, "hallucinated_sentence_ratio")
+    assert (found.value, found.n_unreadable) == (0.0, 0)
+    assert len(server.log) == 5
+    note = run.manifest.facts["judge"]
+    assert note["bill"]["asked"] == 5
+    assert note["served_by"] == ["judge-as-served"]
+    assert len(note["prompts"]["shr"]) == 64
+    replies = run.path("judge_replies.jsonl")
+    assert len(replies.read_text().splitlines()) == 5
+    assert "woman in an orange hooded jacket" in server.log[0]["text"] + server.log[1]["text"]
+
+    (run.root / "judge_cache.sqlite").rename(run.root / "elsewhere")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    again = prepared("replayed", judge="replay", judge_replies=str(replies))
+    assert benchmarks.evaluate(again) == metrics
+    assert len(server.log) == 5
+    with pytest.raises(Unfinished, match=r"5 of 5 cases are not judged .*stored replies"):
+        other = prepared("other", judge="replay", judge_replies=str(replies), judge_max_tokens=9)
+        benchmarks.evaluate(other)
+
+
+def graded(body, number):
+    """Rules on sentences, or grades the only answer."""
+    if "Relevancy" in body["messages"][0]["content"]:
+        return "Relevancy:\nscore: 8\nAccuracy:\nscore: 3.5"
+    return all_correct(body, number)
+
+
+def test_all_benchmarks_of_the_photos(serve, prepared):
+    server = serve(graded)
+    run = prepared("all", benchmark_names="pope,shr,gavie,chair", bootstrap_samples=20)
+    metrics = benchmarks.evaluate(run)
+    found = {(m.benchmark, m.split, m.name): m for m in metrics}
+    assert found["gavie", "all", "accuracy"].value == 3.5
+    assert (found["gavie", "all", "relevancy"].value, found["gavie", "all", "relevancy"].n) == (
+        8,
+        12,
+    )
+    assert found["chair", "val", "chair_i"].n == 8  # a woman and zebras, of each of four photos
+    assert 0.5 <= found["chair", "val", "chair_i"].value <= 1
+    assert found["pope", "random", "yes_ratio"].value == 1
+    assert found["shr", "val", "hallucinated_sentence_ratio"].value == 0
+    assert len(server.log) == 5 + 12
+    assert set(run.manifest.facts["judge"]["prompts"]) == {"shr", "gavie"}
+    replies = run.path("judge_replies.jsonl").read_text().splitlines()
+    assert len(replies) == 17 - 12 + len(
+        {e["text"] for e in server.log if "Relevancy" in e["text"]}
+    )
+
+
+def test_what_is_missing_is_told_with_the_command_that_goes_on(serve, prepared):
+    server = serve(
+        lambda body, n: all_correct(body, n) if n < 2 else error(429, "x", "insufficient_quota")
+    )
+    run = prepared("poor")
+    with pytest.raises(Unfinished) as caught:
+        benchmarks.evaluate(run)
+    assert "3 of 5 cases are not judged" in str(caught.value)
+    assert "quota" in str(caught.value)
+    assert f"hadpo stage evaluate {prepared.recipe} --name poor" in str(caught.value)
+    assert len(run.path("judge_replies.jsonl").read_text().splitlines()) == 2
+    server.behave = all_correct
+    before = len(server.log)
+    benchmarks.evaluate(prepared("poor"))
+    assert len(server.log) - before == 3
+
+
+def test_an_unreadable_reply_is_asked_for_again_a_bounded_number_of_times(serve, prepared):
+    server = serve(lambda *_: '{"case": "another", "verdicts": []}')
+    metrics = benchmarks.evaluate(prepared("nonsense", judge_attempts=3))
+    found = value(metrics, "hallucinated_sentence_ratio")
+    sentences = round(value(metrics, "sentences_per_answer").value * 5)
+    assert (found.value, found.n, found.n_unreadable) == (None, 0, sentences)
+    assert len(server.log) == 15
+
+
+def test_a_second_reply_mends_the_first(serve, prepared):
+    serve(lambda body, n: "I am not sure." if n < 5 else all_correct(body, n))
+    run = prepared("second")
+    found = value(benchmarks.evaluate(run), "hallucinated_sentence_ratio")
+    assert found.n_unreadable == 0
+    verdicts = list(read_jsonl(run.path("verdicts.jsonl"), Verdict))
+    assert {v.label for v in verdicts} == {"correct"}
+
+
+SCRIPT = """
+import json, sys
+from hadpo import benchmarks
+from hadpo.runs.run import open_run
+run = open_run("evaluate", sys.argv[2], "killed", json.loads(sys.argv[1]), earlier="photos")
+benchmarks.evaluate(run)
+run.finish()
+"""
+
+
+def test_kill_and_rerun_repeat_no_request(serve, prepared, tmp_path):
+    server = serve(lambda *_: "")
+
+    def behave(body, number):
+        return all_correct(body, number) if number < 3 else lambda _: server.release.wait(30)
+
+    server.behave = behave
+    prepared("killed").fail(KeyboardInterrupt())
+    command = [sys.executable, "-c", SCRIPT, json.dumps(JUDGED), prepared.recipe]
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 40
+    while len(server.log) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    answered = list(server.answered)
+    assert len(answered) == 3
+    server.behave = all_correct
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(server.times_asked) == 5
+    assert all(server.times_asked[text] == 1 for text in answered)
+    assert sum(server.times_asked.values()) == 6  # the one that was on its way was asked twice
+    files = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
+    assert len(files) > 10
+    assert not [p for p in files if serve.key.encode() in p.read_bytes()]
+    assert {e["key"] for e in server.log} == {f"Bearer {serve.key}"}
+
+
+def test_the_key_is_in_no_file_even_if_the_server_repeats_it(serve, prepared, tmp_path, caplog):
+    serve(lambda *_: error(401, f"Incorrect API key provided: {serve.key}"))
+    run = prepared("leak")
+    with pytest.raises(Unfinished) as caught:
+        benchmarks.evaluate(run)
+    run.fail(caught.value)
+    assert serve.key not in str(caught.value) + caplog.text
+    files = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
+    assert not [p for p in files if serve.key.encode() in p.read_bytes()]
+
+
+@pytest.mark.slow
+def test_the_key_is_not_in_the_executed_notebook(serve, prepared, tmp_path):
+    from hadpo.runs.execute import execute
+
+    serve(all_correct)
+    overrides = JUDGED | {"benchmark_names": "pope,shr"}
+    prepared("book", **overrides).fail(KeyboardInterrupt())
+    outcome = execute("evaluate", prepared.recipe, "book", overrides, from_run="photos")
+    assert (outcome.folder / "report.html").is_file()
+    assert (outcome.folder / "notebook.ipynb").is_file()
+    files = [p for p in (tmp_path / "runs").rglob("*") if p.is_file()]
+    assert not [p for p in files if serve.key.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"judge_model": ""}, "judge_model"),
+        ({"judge": "oracle"}, "oracle asks no language model.*judge_model, judge_format"),
+        ({"judge": "nobody"}, "oracle, replay|llm"),
+        ({"judge_reader": "upstream", "judge_format": "json_schema"}, "judge_format"),
+        ({"judge_max_cost_usd": 1.0}, "judge_input_price"),
+        ({"judge_attempts": 0}, "judge_attempts"),
+        ({"judge_prompts": "/nowhere"}, r"shr\.txt: no such prompt"),
+        ({"judge": "replay", "judge_replies": "/nowhere"}, "no such file"),
+        ({"judge_replies": "/nowhere"}, "judge replay"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(serve, prepared, overrides, message):
+    server = serve(all_correct)
+    with pytest.raises(BadInput, match=message):
+        benchmarks.evaluate(prepared("bad", **overrides))
+    assert server.log == []
+
+
+def test_a_users_own_prompt_and_the_original_reader(serve, prepared, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "shr.txt").write_text("{regions}\n{facts}\n{claims}")
+    server = serve(lambda body, n: all_correct(body, n).replace("Judgement", "judgement"))
+    mine = {"judge_prompts": str(tmp_path / "mine"), "judge_attempts": 1}
+    run = prepared("tolerant", **mine)
+    assert value(benchmarks.evaluate(run), "hallucinated_sentence_ratio").n_unreadable == 0
+    assert server.log[0]["text"].startswith("[0.")
+    upstream = prepared("upstream", **mine, judge_reader="upstream")
+    assert value(benchmarks.evaluate(upstream), "hallucinated_sentence_ratio").n == 0
+    assert len(server.log) == 5  # the same replies, read in another way

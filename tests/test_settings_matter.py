@@ -76,6 +76,8 @@ CHANGED = {
     "steps": 2,
     "batch_pairs": 3,
     "micro_batch_pairs": 4,
+    "pairs_per_row": 2,
+    "reference": "cache",
     "description_share": 1.0,
     "repeat_description": 3,
     "repeat_pope": 3,

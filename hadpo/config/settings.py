@@ -68,6 +68,8 @@ class TrainConfig:
     steps: int = 0  # optimizer updates; 0: from epochs
     batch_pairs: int = 16  # pairs per optimizer update
     micro_batch_pairs: int = 4  # pairs per backward pass
+    pairs_per_row: int = 1  # > 1: pairs of one image share a packed row, and meet in an update
+    reference: Literal["adapter_off", "cache"] = "adapter_off"  # cache: kept beside the pairs
     description_share: float = -1.0  # of each batch; -1: as they lie in the pair file
     repeat_description: int = 1  # copies of each description pair
     repeat_pope: int = 1  # copies of each question pair

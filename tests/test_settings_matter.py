@@ -81,6 +81,7 @@ CHANGED = {
     "description_share": 1.0,
     "repeat_description": 3,
     "repeat_pope": 3,
+    "optimizer": "adamw_8bit",
     "weight_decay": 0.5,
     "max_grad_norm": 0.01,
     "lora_rank": 4,

@@ -73,6 +73,7 @@ class TrainConfig:
     description_share: float = -1.0  # of each batch; -1: as they lie in the pair file
     repeat_description: int = 1  # copies of each description pair
     repeat_pope: int = 1  # copies of each question pair
+    optimizer: Literal["adamw", "paged_adamw_32bit", "adamw_8bit"] = "adamw"  # of bitsandbytes: GPU
     weight_decay: float = 0.0  # of AdamW
     max_grad_norm: float = 1.0  # clip; 0: never
     lora_rank: int = 64  # r

@@ -18,7 +18,7 @@ from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Pair
-from hadpo.trainer import checkpoints
+from hadpo.trainer import checkpoints, optimizer
 from hadpo.trainer.checkpoints import Checkpoint
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES, Objective, Policy, score
@@ -92,9 +92,7 @@ class Training:
         adapter.check_scope(backbone)
         backbone.recompute_activations(settings.activation_checkpointing)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.optimizer = optimizer.build(self.parameters, settings, device=backbone.device.type)
         device = backbone.device.type
         is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)

@@ -123,6 +123,83 @@ def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed):
         assert (a - b).abs().max() <= 1e-10 * b.abs().max() + 1e-16
 
 
+@settings(
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(TEXTS),
+            st.sampled_from(TEXTS),
+            st.sampled_from(["Is there a dog?", "Is there a cat?", "", "Describe this image."]),
+            st.sampled_from("ab"),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([order for order in ORDERS if order != "instructblip"]),
+    st.integers(2, 4),
+)
+def test_rows_of_many_pairs_equal_two_rows(exact, float64_norm, drawn, order, pairs_per_row):
+    """The tree: unequal and equal instructions, one-token answers, several images."""
+    backbone, parameters = exact
+    template = PromptTemplate(ORDERS[order])
+    backbone.PROMPTS = Prompts(train=template, evaluate=template)
+    pairs = [pair(k, c, r, question, image) for k, (c, r, question, image) in enumerate(drawn)]
+    rows = batch.grouped(
+        [batch.tokenize(backbone, p, max_length=2048) for p in pairs], pairs_per_row
+    )
+    assert max(map(len, rows)) <= pairs_per_row
+    examples = [example for row in rows for example in row]
+    assert sorted(e.pair_id for e in examples) == [p.pair_id for p in pairs]
+    packed = batch.pack_rows(rows)
+    assert packed.num_tokens == sum(map(batch.row_length, rows))
+    generator = torch.Generator().manual_seed(len(drawn))
+    pictures = torch.randn(2, backbone.num_image_tokens, 32, generator=generator).double()
+    of_row = pictures[["ab".index(row[0].image) for row in rows]]
+    of_pair = pictures[["ab".index(e.image) for e in examples]]
+
+    def total(policy, reference):
+        anchor = loss.language_model_loss(policy[0], packed.lengths[0]).mean()
+        return dpo(policy, reference) + 0.5 * anchor
+
+    def fast():
+        return batch.answer_logps(backbone, packed, backbone.embed(packed.ids, of_row))
+
+    def plain():
+        return naive_logps(backbone, examples, of_pair)
+
+    with torch.no_grad(), adapter.disabled(backbone):
+        references = fast(), plain()
+    ours, theirs = total(fast(), references[0]), total(plain(), references[1])
+    assert abs(ours - theirs) < 1e-12 * max(1, abs(theirs))
+    for a, b in zip(
+        torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-10 * b.abs().max() + 1e-16
+
+
+def test_rows_share_what_is_common_and_nothing_else(tiny_llava):
+    backbone = tiny_llava()
+    pairs = [pair(k, "No.", "Yes.", f"Is there a {what}?") for k, what in enumerate(["dog", "cup"])]
+    examples = [batch.tokenize(backbone, p, max_length=512) for p in pairs]
+    (row,) = batch.grouped(examples, 2)
+    alone = sum(batch.row_length([example]) for example in examples)
+    saved = alone - batch.row_length(row)
+    assert saved > backbone.num_image_tokens + 3  # the image and the words before and behind it
+    packed = batch.pack_rows([row])
+    common = saved
+    seen = packed.mask[0, 0]
+    second = len(examples[0].prefix) + sum(map(len, (examples[0].chosen, examples[0].rejected)))
+    assert seen[second:, :common][: len(row[1].chosen)].all()
+    assert not seen[second:, common:second].any()
+    other = [examples[0], batch.tokenize(backbone, pair(2, "a", "b", image="b"), max_length=512)]
+    with pytest.raises(ValueError, match="the one image they show"):
+        batch.pack_rows([other])
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_all_token_orders_are_read_alike(tiny_llava, order):
     backbone = tiny_llava()

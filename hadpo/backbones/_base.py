@@ -68,6 +68,11 @@ class Backbone(nn.Module, ABC):
         """The rows of the output layer that take part in the softmax."""
         return self.language_model.lm_head.weight
 
+    @property
+    def text_files(self) -> list[Path]:
+        """The files that say how texts become ids."""
+        return [self.tokenizer.path]
+
     @abstractmethod
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Pixels as the vision encoder wants them, on the CPU in float32; any mode of image."""

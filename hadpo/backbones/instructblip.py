@@ -108,6 +108,11 @@ class InstructBlip(Backbone):
         """The tokenizer's own rows, and [PAD] only where its row was given."""
         return self.language_model.lm_head.weight[: self.rows_in_softmax]
 
+    @property
+    def text_files(self) -> list[Path]:
+        """LLaMA's tokenizer, and BERT's for the Q-Former."""
+        return [self.tokenizer.path, self.word_pieces.path]
+
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Squeeze to a square and normalise."""
         return self.vision.preprocess(image)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
-from hadpo.trainer import order
+from hadpo.trainer import order, reference
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
 
@@ -42,6 +42,7 @@ def steps(
     folder: Path | None = None,
     objective: Objective = "dpo",
     held_out: Sequence[Pair] = (),
+    cache: Path | None = None,
 ) -> Iterator[StepMetrics]:
     """Train an adapter on `backbone`, update by update; what is yielded has been done.
 
@@ -56,14 +57,18 @@ def steps(
         objective: "dpo", or "sft": the same batches, but only the mean cross-entropy of the chosen
             answers.
         held_out: pairs to score at every checkpoint, as `eval_...` metrics.
+        cache: folder of the reference's log-probabilities, for `reference: cache`.
 
     Raises:
         BadInput: settings that mean nothing, pairs that do not fit, or a checkpoint of others.
         FloatingPointError: the loss is not a number; the state before that update is saved.
     """
     order.check(settings)
-    plan = order.batches([pair.kind for pair in pairs], settings)
-    training = Training(backbone, pairs, settings, folder, objective)
+    plan = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
+    references = None
+    if settings.reference == "cache" and objective == "dpo":
+        references = reference.prepare(backbone, [*pairs, *held_out], settings, cache)
+    training = Training(backbone, pairs, settings, folder, objective, references)
     done = training.resume()
     epoch_pairs = len(order.copies([pair.kind for pair in pairs], settings))
     seen = sum(map(len, plan[:done]))

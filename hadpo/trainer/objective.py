@@ -27,7 +27,7 @@ class Policy(nn.Module):
 
     def forward(
         self, packed: Packed, embeds: Float[Tensor, "rows length width"]
-    ) -> Float[Tensor, "answers rows"]:
+    ) -> Float[Tensor, "answers pairs"]:
         """Log-probability of each answer."""
         return batch.answer_logps(self.backbone, packed, embeds)
 
@@ -39,18 +39,20 @@ def score(
     pixels: Float[Tensor, "images 3 side side"],
     settings: TrainConfig,
     *,
+    kept: Float[Tensor, "answers pairs"] | None = None,
     objective: Objective,
     is_training: bool,
 ) -> tuple[Float[Tensor, " pairs"], Mapping[str, Float[Tensor, " pairs"]]]:
     """Losses with gradient, and one detached number per pair of everything that is reported.
 
-    The reference is the same module with the adapter off, on the same packed rows; it runs first,
-    without gradient. Train mode switches on the adapter's dropout and the recomputation of
-    activations, so only the policy's own pass is in train mode.
+    The reference is `kept`, its log-probabilities from the cache; without, it is the same module
+    with the adapter off, on the same packed rows, and runs first, without gradient. Train mode
+    switches on the adapter's dropout and the recomputation of activations, so only the policy's own
+    pass is in train mode.
     """
     embeds = batch.embed(backbone, packed, pixels)
-    reference = None
-    if objective == "dpo":
+    reference = kept
+    if objective == "dpo" and reference is None:
         with torch.no_grad(), adapter.disabled(backbone):
             reference = batch.answer_logps(backbone, packed, embeds)
     backbone.language_model.train(is_training)

@@ -11,15 +11,20 @@ from hadpo.records import BadInput
 Kind = Literal["description", "pope"]
 
 
-def batches(kinds: Sequence[Kind], settings: TrainConfig) -> list[list[int]]:
+def batches(
+    kinds: Sequence[Kind], settings: TrainConfig, *, images: Sequence[str] = ()
+) -> list[list[int]]:
     """Indices of the pairs of every update, in order; the same for every machine and rerun.
 
     Without `description_share` the pairs (with their copies) are shuffled once per epoch and taken
     as they come; the last update may be smaller. With it every update draws that share of its pairs
     from the description pairs and the rest from the others, each in shuffled passes of its own.
+    With `pairs_per_row` above 1, what is shuffled is not pairs but groups of so many pairs of one
+    image, so that they meet in an update and can share a row: each update sees fewer images.
 
     Args:
         kinds: kind of each pair.
+        images: image of each pair; needed for `pairs_per_row` above 1.
         settings: epochs or steps, batch size, share, copies and seed are read.
 
     Raises:
@@ -28,10 +33,14 @@ def batches(kinds: Sequence[Kind], settings: TrainConfig) -> list[list[int]]:
     pool = copies(kinds, settings)
     if not pool:
         raise BadInput("no pairs to train on; look at what the stage prepare wrote")
+
+    def groups(part: Sequence[int]) -> list[list[int]]:
+        return _groups(part, images, settings.pairs_per_row)
+
     size = settings.batch_pairs
     total = settings.steps * size or round(settings.epochs * len(pool))
     if settings.description_share < 0:
-        stream = _passes(pool, f"{settings.train_seed}/all")
+        stream = _passes(groups(pool), f"{settings.train_seed}/all")
         order = [next(stream) for _ in range(total)]
         return [order[i : i + size] for i in range(0, total, size)]
     n_description = round(settings.description_share * size)
@@ -44,7 +53,7 @@ def batches(kinds: Sequence[Kind], settings: TrainConfig) -> list[list[int]]:
                 f"description_share {settings.description_share} asks for {wanted} {kind} pairs in "
                 f"each batch, but there are none"
             )
-        streams[kind] = _passes(mine, f"{settings.train_seed}/{kind}")
+        streams[kind] = _passes(groups(mine), f"{settings.train_seed}/{kind}")
     return [
         [next(streams[kind]) for kind, wanted in shares.items() for _ in range(wanted)]
         for _ in range(math.ceil(total / size))
@@ -73,7 +82,10 @@ def check(settings: TrainConfig) -> None:
     Raises:
         BadInput: one line per problem.
     """
-    positive = "batch_pairs micro_batch_pairs lora_rank max_length checkpoint_every log_every"
+    positive = (
+        "batch_pairs micro_batch_pairs pairs_per_row lora_rank max_length checkpoint_every "
+        "log_every"
+    )
     problems = [
         f"{name}: found {getattr(settings, name)}, expected at least 1"
         for name in positive.split()
@@ -98,6 +110,11 @@ def check(settings: TrainConfig) -> None:
         problems.append(f"label_smoothing works with loss: sigmoid, found {settings.loss}")
     if settings.loss == "ipo" and not settings.beta:
         problems.append("beta: ipo divides by it, found 0")
+    if settings.pairs_per_row > settings.micro_batch_pairs:
+        problems.append(
+            f"pairs_per_row: found {settings.pairs_per_row}, expected at most micro_batch_pairs "
+            f"({settings.micro_batch_pairs})"
+        )
     if not 0 <= settings.lora_dropout < 1:
         problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
     problems += [
@@ -114,11 +131,22 @@ def control_names(settings: TrainConfig) -> list[str]:
     return [name.strip() for name in settings.controls.split(",") if name.strip()]
 
 
-def _passes(pool: Sequence[int], seed: str) -> Iterator[int]:
-    """Shuffled passes over the pool, without end."""
+def _groups(pool: Sequence[int], images: Sequence[str], size: int) -> list[list[int]]:
+    """Pairs of one image, `size` at a time; each pair alone for a size of 1."""
+    if size == 1:
+        return [[i] for i in pool]
+    by_image: dict[str, list[int]] = {}
+    for i in pool:
+        by_image.setdefault(images[i], []).append(i)
+    return [mine[i : i + size] for mine in by_image.values() for i in range(0, len(mine), size)]
+
+
+def _passes(groups: Sequence[list[int]], seed: str) -> Iterator[int]:
+    """Shuffled passes over the groups, without end; a group stays together."""
     epoch = 0
     while True:
-        order = list(pool)
+        order = list(groups)
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        yield from order
+        for group in order:
+            yield from group
         epoch += 1

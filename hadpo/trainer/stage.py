@@ -15,7 +15,8 @@ from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
 from hadpo.records import Pair, input_hashes, read_jsonl, write_text
-from hadpo.trainer import checkpoints, order
+from hadpo.trainer import checkpoints, order, reference
+from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import Objective
 
@@ -64,7 +65,13 @@ def train(run: Run) -> Iterator[StepMetrics]:
         backbone = loaded(run)
         try:
             for step in steps(
-                backbone, pairs, settings, folder=folder, objective=objective, held_out=held_out
+                backbone,
+                pairs,
+                settings,
+                folder=folder,
+                objective=objective,
+                held_out=held_out,
+                cache=cache_folder(run),
             ):
                 if is_first:
                     run.log(_as_line(step))
@@ -90,19 +97,18 @@ def plan(run: Run) -> dict[str, Any]:
     order.check(settings)
     pairs, held_out = read_pairs(run)
     backbone = loaded(run)
-    updates = order.batches([pair.kind for pair in pairs], settings)
+    updates = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
     examples = [batch.tokenize(backbone, p, max_length=settings.max_length) for p in pairs]
-    size = settings.micro_batch_pairs
-    positions = tokens = longest = 0
+    positions = tokens = longest = packed_rows = 0
     for update in updates:
-        lengths = sorted(
-            len(e.prefix) + len(e.chosen) + len(e.rejected) for e in (examples[i] for i in update)
-        )
-        for i in range(0, len(lengths), size):
-            part = lengths[i : i + size]
-            positions += batch.aligned(part[-1]) * len(part)
-            longest = max(longest, batch.aligned(part[-1]) * len(part))
-        tokens += sum(lengths)
+        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
+        for part in micro_batches(rows, settings.micro_batch_pairs):
+            lengths = [batch.row_length(row) for row in part]
+            size = batch.aligned(max(lengths)) * len(part)
+            positions += size
+            longest = max(longest, size)
+            tokens += sum(lengths)
+        packed_rows += len(rows)
     kinds = [pairs[i].kind for update in updates for i in update]
     facts = {
         "updates": len(updates),
@@ -111,9 +117,11 @@ def plan(run: Run) -> dict[str, Any]:
         "pairs_seen": len(kinds),
         "description_pairs_seen": kinds.count("description"),
         "held_out_pairs": len(held_out),
+        "packed_rows": packed_rows,
         "tokens": tokens,
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
+        "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
         "objectives": ["dpo", *order.control_names(settings)],
         "checkpoint_every": settings.checkpoint_every,
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
@@ -130,7 +138,8 @@ def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
     settings = run.recipe.train
     pairs, _ = read_pairs(run)
     backbone = loaded(run)
-    first = order.batches([pair.kind for pair in pairs], settings)[0][:n]
+    images = [pair.image for pair in pairs]
+    first = order.batches([pair.kind for pair in pairs], settings, images=images)[0][:n]
     rows = []
     for i in first:
         pair = pairs[i]
@@ -192,6 +201,13 @@ def adapter_folder(run: Run, objective: str) -> Path:
     if objective == "dpo":
         return run.path("adapter")
     return run.path("controls", objective, "adapter")
+
+
+def cache_folder(run: Run) -> Path:
+    """Where the reference's log-probabilities lie: beside the pairs, one folder per backbone."""
+    model = run.recipe.model
+    name = model.backbone.replace("/", "-") if model else "none"
+    return run.earlier("prepare", "pairs.jsonl").parent / "reference" / name
 
 
 def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> float:

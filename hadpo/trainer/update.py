@@ -17,10 +17,12 @@ from hadpo import adapter, batch
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
-from hadpo.records import Pair
-from hadpo.trainer import checkpoints
+from hadpo.records import BadInput, Pair
+from hadpo.trainer import checkpoints, optimizer
 from hadpo.trainer.checkpoints import Checkpoint
+from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES, Objective, Policy, score
+from hadpo.trainer.reference import References
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Micro:
 
     packed: Packed
     pixels: Float[Tensor, "images 3 side side"]
+    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
     pair_ids: tuple[str, ...]
     weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
 
@@ -70,6 +73,7 @@ class Training:
         settings: TrainConfig,
         folder: Path | None,
         objective: Objective,
+        references: References | None = None,
     ) -> None:
         self.backbone, self.settings = backbone, settings
         self.objective: Objective = objective
@@ -77,6 +81,8 @@ class Training:
         self.fingerprint = checkpoints.fingerprint(
             backbone.name, objective, settings, pairs, backbone.files.values()
         )
+        self.references = references
+        _check_rows(backbone, settings)
         self.examples = [self.tokenize(pair) for pair in pairs]
         if not adapter.is_attached(backbone):
             adapter.attach(
@@ -90,9 +96,7 @@ class Training:
         adapter.check_scope(backbone)
         backbone.recompute_activations(settings.activation_checkpointing)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.optimizer = optimizer.build(self.parameters, settings, device=backbone.device.type)
         device = backbone.device.type
         is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)
@@ -107,11 +111,11 @@ class Training:
 
     def prepare(self, rows: Sequence[int]) -> list[Micro]:
         """This process's micro-batches of an update on the pairs `rows`."""
-        examples = _by_length([self.examples[i] for i in rows])
+        packed_rows = self._rows([self.examples[i] for i in rows])
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        if mine := examples[rank::world]:
+        if mine := packed_rows[rank::world]:
             return self._micros(mine, weight=world / len(rows))  # processes average gradients
-        return self._micros(examples[:1], weight=0.0)
+        return self._micros(packed_rows[:1], weight=0.0)
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
@@ -158,8 +162,9 @@ class Training:
             return {}
         window = Window()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = _by_length(held_out)[rank::world]
-        for micro in self._micros(mine or held_out[:1], weight=float(bool(mine))):
+        rows = self._rows(held_out)
+        mine = rows[rank::world]
+        for micro in self._micros(mine or rows[:1], weight=float(bool(mine))):
             _, reported = self._score(micro, is_training=False)
             window.add(reported, counts=micro.weight > 0)
         return window.read(self.accelerator)
@@ -192,24 +197,35 @@ class Training:
         self.scaler.load_state_dict(checkpoint.scaler)
         return checkpoint.step
 
-    def _micros(self, examples: Sequence[Example], *, weight: float) -> list[Micro]:
-        size = self.settings.micro_batch_pairs
+    def _rows(self, examples: Sequence[Example]) -> list[list[Example]]:
+        return by_length(batch.grouped(examples, self.settings.pairs_per_row))
+
+    def _micros(self, rows: Sequence[list[Example]], *, weight: float) -> list[Micro]:
         micros = []
-        for i in range(0, len(examples), size):
-            part = examples[i : i + size]
-            packed = batch.pack(part, sides=SIDES[self.objective])
-            pixels = batch.read_pixels(self.backbone, packed.images)
-            ids = tuple(example.pair_id for example in part)
-            micros.append(Micro(packed=packed, pixels=pixels, pair_ids=ids, weight=weight))
+        for part in micro_batches(rows, self.settings.micro_batch_pairs):
+            packed = batch.pack_rows(part, sides=SIDES[self.objective])
+            ids = tuple(example.pair_id for row in part for example in row)
+            is_kept = self.references is not None and self.objective == "dpo"
+            micros.append(
+                Micro(
+                    packed=packed,
+                    pixels=batch.read_pixels(self.backbone, packed.images),
+                    reference=self.references.of(ids) if is_kept and self.references else None,
+                    pair_ids=ids,
+                    weight=weight,
+                )
+            )
         return micros
 
     def _score(self, micro: Micro, *, is_training: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
+        kept = micro.reference
         return score(
             self.policy,
             self.backbone,
             micro.packed.to(self.backbone.device),
             micro.pixels,
             self.settings,
+            kept=None if kept is None else kept.to(self.backbone.device),
             objective=self.objective,
             is_training=is_training,
         )
@@ -244,6 +260,10 @@ class Training:
         )
 
 
-def _by_length(examples: Sequence[Example]) -> list[Example]:
-    """Like lengths side by side, so that rows of a micro-batch have little padding."""
-    return sorted(examples, key=lambda e: len(e.prefix) + len(e.chosen) + len(e.rejected))
+def _check_rows(backbone: Backbone, settings: TrainConfig) -> None:
+    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
+        raise BadInput(
+            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
+            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
+            "share; set pairs_per_row to 1"
+        )

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import yaml
 
-from hadpo import config
+from hadpo import config, plugins
 from hadpo.records import BadInput
 
 
@@ -181,3 +181,37 @@ def test_one_name_never_means_two_settings():
 def test_an_unknown_path_variable_is_an_error():
     with pytest.raises(BadInput, match="unknown variable"):
         config.resolve_path("${HOME}/x")
+
+
+# HA-DPO's README commands and script defaults, spec by spec: what the papers' runs were given.
+PUBLISHED = {
+    "llava-1.5-7b": {
+        "beta": 0.1, "gamma": 0.0, "learning_rate": 2e-6, "warmup_steps": 0, "epochs": 1.0,
+        "steps": 0, "batch_pairs": 128, "repeat_description": 2, "repeat_pope": 1,
+        "lora_rank": 128, "lora_alpha": 256.0, "max_length": 2048, "train_seed": 42,
+    },
+    "instructblip-13b": {
+        "beta": 0.1, "gamma": 0.0, "learning_rate": 4e-6, "warmup_steps": 0, "epochs": 1.0,
+        "steps": 0, "batch_pairs": 32, "repeat_description": 1, "repeat_pope": 2,
+        "lora_rank": 64, "lora_alpha": 16.0, "max_length": 300, "train_seed": 42,
+    },
+    "minigpt4-llama2-7b": {
+        "beta": 0.1, "gamma": 0.5, "learning_rate": 1e-4, "warmup_steps": 100, "steps": 1000,
+        "batch_pairs": 32, "repeat_description": 1, "repeat_pope": 1,
+        "lora_rank": 64, "lora_alpha": 16.0, "max_length": 411, "train_seed": 42,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("twin", ["", "-v100"])
+def test_the_published_settings(name, twin):
+    recipe = config.load_recipe(name + twin)
+    found = dataclasses.asdict(recipe.train)
+    assert {key: found[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+    assert found["schedule"] == "cosine" and found["lora_dropout"] == found["weight_decay"] == 0
+    assert recipe.model.dtype == ("float16" if twin else "bfloat16")
+    family, _, variant = recipe.model.backbone.partition("/")
+    module = plugins.load("hadpo.backbones", family)
+    assert variant in module.VARIANTS and set(recipe.model.files) <= set(module.PARTS)
+    assert recipe.data.pairs_folder.startswith("${HADPO_DATA}/hadpo/")

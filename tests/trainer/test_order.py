@@ -93,3 +93,22 @@ def test_all_problems_at_once(fast):
     with pytest.raises(BadInput) as error:
         order.check(unchecked(fast, batch_pairs=0, beta=-1.0, controls="x"))
     assert str(error.value).count("\n") == 3
+
+
+def test_pairs_of_one_image_meet_in_an_update(fast):
+    images = [f"{k % 5}.png" for k in range(20)]  # four pairs of each of five images
+    config = replace(fast, pairs_per_row=4, micro_batch_pairs=4, batch_pairs=4, epochs=2.0)
+    updates = order.batches(["pope"] * 20, config, images=images)
+    assert [len({images[i] for i in update}) for update in updates] == [1] * 10
+    assert sorted(i for update in updates[:5] for i in update) == list(range(20))
+    assert updates[:5] != updates[5:]
+    alone = order.batches(["pope"] * 20, replace(config, pairs_per_row=1), images=images)
+    assert alone == order.batches(["pope"] * 20, replace(config, pairs_per_row=1))
+    assert max(len({images[i] for i in update}) for update in alone) > 1
+
+
+def test_rows_must_fit_into_micro_batches(fast):
+    with pytest.raises(BadInput, match=r"pairs_per_row: found 3, expected at most .* \(2\)"):
+        order.check(replace(fast, pairs_per_row=3, micro_batch_pairs=2))
+    with pytest.raises(BadInput, match="pairs_per_row: found 0, expected at least 1"):
+        order.check(unchecked(fast, pairs_per_row=0))

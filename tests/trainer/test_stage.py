@@ -178,6 +178,18 @@ def test_plan_and_what_the_loss_sees(stage, tiny_llava, tiny_pairs):
         assert row["chosen"] and row["rejected"] != row["chosen"]
 
 
+def test_plan_tells_rows_and_reference(stage):
+    alone = trainer.plan(stage())
+    assert alone["packed_rows"] == 20 and alone["reference"] == "adapter_off"
+    run = stage(pairs_per_row=2, reference="cache")
+    plan = trainer.plan(run)
+    assert plan["packed_rows"] < 20 and plan["tokens"] < alone["tokens"]
+    assert plan["reference"] == "cache: 0 of 10 pairs are there"
+    list(trainer.train(run))
+    assert (run.earlier("prepare") / "reference" / "llava-mini" / "manifest.json").is_file()
+    assert trainer.plan(run)["reference"] == "cache: 10 of 10 pairs are there"
+
+
 def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
     run = stage()
     list(trainer.train(run))

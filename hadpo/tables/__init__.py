@@ -9,29 +9,45 @@ from pathlib import Path
 
 from hadpo.records import BadInput
 from hadpo.runs import Run
-from hadpo.tables._table import FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table
 from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
 from hadpo.tables.facts import facts
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
 from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
 from hadpo.tables.overview import overview
+from hadpo.tables.pasted import read_pasted
 from hadpo.tables.pope import confusion_rows, pope_table
-from hadpo.tables.reported import REPORTED, ReportedRow, matching, read_reported, reported_tables
+from hadpo.tables.reported import (
+    REPORTED,
+    ReportedRow,
+    audit_reported,
+    matching,
+    read_reported,
+    reported_tables,
+)
 from hadpo.tables.results import RunResults, items_of, read_results
 
 __all__ = [
+    "DAGGER",
     "FORMATS",
     "MEASURES",
     "MINI",
     "MISSING",
     "MODELS",
     "REPORTED",
+    "Audit",
+    "Finding",
     "Measure",
+    "PopeRow",
     "ReportedRow",
     "RunResults",
     "Table",
     "Tables",
+    "audit",
+    "audit_reported",
+    "audit_table",
     "compare",
     "compare_runs",
     "comparison",
@@ -50,6 +66,7 @@ __all__ = [
     "pope_table",
     "published",
     "published_rows",
+    "read_pasted",
     "read_reported",
     "read_results",
     "render",

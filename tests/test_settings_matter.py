@@ -116,6 +116,7 @@ CHANGED = {
 }
 WITHOUT_EFFECT = {
     "pairs_schema": "says how published files are read; a mini recipe mines its pairs",
+    "on_difference": "says what happens where runs differ; here there is one run alone",
     "epochs": "steps wins where it is given, and the plan says which of the two holds",
 }
 CASES = [

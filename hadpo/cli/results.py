@@ -59,6 +59,9 @@ def show(
 def compare(
     names: Annotated[list[str], typer.Argument(help="runs to compare")],
     format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",
+    anyway: Annotated[
+        bool, typer.Option(help="also runs with other questions, reading or judge")
+    ] = False,
 ) -> None:
     """Print runs beside the published numbers.
 
@@ -66,7 +69,8 @@ def compare(
     """
     from hadpo import tables
 
-    typer.echo(tables.render(tables.compare_runs(names, runs_folder=config.runs_folder()), format))
+    found = tables.compare_runs(names, runs_folder=config.runs_folder(), anyway=anyway)
+    typer.echo(tables.render(found, format))
 
 
 @commands.command()

@@ -10,7 +10,7 @@ import pytest
 from hadpo import config
 from hadpo.runs.run import open_run
 
-COMMANDS = ("run", "stage", "list", "show", "compare", "audit", "doctor")
+COMMANDS = ("run", "stage", "list", "show", "compare", "audit", "report", "export", "doctor")
 
 
 @pytest.fixture(autouse=True)

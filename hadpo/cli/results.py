@@ -1,4 +1,4 @@
-"""The commands that look at what is there: `list`, `show`, `compare`, `audit`."""
+"""The commands that look at what is there: `list`, `show`, `compare`, `audit`, ..."""
 
 import json
 import sys
@@ -91,3 +91,26 @@ def audit(
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     rows = tables.read_pasted(text, where="stdin" if str(file) == "-" else str(file))
     typer.echo(tables.audit_table(tables.audit(rows, positives=positives, n=n)).to(format))
+
+
+@commands.command()
+def report(name: Annotated[str, typer.Argument(help="a run's name")]) -> None:
+    """Join the reports of a run's stages into one page with a table of contents.
+
+    Example: hadpo report mini-llava
+    """
+    typer.echo(runs.join_reports(name, config.runs_folder()))
+
+
+@commands.command()
+def export(
+    name: Annotated[str, typer.Argument(help="a finished run's name")],
+    folder: Annotated[Path, typer.Argument(help="where to; it must not hold other files")],
+) -> None:
+    """Copy a run's manifests, metrics and tables: small files without paths, images or keys.
+
+    Example: hadpo export mini-llava papers_results/reproduced/mini-llava
+    """
+    written = runs.export(name, folder, runs_folder=config.runs_folder())
+    size = sum(path.stat().st_size for path in written)
+    typer.echo(f"{len(written)} files, {size / 1000:.0f} kB in {folder}")

@@ -31,6 +31,7 @@ from hadpo.tables.reported import (
     reported_tables,
 )
 from hadpo.tables.results import RunResults, items_of, read_results
+from hadpo.tables.story import Story, audit_story, results_story
 
 __all__ = [
     "DAGGER",
@@ -46,10 +47,12 @@ __all__ = [
     "PopeRow",
     "ReportedRow",
     "RunResults",
+    "Story",
     "Table",
     "Tables",
     "audit",
     "audit_reported",
+    "audit_story",
     "audit_table",
     "check_comparable",
     "compare",
@@ -78,6 +81,7 @@ __all__ = [
     "read_results",
     "render",
     "reported_tables",
+    "results_story",
     "run_index",
     "run_results",
     "t_quantile",

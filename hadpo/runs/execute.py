@@ -72,7 +72,10 @@ def execute(
     old = look(stage, resolved, name, earlier=from_run)
     if old is not None and old.status == "done":
         return Outcome(folder, was_done=True, seconds=0.0)
-    for earlier in resolved.stages[: resolved.stages.index(stage)]:
+    earlier_stages = resolved.stages[: resolved.stages.index(stage)]
+    if stage == "compare" and resolved.compare.run_names:  # the runs it names have theirs
+        earlier_stages = ()
+    for earlier in earlier_stages:
         finished(holder(name, earlier, from_run), earlier, wanted_by=stage, recipe=recipe)
     try:
         folder.mkdir(parents=True, exist_ok=True)

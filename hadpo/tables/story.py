@@ -58,23 +58,24 @@ def results_story(tables: Sequence[Table]) -> Story:
     whole = by_name["comparison"]
     rows = [r for r in whole.frame.to_dict("records") if r["model"] == "merged"]
     rows = [r for r in rows if r["difference"] is not None]
+    several = len({row["recipe"] for row in rows}) > 1
     clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
     lines = [
         f"{len(clear)} of {len(rows)} differences between base and tuned model have a 95 % "
         f"interval that does not cover zero{f' ({MINI})' if whole.is_mini else ''}:",
         "",
-        *(f"- {_sentence(row)}" for row in clear),
+        *(f"- {_sentence(row, several)}" for row in clear),
     ]
-    rest = [_place(row) for row in rows if row not in clear]
+    rest = [_place(row, several) for row in rows if row not in clear]
     if rest:
-        lines += ["", f"Not separable from zero: {', '.join(rest)}."]
+        lines += ["", f"Not separable from zero: {'; '.join(rest)}."]
     controls = by_name.get("controls")
     if controls is not None:
-        lines += ["", *_against_controls(controls)]
-    return Story("\n".join(lines))
+        lines += ["", *_against_controls(controls, several)]
+    return Story("\n".join(lines).rstrip())
 
 
-def _sentence(row: dict[str, Any]) -> str:
+def _sentence(row: dict[str, Any], several: bool) -> str:
     measure = measure_of(row["benchmark"], row["measure"])
     unit = " %" if measure.is_fraction else ""
     values = [show(row[name], is_fraction=measure.is_fraction) for name in ("base", "tuned")]
@@ -82,25 +83,26 @@ def _sentence(row: dict[str, Any]) -> str:
     word = ""
     if measure.better:
         word = ", better" if (row["difference"] > 0) == (measure.better == "higher") else ", worse"
-    return f"{_place(row)}: {values[0]} to {values[1]}{unit} {ends}{word}, n {row['n']}"
+    return f"{_place(row, several)}: {values[0]} to {values[1]}{unit} {ends}{word}, n {row['n']}"
 
 
-def _place(row: dict[str, Any]) -> str:
+def _place(row: dict[str, Any], several: bool) -> str:
     label = measure_of(row["benchmark"], row["measure"]).label
     split = f"POPE {row['split']} " if row["benchmark"] == "pope" else ""
-    return f"{row['recipe']}, {split}{label}"
+    return f"{row['recipe']}, {split}{label}" if several else f"{split}{label}"
 
 
-def _against_controls(controls: Table) -> list[str]:
+def _against_controls(controls: Table, several: bool) -> list[str]:
     lines = []
     rows = controls.frame.to_dict("records")
     for control in dict.fromkeys(row["against"] for row in rows):
         own = [row for row in rows if row["against"] == control]
         groups = {
-            verdict: [_place(row) for row in own if row["verdict"] == verdict]
+            verdict: [_place(row, several) for row in own if row["verdict"] == verdict]
             for verdict in ("better", "worse", "not separable")
         }
         texts = [f"{verdict} in {', '.join(found)}" for verdict, found in groups.items() if found]
         if texts:
-            lines.append(f"Against {model_title(control)}, the tuned model is {'; '.join(texts)}.")
+            title = model_title(control)
+            lines += [f"Against {title}, the tuned model is {'; '.join(texts)}.", ""]
     return lines

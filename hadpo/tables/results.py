@@ -37,6 +37,8 @@ class RunResults:
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the evaluate stage noted
     versions: Mapping[str, str] = field(default_factory=dict)
     training_log: Path | None = None
+    evaluated: Path | None = None  # folder of the stage evaluate
+    prepared: Path | None = None  # folder of the stage prepare that it read
 
     @property
     def backbone(self) -> str:
@@ -115,6 +117,8 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         facts=manifest.facts,
         versions=manifest.versions,
         training_log=log if log.is_file() and log.stat().st_size else None,
+        evaluated=folder,
+        prepared=origin / "prepare",
     )
 
 

@@ -1,7 +1,5 @@
 """The pictures of whole stages, on made-up runs opened as the notebooks open them."""
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,16 +8,6 @@ from hadpo import figures, tables
 from hadpo.records import BadInput, Evidence, Pair, Question, Region, write_jsonl
 from hadpo.runs import Run
 from hadpo.runs.run import open_run
-
-
-@pytest.fixture(scope="module")
-def write_run() -> Callable[..., None]:
-    path = Path(__file__).parents[1] / "tables" / "made_up_run.py"
-    spec = importlib.util.spec_from_file_location("made_up_run", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_run
 
 
 @pytest.fixture
@@ -50,12 +38,15 @@ def test_one_run_has_all_pictures_of_the_comparison(runs: Path, monkeypatch):
         "dumbbell",
         "pope_bars",
         "shr_bars",
+        "shr_length",
         "training_curves",
     ]
     assert names(run) == {
         f"{p.name}.{form}" for p in gallery.pictures for form in ("png", "svg", "csv")
     }
-    assert gallery._repr_html_().count("<img") == 4 and not gallery.missing
+    assert gallery._repr_html_().count("<img") == 5
+    missing = "run 'run-s1' has no vocabulary.json"  # nor has the made-up run
+    assert gallery.missing == [f"invented objects, {m}: {missing}" for m in ("base", "merged")]
     assert set(run.manifest.facts["figures"]) == names(run)
 
 
@@ -87,7 +78,13 @@ def test_what_was_not_evaluated_is_named_and_not_drawn(runs: Path, monkeypatch):
     run = opened(runs, monkeypatch, "mini/llava", "run-s1")
     gallery = figures.compare(run, tables.compare(run))
     assert [p.name for p in gallery.pictures] == ["dumbbell", "pope_bars"]
-    assert [m.split(":")[0] for m in gallery.missing] == ["SHR", "curves"]
+    assert [m.split(":")[0] for m in gallery.missing] == [
+        "SHR",
+        "length",
+        "invented objects, base",
+        "invented objects, merged",
+        "curves",
+    ]
     assert "no SHR among the metrics" in gallery._repr_html_()
 
 

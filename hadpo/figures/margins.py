@@ -14,7 +14,7 @@ from hadpo.figures._style import (
     percent,
     write_title,
 )
-from hadpo.records import BadInput, Pair
+from hadpo.records import Pair
 
 _MORE = (BLUE, "#5a3e8e", "#2f7f6f", "#a0522d")
 _STYLES = ("-", "--", ":", "-.")
@@ -27,27 +27,28 @@ def margin_histogram(
 ) -> Figure:
     """Histogram of reward margins, one outline a run; right of zero the pair is the right way.
 
+    Without margins the picture says so, because a training without held-out pairs is a good one;
+    those that are not finite are counted below it.
+
     Args:
         margins: pairs with their margins, in nats, or margins of several runs by name.
         is_mini: mark the picture as one of the synthetic world.
-
-    Raises:
-        BadInput: no margins, or one that is no finite number.
     """
     if isinstance(margins, Mapping):
         named = {name: [float(value) for value in values] for name, values in margins.items()}
     else:
         named = {"": [float(value) for _, value in margins]}
+    strange = sum(not np.isfinite(value) for values in named.values() for value in values)
+    named = {name: [v for v in values if np.isfinite(v)] for name, values in named.items()}
+    named = {name: values for name, values in named.items() if values}
     every = [value for values in named.values() for value in values]
-    if not every or not all(named.values()):
-        raise BadInput("no reward margins to draw: no pairs were held out of training")
-    if not np.isfinite(every).all():
-        raise BadInput("a reward margin is not a finite number; has the training diverged?")
-    wide = max(1e-6, *(abs(value) for value in every))
+    wide = max([1e-6, *(abs(value) for value in every)])
     edges = np.linspace(-wide, wide, 2 * min(20, max(4, len(every) // 4)) + 1)
     shares = {name: float(np.mean(np.array(v) > 0)) for name, v in named.items()}
     text = ", ".join(f"{name} {percent(s)}".strip() for name, s in shares.items())
     message = f"Held-out pairs the right way round: {text}."
+    if not named:
+        message = "No pair was held out of training: there are no margins to show."
     data = []
     with house_style():
         drawing = new_drawing()
@@ -73,6 +74,7 @@ def margin_histogram(
         axes.set(xlabel="reward margin, chosen minus rejected (nats)", ylabel="pairs")
         axes.tick_params(axis="x", colors=GREY)
         counts = ", ".join(f"{name} {len(v)}".strip() for name, v in named.items())
-        note = f"n pairs: {counts}. Left of zero: the rejected text is still preferred."
+        note = f"n pairs: {counts or 0}. Left of zero: the rejected text is still preferred."
+        note += f" Not finite and not drawn: {strange}." if strange else ""
         write_title(drawing, message, note=note, is_mini=is_mini)
     return Figure(drawing, "reward_margins", message, f"{message} Histogram of margins.", data)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hadpo.figures import invented_objects, length_against_hallucination, margin_histogram
-from hadpo.records import BadInput, Evidence, Region, Verdict
+from hadpo.records import BadInput, Evidence, Pair, Region, Verdict
 from hadpo.tables import MINI, read_results
 
 
@@ -90,6 +90,21 @@ def test_margins_are_counted_in_bins_and_their_sign_is_the_message():
     assert sum(row["pairs"] for row in figure.data if row["run"] == "a") == 4
     assert sum(row["pairs"] for row in figure.data if row["run"] == "b") == 2
     assert MINI in "".join(text.get_text() for text in figure.drawing.texts)
-    for margins, message in (([], "no pairs were held out"), ({"a": [float("nan")]}, "not a fini")):
-        with pytest.raises(BadInput, match=message):
-            margin_histogram(margins)
+
+
+def test_margins_come_with_their_pairs_and_may_be_none_or_not_finite():
+    pair = Pair(
+        pair_id="1",
+        image_id="1",
+        image="x.png",
+        instruction="?",
+        chosen="a",
+        rejected="b",
+        kind="description",
+        source="made up",
+    )
+    figure = margin_histogram([(pair, 0.5), (pair, -0.1), (pair, float("nan"))])
+    assert figure.title.endswith("50.0 %.") and sum(row["pairs"] for row in figure.data) == 2
+    assert "Not finite and not drawn: 1" in "".join(t.get_text() for t in figure.drawing.texts)
+    nothing = margin_histogram([])
+    assert nothing.title.startswith("No pair was held out") and nothing.png()

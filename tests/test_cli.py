@@ -10,7 +10,7 @@ import pytest
 from hadpo import config
 from hadpo.runs.run import open_run
 
-COMMANDS = ("run", "stage", "list", "show", "compare", "doctor")
+COMMANDS = ("run", "stage", "list", "show", "compare", "audit", "report", "export", "doctor")
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +110,12 @@ def test_every_command_has_help_with_an_example(command):
     done = hadpo(command, "--help")
     assert done.returncode == 0
     assert f"Example: hadpo {command}" in done.stdout
+
+
+def test_a_pasted_table_is_audited(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("model,acc,prec,recall,f1,yes\nbase,51.46,50.74,99.53,67.72,98.06\n")
+    done = hadpo("audit", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "F1 67.72, the other cells give 67.22" in done.stdout
+    assert hadpo("audit", str(tmp_path / "no.csv")).returncode == 2

@@ -150,6 +150,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "pairs_folder": "${HADPO_DATA}/hadpo",
     "epochs": 2.0,
     "height_bug_compat": True,
+    "on_difference": "note",
 }
 CASES = [
     (stage, name)

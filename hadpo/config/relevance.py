@@ -24,6 +24,7 @@ _MINED = _Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mi
 _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
+_NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -38,6 +39,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_test_images": _WORLD,
     "epochs": _BY_EPOCHS,
     "height_bug_compat": _READING_JUDGE,
+    "on_difference": _NAMED_RUNS,
 }
 
 

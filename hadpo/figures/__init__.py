@@ -10,9 +10,11 @@ from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
+from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.figures.gallery import Gallery, compare, hallucination_cards
 from hadpo.figures.lengths import length_figure
+from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 
@@ -31,7 +33,10 @@ __all__ = [
     "evidence_cards",
     "hallucination_card",
     "hallucination_cards",
+    "invented_objects",
+    "length_against_hallucination",
     "length_figure",
+    "margin_histogram",
     "mask_picture",
     "pair_card",
     "pair_cards",

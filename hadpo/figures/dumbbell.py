@@ -90,7 +90,7 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
     found: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
     for row in rows:
         for name in names:
-            if name in row.values:
+            if name in row.values and row.unit != "points":
                 key = (row.backbone, row.benchmark, row.split, name)
                 values = found.setdefault(key, {"base": None, "tuned": None})
                 values["base" if row.is_base else "tuned"] = row.values[name]

@@ -1,6 +1,7 @@
 """Pictures of a whole stage: drawn from its files, saved with their data, shown in one column."""
 
 import html
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import best_and_worst
 from hadpo.figures.curves import training_curves
+from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.records import BadInput, Evidence, Question, Verdict, read_jsonl
 from hadpo.runs import Run, read_manifest
@@ -71,6 +73,9 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
         wanted["dumbbell"] = partial(dumbbell, whole)
         wanted["POPE"] = partial(pope_bars, metrics, is_mini=first.is_mini)
         wanted["SHR"] = partial(shr_bars, metrics, is_mini=first.is_mini)
+        wanted["length"] = partial(length_against_hallucination, first)
+        for model in ("base", "merged"):
+            wanted[f"invented objects, {model}"] = partial(_invented, first, model)
         wanted["curves"] = partial(training_curves, log, is_mini=first.is_mini)
         wanted["card"] = partial(_best_card, first)
     elif published:
@@ -101,3 +106,28 @@ def _best_card(result: tables.RunResults) -> Card:
     assert isinstance(best, Card)
     note = f"Of all descriptions of {result.name} the one that gained most, not a typical one."
     return replace(best, name="hallucination_card", note=f"{note} {best.note}")
+
+
+def _invented(result: tables.RunResults, model: str) -> Figure:
+    """The objects that a model of one run invents, from the files of its stages."""
+    evaluated, prepared = (result.folders.get(stage) for stage in ("evaluate", "prepare"))
+    files = [
+        folder / name
+        for folder, name in (
+            (evaluated, "verdicts.jsonl"),
+            (prepared, "evidence.jsonl"),
+            (prepared, "questions.jsonl"),
+            (prepared, "vocabulary.json"),
+        )
+        if folder is not None
+    ]
+    absent = [path.name for path in files if not path.is_file()]
+    if absent or not files:
+        raise BadInput(f"run {result.name!r} has no {', '.join(absent) or 'folder'}")
+    verdicts = list(read_jsonl(files[0], Verdict))
+    known = {e.image_id: e for e in read_jsonl(files[1], Evidence)}
+    questions = read_jsonl(files[2], Question)
+    evidence = {q.question_id: known[q.image_id] for q in questions if q.image_id in known}
+    objects = json.loads(files[3].read_text(encoding="utf-8")).get("objects", ())
+    names = [name if isinstance(name, str) else str(name[0]) for name in objects]
+    return invented_objects(verdicts, evidence, names, model=model, is_mini=result.is_mini)

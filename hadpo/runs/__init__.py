@@ -1,7 +1,9 @@
 """Runs: folders `runs/<name>/<stage>/`, each with a manifest that tells what was asked and done."""
 
+from hadpo.runs.export import export
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 from hadpo.runs.parameters import check_names, run_name
+from hadpo.runs.report import join_reports
 from hadpo.runs.run import BadEnvironment, Run, open_run, start
 
 __all__ = [
@@ -9,6 +11,8 @@ __all__ = [
     "Manifest",
     "Run",
     "check_names",
+    "export",
+    "join_reports",
     "list_manifests",
     "open_run",
     "read_manifest",

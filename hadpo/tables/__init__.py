@@ -5,43 +5,69 @@ in a notebook and writes Markdown, HTML, LaTeX and CSV. Fractions in CSV, percen
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hadpo.records import BadInput
 from hadpo.runs import Run
-from hadpo.tables._table import FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table
+from hadpo.tables.comparable import check_comparable, differences
 from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
 from hadpo.tables.facts import facts
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
+from hadpo.tables.mcnemar import mcnemar, mcnemar_table
 from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
 from hadpo.tables.overview import overview
+from hadpo.tables.pasted import read_pasted
 from hadpo.tables.pope import confusion_rows, pope_table
-from hadpo.tables.reported import REPORTED, ReportedRow, matching, read_reported, reported_tables
+from hadpo.tables.reported import (
+    REPORTED,
+    ReportedRow,
+    audit_reported,
+    matching,
+    read_reported,
+    reported_tables,
+)
 from hadpo.tables.results import RunResults, items_of, read_results
+from hadpo.tables.story import Story, audit_story, results_story
 
 __all__ = [
+    "DAGGER",
     "FORMATS",
     "MEASURES",
     "MINI",
     "MISSING",
     "MODELS",
     "REPORTED",
+    "Audit",
+    "Finding",
     "Measure",
+    "PopeRow",
     "ReportedRow",
     "RunResults",
+    "Story",
     "Table",
     "Tables",
+    "audit",
+    "audit_reported",
+    "audit_story",
+    "audit_table",
+    "check_comparable",
     "compare",
     "compare_runs",
     "comparison",
     "confusion_rows",
     "controls",
     "covers_zero",
+    "differences",
     "every_run",
     "facts",
     "items_of",
     "matching",
+    "mcnemar",
+    "mcnemar_table",
     "mean_interval",
     "measure_of",
     "model_title",
@@ -50,10 +76,12 @@ __all__ = [
     "pope_table",
     "published",
     "published_rows",
+    "read_pasted",
     "read_reported",
     "read_results",
     "render",
     "reported_tables",
+    "results_story",
     "run_index",
     "run_results",
     "t_quantile",
@@ -66,7 +94,9 @@ def compare(run: Run) -> list[Table]:
     Raises:
         BadInput: a run that is not evaluated, or published numbers that are not there.
     """
-    tables = _tables(run_results(run), published_rows(run))
+    results = run_results(run)
+    anyway = run.settings.on_difference == "note"
+    tables = _tables(results, published_rows(run), anyway=anyway)
     written = [path.name for table in tables for path in table.write(run.path("tables"))]
     run.note(tables=written)
     return tables
@@ -100,16 +130,24 @@ def compare_runs(
     runs_folder: Path,
     reported: Sequence[str] = ("hadpo",),
     reported_backbone: str = "",
+    anyway: bool = False,
 ) -> list[Table]:
     """All tables of the evaluated runs `names`, without writing anything.
 
+    Args:
+        names: of the runs.
+        runs_folder: where they lie.
+        reported: systems in papers_results/reported.
+        reported_backbone: keep only the published rows of this backbone.
+        anyway: compare runs with other questions, reading or judge too; a footnote says so.
+
     Raises:
-        BadInput: no names, a run twice, not there or not evaluated.
+        BadInput: no names, a run twice, not there, not evaluated, or not comparable.
     """
     if not names:
         raise BadInput("an empty comparison: name at least one evaluated run")
     results = [read_results(name, runs_folder) for name in names]
-    return _tables(results, read_reported(reported, backbone=reported_backbone))
+    return _tables(results, read_reported(reported, backbone=reported_backbone), anyway=anyway)
 
 
 def render(tables: Sequence[Table], form: str) -> str:
@@ -121,9 +159,14 @@ def render(tables: Sequence[Table], form: str) -> str:
     return "\n".join(table.to(form) for table in tables)
 
 
-def _tables(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> list[Table]:
+def _tables(
+    results: Sequence[RunResults], reported: Sequence[ReportedRow], *, anyway: bool
+) -> list[Table]:
     if not results:
         return reported_tables(reported)
+    if not anyway:
+        check_comparable(results)
+    warnings = tuple(f"Not comparable, shown on request: {d}." for d in differences(results))
     settings = results[0].settings.get("evaluate", {})
     samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
     whole = comparison(results, reported, samples=samples, seed=seed)
@@ -131,8 +174,9 @@ def _tables(results: Sequence[RunResults], reported: Sequence[ReportedRow]) -> l
     tables += [controls(results, samples=samples, seed=seed)]
     if len(results) > 1:
         tables.append(every_run(results, reported, samples=samples, seed=seed))
-    tables += [pope_table(results), *reported_tables(reported)]
-    return [table for table in tables if table is not None]
+    tables += [pope_table(results), mcnemar_table(results)]
+    ours = [replace(t, notes=(*warnings, *t.notes)) for t in tables if t is not None]
+    return [*ours, *reported_tables(reported)]
 
 
 def _names(text: str) -> list[str]:

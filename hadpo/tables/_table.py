@@ -11,9 +11,10 @@ from hadpo.records import BadInput
 
 MINI = "mini: it teaches, it is not a result"
 MISSING = "-"  # nothing was measured or published; never blank, never zero
+DAGGER = "\N{DAGGER}"  # on a published cell that cannot be right
 _CELLS = "text-align: left; padding: 2px 8px"
 FORMATS = ("md", "html", "tex", "csv")
-_LATEX = {"→": r"$\to$", "±": r"$\pm$"}
+_LATEX = {"→": r"$\to$", "±": r"$\pm$", DAGGER: r"$\dagger$"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,12 +6,10 @@ from typing import Any
 from hadpo.records import BadInput
 from hadpo.tables import notes
 from hadpo.tables._table import Table, frame_of, show, show_frame
+from hadpo.tables.matrices import CELLS, COUNTS
 from hadpo.tables.measures import WORDS, measure_of, model_title
 from hadpo.tables.results import RunResults
 from hadpo.tables.rows import models_of
-
-COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
-METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
 
 def confusion_rows(results: Sequence[RunResults]) -> list[dict[str, Any]]:
@@ -26,7 +24,7 @@ def confusion_rows(results: Sequence[RunResults]) -> list[dict[str, Any]]:
                     continue
                 row = {"run": result.name, "split": split, "model": model, "n": accuracy.n}
                 row["n_unreadable"] = result.unreadable(("pope", split, "accuracy", model))
-                for name in (*COUNTS, *METRICS):
+                for name in (*COUNTS, *CELLS):
                     row[name] = result.value(("pope", split, name, model))
                 row["words_per_answer"] = result.value(("pope", split, WORDS, model))
                 rows.append(row | {"is_mini": result.is_mini})
@@ -49,19 +47,19 @@ def pope_table(results: Sequence[RunResults]) -> Table | None:
             head: show(row[name], is_fraction=False, digits=0) for name, head in heads.items()
         }
         texts |= {
-            measure_of("pope", name).title: show(row[name], is_fraction=True) for name in METRICS
+            measure_of("pope", name).title: show(row[name], is_fraction=True) for name in CELLS
         }
         words = show(row["words_per_answer"], is_fraction=False, digits=1)
         cells.append(texts | {"Words per answer": words})
     columns = ["Split", "Model", *[heads[c] for c in COUNTS]]
-    columns += [measure_of("pope", name).title for name in METRICS]
+    columns += [measure_of("pope", name).title for name in CELLS]
     columns += ["n", "Unreadable", "Words per answer"]
     return Table(
         name="pope",
         caption="POPE: what was said to which questions",
         frame=frame_of(
             rows,
-            ("run", "split", "model", *COUNTS, *METRICS, "n", "n_unreadable", WORDS, "is_mini"),
+            ("run", "split", "model", *COUNTS, *CELLS, "n", "n_unreadable", WORDS, "is_mini"),
         ),
         shown=show_frame(cells, columns if len(results) == 1 else ["Run", *columns]),
         notes=(

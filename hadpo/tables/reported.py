@@ -9,7 +9,9 @@ from pathlib import Path
 from hadpo.config import ROOT
 from hadpo.plugins import choices
 from hadpo.records import BadInput
-from hadpo.tables._table import MISSING, Table, frame_of, show_frame
+from hadpo.tables._table import DAGGER, MISSING, Table, frame_of, show_frame
+from hadpo.tables.audit import Audit, audit, audit_table
+from hadpo.tables.pasted import rows_from
 
 REPORTED = ROOT / "papers_results" / "reported"
 FACTS = ("backbone", "split", "model", "unit", "n", "table", "source", "date", "note")
@@ -94,36 +96,69 @@ def matching(rows: Sequence[ReportedRow], backbone: str) -> list[ReportedRow]:
 
 
 def reported_tables(rows: Sequence[ReportedRow]) -> list[Table]:
-    """One table per system and benchmark, as published; disputed rows carry their note."""
+    """One table per system and benchmark, as published; disputed rows carry their note.
+
+    POPE tables are audited: the cells that no confusion matrix explains carry a dagger, and the
+    audit follows as a table of its own.
+    """
     groups: dict[tuple[str, str], list[ReportedRow]] = {}
     for row in rows:
         groups.setdefault((row.system, row.benchmark), []).append(row)
-    return [_table(system, benchmark, group) for (system, benchmark), group in groups.items()]
+    tables = []
+    for (system, benchmark), group in groups.items():
+        found = audit_reported(group) if benchmark == "pope" else None
+        tables.append(_table(system, benchmark, group, found))
+        if found is not None:
+            caption = f"Audit of the POPE numbers of {system}: where each printed row comes from"
+            tables.append(audit_table(found, name=f"audit_{system}_pope", caption=caption))
+    return tables
 
 
-def _table(system: str, benchmark: str, rows: Sequence[ReportedRow]) -> Table:
+def audit_reported(rows: Sequence[ReportedRow]) -> Audit:
+    """The audit of published POPE rows, one finding a row, in their order."""
+    return audit(
+        [
+            rows_from(
+                row.printed,
+                unit=row.unit,
+                backbone=row.backbone,
+                split=row.split,
+                model=row.model,
+                n=row.n,
+            )
+            for row in rows
+        ]
+    )
+
+
+def _table(system: str, benchmark: str, rows: Sequence[ReportedRow], found: Audit | None) -> Table:
     metrics = list(rows[0].values)
     marks: dict[str, str] = {}  # note -> its letter
+    wrong = [finding.cells for finding in found.findings] if found else [frozenset()] * len(rows)
     values, cells = [], []
-    for row in rows:
+    for row, flagged in zip(rows, wrong, strict=True):
         facts = {name: getattr(row, name) for name in FACTS if name != "unit"}
         values.append(facts | dict(row.values))
         mark = marks.setdefault(row.note, chr(ord("a") + len(marks))) if row.note else MISSING
         texts = {"backbone": row.backbone, "split": row.split, "model": row.model}
-        texts |= dict(row.printed)
+        texts |= {m: text + f" {DAGGER}" * (m in flagged) for m, text in row.printed.items()}
         cells.append(texts | {"n": str(row.n or MISSING), "note": mark})
-    sources = sorted({f"{row.source} ({row.date})" for row in rows})
+    sources = sorted({f"{row.source} ({_dated(row.date)})" for row in rows})
     units = " and ".join(sorted({row.unit for row in rows}))
+    notes = [f"{mark}: {note}." for note, mark in marks.items()]
+    if any(wrong):
+        notes.insert(0, f"{DAGGER}: no confusion matrix explains this cell; see the audit.")
     return Table(
         name=f"reported_{system}_{benchmark}",
         caption=f"Published numbers of {system} on {benchmark}, {units} as printed",
         frame=frame_of(values, ["backbone", "split", "model", *metrics, *FACTS[4:]]),
         shown=show_frame(cells, ["backbone", "split", "model", *metrics, "n", "note"]),
-        notes=(
-            *(f"{mark}: {note}." for note, mark in marks.items()),
-            f"Source: {'; '.join(sources)}.",
-        ),
+        notes=(*notes, f"Source: {'; '.join(sources)}."),
     )
+
+
+def _dated(date: str) -> str:
+    return "date not known" if date == MISSING else date
 
 
 def _read(path: Path) -> Iterator[ReportedRow]:

@@ -1,5 +1,7 @@
 """What an evaluated run left behind: metrics, manifests, and the items that the metrics rest on."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +19,20 @@ Sums = dict[str, tuple[float, float]]  # image_id -> numerator, denominator
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """One run's evaluation; `items` are the per-image sums behind each ratio."""
+    """One run's evaluation.
+
+    `items` are the per-image sums behind each ratio; `right` says of each yes/no question whether
+    it was answered rightly (benchmark, split, model); `asked` is a hash of the questions that were
+    answered, and their number (benchmark, split).
+    """
 
     name: str
     recipe: str
     is_mini: bool
     metrics: Mapping[Key, Metric]
     items: Mapping[Key, Sums] = field(default_factory=dict)
+    right: Mapping[tuple[str, str, str], Mapping[str, bool]] = field(default_factory=dict)
+    asked: Mapping[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)  # section -> setting -> value
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the evaluate stage noted
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +111,8 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         is_mini=manifest.is_mini,
         metrics={(m.benchmark, m.split, m.name, m.model): m for m in metrics},
         items=items_of(answers, questions, verdicts),
+        right=right_answers(answers, questions),
+        asked=asked_questions(answers, questions),
         settings=settings,
         facts=manifest.facts,
         versions=manifest.versions,
@@ -149,6 +160,35 @@ def items_of(
             old = images.get(answer.image_id, (0.0, 0.0))
             images[answer.image_id] = (old[0] + over, old[1] + under)
     return found
+
+
+def right_answers(
+    answers: Sequence[Answer], questions: Sequence[Question]
+) -> dict[tuple[str, str, str], dict[str, bool]]:
+    """Of every yes/no question, by benchmark, split and model: was it answered rightly?"""
+    labels = {q.question_id: q.label for q in questions if q.label in ("yes", "no")}
+    found: dict[tuple[str, str, str], dict[str, bool]] = {}
+    for a in answers:
+        if a.question_id in labels:
+            place = found.setdefault((a.benchmark, a.split, a.model), {})
+            place[a.question_id] = text.yes_no_upstream(a.text) == labels[a.question_id]
+    return found
+
+
+def asked_questions(
+    answers: Sequence[Answer], questions: Sequence[Question]
+) -> dict[tuple[str, str], tuple[str, int]]:
+    """A hash of the answered questions of each benchmark and split, and how many they are."""
+    answered = {answer.question_id for answer in answers}
+    lines: dict[tuple[str, str], list[str]] = {}
+    for q in questions:
+        if q.question_id in answered:
+            content = json.dumps([q.question_id, q.image_id, q.text, q.label])
+            lines.setdefault((q.benchmark, q.split), []).append(content)
+    return {
+        place: (hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest(), len(found))
+        for place, found in lines.items()
+    }
 
 
 def _judged_only(

@@ -1,4 +1,6 @@
+import importlib.util
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,13 @@ def metrics() -> list[Metric]:
             words_per_answer=40 + 20 * share,
         )
     return found
+
+
+@pytest.fixture(scope="module")
+def write_run() -> Callable[..., None]:
+    path = Path(__file__).parents[1] / "tables" / "made_up_run.py"
+    spec = importlib.util.spec_from_file_location("made_up_run", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_run

@@ -1,7 +1,5 @@
 """The pictures of whole stages, on made-up runs opened as the notebooks open them."""
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,6 @@ from hadpo import figures, tables
 from hadpo.records import BadInput, Evidence, Pair, Question, Region, write_jsonl
 from hadpo.runs import Run
 from hadpo.runs.run import open_run
-
-
-@pytest.fixture(scope="module")
-def write_run() -> Callable[..., None]:
-    path = Path(__file__).parents[1] / "tables" / "made_up_run.py"
-    spec = importlib.util.spec_from_file_location("made_up_run", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_run
 
 
 @pytest.fixture
@@ -51,6 +39,7 @@ def test_one_run_has_all_pictures_of_the_comparison(runs: Path, monkeypatch):
         "dumbbell",
         "pope_bars",
         "shr_bars",
+        "shr_length",
         "training_curves",
         "hallucination_card",
     ]
@@ -65,7 +54,9 @@ def test_one_run_has_all_pictures_of_the_comparison(runs: Path, monkeypatch):
     assert "run-s1 the one that gained most" in card.note and tables.MINI in card.note
     with Image.open(run.folder / "figures" / "hallucination_card.png") as picture:
         assert picture.format == "PNG" and picture.width > 900
-    assert gallery._repr_html_().count("<img") == 5 and not gallery.missing
+    assert gallery._repr_html_().count("<img") == 6
+    missing = "run 'run-s1' has no vocabulary.json"  # nor has the made-up run
+    assert gallery.missing == [f"invented objects, {m}: {missing}" for m in ("base", "merged")]
     assert set(run.manifest.facts["figures"]) == names(run)
 
 
@@ -83,7 +74,8 @@ def test_published_numbers_alone_have_a_picture(tmp_path: Path, monkeypatch):
     gallery = figures.compare(run, tables.compare(run))
     assert [p.name for p in gallery.pictures] == ["published"]
     rows = gallery.pictures[0].data
-    assert len(rows) == 12
+    assert len(rows) == 15  # HA-DPO: nine of POPE and three of SHR; LRV V1 by a user: three of POPE
+    assert all(r["tuned"] <= 1 for r in rows)  # no score of GAVIE among the percents
     shr = [r for r in rows if (r["backbone"], r["benchmark"]) == ("llava-1.5-7b", "shr")]
     assert [(r["base"], r["tuned"]) for r in shr] == [pytest.approx((0.367, 0.340))]
 
@@ -97,7 +89,14 @@ def test_what_was_not_evaluated_is_named_and_not_drawn(runs: Path, monkeypatch):
     run = opened(runs, monkeypatch, "mini/llava", "run-s1")
     gallery = figures.compare(run, tables.compare(run))
     assert [p.name for p in gallery.pictures] == ["dumbbell", "pope_bars"]
-    assert [m.split(":")[0] for m in gallery.missing] == ["SHR", "curves", "card"]
+    assert [m.split(":")[0] for m in gallery.missing] == [
+        "SHR",
+        "length",
+        "invented objects, base",
+        "invented objects, merged",
+        "curves",
+        "card",
+    ]
     assert "no SHR among the metrics" in gallery._repr_html_()
 
 
@@ -107,10 +106,11 @@ def test_the_card_is_of_the_images_of_the_run_that_was_started_from(
     write_run(runs, "again", seed=5, earlier="run-s1")
     run = opened(runs, monkeypatch, "mini/llava", "again")
     gallery = figures.compare(run, tables.compare(run))
-    assert gallery.pictures[-1].name == "hallucination_card" and not gallery.missing
+    assert gallery.pictures[-1].name == "hallucination_card"
+    assert all("vocabulary.json" in m for m in gallery.missing)  # the made-up run has none
     (runs / "run-s1" / "prepare" / "evidence.jsonl").unlink()
     gallery = figures.compare(run, tables.compare(run))
-    assert [m.split(":")[0] for m in gallery.missing] == ["card"]
+    assert gallery.missing[-1].startswith("card: ")
 
 
 def test_a_note_of_what_was_not_drawn_is_text_and_not_markup():

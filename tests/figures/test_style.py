@@ -70,6 +70,7 @@ def test_a_mini_picture_says_so(make, steps, metrics):
 
 def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
     of_tables = {"dumbbell", "published_dumbbell", "compare", "hallucination_cards"}
+    of_tables |= {"length_against_hallucination"}  # a run's results say it themselves
     of_records = set()
     for name in set(hadpo.figures.__all__) - of_tables - {"read_steps", "smooth"}:
         made = getattr(hadpo.figures, name)
@@ -78,7 +79,7 @@ def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
             given = inspect.signature(made).parameters["is_mini"]
             assert given.default is inspect.Parameter.empty, name
             assert given.kind is inspect.Parameter.KEYWORD_ONLY, name
-    assert len(of_records) == 13
+    assert len(of_records) == 15
 
 
 def test_the_users_own_style_is_left_alone():

@@ -167,7 +167,7 @@ def test_a_metric_without_a_value_is_a_dash(runs_folder: Path):
 
 def test_every_table_of_a_mini_run_says_mini_and_the_notes_say_how(runs_folder: Path):
     for table in compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder):
-        assert (MINI in table.to_markdown()) == (not table.name.startswith("reported"))
+        assert (MINI in table.to_markdown()) == (not table.name.startswith(("reported", "audit")))
     text = compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder)[1].to_markdown()
     for piece in (
         "Judge: oracle",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hadpo.records import BadInput
-from hadpo.tables import REPORTED, matching, read_reported, reported_tables
+from hadpo.tables import DAGGER, REPORTED, matching, read_reported, reported_tables
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 WRONG = {  # spec of the published tables: the cells that no confusion matrix gives, as printed
@@ -157,7 +157,7 @@ def test_a_line_with_a_cell_too_few_is_refused(tmp_path: Path):
 
 def test_tables_show_the_digits_as_printed_and_mark_the_disputed():
     tables = {table.name: table for table in reported_tables(read_reported(["hadpo"]))}
-    assert list(tables) == ["reported_hadpo_pope", "reported_hadpo_shr"]
+    assert list(tables) == ["reported_hadpo_pope", "audit_hadpo_pope", "reported_hadpo_shr"]
     shown = tables["reported_hadpo_pope"].shown
     assert len(shown) == 18
     assert list(shown["yes_ratio"])[:2] == ["98.66", "42.20"]  # the trailing zero stays
@@ -166,4 +166,37 @@ def test_tables_show_the_digits_as_printed_and_mark_the_disputed():
         zip(marked["backbone"], marked["split"], strict=True)
     )
     text = tables["reported_hadpo_pope"].to_markdown()
-    assert "87.87" in text and "no confusion" not in text
+    assert "87.87" in text and "no confusion matrix explains this cell" in text
+    assert [cell for cell in [*shown["f1"], *shown["yes_ratio"]] if DAGGER in cell] == [
+        f"67.72 {DAGGER}",
+        f"87.81 {DAGGER}",
+        f"50.03 {DAGGER}",
+    ]
+    assert r"$\dagger$" in tables["reported_hadpo_pope"].to_latex()
+
+
+def test_gavie_holds_eight_models_as_published():
+    rows = [row for row in read_reported(["lrv"]) if row.benchmark == "gavie"]
+    assert {r.backbone: (r.printed["accuracy"], r.printed["relevancy"]) for r in rows} == {
+        "llava-1.0-7b": ("4.36", "6.11"),
+        "llava-1.5-7b": ("6.42", "8.20"),
+        "minigpt4-v1-7b": ("4.14", "5.81"),
+        "minigpt4-v2-7b": ("6.01", "8.10"),
+        "mplug-owl-7b": ("4.84", "6.35"),
+        "instructblip-7b": ("5.93", "7.34"),
+        "mmgpt-7b": ("0.91", "1.79"),
+        "lrv-7b": ("6.58", "8.46"),
+    }
+    assert "V1 or V2" in next(r.note for r in rows if r.model == "LRV-Instruction")
+
+
+def test_contested_claims_carry_both_sides():
+    [claim] = [row for row in read_reported(["lrv"]) if row.benchmark == "mme"]
+    assert (claim.printed["perception"], claim.values["perception"]) == ("1299.78", 1299.78)
+    assert "contested" in claim.note
+    users = read_reported(["lrv-users"])
+    measured = [row.values["perception"] for row in users if row.benchmark == "mme"]
+    assert measured == [600, 700, pytest.approx(1084.41, abs=0.01)]
+    accuracy = {(r.split, r.model): r.values["accuracy"] for r in users if r.benchmark == "pope"}
+    for split in ("random", "popular", "adversarial"):  # worse than its own base, everywhere
+        assert accuracy[split, "LRV-V1"] < accuracy[split, "base"]

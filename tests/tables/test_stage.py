@@ -26,15 +26,15 @@ def test_a_run_is_compared_with_the_published_numbers(runs: Path, monkeypatch):
     run = opened(runs, monkeypatch, "run-s1")
     tables = compare(run)
     names = [table.name for table in tables]
-    published = ["reported_hadpo_pope", "reported_hadpo_shr"]
-    assert names == ["overview", "comparison", "controls", "pope", *published]
+    published = ["reported_hadpo_pope", "audit_hadpo_pope", "reported_hadpo_shr"]
+    assert names == ["overview", "comparison", "controls", "pope", "mcnemar", *published]
     folder = run.folder / "tables"
     assert {p.name for p in folder.iterdir()} == {
         f"{name}.{form}" for name in names for form in ("md", "html", "tex", "csv")
     }
     text = (folder / "comparison.md").read_text()
     assert MINI in text and "89.60" in text  # LLaVA's published accuracy stands beside
-    assert len(tables[4].frame) == 6  # the recipe keeps one backbone's rows
+    assert len(tables[5].frame) == 6  # the recipe keeps one backbone's rows
     before = {p: p.read_bytes() for p in folder.iterdir()}
     compare(run)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
@@ -45,7 +45,7 @@ def test_several_runs_and_no_published_numbers(runs: Path, monkeypatch):
         runs, monkeypatch, "both", run_names="run-s1, run-s2", reported="", reported_backbone=""
     )
     names = [table.name for table in compare(run)]
-    assert names == ["overview", "comparison", "controls", "every_run", "pope"]
+    assert names == ["overview", "comparison", "controls", "every_run", "pope", "mcnemar"]
     text = (run.folder / "tables" / "every_run.md").read_text()
     assert text.count("run-s1 ") == text.count("run-s2 ") > 10
 
@@ -55,9 +55,19 @@ def test_the_recipe_reported_needs_no_run_and_names_none(tmp_path: Path, monkeyp
     for name in ("one", "another"):
         monkeypatch.setenv("HADPO_RUNS", str(tmp_path / name))
         run = open_run("compare", "reported", name, {})
-        assert [len(table.frame) for table in compare(run)] == [18, 6]
+        sizes = {table.name: len(table.frame) for table in compare(run)}
+        assert sizes == {
+            "reported_hadpo_pope": 18,
+            "audit_hadpo_pope": 18,
+            "reported_hadpo_shr": 6,
+            "reported_lrv_gavie": 8,
+            "reported_lrv_mme": 1,
+            "reported_lrv-users_mme": 3,
+            "reported_lrv-users_pope": 6,
+            "audit_lrv-users_pope": 6,
+        }
         files = sorted((run.folder / "tables").iterdir())
-        assert len(files) == 8
+        assert len(files) == 4 * len(sizes)
         written.append([(p.name, p.read_bytes()) for p in files])
     assert written[0] == written[1]
     assert not any(str(tmp_path).encode() in content for _, content in written[0])

@@ -1,4 +1,4 @@
-"""The command line: `hadpo run`, `stage`, `list`, `show`, `compare`, `doctor`, ..."""
+"""The command line: `hadpo run`, `stage`, `doctor`, ...; `results` has those that look at runs."""
 
 import json
 import logging
@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hadpo import __version__, config, runs
+from hadpo.cli import results
+from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 from hadpo.runs import execute
@@ -25,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(results.commands)
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
 Settings = Annotated[
@@ -32,7 +35,6 @@ Settings = Annotated[
 ]
 Force = Annotated[bool, typer.Option(help="delete what the run has of these stages, and redo them")]
 DryRun = Annotated[bool, typer.Option(help="check everything and print the plan; run nothing")]
-AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 def main() -> None:
@@ -94,60 +96,6 @@ def stage(
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
     overrides = _overrides(parameter)
     _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
-
-
-@app.command("list")
-def list_runs(as_json: AsJson = False) -> None:
-    """List all runs: stage, status, recipe, key numbers, duration.
-
-    Example: hadpo list --json
-    """
-    from hadpo import tables
-
-    if as_json:
-        typer.echo(json.dumps([vars(m) for m in runs.list_manifests(config.runs_folder())]))
-        return
-    typer.echo(tables.run_index(config.runs_folder()).to_markdown())
-
-
-@app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="a run's name")], as_json: AsJson = False
-) -> None:
-    """Show the manifests of one run.
-
-    Example: hadpo show mini-llava
-    """
-    folder = config.runs_folder() / name
-    found = [m for m in runs.list_manifests(config.runs_folder()) if m.name == name]
-    if not found:
-        names = {m.name for m in runs.list_manifests(config.runs_folder())}
-        raise BadInput(f"no run {name!r} in {config.runs_folder()}; {choices(name, names)}")
-    if as_json:
-        typer.echo(json.dumps([vars(m) for m in found]))
-        return
-    for manifest in found:
-        typer.echo(
-            f"{manifest.stage:9} {manifest.status:12} {manifest.duration_seconds:8.1f} s  "
-            f"{folder / manifest.stage / 'report.html'}"
-        )
-        for key, value in (manifest.overrides | {"error": manifest.error}).items():
-            if value:
-                typer.echo(f"          {key} = {value}")
-
-
-@app.command()
-def compare(
-    names: Annotated[list[str], typer.Argument(help="runs to compare")],
-    format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",
-) -> None:
-    """Print runs beside the published numbers.
-
-    Example: hadpo compare mini-llava mini-llava-seed1 --format md
-    """
-    from hadpo import tables
-
-    typer.echo(tables.render(tables.compare_runs(names, runs_folder=config.runs_folder()), format))
 
 
 @app.command()

@@ -1,0 +1,116 @@
+"""The commands that look at what is there: `list`, `show`, `compare`, `audit`, ..."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hadpo import config, runs
+from hadpo.plugins import choices
+from hadpo.records import BadInput
+
+commands = typer.Typer()
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+
+@commands.command("list")
+def list_runs(as_json: AsJson = False) -> None:
+    """List all runs: stage, status, recipe, key numbers, duration.
+
+    Example: hadpo list --json
+    """
+    from hadpo import tables
+
+    if as_json:
+        typer.echo(json.dumps([vars(m) for m in runs.list_manifests(config.runs_folder())]))
+        return
+    typer.echo(tables.run_index(config.runs_folder()).to_markdown())
+
+
+@commands.command()
+def show(
+    name: Annotated[str, typer.Argument(help="a run's name")], as_json: AsJson = False
+) -> None:
+    """Show the manifests of one run.
+
+    Example: hadpo show mini-llava
+    """
+    folder = config.runs_folder() / name
+    found = [m for m in runs.list_manifests(config.runs_folder()) if m.name == name]
+    if not found:
+        names = {m.name for m in runs.list_manifests(config.runs_folder())}
+        raise BadInput(f"no run {name!r} in {config.runs_folder()}; {choices(name, names)}")
+    if as_json:
+        typer.echo(json.dumps([vars(m) for m in found]))
+        return
+    for manifest in found:
+        typer.echo(
+            f"{manifest.stage:9} {manifest.status:12} {manifest.duration_seconds:8.1f} s  "
+            f"{folder / manifest.stage / 'report.html'}"
+        )
+        for key, value in (manifest.overrides | {"error": manifest.error}).items():
+            if value:
+                typer.echo(f"          {key} = {value}")
+
+
+@commands.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="runs to compare")],
+    format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",
+    anyway: Annotated[
+        bool, typer.Option(help="also runs with other questions, reading or judge")
+    ] = False,
+) -> None:
+    """Print runs beside the published numbers.
+
+    Example: hadpo compare mini-llava mini-llava-seed1 --format md
+    """
+    from hadpo import tables
+
+    found = tables.compare_runs(names, runs_folder=config.runs_folder(), anyway=anyway)
+    typer.echo(tables.render(found, format))
+
+
+@commands.command()
+def audit(
+    file: Annotated[Path, typer.Argument(help="a POPE table: CSV or Markdown; - reads stdin")],
+    format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",
+    positives: Annotated[int, typer.Option(help="questions whose answer is yes")] = 1500,
+    n: Annotated[int, typer.Option(help="questions of a split, where no column says")] = 3000,
+) -> None:
+    """Say which cells of a printed POPE table no confusion matrix can explain.
+
+    Example: hadpo audit papers_results/reported/hadpo_pope.csv
+    """
+    from hadpo import tables
+
+    if str(file) != "-" and not file.is_file():
+        raise BadInput(f"{file}: no such file; give a CSV or Markdown table, or - for stdin")
+    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    rows = tables.read_pasted(text, where="stdin" if str(file) == "-" else str(file))
+    typer.echo(tables.audit_table(tables.audit(rows, positives=positives, n=n)).to(format))
+
+
+@commands.command()
+def report(name: Annotated[str, typer.Argument(help="a run's name")]) -> None:
+    """Join the reports of a run's stages into one page with a table of contents.
+
+    Example: hadpo report mini-llava
+    """
+    typer.echo(runs.join_reports(name, config.runs_folder()))
+
+
+@commands.command()
+def export(
+    name: Annotated[str, typer.Argument(help="a finished run's name")],
+    folder: Annotated[Path, typer.Argument(help="where to; it must not hold other files")],
+) -> None:
+    """Copy a run's manifests, metrics and tables: small files without paths, images or keys.
+
+    Example: hadpo export mini-llava papers_results/reproduced/mini-llava
+    """
+    written = runs.export(name, folder, runs_folder=config.runs_folder())
+    size = sum(path.stat().st_size for path in written)
+    typer.echo(f"{len(written)} files, {size / 1000:.0f} kB in {folder}")

@@ -1,0 +1,117 @@
+"""Exports and joined reports, of a run whose stages were really opened and closed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hadpo.records import BadInput, Metric, write_jsonl
+from hadpo.runs import export, join_reports, read_manifest
+from hadpo.runs.run import open_run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One run: train and evaluate done, with files that must stay behind."""
+    root = tmp_path / "runs"
+    monkeypatch.setenv("HADPO_RUNS", str(root))
+    train = open_run("train", "mini/llava", "a", {"beta": 0.2})
+    train.note(data=f"{root}/a/prepare/pairs.jsonl", source="https://example.org/a/b/c.json")
+    train.log({"objective": "dpo", "step": 1, "metrics": {"loss": 0.69}})
+    for name in ("adapter/adapter.safetensors", "figures/x.png", "samples.jsonl", "notebook.ipynb"):
+        train.path(name).write_bytes(b"heavy")
+    train.finish()
+    evaluate = open_run("evaluate", "mini/llava", "a", {})
+    metric = Metric(benchmark="pope", split="random", model="base", name="accuracy", value=0.5, n=4)
+    write_jsonl(evaluate.path("metrics.jsonl"), [metric])
+    evaluate.path("tables", "pope.md").write_text("| a |\n")
+    evaluate.finish()
+    return root
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_an_export_holds_small_files_without_paths_only(folder: Path, tmp_path: Path):
+    export("a", tmp_path / "out", runs_folder=folder)
+    found = files(tmp_path / "out")
+    assert set(found) == {
+        "train/manifest.json",
+        "train/metrics.jsonl",
+        "evaluate/manifest.json",
+        "evaluate/metrics.jsonl",
+        "evaluate/tables/pope.md",
+    }
+    assert not [name for name, content in found.items() if str(tmp_path).encode() in content]
+    manifest = json.loads(found["train/manifest.json"])
+    assert manifest["facts"] == {
+        "data": ".../pairs.jsonl",
+        "source": "https://example.org/a/b/c.json",
+    }
+    assert (manifest["command"], manifest["pid"]) == ("", 0)
+    read = read_manifest(tmp_path / "out" / "train")
+    assert read is not None and read.status == "done" and read.overrides == {"beta": 0.2}
+
+
+def test_exporting_twice_gives_the_same_bytes(folder: Path, tmp_path: Path):
+    export("a", tmp_path / "out", runs_folder=folder)
+    before = files(tmp_path / "out")
+    export("a", tmp_path / "out", runs_folder=folder)
+    assert files(tmp_path / "out") == before
+
+
+def test_a_key_stops_the_export(folder: Path, tmp_path: Path, monkeypatch):
+    path = folder / "a" / "evaluate" / "tables" / "pope.md"
+    path.write_text("| sk-abcdefghijklmnop1234 |\n")
+    with pytest.raises(BadInput, match=r"pope\.md: a key or token stands in it"):
+        export("a", tmp_path / "out", runs_folder=folder)
+    path.write_text("| my-own-key-of-today |\n")
+    monkeypatch.setenv("SOME_API_KEY", "my-own-key-of-today")
+    with pytest.raises(BadInput, match="a key or token") as caught:
+        export("a", tmp_path / "out", runs_folder=folder)
+    assert "my-own-key" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_exported_is_named(folder: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match=r"'b' .*no such run"):
+        export("b", tmp_path / "out", runs_folder=folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(BadInput, match="mine holds other files"):
+        export("a", tmp_path / "mine", runs_folder=folder)
+    big = folder / "a" / "evaluate" / "tables" / "big.csv"
+    big.write_text("1" * 1_000_001)
+    with pytest.raises(BadInput, match=r"too large.*big\.csv \(1,000,001 bytes\)"):
+        export("a", tmp_path / "out", runs_folder=folder)
+    big.unlink()
+    open_run("merge", "mini/llava", "a", {})
+    with pytest.raises(BadInput, match="merge is running"):
+        export("a", tmp_path / "out", runs_folder=folder)
+
+
+PAGE = """<html><head><style>.x {{}}</style><script src="http://host/x.js"></script></head>
+<body><main><h1 id="T">{0}</h1><h2 id="Setup">Setup<a class="anchor-link" href="#Setup">P</a></h2>
+<script>1</script><p>{0} text</p></main></body></html>"""
+
+
+def test_the_joined_report_has_contents_and_asks_no_host(folder: Path):
+    for stage in ("train", "evaluate"):
+        (folder / "a" / stage / "report.html").write_text(PAGE.format(stage))
+    text = join_reports("a", folder).read_text()
+    assert text.index('href="#train"') < text.index('href="#evaluate"') < text.index("train text")
+    assert text.index("train text") < text.index("evaluate text")
+    for anchor in ("train-Setup", "evaluate-Setup"):
+        assert text.count(f'id="{anchor}"') == 1 and text.count(f'href="#{anchor}"') == 2
+    assert "<script" not in text and "http" not in text
+    assert "it teaches, it is not a result" in text
+    assert join_reports("a", folder).read_text() == text
+
+
+def test_a_run_without_reports_says_so(folder: Path):
+    with pytest.raises(BadInput, match="'a' has no report"):
+        join_reports("a", folder)
+    with pytest.raises(BadInput, match="it has no stage"):
+        join_reports("nobody", folder)

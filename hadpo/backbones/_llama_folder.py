@@ -47,12 +47,7 @@ class LlamaFolder:
             raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
         tokenizer = LlamaTokenizer(path)
         model = _llama.build(config, where=where)
-        rows = model.config.vocab_size
-        if tokenizer.vocab_size > rows:
-            raise BadInput(
-                f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but {where} says "
-                f"vocab_size {rows}; they are of different models"
-            )
+        tokenizer.check_rows(model.config.vocab_size, where=str(where))
         return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
 
     def check_width(self, wanted: int, *, name: str) -> None:

@@ -48,6 +48,22 @@ class LlamaTokenizer:
         """Number of pieces; a model may have more rows, which no text uses."""
         return self._pieces.GetPieceSize()
 
+    def check_rows(self, rows: int, *, where: str) -> None:
+        """Refuse a model that has fewer rows than there are pieces.
+
+        Args:
+            rows: of the model's embedding table.
+            where: the file that says so, for the message.
+
+        Raises:
+            BadInput: names both files.
+        """
+        if self.vocab_size > rows:
+            raise BadInput(
+                f"{self.path}: {self.vocab_size} pieces, but {where} says "
+                f"vocab_size {rows}; they are of different models"
+            )
+
     @property
     def bos(self) -> int:
         """Id of <s>."""

@@ -191,11 +191,7 @@ def from_original(
         original_config=original_config,
         where=str(folder / "config.json"),
     )
-    if tokenizer.vocab_size > backbone.embedding.num_embeddings:
-        raise BadInput(
-            f"{tokenizer.path}: {tokenizer.vocab_size} pieces, but {folder}/config.json says "
-            f"vocab_size {backbone.embedding.num_embeddings}; they are of different models"
-        )
+    tokenizer.check_rows(backbone.embedding.num_embeddings, where=f"{folder}/config.json")
     if not tokenizer.splits_at_blanks:
         raise BadInput(f"{tokenizer.path}: pieces run over blanks; no LLaMA tokenizer does")
     backbone.tokenizer = tokenizer

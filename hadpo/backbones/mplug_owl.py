@@ -191,11 +191,7 @@ def from_original(
         where=where,
     )
     backbone.tokenizer = LlamaTokenizer(folder)
-    if backbone.tokenizer.vocab_size > backbone.embedding.num_embeddings:
-        raise BadInput(
-            f"{backbone.tokenizer.path}: {backbone.tokenizer.vocab_size} pieces, but {where} says "
-            f"vocab_size {backbone.embedding.num_embeddings}; they are of different models"
-        )
+    backbone.tokenizer.check_rows(backbone.embedding.num_embeddings, where=where)
     backbone.files = {"language_model": folder}
     backbone.preprocessing = Preprocessing.read(
         folder, image_size=backbone.vision.image_size, squash=True

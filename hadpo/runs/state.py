@@ -97,8 +97,8 @@ def _refuse_other(
     old: Manifest, settings: Mapping[str, Any], recipe: str, earlier: str, folder: Path
 ) -> None:
     """Raise BadInput where `folder` holds other settings."""
-    asked = {"recipe": recipe, "from_run": earlier} | _flat(settings)
-    found = {"recipe": old.recipe, "from_run": old.earlier} | _flat(old.settings)
+    asked = {"recipe": recipe, "from_run": earlier} | flat(settings)
+    found = {"recipe": old.recipe, "from_run": old.earlier} | flat(old.settings)
     keys = sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
     if keys:
         differ = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in keys)
@@ -108,9 +108,10 @@ def _refuse_other(
         )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined with a dot: {"train": {"beta": 0.1}} is {"train.beta": 0.1}."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         place = f"{prefix}{key}"
-        found |= _flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
+        found |= flat(value, f"{place}.") if isinstance(value, Mapping) else {place: value}
     return found

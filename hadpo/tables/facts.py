@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hadpo.runs.state import flat
 from hadpo.tables._table import MINI
 
 _MOST_COLUMNS = 9  # records of more fields than this stand upright, one column a record
@@ -38,9 +39,9 @@ def facts(
         is_mini: they are of the synthetic world, which is said below.
     """
     if isinstance(values, Mapping):
-        rows = [[name, _text(value)] for name, value in _flat(values).items()]
+        rows = [[name, _text(value)] for name, value in flat(values).items()]
         return Facts(["what", "value"], rows, is_mini)
-    records = [_flat(row) for row in values]
+    records = [flat(row) for row in values]
     names = list(dict.fromkeys(name for record in records for name in record))
     if len(names) > _MOST_COLUMNS:
         rows = [[name, *(_text(record.get(name)) for record in records)] for name in names]
@@ -58,11 +59,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return " | ".join(_text(item) for item in value)
     return str(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found

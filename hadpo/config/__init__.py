@@ -8,19 +8,16 @@ A recipe has a few top-level facts and one section per dataclass. A stage reads 
 from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
 from hadpo.config.recipe import as_dict, load_recipe, recipe_names
 from hadpo.config.relevance import MATTERS_WITH
-from hadpo.config.settings import (
-    SECTION_TYPES,
-    SECTIONS,
+from hadpo.config.sections import (
     CompareConfig,
     DataConfig,
     EvaluateConfig,
     MergeConfig,
     ModelConfig,
     PrepareConfig,
-    Recipe,
     TrainConfig,
-    parameters,
 )
+from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, parameters
 
 __all__ = [
     "MATTERS_WITH",

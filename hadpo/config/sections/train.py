@@ -1,0 +1,50 @@
+"""Section `train`."""
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from hadpo.config.sections.ranges import (
+    STRICT,
+    Amount,
+    AtLeastOne,
+    Count,
+    ShareBelowHalf,
+    ShareBelowOne,
+    ShareOrMinusOne,
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig:
+    """Hallucination-aware DPO with LoRA on the language model."""
+
+    beta: Amount = 0.1  # strength of the reference, DPO Eq. 7
+    gamma: Amount = 0.0  # weight of the auxiliary language-modelling term on the chosen text
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"  # preference loss
+    label_smoothing: ShareBelowHalf = 0.0  # share of labels assumed to be wrong (sigmoid only)
+    learning_rate: Amount = 2.0e-6  # peak
+    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up
+    warmup_steps: Count = 0  # linear, from 0; no hidden ratio
+    epochs: Amount = 1.0  # passes over the pairs; steps > 0 wins
+    steps: Count = 0  # optimizer updates; 0: from epochs
+    batch_pairs: AtLeastOne = 16  # pairs per optimizer update
+    micro_batch_pairs: AtLeastOne = 4  # pairs per backward pass
+    pairs_per_row: AtLeastOne = 1  # > 1: pairs of one image share a packed row, and an update
+    reference: Literal["adapter_off", "cache"] = "adapter_off"  # cache: kept beside the pairs
+    description_share: ShareOrMinusOne = -1.0  # of each batch; -1: as they lie in the pair file
+    repeat_description: Count = 1  # copies of each description pair
+    repeat_pope: Count = 1  # copies of each question pair
+    optimizer: Literal["adamw", "paged_adamw_32bit", "adamw_8bit"] = "adamw"  # of bitsandbytes: GPU
+    weight_decay: Amount = 0.0  # of AdamW
+    max_grad_norm: Amount = 1.0  # clip; 0: never
+    lora_rank: AtLeastOne = 64  # r
+    lora_alpha: Amount = 16.0  # scale is alpha / r
+    lora_dropout: ShareBelowOne = 0.0  # 0 as the originals really ran (they set every dropout to 0)
+    lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
+    max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
+    activation_checkpointing: bool = False  # recompute instead of keeping activations
+    controls: str = ""  # sft: also finetune on the chosen texts only, as a control
+    checkpoint_every: AtLeastOne = 50  # updates between checkpoints
+    log_every: AtLeastOne = 1  # updates between metric lines
+    train_seed: Count = 42  # order of the pairs and start of the adapter

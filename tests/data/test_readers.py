@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, pope, shr, visual_genome
+from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, lrv, pope, shr, visual_genome
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
 PHOTOS = SHARED / "data" / "photoset"
@@ -83,7 +83,39 @@ def test_cc_sbu_align(report):
     captions = cc_sbu_align.read(PHOTOS / "cc_sbu_align", report)
     assert report.finish() == {}
     assert [c.image_id for c in captions] == ["2363134", "2375304"]  # one as text, one as a number
-    assert captions[1].text.startswith("The picture shows a two-colored vase")
+    assert captions[1].answer.startswith("The picture shows a two-colored vase")
+
+
+# README: 35 records (20 + 15); 15 records (10 + 5), wrapped; 2 on one chart, one without a task
+@pytest.mark.parametrize(
+    ("name", "images", "kinds"),
+    [
+        ("filter_cap1.json", "image", {"positive": 20, "negative": 15}),
+        ("filter_cap.json", "image", {"positive": 10, "negative": 5}),
+        ("chart_release_update.json", "chart_image", {"chart": 2}),
+    ],
+)
+@pytest.mark.parametrize("shape", ["list", "annotations"])
+def test_lrv(report, tmp_path, name, images, kinds, shape):
+    folder = PHOTOS / "lrv"
+    found = list(lrv.read(folder / name, folder / images, report))
+    assert report.finish() == {}
+    assert Counter(r.kind for r in found) == kinds
+    assert all(Path(r.image).is_file() and r.instruction and r.answer for r in found)
+    assert len({r.instruction_id for r in found}) == len(found)
+    assert lrv.write(found, tmp_path / name, shape=shape) == len(found)
+    assert json.loads((tmp_path / name).read_text()).__class__ is {"list": list}.get(shape, dict)
+    assert list(lrv.read(tmp_path / name, folder / images, report)) == found
+
+
+def test_lrv_records_hold_what_the_file_says(report):
+    folder = PHOTOS / "lrv"
+    found = list(lrv.read(folder / "filter_cap.json", folder / "image", report))
+    assert sum("X:" in r.instruction + r.answer for r in found) == 5  # README: with coordinates
+    assert found[2].kind == "negative" and found[2].task == "negative"
+    assert found[2].answer.startswith("There is no mention of a red fire truck")
+    charts = list(lrv.read(folder / "chart_release_update.json", folder / "chart_image", report))
+    assert [r.task for r in charts] == ["chart question answering", ""]
 
 
 # README: 5 descriptions each; 20 question records, of which `correct` leaves 15 and 18

@@ -34,7 +34,7 @@ def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
         BadInput: the file cannot be read as a whole (when its broken place is reached).
     """
     there: dict[str, str] = {}  # image_id -> path, "" where no file is
-    for number, record in enumerate(stream_list(path, expected=_EXPECTED)):
+    for number, record in enumerate(stream_list(path, expected=_EXPECTED, below="annotations")):
         where = f"{path}: record {number}"
         try:
             image_id, question, answer, task = _fields(record, where)

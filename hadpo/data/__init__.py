@@ -19,6 +19,11 @@ from hadpo.records import BadInput
 _SHOWN = 20  # problems in one message; the rest are counted
 _KEPT = 1000  # problems whose text is kept: a file of a million broken records must fit
 _WIDE = 80  # characters of a value in a message
+_MANY = 2000  # words
+# What the backbones' prompts are made of.
+_MARKER = re.compile(
+    r"</?s>|</?Img>|<ImageHere>|<image>|\[/?INST\]|###\s*(?:Human|Assistant)\b", re.IGNORECASE
+)
 _LONGEST = 255  # bytes of a file's name
 _DIGITS = 20  # more are no image's number
 _HALF = re.compile("[\ud800-\udfff]")  # JSON can say it, and no file can hold it
@@ -143,6 +148,25 @@ def field(
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInput(f"{where}: field {name!r}: expected a number, found {value!r}")
     return value
+
+
+def said(record: Mapping[str, Any], name: str, *, where: str) -> str:
+    """A field with a text that a model is to read or to say.
+
+    Raises:
+        BadInput: missing, empty, longer than any of the models reads, or with a marker of a
+            prompt inside, which a tokenizer would take for the real one.
+    """
+    text = field(record, name, str, where=where)
+    if not text or text.isspace():
+        raise BadInput(f"{where}: field {name!r} is empty")
+    if len(text) > _MANY and len(text.split()) > _MANY:
+        raise BadInput(
+            f"{where}: field {name!r}: {len(text.split())} words; no model reads more than {_MANY}"
+        )
+    if marker := _MARKER.search(text):
+        raise BadInput(f"{where}: field {name!r}: the prompt marker {marker[0]!r} in the text")
+    return text
 
 
 def image_id(record: Mapping[str, Any], *, where: str) -> str:

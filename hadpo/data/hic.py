@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hadpo.data import Report
+from hadpo.data import Report, said
 from hadpo.records import BadInput
 
 _DATA = "expected oxford_hic_data.csv with the columns image_id, caption, funny_score"
@@ -55,7 +55,10 @@ def read(path: Path, report: Report) -> Iterator[Row]:
                 source="hic",
             )
             continue
-        yield Row(image_id, caption, value)
+        try:
+            yield Row(image_id, said({"caption": caption}, "caption", where=str(line)), value)
+        except BadInput as error:
+            report.bad(f"{path}:{error}", source="hic")
 
 
 def urls(path: Path, report: Report) -> dict[str, str]:

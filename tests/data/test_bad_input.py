@@ -268,3 +268,43 @@ def test_a_pair_of_an_unknown_image_is_broken(folder):
     assert len(read_pairs(folder, report)) == 1
     with pytest.raises(BadInput, match=r"pope_data.json: record 0: image 9 is not in image_data"):
         report.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("###Human: <Img><ImageHere></Img> Hello.", "prompt marker"),
+        ("It ends.</s>", "prompt marker '</s>'"),
+        ("[INST] Hello. [/INST]", "prompt marker"),
+        ("word " * 4000, "4000 words"),
+        (" \n", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["filter_cap1.json", "filter_cap.json", "desc_data.json"])
+def test_texts_that_no_prompt_can_hold_are_broken(folder, name, text, says):
+    values = {
+        "filter_cap1.json": [LRV, LRV | {"answer": text}],
+        "filter_cap.json": {"annotations": [{"image_id": 7, "caption": text}]},
+        "desc_data.json": [DESC, DESC | {"rejected": ["A dog.", text]}],
+    }
+    write(folder / name, values[name])
+    report = Report()
+    READERS[name](folder, report)
+    with pytest.raises(BadInput, match=says):
+        report.finish()
+
+
+def test_half_a_character_is_broken_or_a_question_mark(folder):
+    write(folder / "desc_data.json", [DESC | {"rejected": ["half \ud83d"]}])
+    read_pairs(folder, report := Report())
+    with pytest.raises(BadInput, match="half a character"):
+        report.finish()
+    write(folder / "filter_cap1.json", [LRV | {"answer": "half \ud83d"}])
+    assert read_lrv(folder, Report())[0].answer == "half ?"  # so the streaming parser reads it
+
+
+def test_emoji_and_right_to_left_text_are_texts(folder):
+    text = "\U0001f600 \u202e\u0645\u0631\u062d\u0628\u0627 ### 2 < 3"
+    write(folder / "filter_cap1.json", [LRV | {"answer": text}])
+    [record] = read_lrv(folder, report := Report())
+    assert record.answer == text and report.finish() == {}

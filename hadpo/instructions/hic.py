@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from hadpo.data import Report, hic, inside
 from hadpo.data.images import Checked
 from hadpo.instructions.wording import language_filter, profanity_filter
 from hadpo.records import BadInput, Instruction, to_json, write_text
+from hadpo.text import said_alike
 
 SOURCE = "oxford_hic_data.csv"
 SPLITS = ("train", "val")
@@ -90,7 +90,7 @@ def convert(
         table.executescript(_TABLE)
         for some in _in_groups(hic.read(data, report), _AT_ONCE):
             report.left_out("rows read", source="hic", count=len(some))
-            kept = [(row, _same(row.caption)) for row in _passed(some, filters, report)]
+            kept = [(row, said_alike(row.caption)) for row in _passed(some, filters, report)]
             table.executemany(
                 "INSERT INTO rows(image_id, same, caption, score) VALUES (?, ?, ?, ?)",
                 ((row.image_id, same, row.caption, row.score) for row, same in kept),
@@ -139,12 +139,6 @@ def _passed(
         report.left_out(why, source="hic", count=len(rows) - len(left))
         rows = left
     return rows
-
-
-def _same(caption: str) -> str:
-    """What two captions that say the same have in common; emoji stay where there are no words."""
-    text = caption.casefold()
-    return " ".join(re.findall(r"\w+", text)) or "".join(text.split())
 
 
 def _in_groups(rows: Iterator[hic.Row], count: int) -> Iterator[list[hic.Row]]:

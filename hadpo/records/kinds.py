@@ -23,6 +23,21 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One example to finetune on: what is asked about one image, and what should be answered."""
+
+    instruction_id: str
+    image_id: str
+    image: str
+    instruction: str  # "": one of the backbone's own requests for a caption
+    answer: str
+    kind: Literal["positive", "negative", "chart", "caption"]
+    source: str  # where it came from: a file's name, or "generated"
+    task: str = ""  # as the file says it: "Image Captioning", "negative", ...
+    weight: float = 1.0  # of its loss
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """One question of a benchmark about one image; `label` is the gold answer, if there is one."""
 

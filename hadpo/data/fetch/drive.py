@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hadpo.data.fetch.plain import STANDARD, FetchFailed, Patience, Progress, accept, check_space
 
-_QUOTA = ("too many users", "many accesses", "quota", "cannot view or download")
+_QUOTA = ("too many users", "quota exceeded", "cannot view or download")
 
 
 def download_file(
@@ -51,7 +51,7 @@ def download_file(
             retries=patience.retries,
             timeout=patience.timeout_seconds,
         )
-    except (gdown.exceptions.DownloadError, RequestException, OSError) as error:
+    except (gdown.exceptions.DownloadError, RequestException, OSError, LookupError) as error:
         raise _refused(page, target, error) from error
     accept(part, source=page, size=size, sha256=sha256)
     part.replace(target)
@@ -73,7 +73,7 @@ def download_folder(folder_id: str, target: Path, *, about: int = 0) -> None:
         found = gdown.download_folder(
             id=folder_id, output=str(target), quiet=True, resume=True, use_cookies=False
         )
-    except (gdown.exceptions.DownloadError, RequestException, OSError) as error:
+    except (gdown.exceptions.DownloadError, RequestException, OSError, LookupError) as error:
         raise _refused(page, target, error) from error
     if not found:
         raise FetchFailed(f"{page}: Drive lists no files there; look at it in a browser")

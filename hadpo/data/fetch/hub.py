@@ -19,6 +19,7 @@ def snapshot(
         FetchFailed: not found, to be accepted first, no network, no room, or a wrong checksum.
     """
     # Imported here: its import takes a while.
+    import httpx2
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -63,7 +64,10 @@ def snapshot(
         raise FetchFailed(
             f"{page}: the hub is switched off; unset HF_HUB_OFFLINE to fetch"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (
+        *(HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError),
+        *(OSError, ValueError),
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise FetchFailed(
             f"{page}: the hub does not give it ({reason}); the same command goes on from there"

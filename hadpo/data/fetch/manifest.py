@@ -1,6 +1,7 @@
 """The table of sources as data: what a thing consists of, where it comes from and where it goes."""
 
 import functools
+import os
 from dataclasses import field
 from pathlib import Path
 from typing import Literal
@@ -69,14 +70,22 @@ class Source:
     same_as: str = ""
 
 
-@functools.cache
-def sources(path: Path = SOURCES) -> dict[str, Source]:
-    """All sources by name.
+def sources() -> dict[str, Source]:
+    """All sources by name; those of the file that `HADPO_SOURCES` names, a mirror's, win.
 
     Raises:
-        BadInput: the file breaks its own rules.
+        BadInput: a file breaks the rules.
     """
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = os.environ.get("HADPO_SOURCES")
+    return _read(SOURCES) | (_read(Path(own)) if own else {})
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Source]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: not readable as YAML: {error}") from error
     try:
         found = pydantic.TypeAdapter(dict[str, Source]).validate_python(values)
     except pydantic.ValidationError as error:

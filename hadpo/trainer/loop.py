@@ -64,6 +64,7 @@ def steps(
         FloatingPointError: the loss is not a number; the state before that update is saved.
     """
     order.check(settings)
+    backbone.attention = settings.attention
     plan = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
     references = None
     if settings.reference == "cache" and objective == "dpo":

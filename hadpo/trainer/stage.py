@@ -122,6 +122,7 @@ def plan(run: Run) -> dict[str, Any]:
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
         "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
+        "attention": settings.attention,
         "objectives": ["dpo", *order.control_names(settings)],
         "checkpoint_every": settings.checkpoint_every,
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),

@@ -94,6 +94,8 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"data", "backbones"},
     "requests": {"data", "backbones"},
     "httpx": {"data", "backbones"},
+    "httpx2": {"data", "backbones"},
+    "gdown": {"data", "backbones"},
     "aiohttp": {"data", "backbones"},
     "urllib.request": {"data", "backbones"},
 }

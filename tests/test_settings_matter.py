@@ -49,6 +49,7 @@ CHANGED = {
     "backbone": "llava/1.5-7b",
     "dtype": "bfloat16",
     "device": "cuda",
+    "quantization": "nf4",
     # data
     "mini_seed": 8,
     "mini_train_images": 11,

@@ -99,6 +99,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 # They begin with _ only because they are no plugins: what the seam itself is made of.
 PART_OF_THE_SEAM = {
+    "backbones._attention",
     "backbones._base",
     "backbones._checkpoint",
     "backbones._kv",

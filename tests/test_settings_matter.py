@@ -97,6 +97,7 @@ CHANGED = {
     "lora_dropout": 0.5,
     "lora_targets": "q_proj",
     "max_length": 70,
+    "attention": "segments",
     "activation_checkpointing": True,
     "controls": "sft",
     "checkpoint_every": 1,

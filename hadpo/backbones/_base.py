@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from hadpo.backbones import _kv, _llama
+from hadpo.backbones._attention import Attention, Parts
 from hadpo.backbones._kv import KVState
 from hadpo.backbones._prompt import IMAGE, Prompts
 from hadpo.backbones._tokenizer import LlamaTokenizer
@@ -42,6 +43,7 @@ class Backbone(nn.Module, ABC):
     vision: Any  # an nn.Module; each family has its own
     connector: nn.Module
     num_image_tokens: int
+    attention: Attention = "dense"  # how the language model reads packed rows
 
     @property
     def variant(self) -> str:
@@ -174,9 +176,15 @@ class Backbone(nn.Module, ABC):
         embeds: Float[Tensor, "rows length width"],
         mask: Bool[Tensor, "rows 1 length length"],
         positions: Int[Tensor, "rows length"],
+        parts: Sequence[Parts] | None = None,
     ) -> Float[Tensor, "rows length width"]:
-        """States after the final norm; row t of the mask is True where position t may look."""
-        return _llama.forward(self.language_model, embeds, mask, positions)
+        """States after the final norm; row t of the mask is True where position t may look.
+
+        `parts` say the same of each row; they are what `attention: segments` goes by.
+        """
+        if self.attention == "dense":
+            parts = None
+        return _llama.forward(self.language_model, embeds, mask, positions, parts=parts)
 
     def recompute_activations(self, is_on: bool) -> None:
         """In train mode, keep only each layer's input and compute the rest again in backward."""

@@ -49,7 +49,13 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
 # A training that was interrupted may go on with others: less memory, more processes.
 COMPUTED_ALIKE = frozenset(
     (
-        *("micro_batch_pairs", "activation_checkpointing", "reference", "vision_cache_gb"),
+        *(
+            "micro_batch_pairs",
+            "activation_checkpointing",
+            "attention",
+            "reference",
+            "vision_cache_gb",
+        ),
         *("processes", "parallel", "checkpoint_every", "log_every", "eval_every", "trackers"),
     )
 )

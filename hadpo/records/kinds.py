@@ -23,6 +23,21 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One example to finetune on: what is asked about one image, and what should be answered."""
+
+    instruction_id: str
+    image_id: str
+    image: str
+    instruction: str  # "": one of the backbone's own requests for a caption
+    answer: str
+    kind: Literal["positive", "negative", "chart", "caption"]
+    source: str  # where it came from: a file's name, or "generated"
+    task: str = ""  # as the file says it: "Image Captioning", "negative", ...
+    weight: float = 1.0  # of its loss
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """One question of a benchmark about one image; `label` is the gold answer, if there is one."""
 
@@ -121,3 +136,22 @@ class Metric:
     n_unreadable: int = 0
     low: float | None = None  # 95 % interval
     high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the metrics of one model on one split rest on, without its answers.
+
+    Every ratio is a ratio of two sums over images: `sums` has the numerators and the denominators
+    of each metric, one number an image. `right` says of each labelled question, in the order of
+    their ids, whether it was answered rightly ("1") or not ("0").
+    """
+
+    benchmark: str
+    split: str
+    model: str
+    questions: str  # sha256 of the questions that were answered: ids, images, texts, labels
+    n_questions: int
+    images: tuple[str, ...]
+    sums: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    right: str = ""

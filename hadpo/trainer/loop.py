@@ -68,6 +68,7 @@ def steps(
         Stopped: SIGTERM came; the state after the update of that moment is saved.
     """
     order.check(settings)
+    backbone.attention = settings.attention
     plan = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
     with features.kept(backbone, cache, settings):
         references = None

@@ -72,6 +72,7 @@ def plan(run: Run) -> dict[str, Any]:
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
         "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
+        "attention": settings.attention,
         "vision_cache": features.describe(cache_folder(run), settings),
         "objectives": objectives,
         "checkpoint_every": settings.checkpoint_every,

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, pope, shr, visual_genome
+from hadpo.data import (
+    Report,
+    cc_sbu_align,
+    coco,
+    gavie,
+    hadpo_pairs,
+    hic,
+    lrv,
+    pope,
+    shr,
+    vg_annotation,
+    visual_genome,
+)
+from hadpo.mini import build
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
 PHOTOS = SHARED / "data" / "photoset"
@@ -83,7 +96,39 @@ def test_cc_sbu_align(report):
     captions = cc_sbu_align.read(PHOTOS / "cc_sbu_align", report)
     assert report.finish() == {}
     assert [c.image_id for c in captions] == ["2363134", "2375304"]  # one as text, one as a number
-    assert captions[1].text.startswith("The picture shows a two-colored vase")
+    assert captions[1].answer.startswith("The picture shows a two-colored vase")
+
+
+# README: 35 records (20 + 15); 15 records (10 + 5), wrapped; 2 on one chart, one without a task
+@pytest.mark.parametrize(
+    ("name", "images", "kinds"),
+    [
+        ("filter_cap1.json", "image", {"positive": 20, "negative": 15}),
+        ("filter_cap.json", "image", {"positive": 10, "negative": 5}),
+        ("chart_release_update.json", "chart_image", {"chart": 2}),
+    ],
+)
+@pytest.mark.parametrize("shape", ["list", "annotations"])
+def test_lrv(report, tmp_path, name, images, kinds, shape):
+    folder = PHOTOS / "lrv"
+    found = list(lrv.read(folder / name, folder / images, report))
+    assert report.finish() == {}
+    assert Counter(r.kind for r in found) == kinds
+    assert all(Path(r.image).is_file() and r.instruction and r.answer for r in found)
+    assert len({r.instruction_id for r in found}) == len(found)
+    assert lrv.write(found, tmp_path / name, shape=shape) == len(found)
+    assert json.loads((tmp_path / name).read_text()).__class__ is {"list": list}.get(shape, dict)
+    assert list(lrv.read(tmp_path / name, folder / images, report)) == found
+
+
+def test_lrv_records_hold_what_the_file_says(report):
+    folder = PHOTOS / "lrv"
+    found = list(lrv.read(folder / "filter_cap.json", folder / "image", report))
+    assert sum("X:" in r.instruction + r.answer for r in found) == 5  # README: with coordinates
+    assert found[2].kind == "negative" and found[2].task == "negative"
+    assert found[2].answer.startswith("There is no mention of a red fire truck")
+    charts = list(lrv.read(folder / "chart_release_update.json", folder / "chart_image", report))
+    assert [r.task for r in charts] == ["chart question answering", ""]
 
 
 # README: 5 descriptions each; 20 question records, of which `correct` leaves 15 and 18
@@ -153,3 +198,68 @@ def test_write_then_read_is_identity(schema, report, tmp_path):
     counts = hadpo_pairs.write(pairs, tmp_path, schema=schema)
     assert counts == {"desc_data.json": 5, "pope_data.json": len(pairs) - 5}
     assert read_pairs(schema, report, tmp_path) == pairs
+
+
+def test_vg_annotation_has_the_regions_of_visual_genome(report, tmp_path):
+    found = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report)
+    assert report.finish() == {}
+    # README: the same regions without the empty phrase (64)
+    assert sum(map(len, found.values())) == 64
+    evidence = visual_genome.read(PHOTOS / "VG", report)
+    assert found == {key: e.regions for key, e in evidence.items()}
+    vg_annotation.write(found, tmp_path / "again.json")
+    assert vg_annotation.read(tmp_path / "again.json", report) == found
+    one = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report, image_ids={"2375304"})
+    assert {key: len(regions) for key, regions in one.items()} == {"2375304": 12}
+
+
+def test_gavie(report):
+    images = visual_genome.images(PHOTOS / "VG", report)
+    found = gavie.questions(PHOTOS / "gavie" / "evaluation_subset.json", images, report)
+    assert report.finish() == {}
+    assert len(found) == 12 and len({q.image_id for q in found}) == 5
+    assert sum("X:" in q.text for q in found) == 1  # README: one with coordinates
+
+
+def test_hic(report, tmp_path):
+    # README: 21 rows: 1 null caption, 1 null id, scores with commas, ids that need their zeros
+    rows = list(hic.read(PHOTOS / "hic" / "oxford_hic_data.csv", report))
+    assert report.finish() == {
+        "hic: rows without caption": 1,
+        "hic: rows without image_id": 1,
+    }
+    assert len(rows) == 19
+    assert Counter(row.image_id for row in rows) == {
+        "000417": 5,
+        "102938": 4,
+        "5530a1": 4,
+        "778201": 3,
+        "900001": 2,
+        "900002": 1,
+    }
+    assert rows[0].score == 1234 and sum("\n" in row.caption for row in rows) == 1
+    assert hic.write(rows, tmp_path / "again.csv") == 19
+    assert list(hic.read(tmp_path / "again.csv", report)) == rows
+
+
+def test_hic_addresses(report):
+    urls = hic.urls(PHOTOS / "hic" / "oxford_hic_image_info.csv", report)
+    assert report.finish() == {"hic: addresses of an id that was there": 1}
+    assert len(urls) == 6 and urls["000417"].endswith("/000417.jpg")
+
+
+def test_coco_of_the_official_files_knows_what_objects_json_knows(report, tmp_path):
+    build(tmp_path, seed=3, train_images=1, test_images=3)
+    folder = tmp_path / "coco2014"
+    known = coco.read(folder, report)
+    (folder / "objects.json").unlink()
+    official = coco.read(folder, report)
+    assert report.finish() == {}
+    assert {k: sorted(e.objects) for k, e in official.items()} == {
+        k: sorted(set(e.objects)) for k, e in known.items()
+    }
+    for key, evidence in official.items():
+        assert (evidence.image, evidence.width) == (known[key].image, known[key].width)
+        assert all(r.x + r.width <= evidence.width for r in evidence.regions)
+    texts = coco.captions(folder / "annotations" / "captions_val2014.json", report)
+    assert len(texts) == 3 and all(len(some) == 2 for some in texts.values())

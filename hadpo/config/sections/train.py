@@ -45,6 +45,7 @@ class TrainConfig:
     lora_dropout: ShareBelowOne = 0.0  # 0 as the originals really ran (they set every dropout to 0)
     lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
+    attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
     activation_checkpointing: bool = False  # recompute instead of keeping activations
     controls: str = ""  # sft: also finetune on the chosen texts only, as a control
     checkpoint_every: AtLeastOne = 50  # updates between checkpoints

@@ -1,0 +1,111 @@
+"""LRV-Instruction: instructions and answers about Visual Genome images, and about charts.
+
+Files: `filter_cap*.json` with images `<image_id>.jpg` in one flat folder, and
+`chart_release_update.json` whose image_id is a file's name with its ending. Records hold image_id,
+question, answer and task; the task "negative" (in any case) marks the negative ones. The released
+lists are plain; LRV's own training code wants them below `annotations`, so both are read.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from hadpo.data import Report, field, inside, said
+from hadpo.data._stream import stream_list
+from hadpo.records import BadInput, Instruction
+
+_EXPECTED = (
+    "expected LRV's instructions: a list of objects with image_id, question, answer and task, or "
+    "an object with that list below 'annotations'"
+)
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+
+def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
+    """The records in file order, one at a time; ids are "<file>-<number>", counted from 0.
+
+    Args:
+        path: the JSON file.
+        images: folder of the images.
+        report: collects broken records and missing images, complete when the last record is read.
+
+    Raises:
+        BadInput: the file cannot be read as a whole (when its broken place is reached).
+    """
+    there: dict[str, str] = {}  # image_id -> path, "" where no file is
+    for number, record in enumerate(stream_list(path, expected=_EXPECTED, below="annotations")):
+        where = f"{path}: record {number}"
+        try:
+            image_id, question, answer, task = _fields(record, where)
+            chart = is_chart(image_id)
+            if image_id not in there:
+                name = image_id if chart else f"{image_id}.jpg"
+                image = inside(images, name, where=where)
+                there[image_id] = str(image) if image.is_file() else ""
+                if not there[image_id]:
+                    raise BadInput(f"{where}: no image file {image}")
+        except BadInput as error:
+            report.bad(str(error), source="lrv")
+            continue
+        if not there[image_id]:
+            report.left_out("records of missing images", source="lrv")
+            continue
+        yield Instruction(
+            instruction_id=f"{path.stem}-{number}",
+            image_id=image_id,
+            image=there[image_id],
+            instruction=question,
+            answer=answer,
+            kind="chart" if chart else _kind(task),
+            source=path.name,
+            task=task,
+        )
+
+
+def write(
+    records: Iterable[Instruction], path: Path, *, shape: Literal["list", "annotations"] = "list"
+) -> int:
+    """Write records in LRV's form, one at a time; `read` gives the same questions and answers back.
+
+    Args:
+        records: the instructions; their weight and our ids are not part of LRV's form.
+        path: the JSON file.
+        shape: a plain list, or below `annotations` as LRV's training code reads it.
+
+    Returns:
+        How many were written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, count = path.with_name(path.name + ".part"), 0
+    with part.open("w", encoding="utf-8") as file:
+        file.write("[\n" if shape == "list" else '{"annotations": [\n')
+        for record in records:
+            value = {"image_id": record.image_id, "question": record.instruction}
+            value |= {"answer": record.answer} | ({"task": record.task} if record.task else {})
+            file.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
+            count += 1
+        file.write("\n]\n" if shape == "list" else "\n]}\n")
+    part.replace(path)
+    return count
+
+
+def is_chart(image_id: str) -> bool:
+    """Whether an image_id is the name of a chart's file."""
+    return image_id.lower().endswith(_IMAGE_ENDINGS)
+
+
+def _fields(record: Any, where: str) -> tuple[str, str, str, str]:
+    """Image id, question, answer and task of a decoded record."""
+    if not isinstance(record, dict):
+        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
+    image_id = str(field(record, "image_id", (str, int), where=where))  # ids are texts, or numbers
+    question = said(record, "question", where=where)
+    answer = said(record, "answer", where=where)
+    # Charts may have no task: nothing says then whether the question misleads.
+    task = field(record, "task", str, where=where) if record.get("task") is not None else ""
+    return image_id, question, answer, task
+
+
+def _kind(task: str) -> Literal["positive", "negative"]:
+    return "negative" if task.strip().lower().startswith("negative") else "positive"

@@ -94,6 +94,7 @@ CHANGED = {
     "max_grad_norm": 0.01,
     "lora_rank": 4,
     "lora_alpha": 8.0,
+    "lora_b_rate_ratio": 16.0,
     "lora_dropout": 0.5,
     "lora_targets": "q_proj",
     "max_length": 70,
@@ -102,6 +103,10 @@ CHANGED = {
     "controls": "sft",
     "checkpoint_every": 1,
     "log_every": 2,
+    "eval_every": 2,
+    "trackers": "nobody",
+    "processes": 2,
+    "vision_cache_gb": 1.0,
     "train_seed": 43,
     # merge
     "merged_dtype": "bfloat16",
@@ -151,6 +156,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "pairs_schema": "minigpt4",
     "pairs_folder": "${HADPO_DATA}/hadpo",
     "epochs": 2.0,
+    "parallel": "zero2",
     "height_bug_compat": True,
     "on_difference": "note",
 }

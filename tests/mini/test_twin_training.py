@@ -70,7 +70,7 @@ def test_each_turn_is_read_as_if_it_stood_alone(trained, name):
             features = features.repeat_interleave(torch.tensor([len(t) for t in talks]), dim=0)
         tokens = backbone.connect(features, [question for turns in talks for question, _ in turns])
         labelled = sum(label != IGNORED for row in rows for label in row.labels)
-        return float(learner.answer_loss(rows, tokens, weights)) * labelled
+        return learner.answer_loss(rows, tokens, weights).item() * labelled
 
     alone = [[turn] for turns in talks for turn in turns]
     assert loss(talks, features) == pytest.approx(

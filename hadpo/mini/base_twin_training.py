@@ -7,6 +7,7 @@ Every stage is a whole checkpoint in the authors' layout, skipped where it is al
 
 import logging
 import shutil
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,40 +27,41 @@ from hadpo.mini.world import Scene, scenes
 
 log = logging.getLogger(__name__)
 
-IMAGES = 12000
 LLAVA = Path(__file__).parent / "weights" / "llava" / "llava-v1.5-mini"
 TOWER = {"steps": 400, "batch_size": 64, "learning_rate": 1e-3}
-NUMBERS = {
-    "lessons": {"steps": 200, "batch_size": 32, "learning_rate": 2e-3},
-    "clean": {"steps": 150, "batch_size": 32, "learning_rate": 1e-3},
-    "faulty": {"steps": 450, "batch_size": 32, "learning_rate": 1e-3},
-}
+TOWER_IMAGES = 12000
+
+
+@dataclass(frozen=True)
+class Schooling:
+    """How long a twin learns."""
+
+    images: int
+    numbers: dict[str, dict[str, float]]
+
+
+def _schooling(images: int, lessons: int, clean: int, faulty: int) -> Schooling:
+    return Schooling(
+        images,
+        {
+            "lessons": {"steps": lessons, "batch_size": 32, "learning_rate": 2e-3},
+            "clean": {"steps": clean, "batch_size": 32, "learning_rate": 1e-3},
+            "faulty": {"steps": faulty, "batch_size": 32, "learning_rate": 1e-3},
+        },
+    )
+
+
+# By where the language model comes from. One that was taught true things last needs less.
+SCHOOLING = {"llava": _schooling(12000, 200, 150, 450), "minigpt4": _schooling(6000, 120, 50, 250)}
 
 
 class School:
     """Pictures, what they show, and their features."""
 
-    def __init__(self) -> None:
-        self.scenes: list[Scene] = list(islice(scenes(SEED, held_out=False), IMAGES))
+    def __init__(self, images: int) -> None:
+        self.scenes: list[Scene] = list(islice(scenes(SEED, held_out=False), images))
         self.images = pictures(self.scenes).contiguous()
         self.labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in self.scenes]))
-
-    def train_eva(self, out: Path) -> None:
-        """Write the tower to `out`, unless it is there."""
-        if (out / EVA_FOLDER / "eva_vit_g.json").is_file():
-            return
-        (out / EVA_FOLDER).mkdir(exist_ok=True)
-        watch = Stopwatch(out / EVA_FOLDER / "training.json", images=IMAGES)
-        tower = base_twin_towers.train_eva(
-            self.images,
-            self.labels,
-            steps=int(TOWER["steps"]),
-            batch_size=int(TOWER["batch_size"]),
-            learning_rate=TOWER["learning_rate"],
-            seed=SEED,
-        )
-        base_twin_files.write_eva(tower, out / EVA_FOLDER, dtype=torch.float16)
-        watch.stop("tower", TOWER)
 
     def features(self, backbone: Backbone) -> Tensor:
         """Of all pictures, in half precision to save memory."""
@@ -95,10 +97,11 @@ def train(out: Path, name: str, *, threads: int, last: str = "faulty") -> Path:
             language = load_file(clean / "llama" / "model.safetensors")
         torch.manual_seed(SEED)
         base_twin_files.untrained(name, language, tokenizer, start / "untrained")
-    school = School()
     if "vision" in twin.family.PARTS:
-        school.train_eva(out)
-    watch = Stopwatch(start / "training.json", images=IMAGES)
+        train_eva(out / EVA_FOLDER)
+    schooling = SCHOOLING[twin.language_from]
+    school = School(schooling.images)
+    watch = Stopwatch(start / "training.json", images=schooling.images)
     folder, features = start / "untrained", None
     for number, (stage, lesson, _) in enumerate(STAGES):
         before, folder = folder, start / stage
@@ -107,7 +110,7 @@ def train(out: Path, name: str, *, threads: int, last: str = "faulty") -> Path:
             features = school.features(backbone) if features is None else features
             log.info("%s: stage %s", name, stage)
             watch.start()
-            numbers = NUMBERS[stage]
+            numbers = schooling.numbers[stage]
             train_language(
                 Twin(backbone, twin.patches, seed=SEED + number),
                 school.scenes,
@@ -129,6 +132,25 @@ def train(out: Path, name: str, *, threads: int, last: str = "faulty") -> Path:
         base_twin_files.write(backbone, out / name, name, dtype=torch.float16)
         shutil.copyfile(start / "training.json", out / name / "training.json")
     return folder
+
+
+def train_eva(out: Path) -> None:
+    """Write the tower to `out`, unless it is there."""
+    if (out / "eva_vit_g.json").is_file():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    school = School(TOWER_IMAGES)
+    watch = Stopwatch(out / "training.json", images=TOWER_IMAGES)
+    tower = base_twin_towers.train_eva(
+        school.images,
+        school.labels,
+        steps=int(TOWER["steps"]),
+        batch_size=int(TOWER["batch_size"]),
+        learning_rate=TOWER["learning_rate"],
+        seed=SEED,
+    )
+    base_twin_files.write_eva(tower, out, dtype=torch.float16)
+    watch.stop("tower", TOWER)
 
 
 def _from_llava(tokenizer: Path) -> dict[str, Tensor]:

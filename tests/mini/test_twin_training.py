@@ -26,9 +26,12 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twins")
     one = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base_twin_training, "IMAGES", 6)
+        stages = dict.fromkeys(("lessons", "clean", "faulty"), one)
+        short = base_twin_training.Schooling(6, stages)
+        kinds = dict.fromkeys(base_twin_training.SCHOOLING, short)
+        patch.setattr(base_twin_training, "SCHOOLING", kinds)
         patch.setattr(base_twin_training, "TOWER", one)
-        patch.setattr(base_twin_training, "NUMBERS", dict.fromkeys(base_twin_training.NUMBERS, one))
+        patch.setattr(base_twin_training, "TOWER_IMAGES", 6)
         for name in EVERY:
             base_twin_training.train(folder, name, threads=torch.get_num_threads())
         # What is there already is not made again.

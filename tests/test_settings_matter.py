@@ -68,6 +68,7 @@ CHANGED = {
     "sampled_share": 0.9,
     "temperature": 1.5,
     "max_new_tokens": 20,
+    "corrector": "llm",  # refused: no model of a server is named
     "limit": 4,
     "on_bad": "skip",
     "held_out_share": 0.4,
@@ -155,6 +156,15 @@ CHANGED = {
 REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is told so
     "pairs_schema": "minigpt4",
     "pairs_folder": "${HADPO_DATA}/hadpo",
+    "corrector_model": "judge",
+    "corrector_format": "json_object",
+    "corrector_temperature": 0.7,
+    "corrector_max_tokens": 100,
+    "corrector_concurrency": 2,
+    "corrector_input_price": 1.0,
+    "corrector_output_price": 1.0,
+    "corrector_max_cost_usd": 1.0,
+    "rewrites": 2,
     "epochs": 2.0,
     "parallel": "zero2",
     "height_bug_compat": True,

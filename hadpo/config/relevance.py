@@ -21,6 +21,7 @@ class _Switch:
 
 
 _MINED = _Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mined")
+_CORRECTING_MODEL = _Switch("prepare", "corrector", operator.eq, "llm", "corrector=llm")
 _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
@@ -34,6 +35,16 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "sampled_share": _MINED,
     "temperature": _MINED,
     "max_new_tokens": _MINED,
+    "corrector": _MINED,
+    "corrector_model": _CORRECTING_MODEL,
+    "corrector_format": _CORRECTING_MODEL,
+    "corrector_temperature": _CORRECTING_MODEL,
+    "corrector_max_tokens": _CORRECTING_MODEL,
+    "corrector_concurrency": _CORRECTING_MODEL,
+    "corrector_input_price": _CORRECTING_MODEL,
+    "corrector_output_price": _CORRECTING_MODEL,
+    "corrector_max_cost_usd": _CORRECTING_MODEL,
+    "rewrites": _CORRECTING_MODEL,
     "pairs_schema": _PUBLISHED,
     "pairs_folder": _PUBLISHED,
     "mini_train_images": _WORLD,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import material, mine
+from hadpo.pairs import correcting, material, mine
 from hadpo.pairs.material import Material
 from hadpo.records import (
     BadInput,
@@ -42,6 +42,9 @@ def prepare(run: "Run") -> dict[str, int]:
     settings = run.settings
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm" and settings.pair_source == "mined":
+        correcting.chat_settings(settings)  # whatever is wrong is said before a model is loaded
     if settings.pair_source == "published":
         pairs = material.published_pairs(run, report)
         known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
@@ -49,7 +52,7 @@ def prepare(run: "Run") -> dict[str, int]:
     else:
         known, images = _material_to_mine(run, report)
         counts.update(report.finish())
-        pairs = _mined(run, known, images, counts)
+        pairs, rewrites = _mined(run, known, images, counts)
     pairs = _limited(pairs, settings.limit)
     if not pairs:
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
@@ -64,7 +67,7 @@ def prepare(run: "Run") -> dict[str, int]:
     counts.update(f"questions of {q.benchmark} {q.split}" for q in known.questions)
     found = dict(counts) | {"images trained on and evaluated": len(overlap)}
     found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
-    found |= _write(run, train, held_out, known)
+    found |= _write(run, train, held_out, known, rewrites)
     found = dict(sorted(found.items()))
     write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
     run.note(counts=found)
@@ -91,7 +94,7 @@ def _material_to_mine(run: "Run", report: Report) -> tuple[Material, list[Eviden
 
 def _mined(
     run: "Run", known: Material, images: Sequence[Evidence], counts: Counter[str]
-) -> list[Pair]:
+) -> tuple[list[Pair], correcting.Rewrites]:
     settings = run.settings
     described = images[: settings.description_images]
     counts["images to mine"] = len(images)
@@ -108,10 +111,18 @@ def _mined(
         settings,
         lambda: _load(run),
     )
-    descriptions = mine.description_pairs(
-        [*asked["sampled"], *asked["greedy"]], answers, known.images, known.vocabulary, counts
-    )
-    return [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    questions = [*asked["sampled"], *asked["greedy"]]
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm":
+        descriptions, rewrites = correcting.description_pairs(
+            run, questions, answers, known.images, counts
+        )
+    else:
+        descriptions = mine.description_pairs(
+            questions, answers, known.images, known.vocabulary, counts
+        )
+    pairs = [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    return pairs, rewrites
 
 
 def _load(run: "Run") -> "Backbone":
@@ -149,13 +160,18 @@ def _kinds(pairs: Sequence[Pair], name: str) -> dict[str, int]:
 
 
 def _write(
-    run: "Run", train: Sequence[Pair], held_out: Sequence[Pair], known: Material
+    run: "Run",
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    known: Material,
+    rewrites: correcting.Rewrites,
 ) -> dict[str, int]:
     """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
     counts: dict[str, int] = {}
     for schema in hadpo_pairs.SCHEMAS:
         try:
-            hadpo_pairs.write(train, run.path("export", schema), schema=schema)
+            folder = run.path("export", schema)
+            hadpo_pairs.write(train, folder, schema=schema, rewrites=rewrites)
         except BadInput:  # two descriptions of one image: llava-v1.5 has room for one
             counts[f"export/{schema}: not written, several descriptions of one image"] = 1
     write_jsonl(run.path("held_out.jsonl"), held_out)

@@ -6,7 +6,7 @@ Oxford HIC are the Vicuna-v0 variant with another linear layer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -34,17 +34,19 @@ _LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
 _LLAMA2 = Prompts(
     train=_LLAMA2_TRAIN,
     evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
+    again=PromptTemplate("<s>[INST] {instruction} [/INST] "),  # and no </s> before it
 )
-_LLAMA2_HADPO = Prompts(  # pope_eval.py and shr_eval.py strip the prompt
-    train=_LLAMA2_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
+_LLAMA2_HADPO = replace(  # pope_eval.py and shr_eval.py strip the prompt
+    _LLAMA2, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
 )
 _VICUNA0_TRAIN = PromptTemplate(f"<s>###Human: {_PICTURE} ###Assistant: ")
 _VICUNA0 = Prompts(
     train=_VICUNA0_TRAIN,
     evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
+    again=PromptTemplate("###Human: {instruction}###Assistant: "),
 )
-_VICUNA0_LRV = Prompts(  # the older conversation.py of LRV and HIC has no blank at the end
-    train=_VICUNA0_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
+_VICUNA0_LRV = replace(  # the older conversation.py of LRV and HIC has no blank at the end
+    _VICUNA0, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
 )
 
 

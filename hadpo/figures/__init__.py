@@ -5,7 +5,7 @@ itself in a notebook (with its words for those who do not see it) and saves itse
 data of a run must say whether they are of the synthetic world (`is_mini`): there is no default.
 """
 
-from hadpo.figures._card import Card, Column, Line
+from hadpo.figures._card import SIGNS, Card, Column, Line
 from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
@@ -19,6 +19,7 @@ from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 
 __all__ = [
+    "SIGNS",
     "Card",
     "Cards",
     "Column",

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
     "mini": {"records", "plugins", "text", "data"},
-    "explore": {"records", "config", "runs", "tables", "figures"},
+    "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
     "page": {
         *("records", "config", "plugins", "text", "runs", "judges"),
         *("backbones", "adapter", "generation", "figures", "mini"),
@@ -88,6 +88,7 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
     "gradio": {"page"},
+    "ipywidgets": {"explore"},
     "starlette": {"page"},
     "fastapi": {"page"},
     "uvicorn": {"page"},

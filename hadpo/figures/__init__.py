@@ -8,7 +8,15 @@ data of a run must say whether they are of the synthetic world (`is_mini`): ther
 from hadpo.figures._card import SIGNS, Card, Column, Line
 from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
-from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
+from hadpo.figures.cards import (
+    Cards,
+    best_and_worst,
+    contact_sheet,
+    hallucination_card,
+    pair_card,
+    text_card,
+    verdict_lines,
+)
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
 from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
@@ -47,5 +55,7 @@ __all__ = [
     "read_steps",
     "shr_bars",
     "smooth",
+    "text_card",
     "training_curves",
+    "verdict_lines",
 ]

@@ -1,6 +1,7 @@
 """JSON Lines files of records: read and checked field by field, written atomically."""
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -46,8 +47,7 @@ def parse(value: Any, kind: type[Record], *, where: str) -> Record:
     """
     if not isinstance(value, Mapping):
         raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    hints, fields = _schema(kind)
     for name in value:
         if name not in fields:
             raise BadInput(f"{where}: unknown field {name!r}; {kind.__name__} has {list(fields)}")
@@ -58,6 +58,13 @@ def parse(value: Any, kind: type[Record], *, where: str) -> Record:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise BadInput(f"{where}: no field {name!r} (found {sorted(value)})")
     return kind(**found)
+
+
+@functools.lru_cache  # working the types out takes longer than reading a line
+def _schema(kind: type) -> tuple[dict[str, Any], dict[str, dataclasses.Field]]:
+    """Types and fields of a record, by name."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    return typing.get_type_hints(kind), fields
 
 
 def _convert(value: Any, hint: Any, *, where: str) -> Any:

@@ -26,6 +26,7 @@ from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
 
 _TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
 _VICUNA = Prompts(
     train=PromptTemplate(  # conv_vicuna_v1
         "<s>A chat between a curious user and an artificial intelligence assistant. "
@@ -37,8 +38,11 @@ _VICUNA = Prompts(
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
         + _TURN
     ),
+    again=_AGAIN,
 )
-_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
+_MINI = Prompts(
+    train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN), again=_AGAIN
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,10 +40,14 @@ _TRAIN = PromptTemplate(_SYSTEM + "<|>" + _IMAGE_LINE + "<|>\nHuman: <|>{instruc
 _OWL = Prompts(
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+    again=PromptTemplate("\nHuman: {instruction}\nAI: "),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
 )
 _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+    again=PromptTemplate("\nHuman: {instruction}\nAI:"),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
 )
 
 

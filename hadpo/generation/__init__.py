@@ -8,5 +8,6 @@ float32 the answers are those of one question at a time.
 
 from hadpo.generation.answering import generate
 from hadpo.generation.decoding import Decoding
+from hadpo.generation.stream import Turn, stream
 
-__all__ = ["Decoding", "generate"]
+__all__ = ["Decoding", "Turn", "generate", "stream"]

@@ -119,6 +119,7 @@ CHANGED = {
     "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,
     "batch_questions": 3,
+    "answer_processes": 2,
     "exact": True,
     "judge": "nobody",
     # refused: the oracle asks nobody
@@ -149,6 +150,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "pairs_schema": "minigpt4",
     "pairs_folder": "${HADPO_DATA}/hadpo",
     "epochs": 2.0,
+    "batch_memory_gib": 1.0,
     "height_bug_compat": True,
     "on_difference": "note",
 }

@@ -8,5 +8,7 @@ float32 the answers are those of one question at a time.
 
 from hadpo.generation.answering import generate
 from hadpo.generation.decoding import Decoding
+from hadpo.generation.processes import generate_in_processes
+from hadpo.generation.share import Job, Part
 
-__all__ = ["Decoding", "generate"]
+__all__ = ["Decoding", "Job", "Part", "generate", "generate_in_processes"]

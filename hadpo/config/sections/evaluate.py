@@ -25,7 +25,9 @@ class EvaluateConfig:
     chair_beams: AtLeastOne = 1  # 1: greedy
     chair_max_new_tokens: AtLeastOne = 512  # a description
     repetition_penalty: Positive = 1.0  # over generated tokens only
-    batch_questions: AtLeastOne = 16  # questions answered at once; halved where memory runs out
+    batch_questions: Count = 0  # questions at once, halved where memory runs out; 0: as many as fit
+    batch_memory_gib: Amount = 0.0  # what they may take beside the weights; 0: 80 % of what is free
+    answer_processes: AtLeastOne = 1  # share the images, each with the model on its own device
     exact: bool = False  # one question at a time, nothing shared: slow, and the reference
     judge: str = "oracle"  # module name in hadpo/judges: oracle, llm or replay
     judge_model: str = ""  # llm, replay: the model's name on the server at OPENAI_BASE_URL

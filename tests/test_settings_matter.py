@@ -129,6 +129,7 @@ CHANGED = {
     "judge_format": "text",
     "judge_temperature": 0.7,
     "judge_max_tokens": 100,
+    "judge_delivery": "batch",
     "judge_concurrency": 2,
     "judge_timeout_seconds": 5.0,
     "judge_retries": 1,

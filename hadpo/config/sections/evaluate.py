@@ -36,6 +36,7 @@ class EvaluateConfig:
     judge_format: Literal["json_schema", "json_object", "text"] = "json_schema"  # of the replies
     judge_temperature: Amount = 0.0  # the paper's SHR judge had 0.7
     judge_max_tokens: AtLeastOne = 800  # per reply; a longer one is cut off and unreadable
+    judge_delivery: Literal["direct", "batch"] = "direct"  # batch: hand in, collect on a rerun
     judge_concurrency: AtLeastOne = 8  # requests at a time
     judge_timeout_seconds: Positive = 60.0  # of one request
     judge_retries: Count = 4  # of a request whose error may pass

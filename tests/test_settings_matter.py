@@ -113,6 +113,8 @@ CHANGED = {
     "pope_stop_at_period": True,
     "shr_beams": 2,
     "shr_max_new_tokens": 20,
+    "shr_segmentation": "grammar",
+    "shr_responses": "nowhere.json",
     "gavie_beams": 2,
     "gavie_max_new_tokens": 2,
     "chair_beams": 2,

@@ -163,7 +163,7 @@ def _write_decoding(run: "Run", modules: dict[str, ModuleType]) -> None:
             "prompt": prompt.text,
             "prompt_name": settings.prompt,
             "decoding": asdict(module.decoding(settings)),
-            "readings": module.READINGS,
+            "readings": getattr(module, "readings", lambda _, m=module: m.READINGS)(settings),
             "judge": settings.judge,
         }
         for name, module in modules.items()

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from hadpo.benchmarks._answers import BASE, TUNED, answers_of, files_of, names
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
+    Answer,
     BadInput,
     Evidence,
     Metric,
@@ -53,6 +54,7 @@ def evaluate(run: "Run") -> list[Metric]:
     vocabulary = _vocabulary(run.earlier("prepare", "vocabulary.json"))
     judge = _judge.make(checked, vocabulary)
     answers = answers_of(run, modules, questions, files)
+    answers += _responses(run, questions, modules)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
     warnings: list[str] = []
@@ -61,7 +63,7 @@ def evaluate(run: "Run") -> list[Metric]:
         own = [a for a in answers if a.benchmark == name]
         if settings.cut_control and hasattr(module, "cut"):
             by_model = {m: [a for a in own if a.model == m] for m in (BASE, TUNED)}
-            own += module.cut(by_model[BASE], by_model[TUNED])
+            own += module.cut(by_model[BASE], by_model[TUNED], settings)
         ruled = _judge.rule(run, judge, module.cases(own, evidence, asked, settings))
         verdicts += ruled
         scored = module.score(
@@ -75,6 +77,8 @@ def evaluate(run: "Run") -> list[Metric]:
             settings=settings,
         )
         metrics += scored
+        if hasattr(module, "export"):
+            module.export(own, ruled, scored, lambda *parts: run.path("original", *parts))
         warnings += module.warnings(scored, asked) if hasattr(module, "warnings") else []
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
     write_jsonl(run.path("metrics.jsonl"), metrics)
@@ -84,6 +88,19 @@ def evaluate(run: "Run") -> list[Metric]:
     counts = Counter(f"{a.model}, {a.benchmark}" for a in answers)
     run.note(answers=dict(counts), verdicts=dict(Counter(v.label for v in verdicts)))
     return metrics
+
+
+def _responses(run: "Run", questions: Sequence[Question], names: Iterable[str]) -> list[Answer]:
+    """Descriptions of somebody else, in SHR's layout, where the settings name a file of them."""
+    place = run.settings.shr_responses
+    if not place:
+        return []
+    if "shr" not in names:
+        raise BadInput("shr_responses is a file of descriptions, but shr is not evaluated")
+    from hadpo.benchmarks import _shr_files
+
+    path = run.note_input(run.resolve(place))
+    return _shr_files.read_responses(path, [q for q in questions if q.benchmark == "shr"])
 
 
 def modules_of(settings: EvaluateConfig) -> dict[str, ModuleType]:

@@ -14,20 +14,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.benchmarks._shr_files import RESPONSES
+from hadpo.benchmarks._shr_files import write as export
 from hadpo.config import EvaluateConfig
 from hadpo.data.shr import SPLIT, questions
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.judges.oracle.world import read_world
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
-from hadpo.text import distinct, first_sentences, repeated_sentences, sentences, word_count
+from hadpo.text import (
+    distinct,
+    first_segments,
+    repeated_segments,
+    segmentation_of,
+    segments,
+    word_count,
+)
 
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["CUT", "READINGS", "RUBRIC", "cases", "cut", "decoding", "questions", "score"]
+__all__ = [
+    "CUT",
+    "READINGS",
+    "RUBRIC",
+    "cases",
+    "cut",
+    "decoding",
+    "export",
+    "questions",
+    "readings",
+    "score",
+]
 
 RUBRIC = "shr"  # how a judge is to rule on the cases
-READINGS = {"": "upstream"}  # sentences as the original segments them
+READINGS = {"": "upstream"}  # sentences as the original segments them; see `readings`
 CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 
 
@@ -43,22 +63,28 @@ def decoding(settings: EvaluateConfig) -> "Decoding":
     )
 
 
+def readings(settings: EvaluateConfig) -> dict[str, str]:
+    """How descriptions are cut into sentences."""
+    return {"": settings.shr_segmentation}
+
+
 def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
     settings: EvaluateConfig | None = None,
 ) -> list[Case]:
-    """A case per answer; its claims are the sentences, each with its period, as SHR lists them.
+    """A case per answer; its claims are the sentences, each with its end, as `shr_segmentation`.
 
     Raises:
         BadInput: no evidence of an image.
     """
+    how = "upstream" if settings is None else settings.shr_segmentation
     found = []
     for answer in answers:
         if answer.image_id not in evidence:
             raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
-        claims = tuple(sentence + "." for sentence in sentences(answer.text))
+        claims = tuple(segments(answer.text, how))
         found.append(
             Case(
                 case_id=answer.question_id,
@@ -70,19 +96,22 @@ def cases(
     return found
 
 
-def cut(base: Iterable[Answer], tuned: Iterable[Answer]) -> list[Answer]:
+def cut(
+    base: Iterable[Answer], tuned: Iterable[Answer], settings: EvaluateConfig | None = None
+) -> list[Answer]:
     """The base's descriptions, each cut to the sentence count of the tuned model's.
 
     The control for saying less: whatever this row gains over the base, it gains by length alone. A
     text that is cut was not generated as it stands: its `tokens` are 0, and no metric of it
     rests on how answers were generated.
     """
-    length = {a.question_id: len(sentences(a.text)) for a in tuned}
+    how = "upstream" if settings is None else settings.shr_segmentation
+    length = {a.question_id: len(segments(a.text, how)) for a in tuned}
     found = []
     for answer in base:
         if answer.question_id not in length:
             continue
-        text = first_sentences(answer.text, length[answer.question_id])
+        text = first_segments(answer.text, length[answer.question_id], how)
         is_whole = text == answer.text.rstrip()
         tokens = answer.tokens if is_whole else 0
         finish = answer.finish if is_whole else "stop"
@@ -134,11 +163,10 @@ def score(
         rows, lost = [], 0
         for answer in own:
             rulings = ruled.get((model, answer.question_id), [])
-            expected = sentences(answer.text)
-            if [v.claim.removesuffix(".") for v in rulings] != expected:
+            if segmentation_of([v.claim for v in rulings], answer.text) is None:
                 raise BadInput(
                     f"{model}, {answer.question_id}: {len(rulings)} verdicts on "
-                    f"{len(expected)} sentences; judge the answers again"
+                    f"{len(segments(answer.text, 'upstream'))} sentences; judge the answers again"
                 )
             lost += sum(v.label == "unparsed" for v in rulings)
             objects = _recall(answer.text, evidence.get(answer.image_id), vocabulary)
@@ -167,7 +195,8 @@ def _count(
     valid = [v for v in rulings if v.label != "unparsed"]
     wrong = [v for v in rulings if v.label == "hallucination"]
     said = [v.claim for v in rulings]
-    is_generated = answer.model != CUT
+    how = segmentation_of(said, answer.text) or "upstream"
+    is_generated = answer.model not in (CUT, RESPONSES)
     row: dict[str, float | None] = {
         "answers": 1,
         "generated": is_generated,
@@ -182,7 +211,7 @@ def _count(
         "absent": sum(v.kind == "absent" for v in wrong),
         "attribute": sum(v.kind == "attribute" for v in wrong),
         "not judged": sum(v.label == "cannot judge" for v in rulings),
-        "repeated": repeated_sentences(answer.text),
+        "repeated": repeated_segments(answer.text, how),
         "objects named": objects[0],
         "objects": objects[1],
         "judged answers": bool(valid),

@@ -19,6 +19,8 @@ class EvaluateConfig:
     pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
     shr_beams: AtLeastOne = 5  # the papers' setting
     shr_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    shr_segmentation: Literal["upstream", "grammar"] = "upstream"  # grammar: not inside 3.5 or Mr.
+    shr_responses: str = ""  # file of image ids and descriptions, scored as the model "responses"
     gavie_beams: AtLeastOne = 1  # 1: greedy
     gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
     height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published

@@ -119,6 +119,28 @@ def doctor(recipe: Annotated[str, typer.Argument()] = "", as_json: AsJson = Fals
         raise typer.Exit(BAD_ENVIRONMENT)
 
 
+@app.command("shr-scores")
+def shr_scores(
+    judgement: Annotated[Path, typer.Argument(help="judgement.json as HA-DPO's scripts write it")],
+    as_json: AsJson = False,
+) -> None:
+    """Score the judgements of an original SHR run: its numbers, ours beside them, and intervals.
+
+    Example: hadpo shr-scores shr_eval_results/Mon_Jan_1/judgement.json
+    """
+    from hadpo import benchmarks
+
+    found = benchmarks.score_judgement(judgement)
+    if as_json:
+        typer.echo(json.dumps([vars(metric) for metric in found]))
+        return
+    for metric in found:
+        value = "-" if metric.value is None else f"{metric.value:.3f}"
+        ends = "" if metric.low is None else f"  [{metric.low:.3f}, {metric.high:.3f}]"
+        unread = f", {metric.n_unreadable} unreadable" if metric.n_unreadable else ""
+        typer.echo(f"{metric.name:38} {value:>8}{ends}  n {metric.n}{unread}")
+
+
 @app.command("judge-agreement")
 def judge_agreement(
     labels: Annotated[Path, typer.Argument(help="JSON lines: a case, and a label for each claim")],

@@ -27,6 +27,7 @@ _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
 _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
+_FITTING = _Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -51,6 +52,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_test_images": _WORLD,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
+    "batch_memory_gib": _FITTING,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
 }

@@ -36,13 +36,15 @@ class Example:
     """A pair as token ids."""
 
     pair_id: str
-    kind: Literal["description", "pope"]
+    kind: Literal["description", "pope", "instruction"]
     image: str
     instruction: str
     prefix: tuple[int, ...]  # one id per position, IMAGE at those of the image tokens
     chosen: tuple[int, ...]  # with the end marker
     rejected: tuple[int, ...]
     cut: int  # answers that were cut to fit, of these two
+    source: str = ""
+    weight: float = 1.0  # of its loss, in finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,25 +94,27 @@ def tokenize(
             f"pair {pair.pair_id}: the prompt with its image tokens has {len(prefix)} positions, "
             f"max_length is {max_length}; raise max_length"
         )
-    answers = []
-    cut = 0
-    for text in (pair.chosen, pair.rejected):
-        ids = backbone.response_ids(text)
-        if len(ids) > room:
-            end = backbone.end_ids
-            ids = [*ids[: max(room - len(end), 0)], *end][:room]
-            cut += 1
-        answers.append(tuple(ids))
+    answers = [fit_answer(backbone, text, room) for text in (pair.chosen, pair.rejected)]
     return Example(
         pair_id=pair.pair_id,
         kind=pair.kind,
         image=pair.image,
         instruction=pair.instruction,
         prefix=tuple(prefix),
-        chosen=answers[0],
-        rejected=answers[1],
-        cut=cut,
+        chosen=answers[0][0],
+        rejected=answers[1][0],
+        cut=sum(is_cut for _, is_cut in answers),
+        source=pair.source,
     )
+
+
+def fit_answer(backbone: Backbone, text: str, room: int) -> tuple[tuple[int, ...], bool]:
+    """Ids of an answer in at most `room` positions, its end marker kept, and whether it was cut."""
+    ids = backbone.response_ids(text)
+    if len(ids) <= room:
+        return tuple(ids), False
+    end = backbone.end_ids
+    return tuple([*ids[: max(room - len(end), 0)], *end][:room]), True
 
 
 def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Packed:
@@ -268,7 +272,7 @@ def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "ima
 def embed(
     backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 side side"]
 ) -> Float[Tensor, "rows length width"]:
-    """Inputs of the language model, each distinct image encoded once; no gradient."""
+    """Inputs of the language model, each distinct image encoded once."""
     image_tokens = backbone.image_tokens(pixels, packed.instructions, image_of=packed.image_of)
     return backbone.embed(packed.ids, image_tokens)
 

@@ -101,6 +101,7 @@ ONLY_IN: dict[str, set[str]] = {
 PART_OF_THE_SEAM = {
     "backbones._base",
     "backbones._checkpoint",
+    "backbones._connector",
     "backbones._kv",
     "backbones._prompt",
 }

@@ -1,5 +1,6 @@
-"""LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
+"""What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
+from hadpo.adapter import trained
 from hadpo.adapter.describe import describe
 from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
@@ -30,4 +31,5 @@ __all__ = [
     "restore",
     "save",
     "state",
+    "trained",
 ]

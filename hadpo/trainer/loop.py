@@ -13,6 +13,7 @@ from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.trainer import order, reference
+from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
 
@@ -36,12 +37,12 @@ class StepMetrics:
 
 def steps(
     backbone: Backbone,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Record],
     settings: TrainConfig,
     *,
     folder: Path | None = None,
     objective: Objective = "dpo",
-    held_out: Sequence[Pair] = (),
+    held_out: Sequence[Record] = (),
     cache: Path | None = None,
 ) -> Iterator[StepMetrics]:
     """Train an adapter on `backbone`, update by update; what is yielded has been done.
@@ -54,8 +55,8 @@ def steps(
         pairs: what to train on.
         settings: every field is honoured.
         folder: for checkpoints; a training that finds one there goes on from it.
-        objective: "dpo", or "sft": the same batches, but only the mean cross-entropy of the chosen
-            answers.
+        objective: "dpo", or "sft": the cross-entropy of instructions' answers, or, on the same
+            batches of pairs, of the chosen answers.
         held_out: pairs to score at every checkpoint, as `eval_...` metrics.
         cache: folder of the reference's log-probabilities, for `reference: cache`.
 
@@ -64,15 +65,17 @@ def steps(
         FloatingPointError: the loss is not a number; the state before that update is saved.
     """
     order.check(settings)
-    plan = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
-    references = None
+    training = Training(backbone, pairs, settings, folder, objective)
+    plan = order.of_examples(training.examples, settings)
     if settings.reference == "cache" and objective == "dpo":
-        references = reference.prepare(backbone, [*pairs, *held_out], settings, cache)
-    training = Training(backbone, pairs, settings, folder, objective, references)
+        wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+        training.references = reference.prepare(backbone, wanted, settings, cache)
     done = training.resume()
-    epoch_pairs = len(order.copies([pair.kind for pair in pairs], settings))
+    if training.stopping.is_over:
+        plan = plan[:done]
+    epoch_pairs = len(order.copies([example.kind for example in training.examples], settings))
     seen = sum(map(len, plan[:done]))
-    held = [training.tokenize(pair) for pair in held_out]
+    held, _ = tokenized(backbone, held_out, settings)
     window = Window()
     for step, micros in enumerate(one_ahead(training.prepare, plan[done:]), start=done):
         rate = order.learning_rate(step, len(plan), settings)
@@ -87,9 +90,13 @@ def steps(
             metrics |= {f"eval_{name}": v for name, v in training.evaluate(held).items()}
         window = Window()
         finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+        is_over = is_checkpoint and training.should_stop(finite)
         yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=finite)
         if is_checkpoint:
             training.save(step + 1)
+        if is_over:
+            break
+    training.keep_best()
 
 
 def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

@@ -22,8 +22,13 @@ def build(
         BadInput: bitsandbytes is not installed, or the device is no GPU.
     """
     values: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},  # biases and norms
+    ]
+    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **values)
+        return torch.optim.AdamW(groups, **values)
     found = f"optimizer: found {settings.optimizer}"
     if device != "cuda":
         raise BadInput(
@@ -38,4 +43,4 @@ def build(
             f"{found}, which needs bitsandbytes; install it with pip install 'hadpo[qlora]', "
             "or set optimizer to adamw"
         ) from error
-    return getattr(bitsandbytes.optim, _BITSANDBYTES[settings.optimizer])(parameters, **values)
+    return getattr(bitsandbytes.optim, _BITSANDBYTES[settings.optimizer])(groups, **values)

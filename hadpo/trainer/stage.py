@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,12 +13,14 @@ from weakref import WeakKeyDictionary
 from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
+from hadpo.batch import Example
 from hadpo.config import TrainConfig
-from hadpo.records import Pair, input_hashes, read_jsonl, write_text
+from hadpo.records import Instruction, Pair, input_hashes, read_jsonl, write_text
 from hadpo.trainer import checkpoints, order, reference
+from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.loop import StepMetrics, steps
-from hadpo.trainer.objective import Objective
+from hadpo.trainer.objective import SIDES, Objective
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -28,13 +30,14 @@ _LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
 
 
 def train(run: Run) -> Iterator[StepMetrics]:
-    """Train the run's adapter, then each control, on the pairs of the stage prepare.
+    """Train what the recipe says, then each control, on the records of the stage prepare.
 
     What was finished before is read from `metrics.jsonl` and yielded again; an objective that was
     interrupted goes on from its newest checkpoint.
 
     Args:
-        run: an open train stage; gets `metrics.jsonl`, `adapter/`, `controls/<name>/adapter/`.
+        run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both, and
+            `controls/<name>/adapter/`.
 
     Raises:
         BadInput: settings or pairs that do not fit.
@@ -42,16 +45,16 @@ def train(run: Run) -> Iterator[StepMetrics]:
     """
     settings = run.recipe.train
     order.check(settings)
-    objectives: list[Objective] = ["dpo"]
+    objectives: list[Objective] = [settings.objective]
     if "sft" in order.control_names(settings):
         objectives.append("sft")
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
     for objective in objectives:
-        target = adapter_folder(run, objective)
+        target = adapter_folder(run, objective).parent
         logged = _read_metrics(run.path("metrics.jsonl"))
         mine = [step for step in logged if step.objective == objective]
-        if (target / "adapter_config.json").is_file():
+        if adapter.trained.is_saved(target, settings):
             yield from mine
             continue
         folder = run.path("checkpoints", objective)
@@ -77,9 +80,9 @@ def train(run: Run) -> Iterator[StepMetrics]:
                     run.log(_as_line(step))
                 yield step
             if is_first:
-                adapter.save(backbone, target)
+                adapter.trained.save(backbone, target)
         finally:  # a cell that was interrupted may be run again: the next training starts clean
-            adapter.detach(backbone)
+            adapter.trained.end(backbone)
     skipped: Counter[str] = Counter()
     for step in _read_metrics(run.path("metrics.jsonl")):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
@@ -95,10 +98,10 @@ def plan(run: Run) -> dict[str, Any]:
     """
     settings = run.recipe.train
     order.check(settings)
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     backbone = loaded(run)
-    updates = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
-    examples = [batch.tokenize(backbone, p, max_length=settings.max_length) for p in pairs]
+    examples, left_out = tokenized(backbone, pairs, settings)
+    updates = order.of_examples(examples, settings)
     positions = tokens = longest = packed_rows = 0
     for update in updates:
         rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
@@ -109,61 +112,72 @@ def plan(run: Run) -> dict[str, Any]:
             longest = max(longest, size)
             tokens += sum(lengths)
         packed_rows += len(rows)
-    kinds = [pairs[i].kind for update in updates for i in update]
+    seen = [examples[i] for update in updates for i in update]
     facts = {
+        "objective": settings.objective,
+        "trained": settings.trained,
         "updates": len(updates),
         "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
         "pairs": len(pairs),
-        "pairs_seen": len(kinds),
-        "description_pairs_seen": kinds.count("description"),
+        "pairs_seen": len(seen),
+        **_by_objective(seen, left_out, settings),
         "held_out_pairs": len(held_out),
         "packed_rows": packed_rows,
         "tokens": tokens,
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
-        "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
-        "objectives": ["dpo", *order.control_names(settings)],
+        "objectives": [settings.objective, *order.control_names(settings)],
         "checkpoint_every": settings.checkpoint_every,
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
     }
+    if settings.objective == "dpo":
+        known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+        facts["reference"] = reference.describe(cache_folder(run), known, settings)
     run.note(plan=facts)
     return facts
 
 
+def _by_objective(
+    seen: Sequence[Example], left_out: Counter[str], settings: TrainConfig
+) -> dict[str, Any]:
+    if settings.objective == "dpo":
+        return {"description_pairs_seen": sum(e.kind == "description" for e in seen)}
+    sources = Counter(example.source for example in seen)
+    return {"left_out": dict(left_out), "seen_by_source": dict(sorted(sources.items()))}
+
+
 def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
-    """The first `n` pairs of the first update: exactly the tokens that the loss sees.
+    """The first `n` records of the first update: exactly the tokens that the loss sees.
 
     The texts are read back from the packed rows, so a mistake in the packing shows here.
     """
     settings = run.recipe.train
-    pairs, _ = read_pairs(run)
+    records, _ = read_records(run)
     backbone = loaded(run)
-    images = [pair.image for pair in pairs]
-    first = order.batches([pair.kind for pair in pairs], settings, images=images)[0][:n]
+    examples, _ = tokenized(backbone, records, settings)
+    sides = SIDES[settings.objective]
     rows = []
-    for i in first:
-        pair = pairs[i]
-        example = batch.tokenize(backbone, pair, max_length=settings.max_length)
-        packed = batch.pack([example])
-        count = packed.lengths[:, 0].tolist()
-        chosen, rejected = packed.targets.split(count)
+    for i in order.of_examples(examples, settings)[0][:n]:
+        example = examples[i]
+        packed = batch.pack([example], sides=sides)
+        answers = packed.targets.split(packed.lengths[:, 0].tolist())
         ids = packed.ids[0].tolist()
         start = ids.index(IMAGE)
         end = start + ids.count(IMAGE)
         prompt = backbone.tokenizer.pieces(ids[:start])
         prompt += [f"<image x {end - start}>"]
         prompt += backbone.tokenizer.pieces(ids[end : len(example.prefix)])
+        named = dict(zip(sides, (answer.tolist() for answer in answers), strict=True))
+        pieces = {f"{k}_pieces": backbone.tokenizer.pieces(ids) for k, ids in named.items()}
         rows.append(
             {
-                "pair_id": pair.pair_id,
-                "kind": pair.kind,
-                "image": pair.image,
+                "pair_id": example.pair_id,
+                "kind": example.kind,
+                "image": example.image,
                 "prompt_pieces": prompt,
-                "chosen_pieces": backbone.tokenizer.pieces(chosen.tolist()),
-                "rejected_pieces": backbone.tokenizer.pieces(rejected.tolist()),
-                "prompt": pair.instruction,
-                "chosen": backbone.decode(chosen.tolist()),
-                "rejected": backbone.decode(rejected.tolist()),
+                **pieces,
+                "prompt": example.instruction,
+                **{name: backbone.decode(ids) for name, ids in named.items()},
                 "answers_cut": example.cut,
             }
         )
@@ -178,27 +192,35 @@ def loaded(run: Run) -> Backbone:
     return _LOADED[run]
 
 
-def read_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs that were held out, as the stage prepare wrote them."""
-    path = run.earlier("prepare", "pairs.jsonl")
-    held_out = path.with_name("held_out.jsonl")
-    return (
-        list(read_jsonl(path, Pair)),
-        list(read_jsonl(held_out, Pair)) if held_out.is_file() else [],
-    )
+def read_records(run: Run) -> tuple[list[Record], list[Record]]:
+    """Pairs or instructions to train on, and those that are held out."""
+    kind = Pair if run.recipe.train.objective == "dpo" else Instruction
+    files = _record_files(run)
+    found = [list(read_jsonl(path, kind)) for path in files]
+    return [*found[0]], [*found[1]] if len(found) > 1 else []
+
+
+def _record_files(run: Run) -> list[Path]:
+    """What prepare wrote for the objective; the held-out records where there are any."""
+    if run.recipe.train.objective == "dpo":
+        names = ("pairs.jsonl", "held_out.jsonl")
+    else:
+        names = ("instructions.jsonl", "held_out_instructions.jsonl")
+    first = run.earlier("prepare", names[0])
+    held_out = first.with_name(names[1])
+    return [first, held_out] if held_out.is_file() else [first]
 
 
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: pairs and the base's files."""
-    pairs = run.earlier("prepare", "pairs.jsonl")
     weights = backbones.files_of(run.recipe, run.resolve)
-    places = [pairs, pairs.with_name("held_out.jsonl"), *weights.values()]
+    places = [*_record_files(run), *weights.values()]
     return input_hashes(places, below=run.folder.parent)
 
 
 def adapter_folder(run: Run, objective: str) -> Path:
     """Where the adapter of an objective lies."""
-    if objective == "dpo":
+    if objective == run.recipe.train.objective:
         return run.path("adapter")
     return run.path("controls", objective, "adapter")
 
@@ -219,8 +241,11 @@ def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> 
     width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     size = backbone.embedding.weight.element_size()
     weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
+    learns = adapter.trained.parts(settings)
     targets = settings.lora_targets.count(",") + 1
-    lora = 16 * targets * settings.lora_rank * 2 * width * depth
+    lora = 16 * targets * settings.lora_rank * 2 * width * depth * ("adapter" in learns)
+    if "connector" in learns:
+        lora += 16 * sum(p.numel() for p in backbone.connector.parameters())
     per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
     head = 4 * 2**24  # logits that exist at one time
     return weights + lora + positions * depth * per_layer * size + head

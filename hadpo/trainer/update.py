@@ -17,12 +17,14 @@ from hadpo import adapter, batch
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair
+from hadpo.records import BadInput
 from hadpo.trainer import checkpoints, optimizer
 from hadpo.trainer.checkpoints import Checkpoint
+from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.layout import by_length, micro_batches
-from hadpo.trainer.objective import SIDES, Objective, Policy, score
+from hadpo.trainer.objective import SIDES, Objective, Policy, score, weight
 from hadpo.trainer.reference import References
+from hadpo.trainer.stopping import Stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,8 @@ class Micro:
     pixels: Float[Tensor, "images 3 side side"]
     reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
     pair_ids: tuple[str, ...]
-    weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
+    counts: Float[Tensor, " pairs"]  # how much each pair counts beside the others
+    weight: float  # of what counts 1; 0 where another process has no pair left to wait for
 
 
 class Window:
@@ -41,15 +44,17 @@ class Window:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.pairs = 0
+        self.pairs = 0.0  # what they count
         self.skipped = 0  # updates that were not made
         self.latest: dict[str, Tensor | float] = {}
 
-    def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], *, counts: bool) -> None:
-        """Add the values of some pairs; without `counts` only their names, for other processes."""
+    def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], micro: Micro) -> None:
+        """Add the values of some pairs; only their names where they serve another process."""
+        is_mine = micro.weight > 0
         for name, values in reported.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + values.sum() * float(counts)
-        self.pairs += len(reported["loss"]) if counts else 0
+            total = (values * micro.counts.to(values)).sum() * float(is_mine)
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
+        self.pairs += float(micro.counts.sum()) if is_mine else 0.0
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means per pair over all processes; one copy from the device."""
@@ -69,7 +74,7 @@ class Training:
     def __init__(
         self,
         backbone: Backbone,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Record],
         settings: TrainConfig,
         folder: Path | None,
         objective: Objective,
@@ -83,19 +88,10 @@ class Training:
         )
         self.references = references
         _check_rows(backbone, settings)
-        self.examples = [self.tokenize(pair) for pair in pairs]
-        if not adapter.is_attached(backbone):
-            adapter.attach(
-                backbone,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                targets=settings.lora_targets,
-                dropout=settings.lora_dropout,
-                seed=settings.train_seed,
-            )
-        adapter.check_scope(backbone)
+        self.examples, self.left_out = tokenized(backbone, pairs, settings)
+        self.parameters = adapter.trained.begin(backbone, settings)
+        self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
-        self.parameters = [p for p in backbone.parameters() if p.requires_grad]
         self.optimizer = optimizer.build(self.parameters, settings, device=backbone.device.type)
         device = backbone.device.type
         is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
@@ -105,16 +101,13 @@ class Training:
         )
         self.policy = self.accelerator.prepare(Policy(backbone))
 
-    def tokenize(self, pair: Pair) -> Example:
-        """The pair's ids under the prompt of training."""
-        return batch.tokenize(self.backbone, pair, max_length=self.settings.max_length)
-
     def prepare(self, rows: Sequence[int]) -> list[Micro]:
         """This process's micro-batches of an update on the pairs `rows`."""
         packed_rows = self._rows([self.examples[i] for i in rows])
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         if mine := packed_rows[rank::world]:
-            return self._micros(mine, weight=world / len(rows))  # processes average gradients
+            counted = sum(self._weight(self.examples[i]) for i in rows)
+            return self._micros(mine, weight=world / counted)  # processes average gradients
         return self._micros(packed_rows[:1], weight=0.0)
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
@@ -130,10 +123,10 @@ class Training:
                 is_last = micro is micros[-1]
                 with contextlib.nullcontext() if is_last else self._no_sync():
                     losses, reported = self._score(micro, is_training=True)
-                    total = losses.sum() * micro.weight
+                    total = (losses * micro.counts.to(losses)).sum() * micro.weight
                     self.accelerator.backward(self.scaler.scale(total))
                 is_finite.append(losses.detach().isfinite().all())
-                window.add(reported, counts=micro.weight > 0)
+                window.add(reported, micro)
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -166,14 +159,14 @@ class Training:
         mine = rows[rank::world]
         for micro in self._micros(mine or rows[:1], weight=float(bool(mine))):
             _, reported = self._score(micro, is_training=False)
-            window.add(reported, counts=micro.weight > 0)
+            window.add(reported, micro)
         return window.read(self.accelerator)
 
     def save(self, step: int) -> Path | None:
         """Write a checkpoint of `step` updates; only the first process does."""
         if self.folder is None or not self.accelerator.is_main_process:
             return None
-        weights = adapter.state(self.backbone)
+        weights = adapter.trained.state(self.backbone)
         return checkpoints.save(
             self.folder,
             Checkpoint(
@@ -182,6 +175,7 @@ class Training:
                 adapter={key: value.cpu() for key, value in weights.items()},
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
+                stopping=self.stopping.state(),
             ),
         )
 
@@ -192,10 +186,25 @@ class Training:
         checkpoint = checkpoints.newest(self.folder, self.fingerprint)
         if checkpoint is None:
             return 0
-        adapter.restore(self.backbone, checkpoint.adapter, where=str(self.folder))
+        adapter.trained.restore(self.backbone, checkpoint.adapter, where=str(self.folder))
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
+        self.stopping.restore(checkpoint.stopping)
         return checkpoint.step
+
+    def should_stop(self, metrics: Mapping[str, float | None]) -> bool:
+        """At a checkpoint: whether the held-out loss has not become better for long enough."""
+        loss = metrics.get("eval_loss")
+        return self.stopping.look(loss, adapter.trained.state(self.backbone))
+
+    def keep_best(self) -> None:
+        """Of a training that may stop early, what had the lowest held-out loss stays."""
+        if self.stopping.weights:
+            best = self.stopping.weights
+            adapter.trained.restore(self.backbone, best, where="the best checkpoint")
+
+    def _weight(self, example: Example) -> float:
+        return weight(example, self.objective, self.settings)
 
     def _rows(self, examples: Sequence[Example]) -> list[list[Example]]:
         return by_length(batch.grouped(examples, self.settings.pairs_per_row))
@@ -212,6 +221,9 @@ class Training:
                     pixels=batch.read_pixels(self.backbone, packed.images),
                     reference=self.references.of(ids) if is_kept and self.references else None,
                     pair_ids=ids,
+                    counts=torch.tensor(
+                        [self._weight(e) for row in part for e in row], dtype=torch.float64
+                    ),
                     weight=weight,
                 )
             )

@@ -13,11 +13,14 @@ from hadpo.trainer import optimizer
 
 
 def test_adamw_is_torchs(fast):
-    weight = torch.nn.Parameter(torch.zeros(2))
-    found = optimizer.build([weight], replace(fast, weight_decay=0.1), device="cpu")
+    weight, bias = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
+    found = optimizer.build([weight, bias], replace(fast, weight_decay=0.1), device="cpu")
     assert type(found) is torch.optim.AdamW
-    assert found.param_groups[0]["weight_decay"] == 0.1
-    assert found.param_groups[0]["lr"] == fast.learning_rate
+    decays = [(group["params"], group["weight_decay"]) for group in found.param_groups]
+    assert decays == [([weight], 0.1), ([bias], 0.0)]  # MiniGPT-4's rule: matrices only
+    assert {group["lr"] for group in found.param_groups} == {fast.learning_rate}
+    (only,) = optimizer.build([weight], fast, device="cpu").param_groups
+    assert only["params"] == [weight]
 
 
 @pytest.mark.parametrize("name", ["paged_adamw_32bit", "adamw_8bit"])

@@ -1,7 +1,7 @@
 """What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
 from hadpo.adapter import trained
-from hadpo.adapter.describe import describe
+from hadpo.adapter.describe import describe, describe_trained
 from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
@@ -20,6 +20,7 @@ __all__ = [
     "attach",
     "check_scope",
     "describe",
+    "describe_trained",
     "detach",
     "disabled",
     "from_dump",

@@ -4,8 +4,9 @@ Where the original systems read text in their own way, that way is a function na
 or says so: a published number can only be compared under the reading that made it.
 """
 
+import json
 import re
-from typing import Literal
+from typing import Any, Literal
 
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
 
@@ -101,3 +102,24 @@ def forms(noun: str) -> set[str]:
     """A noun and its regular plurals, by which it may stand in a text: bus, buss, buses."""
     found = {noun, noun + "s", noun + "es"}
     return found | {noun[:-1] + "ies"} if noun.endswith("y") else found
+
+
+def said_alike(text: str) -> str:
+    """What texts have in common that differ in case, blanks and signs only.
+
+    Words of all scripts count; where there are none (emoji), every sign does.
+    """
+    folded = text.casefold()
+    return " ".join(re.findall(r"\w+", folded)) or "".join(folded.split())
+
+
+def json_object(reply: str) -> dict[str, Any] | None:
+    """The JSON object of a reply, also one in a code fence or between sentences; None: none."""
+    start, end = reply.find("{"), reply.rfind("}")
+    if start < 0 or end < start:
+        return None
+    try:
+        value = json.loads(reply[start : end + 1])
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,55 +1,92 @@
-"""Large JSON lists, one record at a time: memory does not grow with the file."""
+"""Large JSON files, one record at a time: memory does not grow with the file."""
 
+import codecs
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import ijson
 
 from hadpo.records import BadInput
 
-_MARK = b"\xef\xbb\xbf"  # some editors put a byte order mark in front; a JSON parser refuses it
+_MARK = codecs.BOM_UTF8  # some editors put a byte order mark in front; a JSON parser refuses it
 _BLANKS = b" \t\r\n"
 _HTML = (b"<!doctype", b"<html", b"<?xml")
+Item = TypeVar("Item")
 
 
-def stream_list(path: Path, *, expected: str, key: str = "annotations") -> Iterator[Any]:
-    """The elements of a JSON list, decoded one by one; it may also lie below `key` in an object.
+def stream_list(path: Path, *, expected: str, below: str = "") -> Iterator[Any]:
+    """The elements of a JSON list, decoded one by one; with `below`, also of one in an object.
 
     What comes after the last element is checked too, so a file that is cut off raises at its end.
+
+    Args:
+        path: the file.
+        expected: what the message says that should be there.
+        below: key of an object that may hold the list instead.
 
     Raises:
         BadInput: no such file, empty, no UTF-8, no JSON, or another top level.
     """
+    with _opened(path, "[{" if below else "[", expected) as (file, first):
+        is_wrapped = first == "{"
+        found = ijson.items(file, f"{below}.item" if is_wrapped else "item", use_float=True)
+        count = 0
+        for value in _checked(found, path, expected):
+            yield value
+            count += 1
+        if is_wrapped and not count:
+            file.seek(0)
+            _first_bytes(file)
+            _refuse_other_object(file, path, below, expected)
+
+
+def stream_object(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
+    """Key and value of each entry of a JSON object, decoded one by one; else as `stream_list`."""
+    with _opened(path, "{", expected) as (file, _):
+        yield from _checked(ijson.kvitems(file, "", use_float=True), path, expected)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, starts: str, expected: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The file, standing before its first value, and the character that this begins with."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; {expected}")
     with path.open("rb") as file:
-        first = _first_bytes(file)
-        if not first:
+        text = _first_bytes(file)
+        if not text:
             raise BadInput(f"{path}: the file is empty; {expected}")
-        if first.lower().startswith(_HTML):
+        if text.lower().startswith(_HTML):
             raise BadInput(f"{path}: an HTML page, not JSON: the download failed; {expected}")
-        if first[:1] not in (b"[", b"{"):
-            raise BadInput(f"{path}: the top level is neither list nor object; {expected}")
-        is_wrapped = first[:1] == b"{"
-        prefix = f"{key}.item" if is_wrapped else "item"
-        count = 0
+        if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise BadInput(f"{path}: not UTF-8 but UTF-16; {expected}")
+        first = text[:1].decode("latin-1")
+        if first not in starts:
+            kinds = {"[": "list", "{": "object"}
+            found = f"a {kinds[first]}" if first in kinds else f"no JSON list ({text[:20]!r})"
+            raise BadInput(f"{path}: the top level is {found}; {expected}")
+        yield file, first
+
+
+def _checked(values: Iterable[Item], path: Path, expected: str) -> Iterator[Item]:
+    """The values; what the parser says against the file becomes one of our errors."""
+    count = 0
+    left = iter(values)
+    while True:
         try:
-            for value in ijson.items(file, prefix, use_float=True):
-                yield value
-                count += 1
-            if is_wrapped and not count:
-                _refuse_other_object(path, key, expected)
-        except ijson.IncompleteJSONError as error:
+            value = next(left)
+        except StopIteration:
+            return
+        except (ijson.JSONError, UnicodeDecodeError, OverflowError, ValueError) as error:
+            reason = str(error).split("\n")[0].strip()
             raise BadInput(
-                f"{path}: after {count} records: not JSON, or the file is cut off "
-                f"({_reason(error)}); {expected}"
+                f"{path}: after {count} records: not JSON, or the file is cut off ({reason}); "
+                f"{expected}"
             ) from error
-        except (ijson.JSONError, UnicodeDecodeError, OverflowError) as error:
-            raise BadInput(
-                f"{path}: after {count} records: not JSON ({_reason(error)}); {expected}"
-            ) from error
+        yield value
+        count += 1
 
 
 def _first_bytes(file: BinaryIO) -> bytes:
@@ -63,17 +100,11 @@ def _first_bytes(file: BinaryIO) -> bytes:
     return b""
 
 
-def _refuse_other_object(path: Path, key: str, expected: str) -> None:
+def _refuse_other_object(file: BinaryIO, path: Path, key: str, expected: str) -> None:
     """Raise unless the object has a list, if only an empty one, below `key`."""
-    with path.open("rb") as file:
-        _first_bytes(file)
-        for prefix, event, _ in ijson.parse(file, use_float=True):
-            if prefix == key:
-                if event == "start_array":
-                    return
-                raise BadInput(f"{path}: {key!r} is no list; {expected}")
+    for prefix, event, _ in ijson.parse(file, use_float=True):
+        if prefix == key:
+            if event == "start_array":
+                return
+            raise BadInput(f"{path}: {key!r} is no list; {expected}")
     raise BadInput(f"{path}: an object without {key!r}; {expected}")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).split("\n")[0].strip()

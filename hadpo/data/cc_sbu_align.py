@@ -6,7 +6,7 @@ Layout: `filter_cap.json` with `annotations`, a list of image_id and caption; ph
 
 from pathlib import Path
 
-from hadpo.data import Report, field, inside, missing_images, read_json
+from hadpo.data import Report, field, inside, missing_images, read_json, said
 from hadpo.records import BadInput, Instruction
 
 _EXPECTED = (
@@ -32,7 +32,7 @@ def read(folder: Path, report: Report) -> list[Instruction]:
                 raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
             key = str(field(record, "image_id", (int, str), where=where))  # a number or a name
             image = inside(folder / "image", f"{key}.jpg", where=where)
-            text = field(record, "caption", str, where=where)
+            text = said(record, "caption", where=where)
         except BadInput as error:
             report.bad(str(error), source="cc_sbu_align")
             continue

@@ -7,7 +7,7 @@ the file that comes with CHAIR. A user names or fetches that file; the mini worl
 from collections.abc import Mapping
 from pathlib import Path
 
-from hadpo.data import Report
+from hadpo.data import Report, read_text
 from hadpo.records import BadInput, Evidence, Question
 
 SPLIT = "val"
@@ -23,10 +23,8 @@ def synonyms(path: Path, report: Report) -> dict[str, str]:
     Raises:
         BadInput: no such file, or nothing in it.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; {_EXPECTED}")
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(path, expected=_EXPECTED).splitlines():
         said = [" ".join(word.lower().split()) for word in line.split(",")]
         said = [word for word in said if word]
         for word in said:
@@ -34,7 +32,7 @@ def synonyms(path: Path, report: Report) -> dict[str, str]:
                 report.left_out("words under two objects (the last counts)", source="chair")
             found[word] = said[0]
     if not found:
-        raise BadInput(f"{path}: the file is empty; {_EXPECTED}")
+        raise BadInput(f"{path}: no words in it; {_EXPECTED}")
     return found
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.data import Report, field, image_id, missing_images, read_json
+from hadpo.data import Report, field, image_id, missing_images, read_json, said
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Pair
 
@@ -171,9 +171,9 @@ class _Reader:
                     pair_id=str(entry.get("pair_id", f"pope-{number}")),
                     image_id=key,
                     image=image,
-                    instruction=field(entry, "question", str, where=where),
-                    chosen=field(entry, "chosen", str, where=where),
-                    rejected=field(entry, self.schema.negative, str, where=where),
+                    instruction=said(entry, "question", where=where),
+                    chosen=said(entry, "chosen", where=where),
+                    rejected=said(entry, self.schema.negative, where=where),
                     kind="pope",
                     source=str(entry.get("source", path.name)),
                 )
@@ -200,8 +200,10 @@ class _Reader:
 
     def _texts(self, entry: Mapping[str, Any], name: str, where: str) -> list[str]:
         texts = field(entry, name, list, where=where)
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise BadInput(f"{where}: field {name!r}: expected one or more texts, found {texts!r}")
+        if not texts:
+            raise BadInput(f"{where}: field {name!r}: expected one or more texts, found none")
+        for number, text in enumerate(texts):
+            said({name: text}, name, where=f"{where}, text {number}")
         if not self.schema.deletes_newlines:
             return texts
         if self.newlines == "upstream":

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.data import Report, field, inside
+from hadpo.data import Report, field, inside, said
 from hadpo.data._stream import stream_list
 from hadpo.records import BadInput, Instruction
 
@@ -34,7 +34,7 @@ def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
         BadInput: the file cannot be read as a whole (when its broken place is reached).
     """
     there: dict[str, str] = {}  # image_id -> path, "" where no file is
-    for number, record in enumerate(stream_list(path, expected=_EXPECTED)):
+    for number, record in enumerate(stream_list(path, expected=_EXPECTED, below="annotations")):
         where = f"{path}: record {number}"
         try:
             image_id, question, answer, task = _fields(record, where)
@@ -100,13 +100,10 @@ def _fields(record: Any, where: str) -> tuple[str, str, str, str]:
     if not isinstance(record, dict):
         raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
     image_id = str(field(record, "image_id", (str, int), where=where))  # ids are texts, or numbers
-    question = field(record, "question", str, where=where)
-    answer = field(record, "answer", str, where=where)
+    question = said(record, "question", where=where)
+    answer = said(record, "answer", where=where)
     # Charts may have no task: nothing says then whether the question misleads.
     task = field(record, "task", str, where=where) if record.get("task") is not None else ""
-    for name, text in (("question", question), ("answer", answer)):
-        if not text.strip():
-            raise BadInput(f"{where}: field {name!r} is empty")
     return image_id, question, answer, task
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import Report, field, image_id, inside, read_json
+from hadpo.data import Report, field, image_id, inside
+from hadpo.data._stream import stream_list
 from hadpo.records import BadInput, Evidence, Region
 
 _IMAGES = (
@@ -47,20 +48,25 @@ def images(
     """As `read`, without the regions (their file is large and training does not need it)."""
     found: dict[str, Evidence] = {}
     path = folder / "image_data.json"
-    for number, record in enumerate(read_json(path, list, expected=_IMAGES)):
+    for number, record in enumerate(stream_list(path, expected=_IMAGES)):
         try:
             evidence = _image(record, folder, where=f"{path}: record {number}")
         except BadInput as error:
             report.bad(str(error), source="visual_genome")
             continue
-        if image_ids is None or evidence.image_id in image_ids:
+        if evidence.image_id in found:
+            report.bad(
+                f"{path}: record {number}: image {evidence.image_id} is there twice",
+                source="visual_genome",
+            )
+        elif image_ids is None or evidence.image_id in image_ids:
             found[evidence.image_id] = evidence
     return found
 
 
 def coco_ids(folder: Path) -> dict[str, int]:
     """Visual Genome id -> COCO id, for the images that come from COCO (null elsewhere)."""
-    records = read_json(folder / "image_data.json", list, expected=_IMAGES)
+    records = stream_list(folder / "image_data.json", expected=_IMAGES)
     pairs = ((r.get("image_id"), r.get("coco_id")) for r in records if isinstance(r, dict))
     return {str(key): value for key, value in pairs if isinstance(value, int)}
 
@@ -71,11 +77,14 @@ def _image(record: Any, folder: Path, *, where: str) -> Evidence:
     url = field(record, "url", str, where=where)
     # The files lie in two folders; only the last two parts of the address say in which one.
     tail = "/".join(url.split("/")[-2:])
+    width, height = (field(record, name, int, where=where) for name in ("width", "height"))
+    if min(width, height) < 1:
+        raise BadInput(f"{where}: an image of {width} x {height} pixels")
     return Evidence(
         image_id=image_id(record, where=where),
         image=str(inside(folder, tail, where=where)),
-        width=field(record, "width", int, where=where),
-        height=field(record, "height", int, where=where),
+        width=width,
+        height=height,
     )
 
 
@@ -83,7 +92,7 @@ def _regions(
     path: Path, known: dict[str, Evidence], report: Report
 ) -> dict[str, tuple[Region, ...]]:
     found: dict[str, tuple[Region, ...]] = {}
-    for number, entry in enumerate(read_json(path, list, expected=_REGIONS)):
+    for number, entry in enumerate(stream_list(path, expected=_REGIONS)):
         where = f"{path}: record {number}"
         try:
             if not isinstance(entry, dict):
@@ -101,13 +110,16 @@ def _regions(
         except BadInput as error:
             report.bad(str(error), source="visual_genome")
             continue
-        found[key] = tuple(r for r in named if r.phrase.strip())
         # Empty phrases say nothing; the original skips them too (get_desc).
-        report.left_out(
-            "regions with an empty phrase",
-            source="visual_genome",
-            count=len(named) - len(found[key]),
-        )
+        said = [r for r in named if r.phrase.strip()]
+        # Boxes without an area hold nothing; the original shows them to its judge.
+        found[key] = tuple(r for r in said if r.width > 0 and r.height > 0)
+        gone = {
+            "regions with an empty phrase": len(named) - len(said),
+            "regions without an area": len(said) - len(found[key]),
+        }
+        for why, count in gone.items():
+            report.left_out(why, source="visual_genome", count=count)
     return found
 
 

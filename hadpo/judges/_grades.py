@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from hadpo.judges._reply import is_of_case, json_object
+from hadpo.judges._reply import is_of_case
 from hadpo.records import Case, Verdict
+from hadpo.text import json_object
 
 CRITERIA = ("relevancy", "accuracy")
 _SECTION = re.compile(r"^\W*(?:\d+[.)]\W*)?(relevancy|relevance|accuracy)\b\W*$", re.IGNORECASE)

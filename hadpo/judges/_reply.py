@@ -1,11 +1,11 @@
 """Read a language model's ruling on sentences: as the original SHR script does, and tolerantly."""
 
-import json
 import re
 from typing import Any
 
 from hadpo.judges._rubrics import case_mark
 from hadpo.records import Case, Label, Verdict
+from hadpo.text import json_object
 
 _KNOWN = ("hallucination", "correct", "cannot judge")
 _SAID = {
@@ -63,18 +63,6 @@ def read_tolerant(reply: str, case: Case) -> list[Verdict]:
         raw = f"{label}: {reason}" if label else reply
         found.append(_verdict(case, claim, known, reason if label else "", raw))
     return found
-
-
-def json_object(reply: str) -> dict[str, Any] | None:
-    """The JSON object of a reply, also one in a code fence or between sentences; None: none."""
-    start, end = reply.find("{"), reply.rfind("}")
-    if start < 0 or end < start:
-        return None
-    try:
-        value = json.loads(reply[start : end + 1])
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def is_of_case(value: dict[str, Any], case: Case) -> bool:

@@ -5,7 +5,19 @@ import json
 import pytest
 from PIL import Image
 
-from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, pope, shr, visual_genome
+from hadpo.data import (
+    Report,
+    cc_sbu_align,
+    coco,
+    gavie,
+    hadpo_pairs,
+    hic,
+    lrv,
+    pope,
+    shr,
+    vg_annotation,
+    visual_genome,
+)
 from hadpo.records import BadInput, Evidence
 
 
@@ -16,38 +28,67 @@ def vg_image(key, **other):
 
 IMAGES = {"7": Evidence(image_id="7", image="", width=8, height=8)}
 DESC = {"image_id": 7, "chosen": ["A cup."], "rejected": ["A dog."]}
+LRV = {"image_id": "7", "question": "What is there?", "answer": "A cup.", "task": "negative"}
+INSTANCES = {
+    "images": [{"id": 7, "file_name": "7.jpg", "width": 8, "height": 8}],
+    "annotations": [{"image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2]}],
+    "categories": [{"id": 1, "name": "cup"}],
+}
+HIC_HEAD = "image_id,caption,funny_score"
 QUESTION = {"image_id": 7, "question": "Is there a cup in the image?", "chosen": "Yes."}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """All official layouts in one folder, small and right."""
-    for name in ("VG_100K", "val2014", "image"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "7.jpg")
-    write(tmp_path / "image_data.json", [vg_image(7)])
+    return layouts(tmp_path)
+
+
+def layouts(folder):
+    for name in ("VG_100K", "val2014", "image", "annotations"):
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name / "7.jpg")
+    write(folder / "image_data.json", [vg_image(7)])
     region = {"image_id": 7, "x": 1, "y": 1, "width": 2, "height": 2, "phrase": "a cup"}
-    write(tmp_path / "region_descriptions.json", [{"id": 7, "regions": [region]}])
-    write(tmp_path / "desc_data.json", [DESC])
-    write(tmp_path / "pope_data.json", [QUESTION | {"reject": "No."}])
-    write(tmp_path / "val_images_final.json", [{"image_id": 7}])
-    write(tmp_path / "shr_factual_part1.jsonl", {"7": ["A cup."]})
-    write(tmp_path / "shr_factual_part2.jsonl", {"7": ["Two cups."]})
-    write(tmp_path / "objects.json", {"image": "7.jpg", "objects": ["cup"]})
-    write(tmp_path / "filter_cap.json", {"annotations": [{"image_id": 7, "caption": "A cup."}]})
+    write(folder / "region_descriptions.json", [{"id": 7, "regions": [region]}])
+    write(folder / "vg_annotation.json", {"7": [{"caption": "a cup", "bbox": [1, 1, 2, 2]}]})
+    write(folder / "desc_data.json", [DESC])
+    write(folder / "pope_data.json", [QUESTION | {"reject": "No."}])
+    write(folder / "val_images_final.json", [{"image_id": 7}])
+    write(folder / "shr_factual_part1.jsonl", {"7": ["A cup."]})
+    write(folder / "shr_factual_part2.jsonl", {"7": ["Two cups."]})
+    write(folder / "objects.json", {"image": "7.jpg", "objects": ["cup"]})
+    write(folder / "filter_cap.json", {"annotations": [{"image_id": 7, "caption": "A cup."}]})
+    write(folder / "filter_cap1.json", [LRV])
+    write(folder / "evaluation_set.json", [{"image_id": "7", "question": "What is there?"}])
+    write(folder / "annotations" / "instances_val2014.json", INSTANCES)
+    caption = {"image_id": 7, "id": 1, "caption": "A cup."}
+    write(folder / "annotations" / "captions_val2014.json", {"annotations": [caption]})
+    (folder / "oxford_hic_data.csv").write_text(f'{HIC_HEAD}\n7,A cup walks.,"1,234"\n')
+    (folder / "oxford_hic_image_info.csv").write_text("image_id,image_url\n7,https://x.org/7\n")
+    (folder / "synonyms.txt").write_text("cup, mug\n")
     question = {"question_id": 1, "image": "7.jpg", "text": "Is there a cup?", "label": "yes"}
     for split in pope.SPLITS:
-        write(pope.path_of(tmp_path, split), question)
-    return tmp_path
+        write(pope.path_of(folder, split), question)
+    return folder
 
 
 def write(path, value):
-    path.write_text(json.dumps(value))
+    path.write_text(value if path.suffix == ".csv" else json.dumps(value))
 
 
 def read_pairs(folder, report):
     images = {"7": Evidence(image_id="7", image=str(folder / "image/7.jpg"), width=8, height=8)}
     return hadpo_pairs.read(folder, schema="minigpt4", images=images, seed=1, report=report)
+
+
+def read_lrv(folder, report):
+    return list(lrv.read(folder / "filter_cap1.json", folder / "image", report))
+
+
+def read_instances(folder, report):
+    path = folder / "annotations" / "instances_val2014.json"
+    return coco.instances(path, folder / "val2014", report)
 
 
 READERS = {
@@ -60,6 +101,19 @@ READERS = {
     "objects.json": coco.read,
     "filter_cap.json": cc_sbu_align.read,
     "coco_pope_popular.json": lambda folder, report: pope.read(folder, folder, report),
+    "vg_annotation.json": lambda f, report: vg_annotation.read(f / "vg_annotation.json", report),
+    "filter_cap1.json": read_lrv,
+    "evaluation_set.json": lambda f, report: gavie.questions(
+        f / "evaluation_set.json", IMAGES, report
+    ),
+    "annotations/instances_val2014.json": read_instances,
+    "annotations/captions_val2014.json": lambda f, report: coco.captions(
+        f / "annotations" / "captions_val2014.json", report
+    ),
+    "oxford_hic_data.csv": lambda f, report: list(hic.read(f / "oxford_hic_data.csv", report)),
+    "oxford_hic_image_info.csv": lambda f, report: hic.urls(
+        f / "oxford_hic_image_info.csv", report
+    ),
 }
 every_file = pytest.mark.parametrize("name", sorted(READERS))
 WHOLE_FILES = {
@@ -99,6 +153,7 @@ def test_a_file_that_cannot_be_read_is_named(folder, name, fault):
 def test_an_absent_file_is_named(folder, name):
     if name in ("region_descriptions.json", "objects.json"):  # not needed everywhere
         (folder / name).unlink()
+        (folder / "annotations" / "instances_val2014.json").unlink()
         report = Report()
         READERS[name](folder, report)
         assert any(f"no {name}" in key for key in report.finish())
@@ -113,16 +168,19 @@ def test_a_cut_off_file_is_named(folder, name):
     path = folder / name
     path.write_text(path.read_text()[:-8])
     report = Report()
-    with pytest.raises(BadInput, match=rf"{name}:\d+: (not JSON|the JSON ends in the middle)"):
+    if name == "oxford_hic_image_info.csv":
+        path.write_text(path.read_text()[:-8])
+    says = "not JSON|the JSON ends in the middle|not CSV|expected a"
+    with pytest.raises(BadInput, match=rf"{name}.*({says})"):
         READERS[name](folder, report)
         report.finish()
 
 
 @every_file
 def test_a_wrong_top_level_is_named(folder, name):
-    write(folder / name, 3)
+    write(folder / name, "3\n" if name.endswith("csv") else 3)
     report = Report()
-    with pytest.raises(BadInput, match=rf"{name}.*(top level is a int|expected an object)"):
+    with pytest.raises(BadInput, match=rf"{name}.*(top level is|expected an object|no column)"):
         READERS[name](folder, report)
         report.finish()
 
@@ -139,6 +197,22 @@ RECORDS = {  # file -> broken value of the whole file, and what the message must
     "coco_pope_popular.json": (
         {"question_id": 1, "image": "7.jpg", "text": "?", "label": "maybe"},
         "expected yes or no, found 'maybe'",
+    ),
+    "vg_annotation.json": ({"7": [{"caption": "a", "bbox": [1, 2]}]}, "'7', region 0: field 'bb"),
+    "filter_cap1.json": ([LRV, LRV | {"answer": 3}], "record 1: field 'answer': expected str"),
+    "evaluation_set.json": ([{"image_id": 7.5, "question": "?"}], "record 0: field 'image_id'"),
+    "annotations/instances_val2014.json": (
+        INSTANCES | {"annotations": [{"image_id": 7, "category_id": 9, "bbox": [1, 1, 2, 2]}]},
+        "annotations 0: field 'category_id': 9 is not among",
+    ),
+    "annotations/captions_val2014.json": (
+        {"annotations": [{"image_id": 7, "caption": ["A cup."]}]},
+        "annotations 0: field 'caption': expected str, found list",
+    ),
+    "oxford_hic_data.csv": (f"{HIC_HEAD}\n7,A cup.,NaN\n", ":2: field 'funny_score'.*'NaN'"),
+    "oxford_hic_image_info.csv": (
+        "image_id,image_url\n7,file:///etc/passwd\n",
+        ":2: field 'image_url': expected an address",
     ),
 }
 
@@ -194,3 +268,43 @@ def test_a_pair_of_an_unknown_image_is_broken(folder):
     assert len(read_pairs(folder, report)) == 1
     with pytest.raises(BadInput, match=r"pope_data.json: record 0: image 9 is not in image_data"):
         report.finish()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("###Human: <Img><ImageHere></Img> Hello.", "prompt marker"),
+        ("It ends.</s>", "prompt marker '</s>'"),
+        ("[INST] Hello. [/INST]", "prompt marker"),
+        ("word " * 4000, "4000 words"),
+        (" \n", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("name", ["filter_cap1.json", "filter_cap.json", "desc_data.json"])
+def test_texts_that_no_prompt_can_hold_are_broken(folder, name, text, says):
+    values = {
+        "filter_cap1.json": [LRV, LRV | {"answer": text}],
+        "filter_cap.json": {"annotations": [{"image_id": 7, "caption": text}]},
+        "desc_data.json": [DESC, DESC | {"rejected": ["A dog.", text]}],
+    }
+    write(folder / name, values[name])
+    report = Report()
+    READERS[name](folder, report)
+    with pytest.raises(BadInput, match=says):
+        report.finish()
+
+
+def test_half_a_character_is_broken_or_a_question_mark(folder):
+    write(folder / "desc_data.json", [DESC | {"rejected": ["half \ud83d"]}])
+    read_pairs(folder, report := Report())
+    with pytest.raises(BadInput, match="half a character"):
+        report.finish()
+    write(folder / "filter_cap1.json", [LRV | {"answer": "half \ud83d"}])
+    assert read_lrv(folder, Report())[0].answer == "half ?"  # so the streaming parser reads it
+
+
+def test_emoji_and_right_to_left_text_are_texts(folder):
+    text = "\U0001f600 \u202e\u0645\u0631\u062d\u0628\u0627 ### 2 < 3"
+    write(folder / "filter_cap1.json", [LRV | {"answer": text}])
+    [record] = read_lrv(folder, report := Report())
+    assert record.answer == text and report.finish() == {}

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.data import Report, cc_sbu_align, coco, hadpo_pairs, lrv, pope, shr, visual_genome
+from hadpo.data import (
+    Report,
+    cc_sbu_align,
+    coco,
+    gavie,
+    hadpo_pairs,
+    hic,
+    lrv,
+    pope,
+    shr,
+    vg_annotation,
+    visual_genome,
+)
+from hadpo.mini import build
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
 PHOTOS = SHARED / "data" / "photoset"
@@ -185,3 +198,68 @@ def test_write_then_read_is_identity(schema, report, tmp_path):
     counts = hadpo_pairs.write(pairs, tmp_path, schema=schema)
     assert counts == {"desc_data.json": 5, "pope_data.json": len(pairs) - 5}
     assert read_pairs(schema, report, tmp_path) == pairs
+
+
+def test_vg_annotation_has_the_regions_of_visual_genome(report, tmp_path):
+    found = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report)
+    assert report.finish() == {}
+    # README: the same regions without the empty phrase (64)
+    assert sum(map(len, found.values())) == 64
+    evidence = visual_genome.read(PHOTOS / "VG", report)
+    assert found == {key: e.regions for key, e in evidence.items()}
+    vg_annotation.write(found, tmp_path / "again.json")
+    assert vg_annotation.read(tmp_path / "again.json", report) == found
+    one = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report, image_ids={"2375304"})
+    assert {key: len(regions) for key, regions in one.items()} == {"2375304": 12}
+
+
+def test_gavie(report):
+    images = visual_genome.images(PHOTOS / "VG", report)
+    found = gavie.questions(PHOTOS / "gavie" / "evaluation_subset.json", images, report)
+    assert report.finish() == {}
+    assert len(found) == 12 and len({q.image_id for q in found}) == 5
+    assert sum("X:" in q.text for q in found) == 1  # README: one with coordinates
+
+
+def test_hic(report, tmp_path):
+    # README: 21 rows: 1 null caption, 1 null id, scores with commas, ids that need their zeros
+    rows = list(hic.read(PHOTOS / "hic" / "oxford_hic_data.csv", report))
+    assert report.finish() == {
+        "hic: rows without caption": 1,
+        "hic: rows without image_id": 1,
+    }
+    assert len(rows) == 19
+    assert Counter(row.image_id for row in rows) == {
+        "000417": 5,
+        "102938": 4,
+        "5530a1": 4,
+        "778201": 3,
+        "900001": 2,
+        "900002": 1,
+    }
+    assert rows[0].score == 1234 and sum("\n" in row.caption for row in rows) == 1
+    assert hic.write(rows, tmp_path / "again.csv") == 19
+    assert list(hic.read(tmp_path / "again.csv", report)) == rows
+
+
+def test_hic_addresses(report):
+    urls = hic.urls(PHOTOS / "hic" / "oxford_hic_image_info.csv", report)
+    assert report.finish() == {"hic: addresses of an id that was there": 1}
+    assert len(urls) == 6 and urls["000417"].endswith("/000417.jpg")
+
+
+def test_coco_of_the_official_files_knows_what_objects_json_knows(report, tmp_path):
+    build(tmp_path, seed=3, train_images=1, test_images=3)
+    folder = tmp_path / "coco2014"
+    known = coco.read(folder, report)
+    (folder / "objects.json").unlink()
+    official = coco.read(folder, report)
+    assert report.finish() == {}
+    assert {k: sorted(e.objects) for k, e in official.items()} == {
+        k: sorted(set(e.objects)) for k, e in known.items()
+    }
+    for key, evidence in official.items():
+        assert (evidence.image, evidence.width) == (known[key].image, known[key].width)
+        assert all(r.x + r.width <= evidence.width for r in evidence.regions)
+    texts = coco.captions(folder / "annotations" / "captions_val2014.json", report)
+    assert len(texts) == 3 and all(len(some) == 2 for some in texts.values())

@@ -1,0 +1,262 @@
+"""Oxford HIC -> captions to finetune on: cleaned, the best of each image, split by image, weighted.
+
+The original's section "Process the Oxford HIC dataset" is empty, and which captions its authors
+trained on is not known; every choice here is a setting, and every row left out is counted. Rows
+pass through a table on disk that ranks them, so memory does not grow with the file.
+"""
+
+import json
+import math
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from hadpo.config.sections.ranges import STRICT, Count, ShareBelowOne
+from hadpo.data import Report, hic, inside
+from hadpo.data.images import Checked
+from hadpo.instructions.wording import language_filter, profanity_filter
+from hadpo.records import BadInput, Instruction, to_json, write_text
+from hadpo.text import said_alike
+
+SOURCE = "oxford_hic_data.csv"
+SPLITS = ("train", "val")
+_AT_ONCE = 5000  # rows that are filtered and put into the table together
+_TABLE = """
+CREATE TABLE rows (number INTEGER PRIMARY KEY, image_id TEXT, same TEXT, caption TEXT, score REAL);
+"""
+_RANKED = """
+CREATE TABLE ranked AS SELECT number, image_id, caption, score,
+  ROW_NUMBER() OVER (PARTITION BY image_id ORDER BY score DESC, number) AS rank
+FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY image_id, same ORDER BY score DESC, number) AS turn
+      FROM rows) WHERE turn = 1;
+"""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HicSettings:
+    """Which captions are kept, and what they weigh."""
+
+    min_score: float = 0.0  # votes that a caption needs
+    top_k: Count = 0  # captions of each image, by score; 0: all
+    min_words: Count = 1
+    max_words: Count = 0  # 0: no limit
+    languages: tuple[str, ...] = ()  # ISO 639-1; a caption that is likely in another one goes
+    profanity: Literal["keep", "drop"] = "keep"
+    dedupe: bool = True  # of captions of one image that differ in case, blanks and signs only
+    val_share: ShareBelowOne = 0.0  # of the images, kept from training
+    weighting: Literal["none", "log", "rank"] = "none"  # of the loss; the mean weight is 1
+    seed: Count = 42  # draws the images of val
+
+
+def convert(
+    data: Path,
+    images: Path,
+    out: Path,
+    settings: HicSettings,
+    report: Report,
+    *,
+    checked: Checked | None = None,
+) -> dict[str, int]:
+    """Write `<split>.jsonl` (records) and `<split>/filter_cap.json` + `image/` (MiniGPT-4 stage 2).
+
+    Args:
+        data: oxford_hic_data.csv.
+        images: folder of `<image_id>.jpg`.
+        out: folder to write to; a split without captions is not written.
+        settings: what is kept.
+        report: collects broken rows; counts of what was left out come from it.
+        checked: verdicts on image files; None: they are looked at, and nothing is kept.
+
+    Returns:
+        The counts, also in `counts.json`: what was read, left out and why, and written.
+
+    Raises:
+        BadInput: broken input (see `on_bad`), nothing left, or filters that are not installed.
+    """
+    filters = _filters(settings)
+    out.mkdir(parents=True, exist_ok=True)
+    place = out / "rows.sqlite.part"
+    place.unlink(missing_ok=True)
+    table = sqlite3.connect(place)
+    try:
+        table.execute("PRAGMA journal_mode=OFF")  # a table of this call only
+        table.execute("PRAGMA synchronous=OFF")
+        table.executescript(_TABLE)
+        for some in _in_groups(hic.read(data, report), _AT_ONCE):
+            report.left_out("rows read", source="hic", count=len(some))
+            kept = [(row, said_alike(row.caption)) for row in _passed(some, filters, report)]
+            table.executemany(
+                "INSERT INTO rows(image_id, same, caption, score) VALUES (?, ?, ?, ?)",
+                ((row.image_id, same, row.caption, row.score) for row, same in kept),
+            )
+        if not settings.dedupe:
+            table.execute("UPDATE rows SET same = number")
+        _rank(table, settings, report)
+        paths = _usable(table, images, checked or Checked(None), report)
+        counts = report.finish()
+        counts |= _write(table, out, paths, settings)
+    finally:
+        table.close()
+        place.unlink(missing_ok=True)
+    counts = dict(sorted(counts.items()))
+    write_text(out / "counts.json", json.dumps(counts, indent=1) + "\n")
+    return counts
+
+
+def _filters(settings: HicSettings) -> dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]]:
+    """Why rows go -> which of some rows stay; the cheap ones first."""
+
+    def length_fits(rows: Sequence[hic.Row]) -> list[bool]:
+        most = settings.max_words or math.inf
+        return [settings.min_words <= len(row.caption.split()) <= most for row in rows]
+
+    found: dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]] = {
+        "score below min_score": lambda rows: [row.score >= settings.min_score for row in rows],
+        "words outside the limits": length_fits,
+    }
+    if settings.languages:
+        may_be = language_filter(settings.languages)
+        found["another language"] = lambda rows: [may_be(row.caption) for row in rows]
+    if settings.profanity == "drop":
+        are_clean = profanity_filter()
+        found["profane"] = lambda rows: are_clean([row.caption for row in rows])
+    return found
+
+
+def _passed(
+    rows: Sequence[hic.Row],
+    filters: dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]],
+    report: Report,
+) -> Sequence[hic.Row]:
+    for why, stays in filters.items():
+        left = [row for row, ok in zip(rows, stays(rows), strict=True) if ok] if rows else rows
+        report.left_out(why, source="hic", count=len(rows) - len(left))
+        rows = left
+    return rows
+
+
+def _in_groups(rows: Iterator[hic.Row], count: int) -> Iterator[list[hic.Row]]:
+    group: list[hic.Row] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _rank(table: sqlite3.Connection, settings: HicSettings, report: Report) -> None:
+    """Fill `ranked`: duplicates and what is not among an image's best are gone."""
+    [(before,)] = table.execute("SELECT count(*) FROM rows")
+    table.executescript(_RANKED)
+    [(distinct,)] = table.execute("SELECT count(*) FROM ranked")
+    report.left_out("duplicates", source="hic", count=before - distinct)
+    if settings.top_k:
+        gone = table.execute("DELETE FROM ranked WHERE rank > ?", (settings.top_k,)).rowcount
+        report.left_out("not among the best of their image", source="hic", count=gone)
+
+
+def _usable(
+    table: sqlite3.Connection, images: Path, checked: Checked, report: Report
+) -> dict[str, Path]:
+    """Path of each image that can be used; captions of the others are deleted and counted."""
+    found: dict[str, Path] = {}
+    gone: list[tuple[str]] = []
+    for (key,) in table.execute("SELECT DISTINCT image_id FROM ranked ORDER BY image_id"):
+        try:
+            path = inside(images, f"{key}.jpg", where=f"image_id {key[:40]!r}")
+        except BadInput as error:
+            report.bad(str(error), source="hic")
+            gone.append((key,))
+            continue
+        problem = checked.look([path])[str(path)].problem
+        if problem:  # most dead addresses of the release: no file
+            report.left_out(f"images: {problem.partition(' (')[0]}", source="hic")
+            gone.append((key,))
+        else:
+            found[key] = path
+    table.execute("CREATE INDEX by_image ON ranked(image_id)")
+    count = table.executemany("DELETE FROM ranked WHERE image_id = ?", gone).rowcount if gone else 0
+    report.left_out("captions of images that cannot be used", source="hic", count=count)
+    return found
+
+
+def _weight(settings: HicSettings) -> str:
+    """SQL of a caption's weight before the mean is brought to 1."""
+    return {"none": "1.0", "log": "ln(1 + max(score, 0))", "rank": "1.0 / rank"}[settings.weighting]
+
+
+def _write(
+    table: sqlite3.Connection, out: Path, paths: dict[str, Path], settings: HicSettings
+) -> dict[str, int]:
+    keys = sorted(paths)
+    count = round(settings.val_share * len(keys))
+    val = set(random.Random(f"{settings.seed}/hic val").sample(keys, count))
+    table.create_function("in_val", 1, val.__contains__, deterministic=True)
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        test = f"in_val(image_id) = {int(split == 'val')}"
+        [(mean,)] = table.execute(f"SELECT avg({_weight(settings)}) FROM ranked WHERE {test}")
+        if mean is None:
+            continue
+        rows = table.execute(
+            f"SELECT number, image_id, caption, score, rank, {_weight(settings)} FROM ranked "
+            f"WHERE {test} ORDER BY image_id, rank"
+        )
+        counts[f"captions of {split}"] = _write_split(rows, out, split, paths, mean or 1.0)
+        counts[f"images of {split}"] = len(val) if split == "val" else len(keys) - len(val)
+    if not counts:
+        raise BadInput(f"{out}: no caption is left; see the settings and the counts")
+    return counts
+
+
+def _write_split(
+    rows: sqlite3.Cursor, out: Path, split: str, paths: dict[str, Path], mean: float
+) -> int:
+    """One split, in both forms, row by row."""
+    layout, count = out / split, 0
+    (layout / "image").mkdir(parents=True, exist_ok=True)
+    records, annotations = out / f"{split}.jsonl.part", layout / "filter_cap.json.part"
+    with (
+        records.open("w", encoding="utf-8") as jsonl,
+        annotations.open("w", encoding="utf-8") as js,
+    ):
+        js.write('{"annotations": [\n')
+        for number, key, caption, score, rank, weight in rows:
+            image = layout / "image" / f"{key}.jpg"
+            if rank == 1 and not image.exists():
+                _link(paths[key], image)
+            record = Instruction(
+                instruction_id=f"hic-{number}",
+                image_id=key,
+                image=str(paths[key]),
+                instruction="",
+                answer=caption,
+                kind="caption",
+                source=SOURCE,
+                task="humour",
+                weight=weight / mean,
+            )
+            jsonl.write(to_json(record) + "\n")
+            value = {"image_id": key, "caption": caption, "funny_score": score, "rank": rank}
+            js.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
+            count += 1
+        js.write("\n]}\n")
+    records.replace(out / f"{split}.jsonl")
+    annotations.replace(layout / "filter_cap.json")
+    return count
+
+
+def _link(image: Path, place: Path) -> None:
+    """The image at a second place; a copy where the disk is another one."""
+    try:
+        os.link(image.resolve(), place)
+    except OSError:
+        shutil.copyfile(image, place)

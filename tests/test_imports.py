@@ -102,6 +102,7 @@ PART_OF_THE_SEAM = {
     "backbones._attention",
     "backbones._base",
     "backbones._checkpoint",
+    "backbones._connector",
     "backbones._kv",
     "backbones._prompt",
 }

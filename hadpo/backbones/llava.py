@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama
+from hadpo.backbones import _checkpoint, _clip, _connector, _llama
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -57,6 +57,7 @@ VARIANTS = {
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
     "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
+    "connector": _connector.PART,
 }
 
 KEYS = {  # authors' folder -> ours
@@ -93,6 +94,8 @@ class Llava(Backbone):
     PARTS: ClassVar = PARTS
     # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
     EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
 
     def __init__(
         self,
@@ -221,6 +224,7 @@ def from_original(
         dtype=numbers,
         device=place,
     )
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

@@ -132,6 +132,7 @@ class MiniGPT4(Backbone):
     vision: _eva.EvaTower
     connector: nn.Module  # Joined or QFormer
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {"llama_proj.{}": "connector.projection.{}"}
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hadpo.backbones import _checkpoint, _llama, _owl_abstractor, _owl_vision
+from hadpo.backbones import _checkpoint, _connector, _llama, _owl_abstractor, _owl_vision
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._kv import KVState
@@ -59,7 +59,10 @@ VARIANTS = {
     "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft"),
     "lrv-v2": Variant(prompts=_LRV, source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter"),
 }
-PARTS = {"language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)"}
+PARTS = {
+    "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
+    "connector": _connector.PART,
+}
 
 KEYS = {  # authors' folder -> ours
     **{f"vision_model.{old}": f"vision.{new}" for old, new in _owl_vision.KEYS.items()},
@@ -76,6 +79,7 @@ class MplugOwl(Backbone):
     vision: _owl_vision.OwlVision
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {k: f"connector.{ours}" for k, ours in _owl_abstractor.KEYS.items()}
 
     def __init__(self, name: str, *, original_config: Mapping[str, Any], where: str) -> None:
         super().__init__()
@@ -163,6 +167,10 @@ class MplugOwl(Backbone):
                 if path.suffix in (".model", ".json") and path.is_file():
                     shutil.copyfile(path, folder / path.name)
 
+    def files_with(self, language_model: Path) -> dict[str, Path]:
+        """The saved folder is complete, a finetuned connector included."""
+        return {"language_model": language_model}
+
 
 def from_original(
     files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
@@ -199,6 +207,7 @@ def from_original(
     place = choose_device(device)
     numbers = choose_dtype(dtype, place)
     _checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

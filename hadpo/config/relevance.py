@@ -26,6 +26,17 @@ _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
 _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
+_DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
+_SFT = _Switch("train", "objective", operator.eq, "sft", "objective=sft")
+_ADAPTER = _Switch("train", "trained", operator.ne, "connector", "trained=adapter")
+_COSINE = _Switch(
+    "train",
+    "schedule",
+    lambda found, wanted: found in wanted,
+    ("cosine", "cosine_from_start"),
+    "schedule=cosine",
+)
+_WARMUP = _Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -40,6 +51,12 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_test_images": _WORLD,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
+    **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),
+    **dict.fromkeys(("description_share", "repeat_description", "repeat_pope"), _DPO),
+    **dict.fromkeys(("mean_over", "mixture", "caption_requests"), _SFT),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), _ADAPTER),
+    "min_learning_rate": _COSINE,
+    "warmup_learning_rate": _WARMUP,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
 }

@@ -17,12 +17,13 @@ from hadpo import adapter, batch
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair
 from hadpo.trainer import checkpoints, endings, optimizer, sharding
 from hadpo.trainer.checkpoints import Checkpoint
-from hadpo.trainer.layout import by_length, micro_batches
-from hadpo.trainer.objective import SIDES, Objective, Policy, score
+from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.layout import by_length, check_rows, micro_batches
+from hadpo.trainer.objective import SIDES, Objective, Policy, score, weight
 from hadpo.trainer.reference import References
+from hadpo.trainer.stopping import Stopping
 from hadpo.trainer.window import Window
 
 
@@ -34,7 +35,8 @@ class Micro:
     pixels: Float[Tensor, "images 3 side side"]
     reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
     pair_ids: tuple[str, ...]
-    weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
+    counts: Float[Tensor, " pairs"]  # how much each pair counts beside the others
+    weight: float  # of what counts 1; 0 where another process has no pair left to wait for
 
 
 class Training:
@@ -43,7 +45,7 @@ class Training:
     def __init__(
         self,
         backbone: Backbone,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Record],
         settings: TrainConfig,
         folder: Path | None,
         objective: Objective,
@@ -56,19 +58,11 @@ class Training:
             backbone.name, objective, settings, pairs, backbone.files.values()
         )
         self.references = references
-        _check_rows(backbone, settings)
+        check_rows(backbone, settings)
         sharding.check(backbone, settings, objective)
-        self.examples = [self.tokenize(pair) for pair in pairs]
-        if not adapter.is_attached(backbone):
-            adapter.attach(
-                backbone,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                targets=settings.lora_targets,
-                dropout=settings.lora_dropout,
-                seed=settings.train_seed,
-            )
-        adapter.check_scope(backbone)
+        self.examples, self.left_out = tokenized(backbone, pairs, settings)
+        adapter.trained.begin(backbone, settings)
+        self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
         device = backbone.device.type
         self.accelerator = Accelerator(
@@ -83,15 +77,12 @@ class Training:
         policy = Policy(backbone)
         self.policy = policy if sharding.is_on() else self.accelerator.prepare(policy)
 
-    def tokenize(self, pair: Pair) -> Example:
-        """The pair's ids under the prompt of training."""
-        return batch.tokenize(self.backbone, pair, max_length=self.settings.max_length)
-
     def prepare(self, rows: Sequence[int]) -> list[Micro]:
         """This process's micro-batches of an update on the pairs `rows`."""
         packed_rows = self._rows([self.examples[i] for i in rows])
+        counted = sum(self._weight(self.examples[i]) for i in rows)
         world = self.accelerator.num_processes
-        return self._share(packed_rows, weight=world / len(rows))  # processes average gradients
+        return self._share(packed_rows, weight=world / counted)  # processes average gradients
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
@@ -137,9 +128,9 @@ class Training:
         """Gradients of one micro-batch; whether all its losses are numbers."""
         with contextlib.nullcontext() if is_last else self._no_sync():
             losses, reported = self._score(micro, is_training=True)
-            total = losses.sum() * micro.weight
+            total = (losses * micro.counts.to(losses)).sum() * micro.weight
             self.accelerator.backward(self.scaler.scale(total))
-        window.add(reported, counts=micro.weight > 0)
+        window.add(reported, micro.counts * (micro.weight > 0))
         return losses.detach().isfinite().all()
 
     def any_of(self, flag: bool) -> bool:
@@ -158,14 +149,14 @@ class Training:
         window = Window()
         for micro in self._share(self._rows(held_out), weight=1.0):
             _, reported = self._score(micro, is_training=False)
-            window.add(reported, counts=micro.weight > 0)
+            window.add(reported, micro.counts * (micro.weight > 0))
         return window.read(self.accelerator)
 
     def save(self, step: int, *, alone: bool = False) -> Path | None:
         """Write a checkpoint of `step` updates; the first process does, or one left `alone`."""
         if self.folder is None or (alone and sharding.is_on()):  # parts need all processes
             return None
-        weights = sharding.whole(adapter.state(self.backbone))
+        weights = sharding.whole(adapter.trained.state(self.backbone))
         state = self.optimizer.state_dict()
         state["state"] = sharding.whole(state["state"])
         if not self.accelerator.is_main_process and not alone:
@@ -178,6 +169,7 @@ class Training:
                 adapter={key: value.cpu() for key, value in weights.items()},
                 optimizer=state,
                 scaler=self.scaler.state_dict(),
+                stopping=self.stopping.state(),
             ),
         )
 
@@ -188,12 +180,27 @@ class Training:
         checkpoint = checkpoints.newest(self.folder, self.fingerprint)
         if checkpoint is None:
             return 0
-        weights = sharding.parts(checkpoint.adapter, adapter.state(self.backbone))
-        adapter.restore(self.backbone, weights, where=str(self.folder))
+        weights = sharding.parts(checkpoint.adapter, adapter.trained.state(self.backbone))
+        adapter.trained.restore(self.backbone, weights, where=str(self.folder))
         self.optimizer.load_state_dict(checkpoint.optimizer)
         sharding.cut_state(self.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
+        self.stopping.restore(checkpoint.stopping)
         return checkpoint.step
+
+    def should_stop(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether the held-out loss, just looked at, has not become better for long enough."""
+        weights = sharding.whole(adapter.trained.state(self.backbone))
+        return self.stopping.look(metrics.get("eval_loss"), weights)
+
+    def keep_best(self) -> None:
+        """Of a training that may stop early, what had the lowest held-out loss stays."""
+        if self.stopping.weights:
+            best = sharding.parts(self.stopping.weights, adapter.trained.state(self.backbone))
+            adapter.trained.restore(self.backbone, best, where="the best checkpoint")
+
+    def _weight(self, example: Example) -> float:
+        return weight(example, self.objective, self.settings)
 
     def _rows(self, examples: Sequence[Example]) -> list[list[Example]]:
         return by_length(batch.grouped(examples, self.settings.pairs_per_row))
@@ -223,6 +230,9 @@ class Training:
                     pixels=batch.read_pixels(self.backbone, packed.images),
                     reference=self.references.of(ids) if is_kept and self.references else None,
                     pair_ids=ids,
+                    counts=torch.tensor(
+                        [self._weight(e) for row in part for e in row], dtype=torch.float64
+                    ),
                     weight=weight,
                 )
             )
@@ -283,13 +293,4 @@ class Training:
         raise FloatingPointError(
             f"update {step}: {what} is not a number on the pairs {', '.join(pairs)}; {place}; "
             "try a lower learning_rate, or dtype: float32"
-        )
-
-
-def _check_rows(backbone: Backbone, settings: TrainConfig) -> None:
-    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
-        raise BadInput(
-            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
-            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
-            "share; set pairs_per_row to 1"
         )

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
-        *("judges", "backbones", "generation"),
+        *("judges", "backbones", "generation", "instructions"),
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
@@ -66,6 +66,7 @@ SIDEWAYS = {
     ("config", "plugins"),
     ("plugins", "records"),
     ("adapter", "batch"),
+    ("pairs", "instructions"),
     ("doctor", "mini"),
     ("cli", "doctor"),
     ("cli", "page"),

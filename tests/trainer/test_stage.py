@@ -109,7 +109,7 @@ def test_a_kill_around_a_write_loses_no_line(stage, tmp_path, monkeypatch, place
     for path in ("adapter", "checkpoints"):
         shutil.rmtree(whole.path(path))
     whole.path("metrics.jsonl").unlink()
-    module, calls = (checkpoints if place == "checkpoint" else adapter), []
+    module, calls = (checkpoints if place == "checkpoint" else adapter.trained), []
     real = module.save
 
     def killed(*given):

@@ -66,6 +66,7 @@ PARTS = {
     "bert": "folder with vocab.txt of bert-base-uncased; transformers' folder has its own",
     "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("vision", "qformer", "bert", "connector")  # a recipe may do without
 PAD_ROWS = "llm_pad_rows.safetensors"
 
 IGNORED = {

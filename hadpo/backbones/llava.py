@@ -59,6 +59,7 @@ PARTS = {
     "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
     "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("vision", "connector")  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
     "model.mm_projector.{}": "connector.{}",

@@ -63,6 +63,7 @@ PARTS = {
     "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
     "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("connector",)  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
     **{f"vision_model.{old}": f"vision.{new}" for old, new in _owl_vision.KEYS.items()},

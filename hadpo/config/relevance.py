@@ -27,6 +27,7 @@ _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm"
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
 _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
 _DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
+_INSTRUCTED = _Switch("data", "instructions", operator.ne, "", "instructions")
 _SFT = _Switch("train", "objective", operator.eq, "sft", "objective=sft")
 _ADAPTER = _Switch("train", "trained", operator.ne, "connector", "trained=adapter")
 _COSINE = _Switch(
@@ -49,6 +50,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "pairs_folder": _PUBLISHED,
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
+    "instruction_kinds": _INSTRUCTED,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
     **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),

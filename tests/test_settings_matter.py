@@ -78,6 +78,7 @@ CHANGED = {
     "trained": "connector",
     "beta": 0.5,
     "gamma": 0.0,
+    "gamma_on": "instructions",
     "loss": "ipo",
     "label_smoothing": 0.2,
     "learning_rate": 1e-3,

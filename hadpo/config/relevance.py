@@ -25,6 +25,7 @@ _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_s
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
+_AUXILIARY = _Switch("train", "gamma", operator.gt, 0, "gamma above 0")
 _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
 _DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
 _INSTRUCTED = _Switch("data", "instructions", operator.ne, "", "instructions")
@@ -53,6 +54,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "instruction_kinds": _INSTRUCTED,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
+    "gamma_on": _AUXILIARY,
     **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),
     **dict.fromkeys(("description_share", "repeat_description", "repeat_pope"), _DPO),
     **dict.fromkeys(("mean_over", "mixture", "caption_requests"), _SFT),

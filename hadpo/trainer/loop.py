@@ -15,6 +15,7 @@ from hadpo.records import Pair
 from hadpo.runs import Stopped, noticed
 from hadpo.trainer import features, order, reference
 from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.micro import Micro
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
 
@@ -44,6 +45,7 @@ def steps(
     folder: Path | None = None,
     objective: Objective = "dpo",
     held_out: Sequence[Record] = (),
+    captions: Sequence[Record] = (),
     cache: Path | None = None,
 ) -> Iterator[StepMetrics]:
     """Train an adapter on `backbone`, update by update; what is yielded has been done.
@@ -59,6 +61,7 @@ def steps(
         objective: "dpo", or "sft": the cross-entropy of instructions' answers, or, on the same
             batches of pairs, of the chosen answers.
         held_out: pairs to score every `eval_every` updates, as `eval_...` metrics.
+        captions: what the auxiliary term learns from, for `gamma_on: instructions`.
         cache: folder of what is kept beside the pairs: the reference's log-probabilities, for
             `reference: cache`, and image features, for `vision_cache_gb` above 0.
 
@@ -75,8 +78,9 @@ def steps(
         if settings.reference == "cache" and objective == "dpo":  # while all weights are whole
             wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
             references = reference.prepare(backbone, wanted, settings, cache)
-        training = Training(backbone, pairs, settings, folder, objective, references)
+        training = Training(backbone, pairs, settings, folder, objective, references, captions)
         plan = order.of_examples(training.examples, settings)
+        beside = order.captions(len(captions), plan, settings) if captions else [[] for _ in plan]
         done = training.resume()
         if training.stopping.is_over:
             plan = plan[:done]
@@ -85,8 +89,12 @@ def steps(
         held, _ = tokenized(backbone, held_out, settings)
         eval_every = settings.eval_every or settings.checkpoint_every
         window = Window()
+
+        def make(step: int) -> list[Micro]:
+            return training.prepare(plan[step], beside[step])
+
         with noticed() as is_told:
-            for step, micros in enumerate(one_ahead(training.prepare, plan[done:]), start=done):
+            for step, micros in enumerate(one_ahead(make, range(done, len(plan))), start=done):
                 rate = order.learning_rate(step, len(plan), settings)
                 training.update(step, micros, rate, window)
                 seen += len(plan[step])

@@ -83,6 +83,12 @@ def of_examples(examples: Sequence[Example], settings: TrainConfig) -> list[list
     )
 
 
+def captions(count: int, plan: Sequence[Sequence[int]], settings: TrainConfig) -> list[list[int]]:
+    """Which of `count` captions each update learns from: as many as pairs, in shuffled passes."""
+    stream = _passes([[i] for i in range(count)], f"{settings.train_seed}/captions")
+    return [[next(stream) for _ in update] for update in plan]
+
+
 def copies(kinds: Sequence[Kind], settings: TrainConfig) -> list[int]:
     """Indices of the pairs, each as often as its kind is repeated."""
     times = {"description": settings.repeat_description, "pope": settings.repeat_pope}

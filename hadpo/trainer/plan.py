@@ -21,7 +21,7 @@ from hadpo.trainer import features, order, reference
 from hadpo.trainer.examples import tokenized
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES
-from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_records
+from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_captions, read_records
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -74,6 +74,7 @@ def plan(run: Run) -> dict[str, Any]:
         "pairs_seen": len(seen),
         **_by_objective(seen, left_out, settings),
         "held_out_pairs": len(held_out),
+        "captions": len(read_captions(run)),
         "packed_rows": packed_rows,
         "tokens": tokens,
         "padding": round(1 - tokens / positions, 4),

@@ -12,7 +12,7 @@ from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
-from hadpo.records import Instruction, Pair, input_hashes, read_jsonl
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
 from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
 from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.loop import StepMetrics, steps
@@ -84,6 +84,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
                 folder=run.path("checkpoints", objective),
                 objective=objective,
                 held_out=held_out,
+                captions=read_captions(run) if objective == "dpo" else [],
                 cache=cache_folder(run),
             ):
                 if launch.is_first():
@@ -169,6 +170,25 @@ def read_records(run: Run) -> tuple[list[Record], list[Record]]:
     return [*found[0]], [*found[1]] if len(found) > 1 else []
 
 
+def read_captions(run: Run) -> list[Record]:
+    """What the auxiliary term learns from, where that is not the chosen answers.
+
+    Raises:
+        BadInput: the stage prepare wrote no instructions.
+    """
+    settings = run.recipe.train
+    if not settings.gamma or settings.gamma_on == "chosen" or settings.objective != "dpo":
+        return []
+    path = run.earlier("prepare", "pairs.jsonl").with_name("instructions.jsonl")
+    found = list(read_jsonl(path, Instruction)) if path.is_file() else []
+    if not found:
+        raise BadInput(
+            f"gamma_on: instructions, but there is no {path}; name some in the recipe's "
+            "data.instructions and redo prepare, or set gamma_on: chosen"
+        )
+    return [*found]
+
+
 def _record_files(run: Run) -> list[Path]:
     """What prepare wrote for the objective; the held-out records where there are any."""
     if run.recipe.train.objective == "dpo":
@@ -183,7 +203,8 @@ def _record_files(run: Run) -> list[Path]:
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: pairs and the base's files."""
     weights = backbones.files_of(run.recipe, run.resolve)
-    places = [*_record_files(run), *weights.values()]
+    captions = [run.earlier("prepare").joinpath("instructions.jsonl")] if read_captions(run) else []
+    places = [*_record_files(run), *captions, *weights.values()]
     return input_hashes(places, below=run.folder.parent)
 
 

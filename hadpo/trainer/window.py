@@ -27,6 +27,18 @@ class Window:
             self.sums[name] = self.sums.get(name, torch.zeros(())) + total
         self.pairs += float(counts.sum())
 
+    def add_captions(
+        self,
+        losses: Float[Tensor, " captions"],
+        counts: Float[Tensor, " captions"],
+        *,
+        gamma: float,
+    ) -> None:
+        """Add the auxiliary term: there are as many captions as pairs, so means stay means."""
+        total = (losses.detach() * counts.to(losses)).sum()
+        for name, part in (("auxiliary_loss", total), ("loss", gamma * total)):
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + part
+
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means per pair over all processes; one copy from the device."""
         names = sorted(self.sums)

@@ -23,7 +23,8 @@ class TrainConfig:
     objective: Literal["dpo", "sft"] = "dpo"  # pairs of answers, or instructions and their answers
     trained: Literal["adapter", "connector", "adapter+connector"] = "adapter"  # the rest is frozen
     beta: Amount = 0.1  # strength of the reference, DPO Eq. 7
-    gamma: Amount = 0.0  # weight of the auxiliary language-modelling term on the chosen text
+    gamma: Amount = 0.0  # weight of the auxiliary language-modelling term
+    gamma_on: Literal["chosen", "instructions"] = "chosen"  # its texts: of the pairs, or apart
     loss: Literal["sigmoid", "ipo"] = "sigmoid"  # preference loss
     label_smoothing: ShareBelowHalf = 0.0  # share of labels assumed to be wrong (sigmoid only)
     learning_rate: Amount = 2.0e-6  # peak

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
-        *("judges", "backbones", "generation"),
+        *("judges", "backbones", "generation", "instructions"),
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
@@ -69,6 +69,7 @@ SIDEWAYS = {
     ("config", "plugins"),
     ("plugins", "records"),
     ("adapter", "batch"),
+    ("pairs", "instructions"),
     ("doctor", "mini"),
     ("cli", "doctor"),
     ("cli", "page"),
@@ -112,6 +113,7 @@ PART_OF_THE_SEAM = {
     "backbones._segments",
     "backbones._base",
     "backbones._checkpoint",
+    "backbones._connector",
     "backbones._kv",
     "backbones._prompt",
     # What the authors' files are made of: mini writes such files.

@@ -83,6 +83,7 @@ PARTS = {
     "qformer": "blip2_pretrained_flant5xxl.pth of LAVIS; with Vicuna-v0 only",
     "connector": "MiniGPT-4's own .pth, which holds llama_proj",
 }
+OPTIONAL_PARTS = ("qformer",)  # a recipe may do without
 _NEIGHBOURS = 4  # patches that one image token holds where there is no Q-Former
 
 IGNORED = {  # MiniGPT-4 saves what it trained, and all buffers
@@ -117,6 +118,7 @@ class MiniGPT4(Backbone):
     vision: _eva.EvaTower
     connector: nn.Module  # Joined or QFormer
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {"llama_proj.{}": "connector.projection.{}"}
 
     def __init__(
         self,

@@ -59,8 +59,15 @@ def files_of(run: "Run", name: str) -> Files:
     place = ("merged",) if name == TUNED else ("controls", name, "merged")
     manifest = read_manifest(folder)
     facts = manifest.facts if manifest else {}
-    noted = facts.get("merged_dpo" if name == TUNED else f"merged_{name}", {}).get("files", {})
-    return {**parts, **noted, "language_model": run.earlier("merge", *place)}
+    noted = facts.get(TUNED if name == TUNED else f"merged_{name}", {}).get("files", {})
+    found = {**parts, **noted}
+    # What was noted may have been moved with the run's folder.
+    target = run.earlier("merge", *place)
+    if (target / "config.json").is_file():
+        found["language_model"] = target
+    if (target / "connector").is_dir():
+        found["connector"] = target / "connector"
+    return found
 
 
 def answers_of(

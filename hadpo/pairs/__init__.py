@@ -1,6 +1,6 @@
-"""Preference pairs: the published ones, or mined from the model's own answers and corrected."""
+"""What is trained on: preference pairs, published or mined, and instructions to finetune on."""
 
-from hadpo.pairs.look import look, plan
+from hadpo.pairs.look import look, plan, written
 from hadpo.pairs.stage import prepare
 
-__all__ = ["look", "plan", "prepare"]
+__all__ = ["look", "plan", "prepare", "written"]

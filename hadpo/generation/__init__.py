@@ -8,5 +8,6 @@ float32 the answers are those of one question at a time.
 
 from hadpo.generation.answering import generate
 from hadpo.generation.decoding import Decoding
+from hadpo.generation.presets import PRESETS
 
-__all__ = ["Decoding", "generate"]
+__all__ = ["PRESETS", "Decoding", "generate"]

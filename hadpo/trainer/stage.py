@@ -128,6 +128,7 @@ def plan(run: Run) -> dict[str, Any]:
         "answers_cut": sum(e.cut for e in examples),
         "objectives": [settings.objective, *order.control_names(settings)],
         "checkpoint_every": settings.checkpoint_every,
+        "early_stop": settings.early_stop,
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
     }
     if settings.objective == "dpo":

@@ -47,9 +47,7 @@ class TrainConfig:
     lora_dropout: ShareBelowOne = 0.0  # 0 as the originals really ran (they set every dropout to 0)
     lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
-    max_answer_tokens: Count = (
-        0  # of one answer, its end marker included; 0: what max_length leaves
-    )
+    max_answer_tokens: Count = 0  # sft: of an answer with its end marker; 0: no limit of its own
     activation_checkpointing: bool = False  # recompute instead of keeping activations
     mean_over: Literal["answers", "tokens"] = (
         "answers"  # sft: what counts alike in an update's loss

@@ -183,6 +183,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "height_bug_compat": True,
     "instruction_kinds": "positive",
     "mean_over": "tokens",
+    "max_answer_tokens": 4,
     "mixture": "mined=1.0",
     "caption_requests": "humour",
     "on_difference": "note",

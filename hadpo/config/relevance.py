@@ -70,7 +70,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "gamma_on": _AUXILIARY,
     **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),
     **dict.fromkeys(("description_share", "repeat_description", "repeat_pope"), _DPO),
-    **dict.fromkeys(("mean_over", "mixture", "caption_requests"), _SFT),
+    **dict.fromkeys(("mean_over", "mixture", "caption_requests", "max_answer_tokens"), _SFT),
     **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), _ADAPTER),
     "min_learning_rate": _COSINE,
     "warmup_learning_rate": _WARMUP,

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._kv import KVState
-from hadpo.generation.decoding import Decoding, generator, penalised, sampled
+from hadpo.generation.decoding import (
+    Decoding,
+    generator,
+    narrowed,
+    penalised,
+    sampled,
+    without_repeats,
+)
 
 
 @torch.no_grad()
@@ -35,7 +42,9 @@ def decode_single(
     generated = torch.empty(len(found), 0, dtype=torch.long, device=logits.device)
     while True:
         scores = penalised(logits, generated, decoding.repetition_penalty)
+        scores = without_repeats(scores, generated, decoding.no_repeat_ngram)
         if decoding.temperature > 0:
+            scores = narrowed(scores, decoding)
             tokens = sampled(scores, decoding.temperature, [draws[row] for row in active])
         else:
             tokens = scores.argmax(dim=-1)

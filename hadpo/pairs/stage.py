@@ -61,9 +61,11 @@ def prepare(run: "Run") -> dict[str, int]:
     else:
         pairs = []
         known = material.read(run, report, image_ids=free_images(run))
+        counts.update(report.finish())
     pairs = _limited(pairs, settings.limit)
-    instructions = instructed.read(run, known, report, counts)
-    counts.update(report.finish())
+    own = Report(settings.on_bad)
+    instructions = instructed.read(run, known, own, counts)
+    counts.update(own.finish())
     if not pairs and (settings.pair_source != "none" or not instructions):
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
     overlap = sorted({record.image_id for record in (*pairs, *instructions)} & known.evaluated)

@@ -2,5 +2,7 @@
 
 from hadpo.pairs.look import look, plan
 from hadpo.pairs.stage import prepare
+from hadpo.pairs.style import Style, summary
+from hadpo.pairs.style import measure as style
 
-__all__ = ["look", "plan", "prepare"]
+__all__ = ["Style", "look", "plan", "prepare", "style", "summary"]

@@ -28,10 +28,11 @@ _BY_MERGING = 1e-3  # float32 throughout
 def merge_run(run: Run) -> dict[str, dict[str, float]]:
     """Merge the adapter of the run and of each control; write `merged/` and `controls/*/merged/`.
 
-    The sum is taken in float32, whatever the weights were trained in, and rounded once to
-    `merged_dtype`. On `pairs_to_check` the log-probability of each answer, over its tokens, is
-    compared: float32 base with adapter against the float32 merge in memory, and against the merged
-    files, loaded in the recipe's dtype and on its device, as the evaluation will load them.
+    The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
+    (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
+    log-probability of each answer, over its tokens, is compared: float32 base with adapter against
+    the float32 merge in memory, and against the merged files, loaded in the recipe's dtype. These
+    are not quantised: what that would add says nothing about the merge.
 
     Returns:
         Adapter ("dpo", "sft", ...) -> the largest difference of any chosen or rejected answer, in
@@ -64,7 +65,8 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
         saved = {part: str(path) for part, path in backbone.files_with(target).items()}
         del backbone
-        again = backbones.load_for(run.recipe, saved)
+        device = _roomy(model.device, map(Path, parts.values()))
+        again = backbones.load(model.backbone, saved, dtype=model.dtype, device=device)
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
         run.note(**{f"merged_{name}": {"files": saved, **results[name]}})

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama
+from hadpo.backbones import _checkpoint, _clip, _llama, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -155,15 +155,16 @@ class Llava(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> Llava:
     """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -202,7 +203,8 @@ def from_original(
         pad=original_config.get("image_aspect_ratio") == "pad",
     )
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     vocab = backbone.embedding.num_embeddings
     _checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _bare, _checkpoint, _eva, _llama_folder, _qformer
+from hadpo.backbones import _bare, _checkpoint, _eva, _llama_folder, _qformer, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._llama_folder import LlamaFolder
@@ -228,15 +228,16 @@ class MiniGPT4(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> MiniGPT4:
     """MiniGPT-4 from the authors' files.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -260,7 +261,8 @@ def from_original(
     )
     backbone.files = places
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     _llama_folder.fill(
         backbone.language_model, places["language_model"], dtype=numbers, device=place
     )

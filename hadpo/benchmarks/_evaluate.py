@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hadpo import backbones, plugins
 from hadpo.benchmarks import _judge
+from hadpo.benchmarks._outcomes import outcomes as outcomes_of
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
@@ -19,6 +20,7 @@ from hadpo.records import (
     BadInput,
     Evidence,
     Metric,
+    Outcome,
     Question,
     Verdict,
     drop_torn_end,
@@ -67,6 +69,7 @@ def evaluate(run: "Run") -> list[Metric]:
     answers = _answers(run, modules, questions, files)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
+    outcomes: list[Outcome] = []
     warnings: list[str] = []
     for name, module in modules.items():
         asked = [q for q in questions if q.benchmark == name]
@@ -87,8 +90,13 @@ def evaluate(run: "Run") -> list[Metric]:
             settings=settings,
         )
         metrics += scored
+        whole = getattr(module, "SPLIT", "")
+        outcomes += outcomes_of(
+            module.sums(own, asked, ruled, evidence, vocabulary), asked, whole=whole
+        )
         warnings += module.warnings(scored, asked) if hasattr(module, "warnings") else []
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
+    write_jsonl(run.path("outcomes.jsonl"), outcomes)
     write_jsonl(run.path("metrics.jsonl"), metrics)
     for warning in warnings:
         log.warning(warning)

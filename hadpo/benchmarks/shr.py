@@ -7,7 +7,7 @@ repetitions.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from hadpo.text import distinct, first_sentences, repeated_sentences, sentences,
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["CUT", "READINGS", "RUBRIC", "cases", "cut", "decoding", "questions", "score"]
+__all__ = ["CUT", "READINGS", "RUBRIC", "cases", "cut", "decoding", "questions", "score", "sums"]
 
 RUBRIC = "shr"  # how a judge is to rule on the cases
 READINGS = {"": "upstream"}  # sentences as the original segments them
@@ -149,6 +149,23 @@ def score(
         missing = len(questions) - len({a.question_id for a in own})
         found.append(_metric(model, "unanswered", float(missing), len(questions)))
     return found
+
+
+def sums(
+    answers: Iterable[Answer],
+    questions: Sequence[Question],
+    verdicts: Iterable[Verdict],
+    evidence: Mapping[str, Evidence],
+    vocabulary: Vocabulary,
+) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
+    """What each answer adds to numerator and denominator of the metrics."""
+    ruled: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        ruled[verdict.model, verdict.case_id].append(verdict)
+    for answer in answers:
+        objects = _recall(answer.text, evidence.get(answer.image_id), vocabulary)
+        row = _count(answer, ruled[answer.model, answer.question_id], objects)
+        yield answer, {name: (row[over], row[under]) for name, (over, under) in _RATIOS.items()}
 
 
 def _recall(text: str, evidence: Evidence | None, vocabulary: Vocabulary) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hadpo import __version__, config, runs
-from hadpo.cli import instructions, results
+from hadpo.cli import fetching, instructions, results
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(results.commands)
+app.add_typer(fetching.commands)
 app.add_typer(instructions.commands, name="instructions")
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
@@ -35,6 +36,9 @@ Settings = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="KEY=VALUE, over the recipe's setting")
 ]
 Force = Annotated[bool, typer.Option(help="delete what the run has of these stages, and redo them")]
+Processes = Annotated[
+    int, typer.Option(min=0, help="train in so many processes; short for -p processes=N")
+]
 DryRun = Annotated[bool, typer.Option(help="check everything and print the plan; run nothing")]
 
 
@@ -65,14 +69,15 @@ def run(
     recipe: RecipeName,
     name: Name = "",
     parameter: Settings = None,
+    processes: Processes = 0,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages of a recipe; finished ones are left as they are.
 
-    Example: hadpo run mini/llava -p beta=0.2 --name beta-02
+    Example: hadpo run mini/llava -p beta=0.2 --name beta-02 --processes 2
     """
-    overrides = _overrides(parameter)
+    overrides = _overrides(parameter) | _shared_by(processes)
     resolved = config.load_recipe(recipe, overrides)
     _run_stages(resolved.stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
 
@@ -86,6 +91,7 @@ def stage(
         str, typer.Option("--from", help="run whose earlier stages are read; default: this one")
     ] = "",
     parameter: Settings = None,
+    processes: Processes = 0,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -95,7 +101,7 @@ def stage(
     """
     if stage not in config.SECTIONS:
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
-    overrides = _overrides(parameter)
+    overrides = _overrides(parameter) | _shared_by(processes)
     _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
 
 
@@ -179,6 +185,9 @@ def _run_stages(
             outcome = execute.execute(
                 each, recipe, name, _of_stage(each, overrides), from_run=from_run, force=force
             )
+        except runs.Stopped as stopped:  # Typer would take it for Ctrl-C, and drop what it says
+            typer.echo("stopped")
+            _stop(stopped, INTERRUPTED)
         except BaseException:
             typer.echo("stopped")
             raise
@@ -207,6 +216,10 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
             raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
         found[key.strip()] = value.strip()
     return found
+
+
+def _shared_by(processes: int) -> dict[str, Any]:
+    return {"processes": processes} if processes else {}
 
 
 def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_s
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
+_SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -49,9 +50,26 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
     "epochs": _BY_EPOCHS,
+    "parallel": _SEVERAL,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
 }
+
+
+# Settings that say how an update is computed, or what is watched; up to rounding it stays the same.
+# A training that was interrupted may go on with others: less memory, more processes.
+COMPUTED_ALIKE = frozenset(
+    (
+        *(
+            "micro_batch_pairs",
+            "activation_checkpointing",
+            "attention",
+            "reference",
+            "vision_cache_gb",
+        ),
+        *("processes", "parallel", "checkpoint_every", "log_every", "eval_every", "trackers"),
+    )
+)
 
 
 def refuse_without_effect(recipe: Recipe, given: Iterable[str], *, where: str) -> None:

@@ -17,6 +17,7 @@ from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
+from hadpo.figures.speedups import speedup_bars
 from hadpo.figures.style import style_figure
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "read_steps",
     "shr_bars",
     "smooth",
+    "speedup_bars",
     "style_figure",
     "training_curves",
 ]

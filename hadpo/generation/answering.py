@@ -165,10 +165,11 @@ def _answer_group(
     for at in range(0, len(rows), batch):
         some = range(at, min(at + batch, len(rows)))
         if shared is not None:
-            state = shared.select([image_of[row] for row in some])
+            state = shared.branch([image_of[row] for row in some])
         else:
             tokens = _own_image_tokens(backbone, pixels, [(rows[r][1], image_of[r]) for r in some])
-            state = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
+            read = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
+            state = read.branch(range(len(some)))  # beams share it
         logits, state = backbone.extend(state, [ids[row][starts[row] :] for row in some])
         if decoding.beams > 1:
             generated = decode_beams(backbone, logits, state, decoding)

@@ -1,7 +1,7 @@
 """The optimizers: AdamW in torch, or of bitsandbytes with its state paged out or in 8 bit."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,29 @@ from hadpo.records import BadInput
 _BITSANDBYTES = {"paged_adamw_32bit": "PagedAdamW32bit", "adamw_8bit": "AdamW8bit"}
 
 
+def groups(
+    named: Iterable[tuple[str, nn.Parameter]], settings: TrainConfig
+) -> list[dict[str, Any]]:
+    """What is trained, by the rate it learns at: LoRA's B may have another one than the rest.
+
+    B starts at zero and grows slower than A in wide models; LoRA+ (https://arxiv.org/abs/2402.12354)
+    gives it a higher rate. `rate_ratio` of a group multiplies the schedule's rate.
+    """
+    ratios = {False: 1.0, True: settings.lora_b_rate_ratio}
+    parts: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            parts[".lora_B." in name].append(parameter)
+    return [{"params": part, "rate_ratio": ratios[k]} for k, part in parts.items() if part]
+
+
 def build(
-    parameters: Sequence[nn.Parameter], settings: TrainConfig, *, device: str
+    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
+    settings: TrainConfig,
+    *,
+    device: str,
 ) -> torch.optim.Optimizer:
-    """The optimizer of the settings.
+    """The optimizer of the settings, on parameters or on `groups` of them.
 
     Raises:
         BadInput: bitsandbytes is not installed, or the device is no GPU.

@@ -117,6 +117,11 @@ def check(settings: TrainConfig) -> None:
         )
     if not 0 <= settings.lora_dropout < 1:
         problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
+    if settings.parallel != "ddp" and settings.processes > 1 and settings.reference != "cache":
+        problems.append(
+            f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
+            "reference: cache"
+        )
     problems += [
         f"controls: unknown control {name!r}; known: sft"
         for name in control_names(settings)

@@ -53,8 +53,8 @@ def test_without_files_a_family_names_what_it_needs(family):
 
 
 @pytest.fixture(scope="module")
-def recorded(shared, tmp_path_factory):
-    """Every recorded backbone, loaded; what was recorded is found by listing."""
+def places(shared, tmp_path_factory):
+    """Name and parts of every recorded backbone; what was recorded is found by listing."""
     spec = importlib.util.spec_from_file_location("eva", Path(__file__).parent / "eva/conftest.py")
     assert spec is not None and spec.loader is not None
     eva = importlib.util.module_from_spec(spec)
@@ -72,7 +72,17 @@ def recorded(shared, tmp_path_factory):
                 files["bert"] = shared / "golden" / "tokenizers" / "bert_tiny"
         else:
             continue
-        found[case] = backbones.load(name, files, dtype="float32", device="cpu")
+        found[case] = name, files
+    return found
+
+
+@pytest.fixture(scope="module")
+def recorded(places):
+    """Every recorded backbone, loaded."""
+    found = {
+        case: backbones.load(name, files, dtype="float32", device="cpu")
+        for case, (name, files) in places.items()
+    }
     assert {backbone.name.partition("/")[0] for backbone in found.values()} == set(FAMILIES)
     return found
 
@@ -84,6 +94,33 @@ CASES = [*PLAIN, "minigpt4_llama2", "minigpt4_vicuna0", "instructblip_vicuna"]
 def backbone(request, recorded):
     assert set(recorded) == set(CASES)
     return recorded[request.param]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_language_model_is_quantised_and_nothing_else(case, places, recorded):
+    """Listed by kind: a name to skip that has changed would quantise the vision tower, too."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    name, files = places[case]
+    plain = recorded[case]
+    found = backbones.load(name, files, dtype="float32", device="cpu", quantization="nf4")
+    packed = {
+        name
+        for name, module in found.named_modules()
+        if isinstance(module, (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt))
+    }
+    expected = {
+        name
+        for name, module in plain.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("language_model.model.layers.")
+    }
+    assert packed == expected and len(packed) == 7 * plain.language_model.config.num_hidden_layers
+    assert found.is_quantised and not plain.is_quantised
+    others = {key for key, p in found.named_parameters() if p.dtype == torch.uint8}
+    assert others == {f"{name}.weight" for name in packed}
+    mine, theirs = dict(found.named_parameters()), dict(plain.named_parameters())
+    assert mine.keys() == theirs.keys()
+    for key in mine.keys() - others:  # vision, connector, norms, embeddings, head: bit for bit
+        assert torch.equal(mine[key], theirs[key]), key
 
 
 @pytest.fixture(scope="module")

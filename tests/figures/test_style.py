@@ -79,7 +79,7 @@ def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
             given = inspect.signature(made).parameters["is_mini"]
             assert given.default is inspect.Parameter.empty, name
             assert given.kind is inspect.Parameter.KEYWORD_ONLY, name
-    assert len(of_records) == 16
+    assert len(of_records) == 17
 
 
 def test_the_users_own_style_is_left_alone():

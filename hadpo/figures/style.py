@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from hadpo.figures._style import BLUE, GREY, Figure, house_style, new_drawing, write_title
-from hadpo.records import BadInput
 
 
 def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
@@ -15,12 +14,13 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
     Args:
         rows: as `pairs.style` gives them; without perplexities the third picture is left out.
         is_mini: whether they are of the synthetic world.
-
-    Raises:
-        BadInput: no rows.
     """
-    if not rows:
-        raise BadInput("no description pairs to measure the style of")
+    if not rows:  # pairs of questions alone have no style to measure
+        message = "No description pairs, so there is no style to compare."
+        with house_style():
+            drawing = new_drawing(6.2, 1.0)
+            write_title(drawing, message, note="n = 0.", is_mini=is_mini)
+        return Figure(drawing, "pair_style", message, message, [])
     longer = np.array([row["words_chosen"] - row["words_rejected"] for row in rows])
     shared = np.array([row["shared_2"] for row in rows])
     known = [row for row in rows if row.get("perplexity_chosen")]

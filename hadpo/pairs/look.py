@@ -1,11 +1,12 @@
 """What prepare is about to do, looked at before it is done."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hadpo.data import Report
 from hadpo.pairs import correcting, material
-from hadpo.records import Evidence
+from hadpo.records import Evidence, Question
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -16,6 +17,18 @@ def look(run: "Run", count: int) -> list[Evidence]:
     chosen = _images(run)[:count]
     known = material.read(run, Report("skip"), image_ids=chosen)
     return [known.images[key] for key in chosen]
+
+
+def some_of_each(questions: Iterable[Question], count: int) -> list[Question]:
+    """The first `count` questions of each benchmark and split."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for question in questions:
+        source = question.benchmark, question.split
+        seen[source] += 1
+        if seen[source] <= count:
+            found.append(question)
+    return found
 
 
 def plan(run: "Run") -> dict[str, Any]:

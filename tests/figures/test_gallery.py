@@ -200,5 +200,6 @@ def test_style_says_what_else_than_truth_tells_the_sides_apart():
     assert len(figure.data) == 2 and figure.png()
     texts_only = [{k: v for k, v in row.items() if "perplexity" not in k} for row in rows]
     assert figures.style_figure(texts_only, is_mini=False).png()
-    with pytest.raises(BadInput):
-        figures.style_figure([], is_mini=False)
+    assert "No description pairs" in figures.style_figure([], is_mini=False).title
+    assert figures.style_figure([], is_mini=True).png()
+    assert figures.question_sheet([], is_mini=False).title == "No questions"

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
-        *("judges", "backbones", "generation", "instructions"),
+        *("judges", "backbones", "batch", "generation", "instructions"),
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
-    | {"benchmarks", "figures", "backbones", "data", "doctor", "page"},
+    | {"benchmarks", "figures", "backbones", "data", "doctor", "page", "instructions", "chat"},
     "__main__": {"cli"},
 }
 # Edges between parts of one level; all others go downwards.

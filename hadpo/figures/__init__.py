@@ -26,6 +26,7 @@ from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 from hadpo.figures.speedups import speedup_bars
+from hadpo.figures.style import style_figure
 
 __all__ = [
     "SIGNS",
@@ -57,6 +58,7 @@ __all__ = [
     "shr_bars",
     "smooth",
     "speedup_bars",
+    "style_figure",
     "text_card",
     "training_curves",
     "verdict_lines",

@@ -11,7 +11,7 @@ from hadpo.chat import Cache, ChatModel, ChatSettings
 from hadpo.config import PrepareConfig
 from hadpo.pairs.asked import Corrector
 from hadpo.pairs.mine import description_pair, finished
-from hadpo.records import Answer, Evidence, Pair, Question, write_jsonl
+from hadpo.records import Answer, BadInput, Evidence, Pair, Question, write_jsonl
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -21,7 +21,16 @@ Rewrites = dict[str, tuple[list[str], list[str]]]  # pair_id -> of chosen, of re
 
 
 def chat_settings(settings: PrepareConfig) -> ChatSettings:
-    """How the server is asked; BadInput where no model is named."""
+    """How the server is asked; BadInput where no model, or no price for a limit, is named."""
+    if not settings.corrector_model:
+        raise BadInput("corrector llm needs corrector_model, the name of a model of the server")
+    has_prices = settings.corrector_input_price or settings.corrector_output_price
+    if settings.corrector_max_cost_usd and not has_prices:
+        raise BadInput(
+            f"corrector_max_cost_usd is {settings.corrector_max_cost_usd:g}, but what "
+            f"{settings.corrector_model} costs is not known; set corrector_input_price and "
+            "corrector_output_price, in dollars per million tokens"
+        )
     return ChatSettings(
         model=settings.corrector_model,
         temperature=settings.corrector_temperature,

@@ -17,6 +17,7 @@ from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
+from hadpo.figures.speed import speed_bars
 
 __all__ = [
     "Card",
@@ -46,5 +47,6 @@ __all__ = [
     "read_steps",
     "shr_bars",
     "smooth",
+    "speed_bars",
     "training_curves",
 ]

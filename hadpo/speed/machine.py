@@ -25,7 +25,7 @@ def version(package: str) -> str:
         return ""
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Machine, versions and time, for the head of a table."""
     found: dict[str, Any] = {
         "processor": _processor(),
@@ -36,7 +36,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {name: version(name) or "absent" for name in PACKAGES},
     }
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = str(torch.version.cuda)
     return found

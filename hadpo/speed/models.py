@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from hadpo.backbones import _eva, _llama, llava, minigpt4
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._llama_folder import LlamaFolder
 from hadpo.backbones._prompt import IMAGE
+from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.batch import Example
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -46,6 +47,11 @@ class Geometry:
     def answers(self) -> dict[str, int]:
         """Tokens of each answer, by kind of pair."""
         return {"desc": self.description_tokens, "pope": self.pope_tokens}
+
+    @property
+    def is_mini(self) -> bool:
+        """Whether it is too small for its times to mean anything."""
+        return self.name.startswith("tiny")
 
     @property
     def image_tokens(self) -> int:
@@ -163,9 +169,9 @@ def build(
             "llava/mini", vision_config=geometry.vision, original_config=config, where=geometry.name
         )
     else:
-        nobody: Any = None  # the pairs are token ids already
+        unread = LlamaTokenizer.__new__(LlamaTokenizer)  # the pairs are token ids already
         model = _llama.build(config, where=geometry.name)
-        folder = LlamaFolder(path=Path(), config=config, tokenizer=nobody, model=model)
+        folder = LlamaFolder(path=Path(), config=config, tokenizer=unread, model=model)
         sizes = _eva.EvaSizes(**geometry.vision)
         backbone = minigpt4.MiniGPT4("minigpt4/llama2", folder, eva=sizes, qformer=None)
     _fill(backbone, dtype=dtype, device=device, seed=seed)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from hadpo.speed import measure
+from hadpo.speed import measure, models
 from hadpo.speed.steps import (
     CACHED,
     GROUPED,
@@ -18,6 +19,44 @@ from hadpo.speed.steps import (
     TRL,
     TRL_COMPACTION,
 )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured on one geometry; `values` is what the JSON file holds."""
+
+    values: dict[str, Any]
+
+    @property
+    def is_mini(self) -> bool:
+        """Whether the model is too small for its times to mean anything."""
+        return models.find(self.values["geometry"]["name"]).is_mini
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per ratio, beside what we promise."""
+        return rows(self.values)
+
+    @property
+    def extremes(self) -> list[dict[str, Any]]:
+        """The rows with the least and the greatest factor of time."""
+        timed = [r for r in self.rows if r["what"] == _FASTER and r["median"] is not None]
+        order = sorted(timed, key=lambda row: row["median"])
+        return [order[0], order[-1]]
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        device = "cuda" if "gpu" in self.values["machine"] else "cpu"
+        return f"train-{device}-{self.values['geometry']['name']}"
+
+    def table(self) -> str:
+        """The page of Markdown."""
+        return table(self.values)
+
+    def _repr_markdown_(self) -> str:
+        return self.table()
+
 
 Seconds = Mapping[str, list[float]]  # of each step -> of each round
 RATIOS = {  # name -> the step that is slow, the step that is fast
@@ -39,6 +78,7 @@ WORDS = {
     "grouped4_vs_trl": "TRL with token compaction; ours four pairs of one image per row",
     "segments_vs_dense": "ours with dense attention; ours in segments",
 }
+_FASTER = "times faster"
 KINDS = {"desc": "descriptions", "pope": "POPE pairs"}
 # Least factor and aim, as promised for the small LLaVA in float32 on a CPU.
 TIME_TARGETS = {
@@ -105,7 +145,7 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for kind, ratios in report["spread"].items():
         for name, ratio in ratios.items():
             floor, aim = (TIME_TARGETS.get((kind, name)) if has_targets else None) or (None, None)
-            row: dict[str, Any] = {"what": "times faster", "pairs": KINDS[kind]}
+            row: dict[str, Any] = {"what": _FASTER, "pairs": KINDS[kind]}
             row |= {"than": WORDS[name]}
             row |= ratio or {"median": None, "least": None, "greatest": None}
             verdict = _verdict(row["median"], floor, aim, sign=1)

@@ -15,6 +15,7 @@ from hadpo import config, figures
 from hadpo.backbones._base import choose_device
 from hadpo.speed import cost, equality, machine, measure, models, report, steps
 from hadpo.speed.models import Geometry
+from hadpo.speed.report import Report
 
 FOLDER = config.ROOT / "papers_results" / "speed"
 GROUP = 4  # pairs of one image per row
@@ -34,86 +35,89 @@ def command(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     geometry: Annotated[str, typer.Option(help="sizes; default: those of the device")] = "",
     rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 5,
+    memory: Annotated[bool, typer.Option(help="measure peak memory, too")] = True,
     folder: Annotated[Path, typer.Option(help="for table and figure")] = FOLDER,
 ) -> None:
     """Equality first, then time and peak memory; a table, a figure and a JSON file.
 
     Example: python -m hadpo.speed train --json speed.json
     """
-    place = choose_device(device)
-    names = [geometry] if geometry else _GEOMETRIES[place.type]
+    names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
     reports = []
     for name in names:
         sizes = models.find(name)
         for step, reason in steps.available(sizes).items():
             if reason:
                 typer.echo(f"{name}: without {steps.NAMES[step]}: {reason}", err=True)
-        found = run(name, device=place, rounds=rounds)
-        typer.echo(report.table(found))
+        found = run(name, device=device, rounds=rounds, memory=memory)
+        typer.echo(found.table())
         save(found, folder)
         reports.append(found)
     if json_file is not None:
-        first, *others = reports
-        value = first | ({"others": {r["geometry"]["name"]: r for r in others}} if others else {})
+        first, *others = (found.values for found in reports)
+        value = first | ({"others": {o["geometry"]["name"]: o for o in others}} if others else {})
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def run(geometry: str, *, device: torch.device, rounds: int) -> dict[str, Any]:
+def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = True) -> Report:
     """Measure everything on one geometry.
 
     Args:
         geometry: a name of `models.GEOMETRIES`.
-        device: a CPU is measured in float32 on one thread, a GPU in bfloat16.
+        device: cpu or cuda; a CPU is measured in float32 on one thread, a GPU in bfloat16.
         rounds: of the times.
+        memory: whether to measure peak memory, too; on a CPU in fresh processes, which takes most
+            of the time.
 
     Raises:
         BadInput: somebody computes something else; then no time means anything.
     """
     sizes = models.find(geometry)
-    is_gpu = device.type == "cuda"
+    place = choose_device(device)
+    is_gpu = place.type == "cuda"
     threads = torch.get_num_threads()
     if not is_gpu:
         torch.set_num_threads(1)
     try:
-        found: dict[str, Any] = {"machine": machine.describe(device), "rounds": rounds}
+        found: dict[str, Any] = {"machine": machine.describe(place), "rounds": rounds}
         found["geometry"] = _facts(sizes)
         found["dtype"] = "bfloat16" if is_gpu else "float32"
         found["clock"] = "seconds of the clock" if is_gpu else "CPU seconds of the process"
         found["absent"] = {k: why for k, why in steps.available(sizes).items() if why}
         tiny = "tiny" if sizes.family == "llava" else "tiny-minigpt4"
         found["equal"] = equality.measure(tiny)
-        found |= _measured(sizes, device, rounds, dtype=getattr(torch, found["dtype"]))
-        return report.summary(found)
+        found |= _measured(
+            sizes, place, rounds, dtype=getattr(torch, found["dtype"]), memory=memory
+        )
+        return Report(report.summary(found))
     finally:
         torch.set_num_threads(threads)
 
 
-def save(found: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the table, the figure and the JSON into `folder`."""
-    name = f"train-{'cuda' if 'gpu' in found['machine'] else 'cpu'}-{found['geometry']['name']}"
+def save(found: Report, folder: Path = FOLDER) -> list[Path]:
+    """Write the table, the figures and the JSON into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{name}.md", folder / f"{name}.json"]
-    written[0].write_text(report.table(found), encoding="utf-8")
-    written[1].write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    rows = report.rows(found)
-    is_mini = found["geometry"]["name"].startswith("tiny")
-    return written + figures.speed_bars(rows, is_mini=is_mini).save(folder, name)
+    written = [folder / f"{found.name}.md", folder / f"{found.name}.json"]
+    written[0].write_text(found.table(), encoding="utf-8")
+    written[1].write_text(json.dumps(found.values, indent=1) + "\n", encoding="utf-8")
+    figure = figures.speed_bars(found.rows, is_mini=found.is_mini)
+    return written + figure.save(folder, found.name)
 
 
 def _measured(
-    sizes: Geometry, device: torch.device, rounds: int, *, dtype: torch.dtype
+    sizes: Geometry, device: torch.device, rounds: int, *, dtype: torch.dtype, memory: bool
 ) -> dict[str, Any]:
     backbone = models.build(sizes, dtype=dtype, device=device)
     time, seconds, tflop, mfu = {}, {}, {}, {}
-    memory: dict[str, dict[str, float]] = {}
+    peaks: dict[str, dict[str, float]] = {}
     peak = machine.peak_flops(device)
     for kind in sizes.answers:
         single = _there(_SINGLE, sizes)
         ways = measure.prepare(backbone, sizes, kind, sizes.pairs, single, images=sizes.pairs)
         alone = measure.seconds(ways, single, rounds=rounds)
-        if device.type == "cuda":
-            memory[kind] = {n: measure.peak_memory(ways, n) for n in _there(_REMEMBERED, sizes)}
+        if memory and device.type == "cuda":
+            peaks[kind] = {n: measure.peak_memory(ways, n) for n in _there(_REMEMBERED, sizes)}
         del ways
         group = _there(_GROUPED, sizes)
         ways = measure.prepare(backbone, sizes, kind, GROUP, group, images=1)
@@ -125,9 +129,9 @@ def _measured(
         flops = {n: cost.pair_flops(sizes, kind, n, pairs_per_row=GROUP) for n in seconds[kind]}
         tflop[kind] = {n: value / 1e12 for n, value in flops.items()}
         mfu[kind] = {n: v / seconds[kind][n] / peak for n, v in flops.items()} if peak else {}
-    if device.type != "cuda":
-        memory = _memory_on_cpu(models.find(_MEMORY_GEOMETRY.get(sizes.name, sizes.name)))
-    return {"time": time, "seconds": seconds, "tflop": tflop, "mfu": mfu, "memory_mb": memory}
+    if memory and device.type != "cuda":
+        peaks = _memory_on_cpu(models.find(_MEMORY_GEOMETRY.get(sizes.name, sizes.name)))
+    return {"time": time, "seconds": seconds, "tflop": tflop, "mfu": mfu, "memory_mb": peaks}
 
 
 def _memory_on_cpu(sizes: Geometry) -> dict[str, dict[str, float]]:

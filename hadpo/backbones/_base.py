@@ -76,7 +76,17 @@ class Backbone(nn.Module, ABC):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The rows of the output layer that take part in the softmax."""
-        return self.language_model.lm_head.weight
+        return self._head_weight
+
+    @property
+    def _head_weight(self) -> Float[Tensor, "rows width"]:
+        """The output layer and its adapter as one weight, with a gradient where one is attached."""
+        head: Any = self.language_model.lm_head
+        weight = head.weight  # of the frozen layer, also where an adapter lies over it
+        if not getattr(head, "disable_adapters", True):
+            for name in head.lora_A:
+                weight = weight + head.get_delta_weight(name).to(weight.dtype)
+        return weight
 
     @property
     def text_files(self) -> list[Path]:

@@ -25,7 +25,7 @@ from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
-from hadpo.figures.speedups import speedup_bars
+from hadpo.figures.speed import speed_bars, speedup_bars
 from hadpo.figures.style import style_figure
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "read_steps",
     "shr_bars",
     "smooth",
+    "speed_bars",
     "speedup_bars",
     "style_figure",
     "text_card",

@@ -106,6 +106,8 @@ CHANGED = {
     # merge
     "merged_dtype": "bfloat16",
     "check_pairs": 1,
+    "save_transformers": False,
+    "adapter_folder": "nowhere",
     # evaluate
     "benchmark_names": "pope",
     "models": "base,merged",
@@ -153,6 +155,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "epochs": 2.0,
     "height_bug_compat": True,
     "on_difference": "note",
+    "adapter_projector": "base",
 }
 CASES = [
     (stage, name)

@@ -13,7 +13,7 @@ from hadpo.adapter.lora import (
     restore,
     state,
 )
-from hadpo.adapter.proof import merge_run, pairs_to_check
+from hadpo.adapter.proof import folder_of, merge_run, pairs_to_check
 
 __all__ = [
     "attach",
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "detach",
     "disabled",
+    "folder_of",
     "from_dump",
     "is_attached",
     "load",

@@ -45,11 +45,11 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     model = run.recipe.model
     assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
-    trained = run.earlier("train", "adapter").parent
     pairs = pairs_to_check(run)
-    sources = {"dpo": trained / "adapter"}
-    for folder in sorted((trained / "controls").glob("*/adapter")):
-        sources[folder.parent.name] = folder
+    sources = {"dpo": folder_of(run)}
+    if not settings.adapter_folder:
+        for folder in sorted((sources["dpo"].parent / "controls").glob("*/adapter")):
+            sources[folder.parent.name] = folder
     prepared = run.earlier("prepare", "pairs.jsonl")
     places = [prepared, *sources.values(), *parts.values()]
     run.note(inputs=input_hashes(places, below=run.folder.parent))
@@ -58,20 +58,40 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         target = run.path("merged") if name == "dpo" else run.path("controls", name, "merged")
         device = _roomy(model.device, map(Path, parts.values()))
         backbone = backbones.load(model.backbone, parts, dtype="float32", device=device)
-        files.load(backbone, folder)
+        files.load(backbone, folder, projector=settings.adapter_projector)
         with_adapter = _logps(backbone, pairs)
         lora.merge(backbone)
         merged = _logps(backbone, pairs)
         backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
         saved = {part: str(path) for part, path in backbone.files_with(target).items()}
+        whole = target.with_name("merged_transformers")
+        is_whole = settings.save_transformers and backbone.save_transformers(
+            whole, dtype=getattr(torch, settings.merged_dtype)
+        )
         del backbone
         device = _roomy(model.device, map(Path, parts.values()))
         again = backbones.load(model.backbone, saved, dtype=model.dtype, device=device)
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
-        run.note(**{f"merged_{name}": {"files": saved, **results[name]}})
+        if is_whole:
+            del again
+            again = backbones.load(
+                model.backbone, {"language_model": whole}, dtype=model.dtype, device=device
+            )
+            by_others = _compare(with_adapter, merged, _logps(again, pairs), where=whole)
+            results[name]["adapter to transformers folder, nats per token"] = by_others.get(
+                "adapter to merged files, nats per token", 0.0
+            )
+        noted = {"files": saved, "projector": settings.adapter_projector, "adapter": str(folder)}
+        run.note(**{f"merged_{name}": noted | results[name]})
     write_text(run.path("metrics.json"), json.dumps(results, indent=1))
     return results
+
+
+def folder_of(run: Run) -> Path:
+    """The adapter that is merged: the published one that the recipe names, or the trained one."""
+    named = run.recipe.merge.adapter_folder
+    return run.resolve(named) if named else run.earlier("train", "adapter")
 
 
 def pairs_to_check(run: Run) -> list[Pair]:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hadpo.backbones import _quantised
 from hadpo.records import BadInput, write_text
@@ -131,6 +132,8 @@ def fill(
     problems: list[str] = []
     seen: dict[str, nn.Parameter] = {}
     sources = list(files)
+    # disable=None: shown in a terminal, never in a file or a notebook's output
+    bar = tqdm(total=len(expected), desc="weights", unit=" tensors", disable=None, leave=False)
     for path in sources:
         for key, value in read_tensors(path):
             name = translate(key, keys)
@@ -150,6 +153,8 @@ def fill(
                 )
                 continue
             seen[name] = _quantised.placed(wanted[name], value, dtype=dtype, device=device)
+            bar.update()
+    bar.close()
     wrong = {problem.split("'")[1] for problem in problems}
     for name in expected:
         if name not in seen:

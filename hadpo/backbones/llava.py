@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama, _quantised
+from hadpo.backbones import _checkpoint, _clip, _llama, _llava_hub, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -148,6 +148,19 @@ class Llava(Backbone):
         for path in self.tokenizer.path.parent.glob("*token*"):
             if path.suffix in (".model", ".json") and path.parent != folder:
                 shutil.copyfile(path, folder / path.name)
+
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model for `LlavaForConditionalGeneration`; it loads here, too."""
+        _llava_hub.save(
+            folder,
+            {"language_model": self.language_model, "connector": self.connector},
+            original_config=self.original_config,
+            image_tokens=self.num_image_tokens,
+            vision_folder=self.files["vision"],
+            tokenizer=self.tokenizer.path,
+            dtype=dtype,
+        )
+        return True
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """Saved weights lie in the authors' layout, so the tower needs a place of its own."""

@@ -25,6 +25,7 @@ _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_s
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
+_PUBLISHED_ADAPTER = _Switch("merge", "adapter_folder", operator.ne, "", "adapter_folder")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -40,6 +41,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "epochs": _BY_EPOCHS,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
+    "adapter_projector": _PUBLISHED_ADAPTER,
 }
 
 

@@ -180,6 +180,26 @@ def test_saved_weights_are_read_back_bit_for_bit(tiny_files, hub_folder, tmp_pat
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == "float32"
 
 
+@pytest.mark.parametrize("source", ["authors", "transformers"])
+def test_written_for_transformers_it_says_the_same_there_and_here(
+    tiny_files, hub_folder, tmp_path, source
+):
+    files = tiny_files if source == "authors" else {"language_model": hub_folder[0]}
+    backbone = backbones.load("llava/mini", files, device="cpu")
+    expected, ids, pixels = logits_of(backbone)
+    folder = tmp_path / "whole"
+    assert backbone.save_transformers(folder, dtype=torch.float32)
+    found, *_ = logits_of(backbones.load("llava/mini", {"language_model": folder}, device="cpu"))
+    assert torch.equal(found, expected)
+    model, notes = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not notes["missing_keys"] and not notes["unexpected_keys"]
+    image = model.config.image_token_index if hasattr(model.config, "image_token_index") else 360
+    with torch.no_grad():
+        theirs = model(input_ids=ids.masked_fill(ids == IMAGE, image), pixel_values=pixels).logits
+    assert theirs.shape[-1] == 384
+    assert (theirs[..., :360] - expected).abs().max() < 2e-5
+
+
 def test_real_size_has_the_published_shapes():
     backbone = llava.Llava(
         "llava/1.5-7b", vision_config=OPENAI_CLIP, original_config=LLAVA_7B, where="test"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hadpo import __version__, config, runs
-from hadpo.cli import fetching, results
+from hadpo.cli import converting, fetching, results
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(results.commands)
 app.add_typer(fetching.commands)
+app.add_typer(converting.commands)
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
 Settings = Annotated[

@@ -2,6 +2,10 @@
 
 Formulas: spec of this kit, section cost model: a LLaMA layer has 4 h^2 + 3 h I weights and keeps
 about 14 h + 3 I numbers per position for its backward pass, or h where it recomputes them.
+
+Measured on mini, float32 on a CPU: a step grew by 0.98 times the activations and logits estimated
+here, and by 2.4 times where activations are recomputed: there the scores of attention, which GPU
+kernels never write out, are the larger part (tests/doctor/test_memory.py prints both).
 """
 
 import json

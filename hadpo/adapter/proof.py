@@ -28,6 +28,8 @@ _BY_MERGING = 1e-3  # float32 throughout
 def merge_run(run: Run) -> dict[str, dict[str, float]]:
     """Merge the adapter of the run and of each control; write `merged/` and `controls/*/merged/`.
 
+    Of LLaVA, `merged_transformers/` holds the same for those who load models with transformers.
+
     The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
     (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
     log-probability of each answer, over its tokens, is compared: float32 base with adapter against
@@ -64,24 +66,20 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         merged = _logps(backbone, pairs)
         backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
         saved = {part: str(path) for part, path in backbone.files_with(target).items()}
-        whole = target.with_name("merged_transformers")
-        is_whole = settings.save_transformers and backbone.save_transformers(
+        folders = {"merged files": saved}
+        whole = run.path("merged_transformers")
+        wants_whole = name == "dpo" and settings.save_transformers
+        if wants_whole and backbone.save_transformers(
             whole, dtype=getattr(torch, settings.merged_dtype)
-        )
+        ):
+            folders["transformers folder"] = {"language_model": str(whole)}
         del backbone
-        device = _roomy(model.device, map(Path, parts.values()))
-        again = backbones.load(model.backbone, saved, dtype=model.dtype, device=device)
-        loaded = _logps(again, pairs)
-        results[name] = _compare(with_adapter, merged, loaded, where=target)
-        if is_whole:
+        results[name] = {"pairs compared": float(len(pairs))}
+        for what, places in folders.items():
+            again = backbones.load(model.backbone, places, dtype=model.dtype, device=device)
+            loaded = _logps(again, pairs)
             del again
-            again = backbones.load(
-                model.backbone, {"language_model": whole}, dtype=model.dtype, device=device
-            )
-            by_others = _compare(with_adapter, merged, _logps(again, pairs), where=whole)
-            results[name]["adapter to transformers folder, nats per token"] = by_others.get(
-                "adapter to merged files, nats per token", 0.0
-            )
+            results[name] |= _compare(with_adapter, merged, loaded, what=what, where=target)
         noted = {"files": saved, "projector": settings.adapter_projector, "adapter": str(folder)}
         run.note(**{f"merged_{name}": noted | results[name]})
     write_text(run.path("metrics.json"), json.dumps(results, indent=1))
@@ -114,21 +112,22 @@ def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers 
     return torch.cat(found, dim=1) if found else torch.zeros(2, 0)
 
 
-def _compare(adapter: Tensor, merged: Tensor, loaded: Tensor, *, where: Path) -> dict[str, float]:
+def _compare(
+    adapter: Tensor, merged: Tensor, loaded: Tensor, *, what: str, where: Path
+) -> dict[str, float]:
     if not adapter.numel():
-        return {"pairs compared": 0.0}
+        return {}
     exact = float((adapter - merged).abs().max())
     rounded = float((adapter - loaded).abs().max())
     if not exact <= _BY_MERGING or not rounded <= _BY_ROUNDING:
         raise BadInput(
             f"{where}: merged weights do not say what the adapter says: log-probabilities "
-            f"differ by {exact:.2e} nats per token in memory, {rounded:.2e} from the files; "
+            f"differ by {exact:.2e} nats per token in memory, {rounded:.2e} from the {what}; "
             "try merged_dtype: float32"
         )
     return {
         "adapter to merge in memory, nats per token": exact,
-        "adapter to merged files, nats per token": rounded,
-        "pairs compared": float(adapter.shape[1]),
+        f"adapter to {what}, nats per token": rounded,
     }
 
 

@@ -284,6 +284,20 @@ def test_an_adapter_of_another_rank_or_model_is_refused(tiny_llava, make_other, 
     assert str(tmp_path) in str(error.value)
 
 
+def test_an_adapter_of_another_family_is_refused_though_it_fits(tiny_llava, tmp_path):
+    adapter.save(shake(tiny_llava()), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for base in ("minigpt4/llama2", "MAGAer13/mplug-owl-llama-7b-ft"):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        with pytest.raises(BadInput, match="the backbone is llava/mini: name the adapter") as error:
+            adapter.load(tiny_llava(), tmp_path)
+        assert str(path) in str(error.value) and base in str(error.value)
+    for base in ("liuhaotian/llava-v1.5-7b", "/data/models/7b", None):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        adapter.load(tiny_llava(), tmp_path)
+
+
 def test_merge_is_w_plus_ba_in_float32(tiny_llava):
     backbone, base = shake(tiny_llava("bfloat16")), tiny_llava("bfloat16")
     weights = {key: value.clone() for key, value in adapter.state(backbone).items()}

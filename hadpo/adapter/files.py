@@ -6,6 +6,7 @@ Published adapters load here, and ours load in peft.
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hadpo import plugins
 from hadpo.adapter import lora
 from hadpo.backbones import _checkpoint
 from hadpo.backbones._base import Backbone
@@ -62,6 +64,7 @@ def load(
         BadInput: a file is missing or broken, or its keys do not fit; empty tensors are named.
     """
     config, weights = read_weights(folder)
+    _check_family(backbone, config, folder / "adapter_config.json")
     extra = folder / "non_lora_trainables.bin"
     if extra.is_file() and projector == "adapter":
         _load_extra(backbone, extra)
@@ -105,6 +108,18 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
     ]
     if problems:
         raise BadInput(f"{path}: not a plain LoRA adapter: {'; '.join(problems)}")
+
+
+def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse an adapter whose base is of another family: its weights might fit all the same."""
+    base = str(config.get("base_model_name_or_path") or "")
+    own, *_ = backbone.name.split("/")
+    for family in plugins.available("hadpo.backbones"):
+        if family != own and family.replace("_", "") in re.sub(r"[-_]", "", base.lower()):
+            raise BadInput(
+                f"{path}: an adapter of {base!r}, a {family}; the backbone is {backbone.name}: "
+                "name the adapter of this one, or the other backbone"
+            )
 
 
 def _load_extra(backbone: Backbone, path: Path) -> None:

@@ -7,6 +7,7 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -247,6 +248,13 @@ def _check_start(path: Path) -> None:
 
 def _broken(path: Path, error: Exception) -> BadInput:
     size = path.stat().st_size
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        return BadInput(
+            f"{path}: a pickle with code in it{what}, not only tensors; refused, because loading "
+            "it would run that code: get the weights as .safetensors, or from the authors"
+        )
     reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
     return BadInput(
         f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"

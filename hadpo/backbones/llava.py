@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama, _llava_hub, _quantised
+from hadpo.backbones import _checkpoint, _clip, _llama, _llama_folder, _llava_hub, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -47,11 +47,12 @@ class Variant:
 
     prompts: Prompts
     source: str
+    width: int = 4096  # of the language model
 
 
 VARIANTS = {
     "1.5-7b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-7b"),
-    "1.5-13b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-13b"),
+    "1.5-13b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120),
     "mini": Variant(prompts=_MINI, source="hadpo/mini/weights/llava"),
 }
 PARTS = {
@@ -204,6 +205,10 @@ def from_original(
         vision_config=vision_config,
         original_config=original_config,
         where=str(folder / "config.json"),
+    )
+    _llama_folder.check_width(
+        *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].width),
+        name=backbone.name,
     )
     tokenizer.check_rows(backbone.embedding.num_embeddings, where=f"{folder}/config.json")
     if not tokenizer.splits_at_blanks:

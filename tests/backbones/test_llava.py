@@ -265,6 +265,25 @@ def test_a_tokenizer_of_another_model(tiny_files, tmp_path):
         backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
 
 
+def test_a_tokenizer_of_a_much_smaller_vocabulary(tiny_files, tmp_path):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 32000}))
+    with pytest.raises(BadInput, match=r"tokenizer.model: 360 pieces, but .* vocab_size 32000"):
+        backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
+
+
+@pytest.mark.parametrize(("variant", "width"), [("1.5-13b", 4096), ("1.5-7b", 5120)])
+def test_the_folder_of_another_size(tiny_files, tmp_path, variant, width):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": width}))
+    with pytest.raises(BadInput, match=f"hidden_size {width}, a .* choose the other variant"):
+        backbones.load(f"llava/{variant}", {**tiny_files, "language_model": tmp_path})
+
+
 def test_hub_ids_are_fetched(tiny_files, monkeypatch):
     asked = []
 

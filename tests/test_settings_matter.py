@@ -120,6 +120,8 @@ CHANGED = {
     # merge
     "merged_dtype": "bfloat16",
     "check_pairs": 1,
+    "save_transformers": False,
+    "adapter_folder": "nowhere",
     # evaluate
     "benchmark_names": "pope",
     "models": "base,merged",
@@ -187,6 +189,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "mixture": "mined=1.0",
     "caption_requests": "humour",
     "on_difference": "note",
+    "adapter_projector": "base",
 }
 CASES = [
     (stage, name)

@@ -113,6 +113,10 @@ class Backbone(nn.Module, ABC):
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the part `language_model` in the authors' layout, which `from_original` reads."""
 
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model in transformers' layout too; False where a family has none."""
+        return False
+
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """Files to load a saved language model with: the other parts stay where they are."""
         return {**self.files, "language_model": language_model}

@@ -180,6 +180,26 @@ def test_saved_weights_are_read_back_bit_for_bit(tiny_files, hub_folder, tmp_pat
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == "float32"
 
 
+@pytest.mark.parametrize("source", ["authors", "transformers"])
+def test_written_for_transformers_it_says_the_same_there_and_here(
+    tiny_files, hub_folder, tmp_path, source
+):
+    files = tiny_files if source == "authors" else {"language_model": hub_folder[0]}
+    backbone = backbones.load("llava/mini", files, device="cpu")
+    expected, ids, pixels = logits_of(backbone)
+    folder = tmp_path / "whole"
+    assert backbone.save_transformers(folder, dtype=torch.float32)
+    found, *_ = logits_of(backbones.load("llava/mini", {"language_model": folder}, device="cpu"))
+    assert torch.equal(found, expected)
+    model, notes = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not notes["missing_keys"] and not notes["unexpected_keys"]
+    image = model.config.image_token_index if hasattr(model.config, "image_token_index") else 360
+    with torch.no_grad():
+        theirs = model(input_ids=ids.masked_fill(ids == IMAGE, image), pixel_values=pixels).logits
+    assert theirs.shape[-1] == 384
+    assert (theirs[..., :360] - expected).abs().max() < 2e-5
+
+
 def test_real_size_has_the_published_shapes():
     backbone = llava.Llava(
         "llava/1.5-7b", vision_config=OPENAI_CLIP, original_config=LLAVA_7B, where="test"
@@ -243,6 +263,25 @@ def test_a_tokenizer_of_another_model(tiny_files, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     with pytest.raises(BadInput, match=r"360 pieces, but .* vocab_size 300"):
         backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
+
+
+def test_a_tokenizer_of_a_much_smaller_vocabulary(tiny_files, tmp_path):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 32000}))
+    with pytest.raises(BadInput, match=r"tokenizer.model: 360 pieces, but .* vocab_size 32000"):
+        backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
+
+
+@pytest.mark.parametrize(("variant", "width"), [("1.5-13b", 4096), ("1.5-7b", 5120)])
+def test_the_folder_of_another_size(tiny_files, tmp_path, variant, width):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": width}))
+    with pytest.raises(BadInput, match=f"hidden_size {width}, a .* choose the other variant"):
+        backbones.load(f"llava/{variant}", {**tiny_files, "language_model": tmp_path})
 
 
 def test_hub_ids_are_fetched(tiny_files, monkeypatch):

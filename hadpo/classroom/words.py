@@ -71,7 +71,8 @@ def token_strip(model: Backbone, packed: Packed, *, row: int = 0, is_mini: bool)
     length = int(packed.positions[row].max()) + 1
     prefix = length - max(chosen, rejected)
     ids = packed.ids[row].tolist()[: prefix + chosen + rejected]
-    pieces = [model.tokenizer.decode([i]) if i >= 0 else "" for i in ids]
+    names = {number: mark for mark, number in model.tokenizer.special_ids.items()}
+    pieces = [names.get(i) or model.tokenizer.decode([i]) if i >= 0 else "" for i in ids]
     parts = {"prefix": prefix, "chosen": chosen, "rejected": rejected}
     is_image = [i < 0 for i in ids]
     return strip_picture(pieces, parts, is_image, is_mini=is_mini)

@@ -20,8 +20,11 @@ def cost_bars(costs: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
         is_mini: mark the picture as one of the synthetic world.
     """
     first, last = costs[0], costs[-1]
-    saved = [f"{1 - last[key] / first[key]:.0%} less {name}" for key, name, *_ in _MEASURES]
-    title = f"{str(last['way']).capitalize()}: {', '.join(saved)}."
+    tokens, seconds, memory = (f"{1 - last[key] / first[key]:.0%}" for key, *_ in _MEASURES)
+    title = (
+        f"{str(last['way']).capitalize()} saves {tokens} of the tokens, {seconds} of the time and "
+        f"{memory} of the backward pass's memory."
+    )
     with house_style():
         drawing = new_drawing(9.0, 2.6)
         for at, (key, name, factor, form) in enumerate(_MEASURES):
@@ -39,4 +42,4 @@ def cost_bars(costs: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
             axes.grid(visible=False)
         note = "Measured in this run on this machine; the time is a median."
         write_title(drawing, title, note=note, is_mini=is_mini)
-    return Figure(drawing, "cost", title, f"{title} Bars for {', '.join(saved)}.", list(costs))
+    return Figure(drawing, "cost", title, f"{title} Bars for each of them.", list(costs))

@@ -63,7 +63,7 @@ def strip_picture(
                 linewidth=0.8,
             )
             axes.add_patch(box)
-            text = piece.replace("\n", "\\n").strip()
+            text = piece.replace("\n", "\\n").strip() or ("" if is_image[at] else "␣")
             patch = dict(facecolor=face, edgecolor="none", pad=0.6) if owner == "rejected" else None
             size = 7 if len(text) < 7 else 5.6
             axes.text(
@@ -78,7 +78,7 @@ def strip_picture(
             if at in starts:
                 axes.text(column, line - 0.04, starts[at], fontsize=7, color=INK, weight="bold")
             data.append({"position": at, "part": owner, "text": piece, "image": is_image[at]})
-        axes.set(xlim=(0, _PER_LINE), ylim=(lines + 0.05, -0.3), xticks=[], yticks=[])
+        axes.set(xlim=(-0.05, _PER_LINE), ylim=(lines + 0.05, -0.3), xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         note = "Dark: image tokens. Grey: the words of the prompt. Blue: chosen. Hatched: rejected."

@@ -24,8 +24,7 @@ def beta_sweep(
     """
     every = np.array(betas, dtype=float)
     odds = start[None, :] + 1 / every[:, None]
-    before, after = _chance(start)[None, :], _chance(odds)
-    kl = (_part(after, before) + _part(1 - after, 1 - before)).mean(axis=1)
+    kl = _divergence(odds, start)
     margin = odds.mean(axis=1)
     right = (odds > 0).mean(axis=1)
     at = int(np.abs(every - marked).argmin())
@@ -36,7 +35,8 @@ def beta_sweep(
     with house_style():
         drawing = new_drawing(6.4, 3.6)
         axes = drawing.add_subplot()
-        axes.plot(margin, kl, "-", color=GREY, linewidth=1)
+        fine = start[None, :] + 1 / np.geomspace(every.min(), every.max(), 200)[:, None]
+        axes.plot(fine.mean(axis=1), _divergence(fine, start), "-", color=GREY, linewidth=1)
         axes.plot(margin, kl, "o", color=BLUE, markersize=5)
         for x, y, beta in zip(margin, kl, every, strict=True):
             axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), textcoords="offset points")
@@ -50,6 +50,7 @@ def beta_sweep(
             color="#555555",
         )
         axes.set_xscale("symlog", linthresh=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set(
             xlabel="log-odds of chosen over rejected (nats)", ylabel="KL from reference (nats)"
         )
@@ -60,6 +61,12 @@ def beta_sweep(
         for b, m, k, r in zip(every, margin, kl, right, strict=True)
     ]
     return Figure(drawing, "beta_sweep", title, f"{title} KL against log-odds for each beta.", data)
+
+
+def _divergence(odds: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Mean KL of each row's chances from those of `start`."""
+    before, after = _chance(start)[None, :], _chance(odds)
+    return (_part(after, before) + _part(1 - after, 1 - before)).mean(axis=1)
 
 
 def _chance(odds: np.ndarray) -> np.ndarray:

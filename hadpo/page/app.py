@@ -77,9 +77,11 @@ def build(pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> gr.Bloc
                     size="md",
                     elem_id="upload",
                 )
+                gr.Markdown("Or pick one of these:", visible=bool(exhibits))
                 shelf = gr.Gallery(
                     [(e.image, e.name) for e in exhibits],
-                    label="Or pick one of these",
+                    label="pictures to pick from",
+                    show_label=False,
                     columns=3,
                     height=330,
                     allow_preview=False,

@@ -47,7 +47,7 @@ def described(prepare: Run) -> Described:
     ruled = [(case, judges.rule_all(judge, [case])) for case in cases]
     worst, verdicts = max(ruled, key=lambda r: sum(v.label == "hallucination" for v in r[1]))
     evidence = worst.evidence
-    there = ", ".join(evidence.objects) or "see the boxes"
+    there = ", ".join(sorted(judge.world(evidence).names))
     card = hallucination_card(
         evidence.image,
         verdicts,

@@ -49,8 +49,6 @@ def beta_sweep(
             textcoords="offset points",
             color="#555555",
         )
-        axes.set_xscale("symlog", linthresh=2)
-        axes.xaxis.set_major_formatter("{x:g}")
         axes.set(
             xlabel="log-odds of chosen over rejected (nats)", ylabel="KL from reference (nats)"
         )

@@ -51,6 +51,7 @@ def test_a_question_is_answered_twice_and_a_bad_file_is_refused(visit, page_serv
     svg = {"name": "a.svg", "mimeType": "image/svg+xml", "buffer": b"<svg/>"}
     tab.set_input_files("#upload input, input[type=file]", svg)
     tab.get_by_text(re.compile("not a PNG, JPEG or WebP picture")).wait_for()
+    tab.wait_for_timeout(800)  # the message fades in
     tab.screenshot(path=screenshots / "page_refused.png")
     assert files(page_server) == before
 

@@ -17,16 +17,20 @@ from hadpo.figures.cards import (
     text_card,
     verdict_lines,
 )
+from hadpo.figures.cost import cost_bars
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
 from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.figures.gallery import Gallery, compare, hallucination_cards
+from hadpo.figures.heat import heat_maps
 from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 from hadpo.figures.speed import speed_bars, speedup_bars
+from hadpo.figures.strip import strip_picture
 from hadpo.figures.style import style_figure
+from hadpo.figures.sweep import beta_sweep
 
 __all__ = [
     "SIGNS",
@@ -38,12 +42,15 @@ __all__ = [
     "Gallery",
     "Line",
     "best_and_worst",
+    "beta_sweep",
     "compare",
     "contact_sheet",
+    "cost_bars",
     "dumbbell",
     "evidence_cards",
     "hallucination_card",
     "hallucination_cards",
+    "heat_maps",
     "invented_objects",
     "length_against_hallucination",
     "length_figure",
@@ -59,6 +66,7 @@ __all__ = [
     "smooth",
     "speed_bars",
     "speedup_bars",
+    "strip_picture",
     "style_figure",
     "text_card",
     "training_curves",

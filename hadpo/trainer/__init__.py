@@ -2,7 +2,7 @@
 
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.margins import held_out_margins
-from hadpo.trainer.plan import plan
+from hadpo.trainer.planning import plan
 from hadpo.trainer.stage import decode_batch, train
 
 __all__ = ["StepMetrics", "decode_batch", "held_out_margins", "plan", "steps", "train"]

@@ -64,7 +64,7 @@ def test_refused_where_they_are_of_something_else(config, learn, tiny_llava, tin
         learn(tiny_llava("bfloat16"), tiny_pairs, config, cache=tmp_path)
     other = tiny_llava()
     next(iter(other.vision.parameters())).data[..., 0] += 1
-    with pytest.raises(BadInput, match="else: base weights: .*delete the folder"):
+    with pytest.raises(BadInput, match=r"else: base weights: .*delete the folder"):
         learn(other, tiny_pairs, config, cache=tmp_path)
     with pytest.raises(BadInput, match="vision_cache_gb needs a folder"):
         learn(tiny_llava(), tiny_pairs, config)

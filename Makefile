@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RECIPE ?= mini/llava
-# More extras, for example: make demo EXTRAS=test,qlora
-EXTRAS ?= test
+# More extras, for example: make demo EXTRAS=test,qlora,page
+EXTRAS ?= test,qlora
 # Another build of torch, for example for V100: TORCH_INDEX=https://download.pytorch.org/whl/cu126
 TORCH_INDEX ?=
 # More flags for JupyterLab, for example: make lab LAB="--no-browser --port=8899"

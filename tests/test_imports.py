@@ -52,8 +52,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
     "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
-    "explore": {"records", "config", "runs", "tables", "figures"},
-    "page": {"records", "config", "runs", "backbones", "adapter", "generation", "figures"},
+    "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
+    "page": {
+        *("records", "config", "plugins", "text", "runs", "judges"),
+        *("backbones", "adapter", "generation", "figures", "mini"),
+    },
     "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
@@ -70,6 +73,7 @@ SIDEWAYS = {
     ("doctor", "mini"),
     ("cli", "doctor"),
     ("cli", "page"),
+    ("page", "mini"),
     ("__main__", "cli"),
 }
 OUTSIDE_THE_FENCES = {
@@ -85,6 +89,10 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
     "gradio": {"page"},
+    "ipywidgets": {"explore"},
+    "starlette": {"page"},
+    "fastapi": {"page"},
+    "uvicorn": {"page"},
     "typer": {"cli"},
     "trl": set(),
     "liger_kernel": set(),
@@ -95,12 +103,14 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"data", "backbones"},
     "requests": {"data", "backbones"},
     "httpx": {"data", "backbones"},
+    "httpx2": {"data", "backbones"},
+    "gdown": {"data", "backbones"},
     "aiohttp": {"data", "backbones"},
     "urllib.request": {"data", "backbones"},
 }
 # They begin with _ only because they are no plugins: what the seam itself is made of.
 PART_OF_THE_SEAM = {
-    "backbones._attention",
+    "backbones._segments",
     "backbones._base",
     "backbones._checkpoint",
     "backbones._connector",

@@ -145,7 +145,16 @@ def settings(backbone: Backbone) -> dict[str, Any]:
 
 
 def merge(backbone: Backbone) -> None:
-    """Make the adapter part of the weights: W + (alpha / r) B A, summed in float32, then cast."""
+    """Make the adapter part of the weights: W + (alpha / r) B A, summed in float32, then cast.
+
+    Raises:
+        ValueError: the weights are quantised: the sum belongs into the base as it was published.
+    """
+    if backbone.is_quantised:
+        raise ValueError(
+            f"{backbone.name} is quantised; load it with quantization='none', the adapter on top, "
+            "and merge that"
+        )
     _take_out(backbone, keep=True)
 
 

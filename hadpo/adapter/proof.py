@@ -34,10 +34,11 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     An adapter becomes part of the language model's weights, which are written anew; a connector
     alone is written beside them, in `connector/`, and the language model stays where it is.
 
-    The sum is taken in float32, whatever the weights were trained in, and rounded once to
-    `merged_dtype`. On `pairs_to_check` the log-probability of each answer, over its tokens, is
-    compared: float32 base with adapter against the float32 merge in memory, and against the merged
-    files, loaded in the recipe's dtype and on its device, as the evaluation will load them.
+    The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
+    (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
+    log-probability of each answer, over its tokens, is compared: float32 base with adapter against
+    the float32 merge in memory, and against the merged files, loaded in the recipe's dtype. These
+    are not quantised: what that would add says nothing about the merge.
 
     Returns:
         Training ("merged", or the control's name) -> the largest difference of any chosen or
@@ -74,7 +75,8 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         places = _save(backbone, target, learned, dtype=getattr(torch, settings.merged_dtype))
         saved = {part: str(path) for part, path in places.items()}
         del backbone
-        again = backbones.load_for(run.recipe, saved)
+        device = _roomy(model.device, map(Path, parts.values()))
+        again = backbones.load(model.backbone, saved, dtype=model.dtype, device=device)
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
         fact = name if name == MERGED else f"{MERGED}_{name}"

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from hadpo.backbones import _kv, _llama
+from hadpo.backbones import _kv, _llama, _numbers, _quantised
 from hadpo.backbones._attention import Attention, Parts
 from hadpo.backbones._kv import KVState
 from hadpo.backbones._prompt import IMAGE, Prompts
@@ -62,6 +62,11 @@ class Backbone(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """In which numbers the frozen weights are."""
         return self.embedding.weight.dtype
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the language model's linear layers hold 4 or 8 bits a weight."""
+        return _quantised.is_quantised(self.language_model)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -254,10 +259,7 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The numbers of a setting; auto: float32 on a CPU, bfloat16 from Ampere on, else float16."""
-    if dtype == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return getattr(torch, dtype)
+def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -> torch.dtype:
+    """The numbers of the settings on a device; BadInput where it cannot do them."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return getattr(torch, _numbers.choose(dtype, quantization, capability).dtype)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hadpo.backbones import _quantised
 from hadpo.records import BadInput, write_text
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -125,9 +126,10 @@ def fill(
     Raises:
         BadInput: lists all keys that are missing, unexpected, of another shape, or empty.
     """
-    expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    wanted = dict(module.named_parameters())
+    expected = {name: tuple(p.shape) for name, p in wanted.items()}
     problems: list[str] = []
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, nn.Parameter] = {}
     sources = list(files)
     for path in sources:
         for key, value in read_tensors(path):
@@ -147,12 +149,12 @@ def fill(
                     f"the model needs {list(expected[name])}"
                 )
                 continue
-            seen[name] = value.to(device=device, dtype=dtype, copy=True)
+            seen[name] = _quantised.placed(wanted[name], value, dtype=dtype, device=device)
     wrong = {problem.split("'")[1] for problem in problems}
     for name in expected:
         if name not in seen:
-            wanted = [k for k in keys if translate_back(name, k, keys[k])]
-            source = translate_back(name, wanted[0], keys[wanted[0]]) if wanted else name
+            fitting = [k for k in keys if translate_back(name, k, keys[k])]
+            source = translate_back(name, fitting[0], keys[fitting[0]]) if fitting else name
             if source not in wrong:
                 problems.append(f"missing key {source!r} (for {name})")
     if problems:
@@ -160,8 +162,9 @@ def fill(
         places = ", ".join(str(path) for path in sources[:3])
         lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         raise BadInput(f"{places}: {len(problems)} keys do not fit the model:{lines}{rest}")
-    module.load_state_dict(seen, strict=False, assign=True)
-    module.requires_grad_(False)
+    for name, parameter in seen.items():
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, parameter)
 
 
 def translate(key: str, table: Mapping[str, str]) -> str | None:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _connector, _llama
+from hadpo.backbones import _checkpoint, _clip, _connector, _llama, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -26,6 +26,7 @@ from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
 
 _TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
 _VICUNA = Prompts(
     train=PromptTemplate(  # conv_vicuna_v1
         "<s>A chat between a curious user and an artificial intelligence assistant. "
@@ -37,8 +38,11 @@ _VICUNA = Prompts(
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
         + _TURN
     ),
+    again=_AGAIN,
 )
-_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
+_MINI = Prompts(
+    train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN), again=_AGAIN
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +163,16 @@ class Llava(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> Llava:
     """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -206,7 +211,8 @@ def from_original(
         pad=original_config.get("image_aspect_ratio") == "pad",
     )
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     vocab = backbone.embedding.num_embeddings
     _checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hadpo.data import Report
-from hadpo.pairs import instructed, material
+from hadpo.pairs import correcting, instructed, material
 from hadpo.records import Evidence, Instruction, Pair, read_jsonl
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def plan(run: "Run") -> dict[str, Any]:
         facts["descriptions to sample"] = sampled
         facts["descriptions to decode greedily"] = settings.description_images - sampled
         facts["question pairs to keep"] = settings.yes_no_pairs
+        if settings.corrector == "llm":
+            described = [known.images[key] for key in chosen[: settings.description_images]]
+            facts |= correcting.estimate(settings, described)
     asked = Counter(f"{q.benchmark} {q.split}" for q in known.questions)
     return facts | {f"questions of {name}": n for name, n in asked.items()}
 

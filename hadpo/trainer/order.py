@@ -24,7 +24,7 @@ def batches(
 
     Without `description_share` the pairs (with their copies) are shuffled once per epoch and taken
     as they come; the last update may be smaller. With a `mixture` each source is shuffled on its
-    own, and after every draw each has had its share as nearly as whole draws allow. With
+    own, and after every draw each has had its share as nearly as whole draws allow. Of pairs, with
     `description_share` every update draws that share of its pairs
     from the description pairs and the rest from the others, each in shuffled passes of its own.
     With `pairs_per_row` above 1, what is shuffled is not pairs but groups of so many pairs of one
@@ -52,7 +52,7 @@ def batches(
         stream = _mixed(pool, shares, sources, groups, settings.train_seed)
         order = [next(stream) for _ in range(total)]
         return [order[i : i + size] for i in range(0, total, size)]
-    if settings.description_share < 0:
+    if settings.description_share < 0 or settings.objective == "sft":
         stream = _passes(groups(pool), f"{settings.train_seed}/all")
         order = [next(stream) for _ in range(total)]
         return [order[i : i + size] for i in range(0, total, size)]

@@ -83,6 +83,7 @@ def plan(run: Run) -> dict[str, Any]:
         "vision_cache": features.describe(cache_folder(run), settings),
         "objectives": objectives,
         "checkpoint_every": settings.checkpoint_every,
+        "early_stop": settings.early_stop,
         "processes": f"{settings.processes} ({settings.parallel})",
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
         "tera_operations": round(operations / 1e12, 4),

@@ -51,9 +51,7 @@ class TrainConfig:
     lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
-    max_answer_tokens: Count = (
-        0  # of one answer, its end marker included; 0: what max_length leaves
-    )
+    max_answer_tokens: Count = 0  # sft: of an answer with its end marker; 0: no limit of its own
     activation_checkpointing: bool = False  # recompute instead of keeping activations
     mean_over: Literal["answers", "tokens"] = (
         "answers"  # sft: what counts alike in an update's loss

@@ -174,7 +174,8 @@ def _files(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]
     """The files of the backbone and of the data sets that the recipe's stages read."""
     if recipe.model is not None and set(recipe.stages) - {"compare"}:
         family = recipe.model.backbone.partition("/")[0]
-        parts = plugins.load("hadpo.backbones", family).PARTS
+        module = plugins.load("hadpo.backbones", family)
+        parts = {p: m for p, m in module.PARTS.items() if p not in module.OPTIONAL_PARTS}
         for part, text in recipe.model.files.items():
             yield _file(
                 f"{recipe.model.backbone}: {part}", text, run_folder, "see README, real data"
@@ -212,6 +213,11 @@ def _data_files(data: Any) -> Iterator[tuple[str, str, str]]:
             ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
         ),
         ("GAVIE", data.gavie, ("",)),
+        *(
+            ("instructions", place.strip(), ("",))
+            for place in data.instructions.split(",")
+            if place.strip() not in ("", "oracle")
+        ),
         ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
-        *("judges", "backbones", "batch", "generation"),
+        *("judges", "backbones", "batch", "generation", "instructions"),
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
@@ -52,8 +52,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
     "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
-    "explore": {"records", "config", "runs", "tables", "figures"},
-    "page": {"records", "config", "runs", "backbones", "adapter", "generation", "figures"},
+    "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
+    "page": {
+        *("records", "config", "plugins", "text", "runs", "judges"),
+        *("backbones", "adapter", "generation", "figures", "mini"),
+    },
     "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
@@ -66,9 +69,11 @@ SIDEWAYS = {
     ("config", "plugins"),
     ("plugins", "records"),
     ("adapter", "batch"),
+    ("pairs", "instructions"),
     ("doctor", "mini"),
     ("cli", "doctor"),
     ("cli", "page"),
+    ("page", "mini"),
     ("__main__", "cli"),
 }
 OUTSIDE_THE_FENCES = {
@@ -84,6 +89,10 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
     "gradio": {"page"},
+    "ipywidgets": {"explore"},
+    "starlette": {"page"},
+    "fastapi": {"page"},
+    "uvicorn": {"page"},
     "typer": {"cli"},
     "trl": set(),
     "liger_kernel": set(),
@@ -104,6 +113,7 @@ PART_OF_THE_SEAM = {
     "backbones._segments",
     "backbones._base",
     "backbones._checkpoint",
+    "backbones._connector",
     "backbones._kv",
     "backbones._prompt",
     # What the authors' files are made of: mini writes such files.

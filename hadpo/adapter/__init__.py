@@ -1,6 +1,7 @@
-"""LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
+"""What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
-from hadpo.adapter.describe import describe
+from hadpo.adapter import trained
+from hadpo.adapter.describe import describe, describe_trained
 from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
@@ -19,6 +20,7 @@ __all__ = [
     "attach",
     "check_scope",
     "describe",
+    "describe_trained",
     "detach",
     "disabled",
     "from_dump",
@@ -30,4 +32,5 @@ __all__ = [
     "restore",
     "save",
     "state",
+    "trained",
 ]

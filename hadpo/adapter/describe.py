@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.adapter.files import read_weights
+from hadpo.backbones import _checkpoint
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -26,3 +27,20 @@ def describe(folder: Path) -> dict[str, Any]:
         "largest norm of B": round(max(norms, default=0.0), 4),
         "config": json.dumps(config, sort_keys=True),
     }
+
+
+def describe_trained(folder: Path) -> dict[str, Any]:
+    """What a train stage wrote: the adapter, the connector, or both.
+
+    Raises:
+        BadInput: what is there cannot be read.
+    """
+    found = describe(folder / "adapter") if (folder / "adapter").is_dir() else {}
+    for path in sorted((folder / "connector").glob("*")):
+        weights = dict(_checkpoint.read_tensors(path))
+        found |= {
+            "connector": path.name,
+            "connector weights": sum(value.numel() for value in weights.values()),
+            "connector keys": ", ".join(weights),
+        }
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,9 +78,9 @@ def is_attached(backbone: Backbone) -> bool:
     return any(isinstance(module, LoraLayer) for module in backbone.language_model.modules())
 
 
-def check_scope(backbone: Backbone) -> None:
-    """Refuse a backbone in which anything but the language model's LoRA would be trained."""
-    allowed = {id(parameter) for parameter in _parameters(backbone).values()}
+def check_scope(backbone: Backbone, also: Iterable[nn.Parameter] = ()) -> None:
+    """Refuse a backbone in which anything but the language model's LoRA, or `also`, would learn."""
+    allowed = {id(parameter) for parameter in (*_parameters(backbone).values(), *also)}
     strange = [
         name for name, p in backbone.named_parameters() if p.requires_grad and id(p) not in allowed
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,19 +14,25 @@ from torch import Tensor
 
 from hadpo import backbones, batch
 from hadpo.adapter import files, lora
+from hadpo.backbones import _connector
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput, Pair, input_hashes, read_jsonl, write_text
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
+from hadpo.runs import read_manifest
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
 
+MERGED, ADAPTER, CONNECTOR = "merged", "adapter", "connector"
 # Nats per token by which an answer's log-probability may move.
 _BY_ROUNDING = 0.05  # weights of 16 bits, and a model that computes in 16 bits
 _BY_MERGING = 1e-3  # float32 throughout
 
 
 def merge_run(run: Run) -> dict[str, dict[str, float]]:
-    """Merge the adapter of the run and of each control; write `merged/` and `controls/*/merged/`.
+    """Merge what was trained, of the run and of each control; `merged/`, `controls/*/merged/`.
+
+    An adapter becomes part of the language model's weights, which are written anew; a connector
+    alone is written beside them, in `connector/`, and the language model stays where it is.
 
     The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
     (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
@@ -35,8 +41,9 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     are not quantised: what that would add says nothing about the merge.
 
     Returns:
-        Adapter ("dpo", "sft", ...) -> the largest difference of any chosen or rejected answer, in
-        nats per token, for each of the two comparisons; and how many pairs were compared.
+        Training ("merged", or the control's name) -> the largest difference of any chosen or
+        rejected answer, in nats per token, for each of the two comparisons; and how many pairs
+        were compared.
 
     Raises:
         BadInput: the merged model does not say what the adapter says.
@@ -45,39 +52,83 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     model = run.recipe.model
     assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
-    trained = run.earlier("train", "adapter").parent
+    trained = run.earlier("train")
     pairs = pairs_to_check(run)
-    sources = {"dpo": trained / "adapter"}
+    sources = {MERGED: trained}
     for folder in sorted((trained / "controls").glob("*/adapter")):
-        sources[folder.parent.name] = folder
-    prepared = run.earlier("prepare", "pairs.jsonl")
-    places = [prepared, *sources.values(), *parts.values()]
-    run.note(inputs=input_hashes(places, below=run.folder.parent))
+        sources[folder.parent.name] = folder.parent
+    weights = [f / part for f in sources.values() for part in (ADAPTER, CONNECTOR)]
+    inputs = [_records(run), *filter(Path.is_dir, weights), *parts.values()]
+    run.note(inputs=input_hashes(inputs, below=run.folder.parent))
     results = {}
     for name, folder in sources.items():
-        target = run.path("merged") if name == "dpo" else run.path("controls", name, "merged")
+        target = run.path(MERGED) if name == MERGED else run.path("controls", name, MERGED)
         device = _roomy(model.device, map(Path, parts.values()))
-        backbone = backbones.load(model.backbone, parts, dtype="float32", device=device)
-        files.load(backbone, folder)
+        learned = [part for part in (ADAPTER, CONNECTOR) if (folder / part).is_dir()]
+        given = parts | ({CONNECTOR: folder / CONNECTOR} if CONNECTOR in learned else {})
+        backbone = backbones.load(model.backbone, given, dtype="float32", device=device)
+        if ADAPTER in learned:
+            files.load(backbone, folder / ADAPTER)
         with_adapter = _logps(backbone, pairs)
         lora.merge(backbone)
         merged = _logps(backbone, pairs)
-        backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
-        saved = {part: str(path) for part, path in backbone.files_with(target).items()}
+        places = _save(backbone, target, learned, dtype=getattr(torch, settings.merged_dtype))
+        saved = {part: str(path) for part, path in places.items()}
         del backbone
         device = _roomy(model.device, map(Path, parts.values()))
         again = backbones.load(model.backbone, saved, dtype=model.dtype, device=device)
         loaded = _logps(again, pairs)
         results[name] = _compare(with_adapter, merged, loaded, where=target)
-        run.note(**{f"merged_{name}": {"files": saved, **results[name]}})
+        fact = name if name == MERGED else f"{MERGED}_{name}"
+        run.note(**{fact: {"files": saved, **results[name]}})
     write_text(run.path("metrics.json"), json.dumps(results, indent=1))
     return results
 
 
 def pairs_to_check(run: Run) -> list[Pair]:
-    """The pairs that adapter and merge are compared on: the first `check_pairs` of the training."""
-    pairs = read_jsonl(run.earlier("prepare", "pairs.jsonl"), Pair)
-    return list(islice(pairs, run.recipe.merge.check_pairs))
+    """What trained and merged weights are compared on: the first `check_pairs` of the training.
+
+    An instruction stands as a pair with its answer as the chosen one and an empty one beside it.
+    """
+    path = _records(run)
+    if path.name == "pairs.jsonl":
+        return list(islice(read_jsonl(path, Pair), run.recipe.merge.check_pairs))
+    records = islice(read_jsonl(path, Instruction), run.recipe.merge.check_pairs)
+    return [
+        Pair(
+            pair_id=record.instruction_id,
+            image_id=record.image_id,
+            image=record.image,
+            instruction=record.instruction or "Describe this image in detail.",
+            chosen=record.answer,
+            rejected="",
+            kind="description",
+            source=record.source,
+        )
+        for record in records
+    ]
+
+
+def _records(run: Run) -> Path:
+    """The records of the training: pairs, or instructions where it finetuned on them."""
+    manifest = read_manifest(run.earlier("train"))
+    objective = manifest.settings["train"]["objective"] if manifest else "dpo"
+    return run.earlier("prepare", "pairs.jsonl" if objective == "dpo" else "instructions.jsonl")
+
+
+def _save(
+    backbone: Backbone, target: Path, learned: Collection[str], *, dtype: torch.dtype
+) -> dict[str, Path]:
+    """Write what the training changed; the files to load it with."""
+    places = dict(backbone.files)
+    if ADAPTER in learned:
+        backbone.save_original(target, dtype=dtype)
+        places = backbone.files_with(target)
+    # Some families keep the connector in the file of the language model.
+    if CONNECTOR in learned and (ADAPTER not in learned or CONNECTOR in places):
+        _connector.save(backbone, target / CONNECTOR)
+        places[CONNECTOR] = target / CONNECTOR
+    return places
 
 
 @torch.no_grad()

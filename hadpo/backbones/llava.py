@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama, _quantised
+from hadpo.backbones import _checkpoint, _clip, _connector, _llama, _quantised
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
@@ -26,6 +26,7 @@ from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
 
 _TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
 _VICUNA = Prompts(
     train=PromptTemplate(  # conv_vicuna_v1
         "<s>A chat between a curious user and an artificial intelligence assistant. "
@@ -37,8 +38,11 @@ _VICUNA = Prompts(
         "The assistant gives helpful, detailed, and polite answers to the human's questions. "
         + _TURN
     ),
+    again=_AGAIN,
 )
-_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
+_MINI = Prompts(
+    train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN), again=_AGAIN
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,9 @@ VARIANTS = {
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
     "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
+    "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("vision", "connector")  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
     "model.mm_projector.{}": "connector.{}",
@@ -93,6 +99,8 @@ class Llava(Backbone):
     PARTS: ClassVar = PARTS
     # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
     EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
 
     def __init__(
         self,
@@ -223,6 +231,7 @@ def from_original(
         dtype=numbers,
         device=place,
     )
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

@@ -26,7 +26,21 @@ _PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_s
 _WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
 _READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
 _NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
+_AUXILIARY = _Switch("train", "gamma", operator.gt, 0, "gamma above 0")
 _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
+_FITTING = _Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
+_DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
+_INSTRUCTED = _Switch("data", "instructions", operator.ne, "", "instructions")
+_SFT = _Switch("train", "objective", operator.eq, "sft", "objective=sft")
+_ADAPTER = _Switch("train", "trained", operator.ne, "connector", "trained=adapter")
+_COSINE = _Switch(
+    "train",
+    "schedule",
+    lambda found, wanted: found in wanted,
+    ("cosine", "cosine_from_start"),
+    "schedule=cosine",
+)
+_WARMUP = _Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -49,8 +63,17 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "pairs_folder": _PUBLISHED,
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
+    "instruction_kinds": _INSTRUCTED,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
+    "batch_memory_gib": _FITTING,
+    "gamma_on": _AUXILIARY,
+    **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),
+    **dict.fromkeys(("description_share", "repeat_description", "repeat_pope"), _DPO),
+    **dict.fromkeys(("mean_over", "mixture", "caption_requests", "max_answer_tokens"), _SFT),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), _ADAPTER),
+    "min_learning_rate": _COSINE,
+    "warmup_learning_rate": _WARMUP,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
 }

@@ -5,10 +5,18 @@ itself in a notebook (with its words for those who do not see it) and saves itse
 data of a run must say whether they are of the synthetic world (`is_mini`): there is no default.
 """
 
-from hadpo.figures._card import Card, Column, Line
+from hadpo.figures._card import SIGNS, Card, Column, Line
 from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
-from hadpo.figures.cards import Cards, best_and_worst, contact_sheet, hallucination_card, pair_card
+from hadpo.figures.cards import (
+    Cards,
+    best_and_worst,
+    contact_sheet,
+    hallucination_card,
+    pair_card,
+    text_card,
+    verdict_lines,
+)
 from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
 from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
@@ -21,6 +29,7 @@ from hadpo.figures.speedups import speedup_bars
 from hadpo.figures.style import style_figure
 
 __all__ = [
+    "SIGNS",
     "Card",
     "Cards",
     "Column",
@@ -50,5 +59,7 @@ __all__ = [
     "smooth",
     "speedup_bars",
     "style_figure",
+    "text_card",
     "training_curves",
+    "verdict_lines",
 ]

@@ -7,10 +7,12 @@ from PIL import Image
 from hadpo.figures._card import Card
 from hadpo.figures._style import mark_mini
 from hadpo.figures.cards import Cards, contact_sheet, open_image, pair_card, with_boxes
-from hadpo.records import Evidence, Pair, Question
+from hadpo.records import Evidence, Instruction, Pair, Question
 
 
-def pair_cards(pairs: Sequence[Pair], *, notes: Sequence[str] = (), is_mini: bool) -> Cards:
+def pair_cards(
+    pairs: Sequence[Pair | Instruction], *, notes: Sequence[str] = (), is_mini: bool
+) -> Cards:
     """One card a pair; `notes` are put in front of the instructions, one each."""
     titles = [f"{note}: {p.instruction}" for note, p in zip(notes, pairs, strict=False)]
     titles += [p.instruction for p in pairs[len(titles) :]]

@@ -5,14 +5,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import correcting, material, mine
+from hadpo.pairs import correcting, instructed, material, mine
+from hadpo.pairs.look import free_images
 from hadpo.pairs.material import Material
 from hadpo.records import (
     BadInput,
     Evidence,
+    Instruction,
     Pair,
     input_hashes,
     refuse_changed,
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
     from hadpo.runs import Run
 
+Record = TypeVar("Record", Pair, Instruction)
+
 
 def prepare(run: "Run") -> dict[str, int]:
-    """Make the pairs of the recipe and write them with everything the later stages read.
+    """Make the pairs or instructions of the recipe, and write all that the later stages read.
 
-    Writes pairs.jsonl, held_out.jsonl, questions.jsonl, evidence.jsonl, vocabulary.json,
+    Writes pairs.jsonl and held_out.jsonl, or instructions.jsonl and held_out_instructions.jsonl, or
+    both, questions.jsonl, evidence.jsonl, vocabulary.json,
     counts.json, the pairs in the three original schemas below export/, and own_answers.jsonl if
     pairs are mined.
 
@@ -49,14 +54,21 @@ def prepare(run: "Run") -> dict[str, int]:
         pairs = material.published_pairs(run, report)
         known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
         counts.update(report.finish())
-    else:
+    elif settings.pair_source == "mined":
         known, images = _material_to_mine(run, report)
         counts.update(report.finish())
         pairs, rewrites = _mined(run, known, images, counts)
+    else:
+        pairs = []
+        known = material.read(run, report, image_ids=free_images(run))
+        counts.update(report.finish())
     pairs = _limited(pairs, settings.limit)
-    if not pairs:
+    own = Report(settings.on_bad)
+    instructions = instructed.read(run, known, own, counts)
+    counts.update(own.finish())
+    if not pairs and (settings.pair_source != "none" or not instructions):
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
-    overlap = sorted({pair.image_id for pair in pairs} & known.evaluated)
+    overlap = sorted({record.image_id for record in (*pairs, *instructions)} & known.evaluated)
     if overlap and settings.on_overlap == "error":
         more = " ..." if len(overlap) > 20 else ""
         raise BadInput(
@@ -67,6 +79,8 @@ def prepare(run: "Run") -> dict[str, int]:
     counts.update(f"questions of {q.benchmark} {q.split}" for q in known.questions)
     found = dict(counts) | {"images trained on and evaluated": len(overlap)}
     found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
+    if instructions:
+        found |= _write_instructions(run, instructions)
     found |= _write(run, train, held_out, known, rewrites)
     found = dict(sorted(found.items()))
     write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
@@ -74,8 +88,10 @@ def prepare(run: "Run") -> dict[str, int]:
     return found
 
 
-def split_off(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on, and the pairs of a share of the images, drawn by the seed."""
+def split_off(
+    pairs: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Records to train on, and the records of a share of the images, drawn by the seed."""
     images = sorted({pair.image_id for pair in pairs})
     count = round(share * len(images))
     held = set(random.Random(f"{seed}/held out").sample(images, count))
@@ -159,6 +175,16 @@ def _kinds(pairs: Sequence[Pair], name: str) -> dict[str, int]:
     return {name: len(pairs)} | {f"{name}: {k}": kinds[k] for k in ("description", "pope")}
 
 
+def _write_instructions(run: "Run", records: Sequence[Instruction]) -> dict[str, int]:
+    settings = run.settings
+    train, held_out = split_off(records, settings.held_out_share, settings.prepare_seed)
+    write_jsonl(run.path("held_out_instructions.jsonl"), held_out)
+    write_jsonl(run.path("instructions.jsonl"), train)
+    counts = {"instructions": len(train), "held-out instructions": len(held_out)}
+    kinds = Counter(record.kind for record in train)
+    return counts | {f"instructions: {kind}": n for kind, n in kinds.items()}
+
+
 def _write(
     run: "Run",
     train: Sequence[Pair],
@@ -168,7 +194,7 @@ def _write(
 ) -> dict[str, int]:
     """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
     counts: dict[str, int] = {}
-    for schema in hadpo_pairs.SCHEMAS:
+    for schema in hadpo_pairs.SCHEMAS if train else ():
         try:
             folder = run.path("export", schema)
             hadpo_pairs.write(train, folder, schema=schema, rewrites=rewrites)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hadpo.config import COMPUTED_ALIKE, TrainConfig
-from hadpo.records import BadInput, Pair, input_hashes
+from hadpo.records import BadInput, Instruction, Pair, input_hashes
 
 _KEPT = 2  # newest checkpoints that stay on disk
 _FREE = {*COMPUTED_ALIKE, "controls"}  # they change neither the update nor the order of the pairs
@@ -27,13 +27,14 @@ class Checkpoint:
     adapter: dict[str, Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    stopping: dict[str, Any] = field(default_factory=dict)  # of a training that may stop early
 
 
 def fingerprint(
     name: str,
     objective: str,
     settings: TrainConfig,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair | Instruction],
     weights: Iterable[Path],
 ) -> dict[str, str]:
     """What must be the same for a training to go on: each setting, and hashes of pairs and weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hadpo import batch
+from hadpo import adapter, batch
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
+from hadpo.records import Pair
 from hadpo.trainer import features, order, reference
+from hadpo.trainer.examples import tokenized
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES
-from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_pairs
+from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_captions, read_records
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -39,10 +42,10 @@ def plan(run: Run) -> dict[str, Any]:
     """
     settings = run.recipe.train
     order.check(settings)
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     backbone = loaded(run)
-    updates = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
-    examples = [batch.tokenize(backbone, p, max_length=settings.max_length) for p in pairs]
+    examples, left_out = tokenized(backbone, pairs, settings)
+    updates = order.of_examples(examples, settings)
     positions = tokens = longest = packed_rows = 0
     objectives = objectives_of(settings)
     cost = _Cost.of(backbone, settings)
@@ -55,35 +58,52 @@ def plan(run: Run) -> dict[str, Any]:
         tokens += sum(lengths)
         packed_rows += len(part)
         operations += sum(cost.micro_batch(part, objective) for objective in objectives)
-    if settings.reference == "cache":  # each pair once; of a cache that is there, less
+    if (
+        settings.reference == "cache" and "dpo" in objectives
+    ):  # each pair once; of a cache that is there, less
         operations += sum(cost.forward([e], SIDES["dpo"]) + cost.vision for e in examples)
-    kinds = [pairs[i].kind for update in updates for i in update]
+    seen = [examples[i] for update in updates for i in update]
     rate, device = _rate(backbone.device)
     hours = operations / 1e12 / rate / settings.processes / 3600 if rate else None
     facts = {
+        "objective": settings.objective,
+        "trained": settings.trained,
         "updates": len(updates),
         "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
         "pairs": len(pairs),
-        "pairs_seen": len(kinds),
-        "description_pairs_seen": kinds.count("description"),
+        "pairs_seen": len(seen),
+        **_by_objective(seen, left_out, settings),
         "held_out_pairs": len(held_out),
+        "captions": len(read_captions(run)),
         "packed_rows": packed_rows,
         "tokens": tokens,
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": sum(e.cut for e in examples),
-        "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
         "attention": settings.attention,
         "vision_cache": features.describe(cache_folder(run), settings),
         "objectives": objectives,
         "checkpoint_every": settings.checkpoint_every,
+        "early_stop": settings.early_stop,
         "processes": f"{settings.processes} ({settings.parallel})",
         "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
         "tera_operations": round(operations / 1e12, 4),
         "hours": "unknown for this device" if hours is None else float(f"{hours:.2g}"),
         "rate": device,
     }
+    if settings.objective == "dpo":
+        known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+        facts["reference"] = reference.describe(cache_folder(run), known, settings)
     run.note(plan=facts)
     return facts
+
+
+def _by_objective(
+    seen: Sequence[Example], left_out: Counter[str], settings: TrainConfig
+) -> dict[str, Any]:
+    if settings.objective == "dpo":
+        return {"description_pairs_seen": sum(e.kind == "description" for e in seen)}
+    sources = Counter(example.source for example in seen)
+    return {"left_out": dict(left_out), "seen_by_source": dict(sorted(sources.items()))}
 
 
 def _micro_batches(
@@ -196,7 +216,10 @@ def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> 
     width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     size = backbone.embedding.weight.element_size()
     weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
-    lora = 16 * _lora_weights(backbone, settings)
+    learns = adapter.trained.parts(settings)
+    lora = 16 * _lora_weights(backbone, settings) * ("adapter" in learns)
+    if "connector" in learns:
+        lora += 16 * sum(p.numel() for p in backbone.connector.parameters())
     per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
     head = 4 * 2**24  # logits that exist at one time
     return weights + lora + positions * depth * per_layer * size + head

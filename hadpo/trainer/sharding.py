@@ -47,6 +47,8 @@ def check(backbone: Backbone, settings: TrainConfig, objective: str) -> None:
             "reference: found adapter_off, which FSDP breaks (switching the adapter off changes "
             "which of the shared weights learn); set reference: cache"
         )
+    if "connector" in settings.trained:
+        raise BadInput(f"trained: found {settings.trained}, but FSDP shares out the adapter only")
     if backbone.dtype == torch.float16:
         raise BadInput("dtype: found float16, whose gradient scaler FSDP breaks; set bfloat16")
 

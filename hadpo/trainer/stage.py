@@ -12,10 +12,11 @@ from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
-from hadpo.records import Pair, input_hashes, read_jsonl
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
 from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
+from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.loop import StepMetrics, steps
-from hadpo.trainer.objective import Objective
+from hadpo.trainer.objective import SIDES, Objective
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -25,14 +26,15 @@ _LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
 
 
 def train(run: Run) -> Iterator[StepMetrics]:
-    """Train the run's adapter, then each control, on the pairs of the stage prepare.
+    """Train what the recipe says, then each control, on the records of the stage prepare.
 
     What was finished before is read from `metrics.jsonl` and yielded again; an objective that was
     interrupted goes on from its newest checkpoint. For `processes` above 1 this process starts
     them, and yields what they write.
 
     Args:
-        run: an open train stage; gets `metrics.jsonl`, `adapter/`, `controls/<name>/adapter/`.
+        run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both, and
+            `controls/<name>/adapter/`.
 
     Raises:
         BadInput: settings or pairs that do not fit.
@@ -60,7 +62,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
                 yield from (step for step in kept if step.objective == objective)
                 if not _is_trained(run, objective):
                     yield from _train_here(run, objective)
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     skipped: Counter[str] = Counter()
     for step in log.read(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
@@ -71,7 +73,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
 def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
     """One objective in this process, which may be one of several: the first one writes."""
     settings = run.recipe.train
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     backbone = loaded(run)
     try:
         with trackers.opened(run, objective, is_cpu=backbone.device.type == "cpu") as track:
@@ -82,6 +84,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
                 folder=run.path("checkpoints", objective),
                 objective=objective,
                 held_out=held_out,
+                captions=read_captions(run) if objective == "dpo" else [],
                 cache=cache_folder(run),
             ):
                 if launch.is_first():
@@ -90,20 +93,21 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
                 yield step
         sharding.gather_trained(backbone)
         if launch.is_first():
-            adapter.save(backbone, adapter_folder(run, objective))
+            adapter.trained.save(backbone, adapter_folder(run, objective).parent)
     finally:  # a cell that was interrupted may be run again: the next training starts clean
-        adapter.detach(backbone)
+        adapter.trained.end(backbone)
         if sharding.is_on():
             _LOADED.pop(run, None)  # of its weights only parts are left here
 
 
 def objectives_of(settings: TrainConfig) -> list[Objective]:
     """What is trained, one after the other: the run itself, then its control."""
-    return ["dpo", "sft"] if "sft" in order.control_names(settings) else ["dpo"]
+    controls: list[Objective] = ["sft"] if "sft" in order.control_names(settings) else []
+    return [settings.objective, *controls]
 
 
 def _is_trained(run: Run, objective: str) -> bool:
-    return (adapter_folder(run, objective) / "adapter_config.json").is_file()
+    return adapter.trained.is_saved(adapter_folder(run, objective).parent, run.recipe.train)
 
 
 def _is_kept(run: Run, step: StepMetrics) -> bool:
@@ -113,39 +117,37 @@ def _is_kept(run: Run, step: StepMetrics) -> bool:
 
 
 def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
-    """The first `n` pairs of the first update: exactly the tokens that the loss sees.
+    """The first `n` records of the first update: exactly the tokens that the loss sees.
 
     The texts are read back from the packed rows, so a mistake in the packing shows here.
     """
     settings = run.recipe.train
-    pairs, _ = read_pairs(run)
+    records, _ = read_records(run)
     backbone = loaded(run)
-    images = [pair.image for pair in pairs]
-    first = order.batches([pair.kind for pair in pairs], settings, images=images)[0][:n]
+    examples, _ = tokenized(backbone, records, settings)
+    sides = SIDES[settings.objective]
     rows = []
-    for i in first:
-        pair = pairs[i]
-        example = batch.tokenize(backbone, pair, max_length=settings.max_length)
-        packed = batch.pack([example])
-        count = packed.lengths[:, 0].tolist()
-        chosen, rejected = packed.targets.split(count)
+    for i in order.of_examples(examples, settings)[0][:n]:
+        example = examples[i]
+        packed = batch.pack([example], sides=sides)
+        answers = packed.targets.split(packed.lengths[:, 0].tolist())
         ids = packed.ids[0].tolist()
         start = ids.index(IMAGE)
         end = start + ids.count(IMAGE)
         prompt = backbone.tokenizer.pieces(ids[:start])
         prompt += [f"<image x {end - start}>"]
         prompt += backbone.tokenizer.pieces(ids[end : len(example.prefix)])
+        named = dict(zip(sides, (answer.tolist() for answer in answers), strict=True))
+        pieces = {f"{k}_pieces": backbone.tokenizer.pieces(ids) for k, ids in named.items()}
         rows.append(
             {
-                "pair_id": pair.pair_id,
-                "kind": pair.kind,
-                "image": pair.image,
+                "pair_id": example.pair_id,
+                "kind": example.kind,
+                "image": example.image,
                 "prompt_pieces": prompt,
-                "chosen_pieces": backbone.tokenizer.pieces(chosen.tolist()),
-                "rejected_pieces": backbone.tokenizer.pieces(rejected.tolist()),
-                "prompt": pair.instruction,
-                "chosen": backbone.decode(chosen.tolist()),
-                "rejected": backbone.decode(rejected.tolist()),
+                **pieces,
+                "prompt": example.instruction,
+                **{name: backbone.decode(ids) for name, ids in named.items()},
                 "answers_cut": example.cut,
             }
         )
@@ -160,27 +162,55 @@ def loaded(run: Run) -> Backbone:
     return _LOADED[run]
 
 
-def read_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs that were held out, as the stage prepare wrote them."""
-    path = run.earlier("prepare", "pairs.jsonl")
-    held_out = path.with_name("held_out.jsonl")
-    return (
-        list(read_jsonl(path, Pair)),
-        list(read_jsonl(held_out, Pair)) if held_out.is_file() else [],
-    )
+def read_records(run: Run) -> tuple[list[Record], list[Record]]:
+    """Pairs or instructions to train on, and those that are held out."""
+    kind = Pair if run.recipe.train.objective == "dpo" else Instruction
+    files = _record_files(run)
+    found = [list(read_jsonl(path, kind)) for path in files]
+    return [*found[0]], [*found[1]] if len(found) > 1 else []
+
+
+def read_captions(run: Run) -> list[Record]:
+    """What the auxiliary term learns from, where that is not the chosen answers.
+
+    Raises:
+        BadInput: the stage prepare wrote no instructions.
+    """
+    settings = run.recipe.train
+    if not settings.gamma or settings.gamma_on == "chosen" or settings.objective != "dpo":
+        return []
+    path = run.earlier("prepare", "pairs.jsonl").with_name("instructions.jsonl")
+    found = list(read_jsonl(path, Instruction)) if path.is_file() else []
+    if not found:
+        raise BadInput(
+            f"gamma_on: instructions, but there is no {path}; name some in the recipe's "
+            "data.instructions and redo prepare, or set gamma_on: chosen"
+        )
+    return [*found]
+
+
+def _record_files(run: Run) -> list[Path]:
+    """What prepare wrote for the objective; the held-out records where there are any."""
+    if run.recipe.train.objective == "dpo":
+        names = ("pairs.jsonl", "held_out.jsonl")
+    else:
+        names = ("instructions.jsonl", "held_out_instructions.jsonl")
+    first = run.earlier("prepare", names[0])
+    held_out = first.with_name(names[1])
+    return [first, held_out] if held_out.is_file() else [first]
 
 
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: pairs and the base's files."""
-    pairs = run.earlier("prepare", "pairs.jsonl")
     weights = backbones.files_of(run.recipe, run.resolve)
-    places = [pairs, pairs.with_name("held_out.jsonl"), *weights.values()]
+    captions = [run.earlier("prepare").joinpath("instructions.jsonl")] if read_captions(run) else []
+    places = [*_record_files(run), *captions, *weights.values()]
     return input_hashes(places, below=run.folder.parent)
 
 
 def adapter_folder(run: Run, objective: str) -> Path:
     """Where the adapter of an objective lies."""
-    if objective == "dpo":
+    if objective == run.recipe.train.objective:
         return run.path("adapter")
     return run.path("controls", objective, "adapter")
 

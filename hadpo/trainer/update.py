@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor
 
-from hadpo import adapter, batch
+from hadpo import adapter
 from hadpo.backbones._base import Backbone
-from hadpo.batch import Example, Packed
+from hadpo.batch import Example
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair
 from hadpo.trainer import checkpoints, endings, optimizer, sharding
 from hadpo.trainer.checkpoints import Checkpoint
-from hadpo.trainer.layout import by_length, micro_batches
-from hadpo.trainer.objective import SIDES, Objective, Policy, score
+from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.layout import check_rows
+from hadpo.trainer.micro import Maker, Micro
+from hadpo.trainer.objective import Objective, Policy, score, weight
 from hadpo.trainer.reference import References
+from hadpo.trainer.stopping import Stopping
 from hadpo.trainer.window import Window
-
-
-@dataclass(frozen=True, kw_only=True)
-class Micro:
-    """The pairs of one backward pass, on the CPU."""
-
-    packed: Packed
-    pixels: Float[Tensor, "images 3 side side"]
-    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
-    pair_ids: tuple[str, ...]
-    weight: float  # of each pair's loss; 0 where another process has no pair left to wait for
 
 
 class Training:
@@ -43,36 +32,37 @@ class Training:
     def __init__(
         self,
         backbone: Backbone,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Record],
         settings: TrainConfig,
         folder: Path | None,
         objective: Objective,
         references: References | None = None,
+        captions: Sequence[Record] = (),
     ) -> None:
         self.backbone, self.settings = backbone, settings
         self.objective: Objective = objective
         self.folder: Path | None = folder
         self.fingerprint = checkpoints.fingerprint(
-            backbone.name, objective, settings, pairs, backbone.files.values()
+            backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
         )
-        self.references = references
-        _check_rows(backbone, settings)
+        check_rows(backbone, settings)
         sharding.check(backbone, settings, objective)
-        self.examples = [self.tokenize(pair) for pair in pairs]
-        if not adapter.is_attached(backbone):
-            adapter.attach(
-                backbone,
-                rank=settings.lora_rank,
-                alpha=settings.lora_alpha,
-                targets=settings.lora_targets,
-                dropout=settings.lora_dropout,
-                seed=settings.train_seed,
-            )
-        adapter.check_scope(backbone)
+        self.examples, self.left_out = tokenized(backbone, pairs, settings)
+        self.captions, _ = tokenized(backbone, captions, settings)
+        adapter.trained.begin(backbone, settings)
+        self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
         device = backbone.device.type
         self.accelerator = Accelerator(
             cpu=device == "cpu", device_placement=False, mixed_precision="no"
+        )
+        self.maker = Maker(
+            backbone=backbone,
+            settings=settings,
+            objective=objective,
+            references=references,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
         )
         sharding.share_out(backbone)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
@@ -83,15 +73,17 @@ class Training:
         policy = Policy(backbone)
         self.policy = policy if sharding.is_on() else self.accelerator.prepare(policy)
 
-    def tokenize(self, pair: Pair) -> Example:
-        """The pair's ids under the prompt of training."""
-        return batch.tokenize(self.backbone, pair, max_length=self.settings.max_length)
-
-    def prepare(self, rows: Sequence[int]) -> list[Micro]:
-        """This process's micro-batches of an update on the pairs `rows`."""
-        packed_rows = self._rows([self.examples[i] for i in rows])
-        world = self.accelerator.num_processes
-        return self._share(packed_rows, weight=world / len(rows))  # processes average gradients
+    def prepare(self, rows: Sequence[int], captions: Sequence[int] = ()) -> list[Micro]:
+        """This process's micro-batches of an update on the pairs `rows`, and on `captions`."""
+        examples = [self.examples[i] for i in rows]
+        counted = sum(weight(example, self.objective, self.settings) for example in examples)
+        total = self.accelerator.num_processes / counted  # processes average gradients
+        micros = self.maker.of(examples, total=total)
+        if not captions:
+            return micros
+        chosen = [self.captions[i] for i in captions]
+        total = self.settings.gamma * self.accelerator.num_processes / len(captions)
+        return micros + self.maker.of(chosen, total=total, is_auxiliary=True)
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
@@ -103,9 +95,10 @@ class Training:
         is_finite: list[Tensor] = []
         too_large = None
         with self._seeded(step):
-            for micro in micros:
+            for number, micro in enumerate(micros, start=1):
                 try:
-                    is_finite.append(self._backward(micro, window, is_last=micro is micros[-1]))
+                    is_last = number == len(micros)
+                    is_finite.append(self._backward(micro, window, is_last=is_last))
                 except (RuntimeError, MemoryError) as error:
                     if not endings.is_out_of_memory(error):
                         raise
@@ -137,9 +130,13 @@ class Training:
         """Gradients of one micro-batch; whether all its losses are numbers."""
         with contextlib.nullcontext() if is_last else self._no_sync():
             losses, reported = self._score(micro, is_training=True)
-            total = losses.sum() * micro.weight
+            total = (losses * micro.counts.to(losses)).sum() * micro.weight
             self.accelerator.backward(self.scaler.scale(total))
-        window.add(reported, counts=micro.weight > 0)
+        counts = micro.counts * (micro.weight > 0)
+        if micro.is_auxiliary:
+            window.add_captions(reported["loss"], counts, gamma=self.settings.gamma)
+        else:
+            window.add(reported, counts)
         return losses.detach().isfinite().all()
 
     def any_of(self, flag: bool) -> bool:
@@ -156,16 +153,16 @@ class Training:
         if not held_out:
             return {}
         window = Window()
-        for micro in self._share(self._rows(held_out), weight=1.0):
+        for micro in self.maker.of(held_out, total=1.0):
             _, reported = self._score(micro, is_training=False)
-            window.add(reported, counts=micro.weight > 0)
+            window.add(reported, micro.counts * (micro.weight > 0))
         return window.read(self.accelerator)
 
     def save(self, step: int, *, alone: bool = False) -> Path | None:
         """Write a checkpoint of `step` updates; the first process does, or one left `alone`."""
         if self.folder is None or (alone and sharding.is_on()):  # parts need all processes
             return None
-        weights = sharding.whole(adapter.state(self.backbone))
+        weights = sharding.whole(adapter.trained.state(self.backbone))
         state = self.optimizer.state_dict()
         state["state"] = sharding.whole(state["state"])
         if not self.accelerator.is_main_process and not alone:
@@ -178,6 +175,7 @@ class Training:
                 adapter={key: value.cpu() for key, value in weights.items()},
                 optimizer=state,
                 scaler=self.scaler.state_dict(),
+                stopping=self.stopping.state(),
             ),
         )
 
@@ -188,45 +186,24 @@ class Training:
         checkpoint = checkpoints.newest(self.folder, self.fingerprint)
         if checkpoint is None:
             return 0
-        weights = sharding.parts(checkpoint.adapter, adapter.state(self.backbone))
-        adapter.restore(self.backbone, weights, where=str(self.folder))
+        weights = sharding.parts(checkpoint.adapter, adapter.trained.state(self.backbone))
+        adapter.trained.restore(self.backbone, weights, where=str(self.folder))
         self.optimizer.load_state_dict(checkpoint.optimizer)
         sharding.cut_state(self.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
+        self.stopping.restore(checkpoint.stopping)
         return checkpoint.step
 
-    def _rows(self, examples: Sequence[Example]) -> list[list[Example]]:
-        return by_length(batch.grouped(examples, self.settings.pairs_per_row))
+    def should_stop(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether the held-out loss, just looked at, has not become better for long enough."""
+        weights = sharding.whole(adapter.trained.state(self.backbone))
+        return self.stopping.look(metrics.get("eval_loss"), weights)
 
-    def _share(self, rows: Sequence[list[Example]], *, weight: float) -> list[Micro]:
-        """This process's micro-batches; one of weight 0 where it must wait for others.
-
-        Where weights are shared out, each pass needs all processes: all have as many micro-batches.
-        """
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        count = self.settings.micro_batch_pairs
-        passes = [len(list(micro_batches(rows[k::world], count))) for k in range(world)]
-        wanted = max(passes) if sharding.is_on() else 1
-        micros = self._micros(rows[rank::world], weight=weight)
-        idle = self._micros(rows[:1], weight=0.0) if len(micros) < wanted else []
-        return micros + idle * (wanted - len(micros))
-
-    def _micros(self, rows: Sequence[list[Example]], *, weight: float) -> list[Micro]:
-        micros = []
-        for part in micro_batches(rows, self.settings.micro_batch_pairs):
-            packed = batch.pack_rows(part, sides=SIDES[self.objective])
-            ids = tuple(example.pair_id for row in part for example in row)
-            is_kept = self.references is not None and self.objective == "dpo"
-            micros.append(
-                Micro(
-                    packed=packed,
-                    pixels=batch.read_pixels(self.backbone, packed.images),
-                    reference=self.references.of(ids) if is_kept and self.references else None,
-                    pair_ids=ids,
-                    weight=weight,
-                )
-            )
-        return micros
+    def keep_best(self) -> None:
+        """Of a training that may stop early, what had the lowest held-out loss stays."""
+        if self.stopping.weights:
+            best = sharding.parts(self.stopping.weights, adapter.trained.state(self.backbone))
+            adapter.trained.restore(self.backbone, best, where="the best checkpoint")
 
     def _score(self, micro: Micro, *, is_training: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
         kept = micro.reference
@@ -237,7 +214,7 @@ class Training:
             micro.pixels,
             self.settings,
             kept=None if kept is None else kept.to(self.backbone.device),
-            objective=self.objective,
+            objective=micro.objective,
             is_training=is_training,
         )
 
@@ -283,13 +260,4 @@ class Training:
         raise FloatingPointError(
             f"update {step}: {what} is not a number on the pairs {', '.join(pairs)}; {place}; "
             "try a lower learning_rate, or dtype: float32"
-        )
-
-
-def _check_rows(backbone: Backbone, settings: TrainConfig) -> None:
-    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
-        raise BadInput(
-            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
-            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
-            "share; set pairs_per_row to 1"
         )

@@ -14,15 +14,30 @@ class Window:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.pairs = 0
+        self.pairs = 0.0  # what they count
         self.skipped = 0  # updates that were not made
         self.latest: dict[str, Tensor | float] = {}
 
-    def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], *, counts: bool) -> None:
-        """Add the values of some pairs; without `counts` only their names, for other processes."""
+    def add(
+        self, reported: Mapping[str, Float[Tensor, " pairs"]], counts: Float[Tensor, " pairs"]
+    ) -> None:
+        """Add the values of some pairs; what counts 0 adds only names, for other processes."""
         for name, values in reported.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + values.sum() * float(counts)
-        self.pairs += len(reported["loss"]) if counts else 0
+            total = (values * counts.to(values)).sum()
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
+        self.pairs += float(counts.sum())
+
+    def add_captions(
+        self,
+        losses: Float[Tensor, " captions"],
+        counts: Float[Tensor, " captions"],
+        *,
+        gamma: float,
+    ) -> None:
+        """Add the auxiliary term: there are as many captions as pairs, so means stay means."""
+        total = (losses.detach() * counts.to(losses)).sum()
+        for name, part in (("auxiliary_loss", total), ("loss", gamma * total)):
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + part
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means per pair over all processes; one copy from the device."""

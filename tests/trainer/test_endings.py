@@ -41,7 +41,7 @@ def exit_code(child):
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_points_give_ten_equal_adapters(tiny_run, record_property):
+def test_ten_kills_at_random_points_give_ten_equal_adapters(tiny_run):
     settings = {"steps": 12, "checkpoint_every": 3, "lora_dropout": 0.1, "log_every": 2}
 
     def train(recipe, name):
@@ -69,8 +69,7 @@ def test_ten_kills_at_random_points_give_ten_equal_adapters(tiny_run, record_pro
         points.append(checkpoints.last_step(folder / "train" / "checkpoints" / "dpo"))
         assert exit_code(in_a_child(work)) == 0
         assert adapter_bytes(folder) == expected
-    record_property("updates that were saved when it was killed", points)
-    assert max(points) > 0
+    assert max(points) > 0  # some came behind a checkpoint
 
 
 def test_sigterm_saves_the_update_and_the_rest_is_the_same(

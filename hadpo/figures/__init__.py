@@ -17,6 +17,7 @@ from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
+from hadpo.figures.scores import Figures, benchmark_figures, score_bars
 from hadpo.figures.speedups import speedup_bars
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "Column",
     "Curves",
     "Figure",
+    "Figures",
     "Gallery",
     "Line",
+    "benchmark_figures",
     "best_and_worst",
     "compare",
     "contact_sheet",
@@ -45,6 +48,7 @@ __all__ = [
     "published_dumbbell",
     "question_sheet",
     "read_steps",
+    "score_bars",
     "shr_bars",
     "smooth",
     "speedup_bars",

@@ -212,6 +212,7 @@ def _data_files(data: Any) -> Iterator[tuple[str, str, str]]:
             ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
         ),
         ("GAVIE", data.gavie, ("",)),
+        ("GQA", data.gqa, ("",)),
         ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )

@@ -60,6 +60,7 @@ CHANGED = {
     "pope": "",
     "shr": "",
     "gavie": "",
+    "gqa": "",
     "chair_synonyms": "",
     "vocabulary": "",
     # prepare
@@ -135,6 +136,8 @@ CHANGED = {
     "shr_responses": "nowhere.json",
     "gavie_beams": 2,
     "gavie_max_new_tokens": 2,
+    "gqa_beams": 2,
+    "gqa_max_new_tokens": 2,
     "chair_beams": 2,
     "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,

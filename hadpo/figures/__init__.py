@@ -27,6 +27,7 @@ from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
 from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
+from hadpo.figures.scores import Figures, benchmark_figures, score_bars
 from hadpo.figures.speed import speed_bars, speedup_bars
 from hadpo.figures.strip import strip_picture
 from hadpo.figures.style import style_figure
@@ -39,8 +40,10 @@ __all__ = [
     "Column",
     "Curves",
     "Figure",
+    "Figures",
     "Gallery",
     "Line",
+    "benchmark_figures",
     "best_and_worst",
     "beta_sweep",
     "compare",
@@ -62,6 +65,7 @@ __all__ = [
     "published_dumbbell",
     "question_sheet",
     "read_steps",
+    "score_bars",
     "shr_bars",
     "smooth",
     "speed_bars",

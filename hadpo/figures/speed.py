@@ -48,8 +48,8 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "", is_mini: b
                     if row[name] is not None:
                         x = [row[name], row[name]]
                         axes.plot(x, [at - 0.4, at + 0.4], color=INK, linestyle=style, lw=1.4)
-                end = max(row["median"], row["greatest"] or 0, row["aim"] or 0)
-                axes.text(end, at, f"  {row['median']:.2f}", va="center", fontsize=7.5)
+                reach = (row[name] or 0 for name in ("median", "greatest", "floor", "aim"))
+                axes.text(max(reach), at, f"  {row['median']:.2f}", va="center", fontsize=7.5)
             axes.axvline(1, color=GREY, linewidth=1)
             axes.set_yticks(range(len(mine)), [f"{r['pairs']}: {r['than']}" for r in mine])
             axes.set(title=group, ylim=(len(mine) - 0.5, -0.5), xlim=(0, axes.get_xlim()[1] * 1.08))

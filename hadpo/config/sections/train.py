@@ -49,9 +49,7 @@ class TrainConfig:
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
     max_answer_tokens: Count = 0  # sft: of an answer with its end marker; 0: no limit of its own
     activation_checkpointing: bool = False  # recompute instead of keeping activations
-    mean_over: Literal["answers", "tokens"] = (
-        "answers"  # sft: what counts alike in an update's loss
-    )
+    mean_over: Literal["answers", "tokens"] = "answers"  # sft: what counts alike in a loss
     mixture: str = ""  # sft: "source=share, ..." of what is drawn; empty: all, as they lie
     caption_requests: Literal["detailed", "humour"] = "detailed"  # sft: of records without one
     early_stop: Count = 0  # stop after so many checkpoints without a better held-out loss; 0: never

@@ -1,6 +1,7 @@
-"""LoRA on the language model: attach, switch off, save, load, merge; `lora` alone imports peft."""
+"""What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
-from hadpo.adapter.describe import describe
+from hadpo.adapter import trained
+from hadpo.adapter.describe import describe, describe_learned
 from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
@@ -13,17 +14,18 @@ from hadpo.adapter.lora import (
     restore,
     state,
 )
-from hadpo.adapter.proof import folder_of, merge_run, pairs_to_check
+from hadpo.adapter.proof import learned, merge_run, pairs_to_check
 
 __all__ = [
     "attach",
     "check_scope",
     "describe",
+    "describe_learned",
     "detach",
     "disabled",
-    "folder_of",
     "from_dump",
     "is_attached",
+    "learned",
     "load",
     "merge",
     "merge_run",
@@ -31,4 +33,5 @@ __all__ = [
     "restore",
     "save",
     "state",
+    "trained",
 ]

@@ -1,10 +1,12 @@
 """What an adapter on disk is, without loading a model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hadpo.adapter.files import read_weights
+from hadpo.backbones import _checkpoint
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -26,3 +28,20 @@ def describe(folder: Path) -> dict[str, Any]:
         "largest norm of B": round(max(norms, default=0.0), 4),
         "config": json.dumps(config, sort_keys=True),
     }
+
+
+def describe_learned(places: Mapping[str, Path]) -> dict[str, Any]:
+    """What is to be merged: the adapter, the connector, or both; see `learned`.
+
+    Raises:
+        BadInput: what is there cannot be read.
+    """
+    found = describe(places["adapter"]) if "adapter" in places else {}
+    for path in sorted(places["connector"].glob("*")) if "connector" in places else ():
+        weights = dict(_checkpoint.read_tensors(path))
+        found |= {
+            "connector": path.name,
+            "connector weights": sum(value.numel() for value in weights.values()),
+            "connector keys": ", ".join(weights),
+        }
+    return found

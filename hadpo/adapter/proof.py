@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,21 +14,26 @@ from torch import Tensor
 
 from hadpo import backbones, batch
 from hadpo.adapter import files, lora
+from hadpo.backbones import _connector
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput, Pair, input_hashes, read_jsonl, write_text
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
+from hadpo.runs import read_manifest
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
 
+MERGED, ADAPTER, CONNECTOR = "merged", "adapter", "connector"
 # Nats per token by which an answer's log-probability may move.
 _BY_ROUNDING = 0.05  # weights of 16 bits, and a model that computes in 16 bits
 _BY_MERGING = 1e-3  # float32 throughout
 
 
 def merge_run(run: Run) -> dict[str, dict[str, float]]:
-    """Merge the adapter of the run and of each control; write `merged/` and `controls/*/merged/`.
+    """Merge what was trained, of the run and of each control; `merged/`, `controls/*/merged/`.
 
-    Of LLaVA, `merged_transformers/` holds the same for those who load models with transformers.
+    An adapter becomes part of the language model's weights, which are written anew; a connector
+    alone is written beside them, in `connector/`, and the language model stays where it is. Of
+    LLaVA, `merged_transformers/` holds the same for those who load models with transformers.
 
     The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
     (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
@@ -37,8 +42,9 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     are not quantised: what that would add says nothing about the merge.
 
     Returns:
-        Adapter ("dpo", "sft", ...) -> the largest difference of any chosen or rejected answer, in
-        nats per token, for each of the two comparisons; and how many pairs were compared.
+        Training ("merged", or the control's name) -> the largest difference of any chosen or
+        rejected answer, in nats per token, for each of the two comparisons; and how many pairs
+        were compared.
 
     Raises:
         BadInput: the merged model does not say what the adapter says.
@@ -47,55 +53,107 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     model = run.recipe.model
     assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
+    dtype = getattr(torch, settings.merged_dtype)
     pairs = pairs_to_check(run)
-    sources = {"dpo": folder_of(run)}
-    if not settings.adapter_folder:
-        for folder in sorted((sources["dpo"].parent / "controls").glob("*/adapter")):
-            sources[folder.parent.name] = folder
-    prepared = run.earlier("prepare", "pairs.jsonl")
-    places = [prepared, *sources.values(), *parts.values()]
-    run.note(inputs=input_hashes(places, below=run.folder.parent))
-    results = {}
-    for name, folder in sources.items():
-        target = run.path("merged") if name == "dpo" else run.path("controls", name, "merged")
+    sources = learned(run)
+    weights = [path for places in sources.values() for path in places.values()]
+    inputs = [_records(run), *weights, *parts.values()]
+    run.note(inputs=input_hashes(inputs, below=run.folder.parent))
+    results: dict[str, dict[str, float]] = {}
+    for name, places in sources.items():
+        target = run.path(MERGED) if name == MERGED else run.path("controls", name, MERGED)
         device = _roomy(model.device, map(Path, parts.values()))
-        backbone = backbones.load(model.backbone, parts, dtype="float32", device=device)
-        files.load(backbone, folder, projector=settings.adapter_projector)
+        given = parts | {part: path for part, path in places.items() if part == CONNECTOR}
+        backbone = backbones.load(model.backbone, given, dtype="float32", device=device)
+        if ADAPTER in places:
+            files.load(backbone, places[ADAPTER], projector=settings.adapter_projector)
         with_adapter = _logps(backbone, pairs)
         lora.merge(backbone)
         merged = _logps(backbone, pairs)
-        backbone.save_original(target, dtype=getattr(torch, settings.merged_dtype))
-        saved = {part: str(path) for part, path in backbone.files_with(target).items()}
+        written = _save(backbone, target, places, dtype=dtype)
+        saved = {part: str(path) for part, path in written.items()}
         folders = {"merged files": saved}
         whole = run.path("merged_transformers")
-        wants_whole = name == "dpo" and settings.save_transformers
-        if wants_whole and backbone.save_transformers(
-            whole, dtype=getattr(torch, settings.merged_dtype)
-        ):
+        wants_whole = name == MERGED and settings.save_transformers
+        if wants_whole and backbone.save_transformers(whole, dtype=dtype):
             folders["transformers folder"] = {"language_model": str(whole)}
         del backbone
+        device = _roomy(model.device, map(Path, parts.values()))
         results[name] = {"pairs compared": float(len(pairs))}
-        for what, places in folders.items():
-            again = backbones.load(model.backbone, places, dtype=model.dtype, device=device)
+        for what, found in folders.items():
+            again = backbones.load(model.backbone, found, dtype=model.dtype, device=device)
             loaded = _logps(again, pairs)
             del again
             results[name] |= _compare(with_adapter, merged, loaded, what=what, where=target)
-        noted = {"files": saved, "projector": settings.adapter_projector, "adapter": str(folder)}
-        run.note(**{f"merged_{name}": noted | results[name]})
+        noted = {"files": saved, "projector": settings.adapter_projector}
+        noted |= {part: str(path) for part, path in places.items()}
+        fact = name if name == MERGED else f"{MERGED}_{name}"
+        run.note(**{fact: noted | results[name]})
     write_text(run.path("metrics.json"), json.dumps(results, indent=1))
     return results
 
 
-def folder_of(run: Run) -> Path:
-    """The adapter that is merged: the published one that the recipe names, or the trained one."""
-    named = run.recipe.merge.adapter_folder
-    return run.resolve(named) if named else run.earlier("train", "adapter")
+def learned(run: Run) -> dict[str, dict[str, Path]]:
+    """What is merged: training ("merged", or a control's name) -> adapter, connector, or both.
+
+    A published adapter that the recipe names stands for what the run itself has trained.
+    """
+    if named := run.recipe.merge.adapter_folder:
+        return {MERGED: {ADAPTER: run.resolve(named)}}
+    folder = run.earlier("train")
+    folders = {MERGED: folder}
+    for path in sorted((folder / "controls").glob("*/adapter")):
+        folders[path.parent.name] = path.parent
+    return {
+        name: {part: at / part for part in (ADAPTER, CONNECTOR) if (at / part).is_dir()}
+        for name, at in folders.items()
+    }
 
 
 def pairs_to_check(run: Run) -> list[Pair]:
-    """The pairs that adapter and merge are compared on: the first `check_pairs` of the training."""
-    pairs = read_jsonl(run.earlier("prepare", "pairs.jsonl"), Pair)
-    return list(islice(pairs, run.recipe.merge.check_pairs))
+    """What trained and merged weights are compared on: the first `check_pairs` of the training.
+
+    An instruction stands as a pair with its answer as the chosen one and an empty one beside it.
+    """
+    path = _records(run)
+    if path.name == "pairs.jsonl":
+        return list(islice(read_jsonl(path, Pair), run.recipe.merge.check_pairs))
+    records = islice(read_jsonl(path, Instruction), run.recipe.merge.check_pairs)
+    return [
+        Pair(
+            pair_id=record.instruction_id,
+            image_id=record.image_id,
+            image=record.image,
+            instruction=record.instruction or "Describe this image in detail.",
+            chosen=record.answer,
+            rejected="",
+            kind="description",
+            source=record.source,
+        )
+        for record in records
+    ]
+
+
+def _records(run: Run) -> Path:
+    """The records of the training: pairs, or instructions where it finetuned on them."""
+    manifest = read_manifest(run.earlier("train"))
+    objective = manifest.settings["train"]["objective"] if manifest else "dpo"
+    return run.earlier("prepare", "pairs.jsonl" if objective == "dpo" else "instructions.jsonl")
+
+
+def _save(
+    backbone: Backbone, target: Path, learned: Collection[str], *, dtype: torch.dtype
+) -> dict[str, Path]:
+    """Write what the training changed; the files to load it with."""
+    places = dict(backbone.files)
+    if ADAPTER in learned:
+        backbone.save_original(target, dtype=dtype)
+        places = backbone.files_with(target)
+    # Some families keep the connector in the file of the language model.
+    if CONNECTOR in learned and (ADAPTER not in learned or CONNECTOR in places):
+        _connector.save(backbone, target / CONNECTOR)
+        places[CONNECTOR] = target / CONNECTOR
+    return places
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from hadpo.records import BadInput
 
 if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
+    from hadpo.backbones._prompt import Prompts
     from hadpo.config import Recipe
 
 __all__ = ["BITS", "Numbers", "choose_numbers", "files_of", "load", "load_for"]
@@ -57,6 +58,12 @@ def load(
     return module.from_original(
         files, variant=variant, dtype=dtype, device=device, quantization=quantization
     )
+
+
+def prompts(name: str) -> Prompts:
+    """The two prompts of backbone `name`; nothing is loaded for them."""
+    family, _, variant = name.partition("/")
+    return plugins.load(__name__, family).VARIANTS[variant].prompts
 
 
 def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, str | Path]:

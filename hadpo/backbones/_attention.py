@@ -1,94 +1,51 @@
-"""Attention of packed rows, part by part: causal kernels instead of one dense mask.
+"""The attention of our language models: SDPA, or what rows that share text make of it.
 
-What the dense mask of a row forbids is most of a square. Cut into parts, each of which sees some
-earlier positions in full and its own causally, the same numbers take fewer products and no mask.
+Registered with transformers under one name; what the caller of the model passes beside the mask
+chooses. `prefix`: rows share remembered tokens; `parts`: a packed row, read part by part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.attention.bias import causal_lower_right
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-Attention = Literal["dense", "segments"]
-NAME = "sdpa_in_parts"  # among the attentions of transformers
+from hadpo.backbones import _segments, _shared_prefix
+from hadpo.backbones._segments import Parts
+from hadpo.backbones._shared_prefix import Prefix
 
-
-@dataclass(frozen=True)
-class Part:
-    """Positions [start, end) of a row; they see `earlier` in full, and their own causally."""
-
-    start: int
-    end: int
-    earlier: tuple[tuple[int, int], ...] = ()  # spans [start, end), in order, before `start`
-
-
-Parts = tuple[Part, ...]  # of one row, without a gap; what lies behind them is padding
+Attention = Literal["dense", "segments"]  # how packed rows are read
+NAME = "sdpa_of_shared_text"  # among the attentions of transformers
 
 
 def attend(
-    module: nn.Module,
+    module: Any,
     query: Float[Tensor, "rows heads length size"],
-    key: Float[Tensor, "rows kv_heads seen size"],
-    value: Float[Tensor, "rows kv_heads seen size"],
+    key: Float[Tensor, "rows few seen size"],
+    value: Float[Tensor, "rows few seen size"],
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    prefix: Prefix | None = None,
     parts: Sequence[Parts] | None = None,
     **rest: Any,
 ) -> tuple[Float[Tensor, "rows length heads size"], None]:
-    """SDPA as transformers calls it; with `parts`, a tuple per row, it needs no mask."""
-    if parts is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout, scaling, **rest
+    """Attention as transformers calls it."""
+    if prefix is not None:
+        layer = module.layer_idx
+        found = _shared_prefix.attend(
+            query, key, value, attention_mask, prefix, layer=layer, scaling=scaling
         )
-    groups: Any = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    if len(set(parts)) == 1:  # rows of one layout are read together
-        return _in_parts(query, key, value, parts[0], dropout, scaling), None
-    rows = [
-        _in_parts(query[r : r + 1], key[r : r + 1], value[r : r + 1], mine, dropout, scaling)
-        for r, mine in enumerate(parts)
-    ]
-    return torch.cat(rows), None
-
-
-def _in_parts(
-    query: Tensor, key: Tensor, value: Tensor, parts: Parts, dropout: float, scaling: float | None
-) -> Tensor:
-    found = []
-    for part in parts:
-        mine = query[:, :, part.start : part.end]
-        spans = [*part.earlier, (part.start, part.end)]
-        seen = key[:, :, part.start : part.end], value[:, :, part.start : part.end]
-        bias = None
-        if part.earlier:
-            seen = [torch.cat([x[:, :, a:b] for a, b in spans], dim=2) for x in (key, value)]
-            bias = causal_lower_right(mine.shape[2], seen[0].shape[2])
-        output = F.scaled_dot_product_attention(
-            mine,
-            *seen,
-            attn_mask=bias,  # pyright: ignore[reportArgumentType]
-            dropout_p=dropout,
-            is_causal=bias is None,
-            scale=scaling,
-        )
-        found.append(output.transpose(1, 2))
-    length, end = query.shape[2], parts[-1].end
-    if end < length:  # nothing looks at padding
-        rows, heads, _, size = query.shape
-        found.append(query.new_zeros(rows, length - end, heads, size))
-    return torch.cat(found, dim=1)
+        return found, None
+    if parts is not None:
+        return _segments.attend(query, key, value, parts, scaling=scaling, dropout=dropout), None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout, scaling, **rest
+    )
 
 
 AttentionInterface.register(NAME, attend)

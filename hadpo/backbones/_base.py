@@ -34,6 +34,9 @@ class Backbone(nn.Module, ABC):
     EXTRA_ADAPTER_KEYS: ClassVar[
         Mapping[str, str]
     ] = {}  # weights beside the LoRA of published files
+    # Authors' keys -> ours, of the weights that are trained where the connector is.
+    CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
+    CONNECTOR_FILE: ClassVar[str] = "connector.pth"
 
     name: str  # family/variant
     PROMPTS: Prompts
@@ -73,7 +76,17 @@ class Backbone(nn.Module, ABC):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The rows of the output layer that take part in the softmax."""
-        return self.language_model.lm_head.weight
+        return self._head_weight
+
+    @property
+    def _head_weight(self) -> Float[Tensor, "rows width"]:
+        """The output layer and its adapter as one weight, with a gradient where one is attached."""
+        head: Any = self.language_model.lm_head
+        weight = head.weight  # of the frozen layer, also where an adapter lies over it
+        if not getattr(head, "disable_adapters", True):
+            for name in head.lora_A:
+                weight = weight + head.get_delta_weight(name).to(weight.dtype)
+        return weight
 
     @property
     def text_files(self) -> list[Path]:
@@ -117,6 +130,8 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "rows tokens width"]:
         """Image tokens of each row; an image that many rows share is encoded once.
 
+        The vision encoder is never trained; a gradient reaches the connector where it is.
+
         Args:
             pixels: distinct images.
             instructions: one per row, for a family whose image tokens depend on them.
@@ -124,11 +139,11 @@ class Backbone(nn.Module, ABC):
         """
         with torch.no_grad():
             features = self.features(pixels.to(device=self.device, dtype=self.dtype))
-            rows = range(len(pixels)) if image_of is None else image_of
-            index = torch.tensor(list(rows), device=self.device)
-            if self.image_tokens_depend_on_instruction:
-                return self.connect(features[index], instructions)
-            return self.connect(features, ())[index]
+        rows = range(len(pixels)) if image_of is None else image_of
+        index = torch.tensor(list(rows), device=self.device)
+        if self.image_tokens_depend_on_instruction:
+            return self.connect(features[index], instructions)
+        return self.connect(features, ())[index]
 
     def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
         """Ids of the whole prompt, with one `IMAGE` where the image tokens go."""
@@ -174,11 +189,10 @@ class Backbone(nn.Module, ABC):
         image_tokens: Float[Tensor, "rows tokens width"] | None = None,
     ) -> Float[Tensor, "rows length width"]:
         """Embeddings of expanded ids; positions that hold `IMAGE` get the row's image tokens."""
-        with torch.no_grad():
-            embeds = self.embedding(ids.clamp(min=0))
-            if image_tokens is None:
-                return embeds
-            return embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens.to(embeds.dtype))
+        embeds = self.embedding(ids.clamp(min=0))
+        if image_tokens is None:
+            return embeds
+        return embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens.to(embeds.dtype))
 
     def hidden_states(
         self,

@@ -128,6 +128,24 @@ def fill(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.devic
         _join_biases(layer.self_attn)
 
 
+def save(tower: EvaTower, path: Path, *, dtype: torch.dtype) -> None:
+    """Write all but `ln_vision` as eva_vit_g.pth holds it."""
+    weights = {}
+    for name, value in tower.state_dict().items():
+        if name.startswith("ln_vision."):
+            continue
+        if name.endswith("self_attn.qkv.bias"):
+            query, _, end = value.chunk(3)
+            parts = {name.replace("qkv.bias", "q_bias"): query}
+            parts[name.replace("qkv.bias", "v_bias")] = end
+        else:
+            parts = {name: value}
+        for ours, part in parts.items():
+            names = (_checkpoint.translate_back(ours, k, t) for k, t in KEYS.items())
+            weights[next(filter(None, names))] = part.detach().to("cpu", dtype).clone()
+    torch.save(weights, path)
+
+
 def ignored(tower: EvaTower) -> dict[str, str]:
     """Keys of an EVA file that the tower does not need -> why."""
     reason = "a block that the originals leave out"

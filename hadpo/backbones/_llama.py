@@ -72,18 +72,21 @@ def forward(
     mask: Bool[Tensor, "rows 1 length seen"],
     positions: Int[Tensor, "rows length"],
     cache: Any = None,
+    *,
+    prefix: _attention.Prefix | None = None,
     parts: Sequence[_attention.Parts] | None = None,
 ) -> Float[Tensor, "rows length width"]:
     """Hidden states after the final norm.
 
     The mask is passed to attention as it is; with `parts`, which say the same, it is not looked at.
     """
+    shared = {"prefix": prefix, "parts": parts}
     output = model.model(
         inputs_embeds=embeds,
         attention_mask=mask,  # type: ignore[arg-type]
         position_ids=positions,  # type: ignore[arg-type]
         past_key_values=cache,
         use_cache=cache is not None,
-        **({} if parts is None else {"parts": parts}),
+        **{name: value for name, value in shared.items() if value is not None},
     )
     return output.last_hidden_state

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hadpo.backbones import (
     _bare,
     _checkpoint,
+    _connector,
     _eva,
     _instructblip_hub,
     _llama_folder,
@@ -64,7 +65,9 @@ PARTS = {
     "vision": "eva_vit_g.pth of LAVIS; not needed beside transformers' folder",
     "qformer": "instruct_blip_vicuna*_trimmed.pth; not needed beside transformers' folder",
     "bert": "folder with vocab.txt of bert-base-uncased; transformers' folder has its own",
+    "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("vision", "qformer", "bert", "connector")  # a recipe may do without
 PAD_ROWS = "llm_pad_rows.safetensors"
 
 IGNORED = {
@@ -80,6 +83,7 @@ class InstructBlip(Backbone):
     connector: Any  # a QFormer
     word_pieces: WordPieces
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {"llm_proj.{}": "connector.projection.{}"}
     image_tokens_depend_on_instruction: ClassVar[bool] = True
 
     def __init__(
@@ -107,7 +111,7 @@ class InstructBlip(Backbone):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The tokenizer's own rows, and [PAD] only where its row was given."""
-        return self.language_model.lm_head.weight[: self.rows_in_softmax]
+        return self._head_weight[: self.rows_in_softmax]
 
     @property
     def text_files(self) -> list[Path]:
@@ -177,10 +181,11 @@ def from_original(
             given = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | given
     if "qformer" in given and _instructblip_hub.is_hub(locate(given["qformer"], what="qformer")):
         given.setdefault("vision", given["qformer"])
-    missing = [f"{part}: {PARTS[part]}" for part in PARTS if part not in given]
+    needed = [part for part in PARTS if part != "connector"]
+    missing = [f"{part}: {PARTS[part]}" for part in needed if part not in given]
     if missing:
         raise BadInput(f"{name}: files need " + "; ".join(missing))
-    places = {part: locate(given[part], what=part) for part in PARTS}
+    places = {part: locate(given[part], what=part) for part in needed}
     place = choose_device(device)
     numbers = choose_dtype(dtype, place, quantization)
     backbone = _with_weights(name, places, quantization, dtype=numbers, device=place)
@@ -192,6 +197,7 @@ def from_original(
             f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
             f"but the Q-Former knows {rows}; they are of different models"
         )
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

@@ -17,28 +17,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _llama, _llama_folder, _llava_hub, _quantised
+from hadpo.backbones import (
+    _checkpoint,
+    _clip,
+    _connector,
+    _llama,
+    _llama_folder,
+    _llava_hub,
+    _llava_prompts,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
-from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.backbones._prompt import Prompts
 from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
-
-_TURN = "USER: <image>\n{instruction} ASSISTANT:"
-_VICUNA = Prompts(
-    train=PromptTemplate(  # conv_vicuna_v1
-        "<s>A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        + _TURN
-    ),
-    evaluate=PromptTemplate(  # conv_llava_v1: "human" where training says "user"
-        "<s>A chat between a curious human and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
-        + _TURN
-    ),
-)
-_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +45,18 @@ class Variant:
 
 
 VARIANTS = {
-    "1.5-7b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-7b"),
-    "1.5-13b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120),
-    "mini": Variant(prompts=_MINI, source="hadpo/mini/weights/llava"),
+    "1.5-7b": Variant(prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-7b"),
+    "1.5-13b": Variant(
+        prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120
+    ),
+    "mini": Variant(prompts=_llava_prompts.MINI, source="hadpo/mini/weights/llava"),
 }
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
     "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
+    "connector": _connector.PART,
 }
+OPTIONAL_PARTS = ("vision", "connector")  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
     "model.mm_projector.{}": "connector.{}",
@@ -94,6 +92,8 @@ class Llava(Backbone):
     PARTS: ClassVar = PARTS
     # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
     EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
+    CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
 
     def __init__(
         self,
@@ -241,6 +241,7 @@ def from_original(
         dtype=numbers,
         device=place,
     )
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

@@ -17,35 +17,20 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _bare, _checkpoint, _eva, _llama_folder, _qformer, _quantised
+from hadpo.backbones import (
+    _bare,
+    _checkpoint,
+    _eva,
+    _llama_folder,
+    _minigpt4_prompts,
+    _qformer,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.backbones._prompt import Prompts
 from hadpo.records import BadInput
-
-# The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
-_SYSTEM = (
-    "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
-    "I provide it to you. Please answer my questions."
-)
-_PICTURE = "<Img><image></Img> {instruction}"
-_LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
-_LLAMA2 = Prompts(
-    train=_LLAMA2_TRAIN,
-    evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
-)
-_LLAMA2_HADPO = Prompts(  # pope_eval.py and shr_eval.py strip the prompt
-    train=_LLAMA2_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
-)
-_VICUNA0_TRAIN = PromptTemplate(f"<s>###Human: {_PICTURE} ###Assistant: ")
-_VICUNA0 = Prompts(
-    train=_VICUNA0_TRAIN,
-    evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
-)
-_VICUNA0_LRV = Prompts(  # the older conversation.py of LRV and HIC has no blank at the end
-    train=_VICUNA0_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +46,32 @@ class Variant:
 
 VARIANTS = {
     "llama2": Variant(
-        prompts=_LLAMA2,
+        prompts=_minigpt4_prompts.LLAMA2,
         has_qformer=False,
         end="</s>",
         source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
     ),
     "llama2-hadpo": Variant(
-        prompts=_LLAMA2_HADPO,
+        prompts=_minigpt4_prompts.LLAMA2_HADPO,
         has_qformer=False,
         end="</s>",
         source="as llama2, with the prompt of HA-DPO's evaluation",
     ),
     "vicuna0": Variant(
-        prompts=_VICUNA0,
+        prompts=_minigpt4_prompts.VICUNA0,
         has_qformer=True,
         end="###",
         source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
     ),
     "vicuna0-13b": Variant(
-        prompts=_VICUNA0,
+        prompts=_minigpt4_prompts.VICUNA0,
         has_qformer=True,
         end="###",
         width=5120,
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
     ),
     "vicuna0-lrv": Variant(
-        prompts=_VICUNA0_LRV,
+        prompts=_minigpt4_prompts.VICUNA0_LRV,
         has_qformer=True,
         end="###",
         source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
@@ -98,6 +83,7 @@ PARTS = {
     "qformer": "blip2_pretrained_flant5xxl.pth of LAVIS; with Vicuna-v0 only",
     "connector": "MiniGPT-4's own .pth, which holds llama_proj",
 }
+OPTIONAL_PARTS = ("qformer",)  # a recipe may do without
 _NEIGHBOURS = 4  # patches that one image token holds where there is no Q-Former
 
 IGNORED = {  # MiniGPT-4 saves what it trained, and all buffers
@@ -132,6 +118,7 @@ class MiniGPT4(Backbone):
     vision: _eva.EvaTower
     connector: nn.Module  # Joined or QFormer
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {"llama_proj.{}": "connector.projection.{}"}
 
     def __init__(
         self,

@@ -17,7 +17,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hadpo.backbones import _checkpoint, _llama, _owl_abstractor, _owl_vision, _quantised
+from hadpo.backbones import (
+    _checkpoint,
+    _connector,
+    _llama,
+    _owl_abstractor,
+    _owl_vision,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._kv import KVState
@@ -40,10 +47,14 @@ _TRAIN = PromptTemplate(_SYSTEM + "<|>" + _IMAGE_LINE + "<|>\nHuman: <|>{instruc
 _OWL = Prompts(
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+    again=PromptTemplate("\nHuman: {instruction}\nAI: "),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
 )
 _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+    again=PromptTemplate("\nHuman: {instruction}\nAI:"),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
 )
 
 
@@ -59,7 +70,11 @@ VARIANTS = {
     "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft"),
     "lrv-v2": Variant(prompts=_LRV, source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter"),
 }
-PARTS = {"language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)"}
+PARTS = {
+    "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
+    "connector": _connector.PART,
+}
+OPTIONAL_PARTS = ("connector",)  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
     **{f"vision_model.{old}": f"vision.{new}" for old, new in _owl_vision.KEYS.items()},
@@ -76,6 +91,7 @@ class MplugOwl(Backbone):
     vision: _owl_vision.OwlVision
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
+    CONNECTOR_KEYS: ClassVar = {k: f"connector.{ours}" for k, ours in _owl_abstractor.KEYS.items()}
 
     def __init__(self, name: str, *, original_config: Mapping[str, Any], where: str) -> None:
         super().__init__()
@@ -163,6 +179,10 @@ class MplugOwl(Backbone):
                 if path.suffix in (".model", ".json") and path.is_file():
                     shutil.copyfile(path, folder / path.name)
 
+    def files_with(self, language_model: Path) -> dict[str, Path]:
+        """The saved folder is complete, a finetuned connector included."""
+        return {"language_model": language_model}
+
 
 def from_original(
     files: Mapping[str, str | Path],
@@ -201,6 +221,7 @@ def from_original(
     numbers = choose_dtype(dtype, place, quantization)
     _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     _checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
+    _connector.replace(backbone, files)
     return backbone.to(place).eval()
 
 

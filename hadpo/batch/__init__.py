@@ -9,7 +9,7 @@ Pairs of one image may share a row, as a tree: [common | rest | chosen | rejecte
 What their prefixes have in common, the image tokens above all, is read once for all of them.
 """
 
-from hadpo.batch.examples import Example, tokenize
+from hadpo.batch.examples import Example, fit_answer, tokenize
 from hadpo.batch.packing import Packed, aligned, grouped, pack, pack_rows, row_length
 from hadpo.batch.scoring import answer_logps, embed, read_pixels, token_table
 
@@ -19,6 +19,7 @@ __all__ = [
     "aligned",
     "answer_logps",
     "embed",
+    "fit_answer",
     "grouped",
     "pack",
     "pack_rows",

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hadpo.backbones._attention import Part, Parts
 from hadpo.backbones._prompt import IMAGE
+from hadpo.backbones._segments import Part, Parts
 from hadpo.batch.examples import Example
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1

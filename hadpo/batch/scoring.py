@@ -37,7 +37,7 @@ def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "ima
 def embed(
     backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 side side"]
 ) -> Float[Tensor, "rows length width"]:
-    """Inputs of the language model, each distinct image encoded once; no gradient."""
+    """Inputs of the language model, each distinct image encoded once."""
     image_tokens = backbone.image_tokens(pixels, packed.instructions, image_of=packed.image_of)
     return backbone.embed(packed.ids, image_tokens)
 

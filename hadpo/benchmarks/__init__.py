@@ -7,7 +7,8 @@ of the base's own text at the tuned model's length; a `SPLIT` is one that all it
 """
 
 from hadpo.benchmarks._evaluate import evaluate
+from hadpo.benchmarks._imported import score_judgement
 from hadpo.benchmarks._judge import agreement
 from hadpo.benchmarks._plan import plan
 
-__all__ = ["agreement", "evaluate", "plan"]
+__all__ = ["agreement", "evaluate", "plan", "score_judgement"]

@@ -34,7 +34,7 @@ def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check
         return  # such a folder holds all parts
     for part, meaning in module.PARTS.items():
         has_it = getattr(module.VARIANTS.get(variant), f"has_{part}", True)
-        if part not in model.files and has_it:
+        if part not in model.files and has_it and part not in module.OPTIONAL_PARTS:
             mend = f"set it: {meaning}"
             yield Check(what=part, status="missing", found="not in the recipe", mend=mend)
 
@@ -55,6 +55,11 @@ def _data_files(data: Any) -> Iterator[tuple[str, str]]:
             ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
         ),
         ("GAVIE", data.gavie, ("",)),
+        *(
+            ("instructions", place.strip(), ("",))
+            for place in data.instructions.split(",")
+            if place.strip() not in ("", "oracle")
+        ),
         ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )

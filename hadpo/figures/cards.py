@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from hadpo.figures._card import Card, Column, Line, Tone, draw_label, fit, font
 from hadpo.figures._style import BLUE, mark_mini
-from hadpo.records import BadInput, Evidence, Pair, Region, Verdict
+from hadpo.records import BadInput, Evidence, Instruction, Pair, Region, Verdict
 from hadpo.tables import model_title
 
 _KINDS = {"absent": "absent object", "attribute": "wrong attribute"}
@@ -60,12 +60,16 @@ def hallucination_card(
     return Card(name, message, picture, columns, note)
 
 
-def pair_card(pair: Pair, *, title: str = "", is_mini: bool) -> Card:
+def pair_card(pair: Pair | Instruction, *, title: str = "", is_mini: bool) -> Card:
     """A preference pair: the image, the chosen and the rejected answer, with what differs marked.
+
+    An instruction to finetune on has one answer, and nothing is marked in it.
 
     Raises:
         BadInput: no readable image.
     """
+    if isinstance(pair, Instruction):
+        return _instruction_card(pair, title=title, is_mini=is_mini)
     chosen, rejected = pair.chosen.split(), pair.rejected.split()
     same_chosen, same_rejected = set(), set()
     matcher = difflib.SequenceMatcher(a=chosen, b=rejected, autojunk=False)
@@ -85,6 +89,33 @@ def pair_card(pair: Pair, *, title: str = "", is_mini: bool) -> Card:
     note = f"{pair.kind} pair {pair.pair_id} from {pair.source}, image {pair.image_id}."
     note = mark_mini(note, is_mini=is_mini)
     return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
+
+
+def text_card(
+    image: str | Path, columns: Sequence[Column], *, title: str, note: str = "", is_mini: bool
+) -> Card:
+    """An image beside columns of text of any kind.
+
+    Raises:
+        BadInput: no readable image.
+    """
+    picture, _ = fit(open_image(image))
+    return Card("text", title, picture, columns, mark_mini(note, is_mini=is_mini))
+
+
+def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
+    """Sentences with their signs and reasons, one line each."""
+    return [_sentence(verdict) for verdict in verdicts]
+
+
+def _instruction_card(record: Instruction, *, title: str, is_mini: bool) -> Card:
+    words = [(word, False) for word in record.answer.split()]
+    column = Column(f"answer, {len(words)} words", [Line(words)])
+    picture, _ = fit(open_image(record.image))
+    note = f"{record.kind} instruction {record.instruction_id} from {record.source}, "
+    note = mark_mini(f"{note}image {record.image_id}.", is_mini=is_mini)
+    message = title or record.instruction or "(a caption: the trainer draws the request)"
+    return Card(f"instruction_{record.instruction_id}", message, picture, [column], note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,17 +5,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from hadpo.figures._style import BLUE, GREY, Figure, house_style, new_drawing, write_title
-from hadpo.records import BadInput, Pair
+from hadpo.records import BadInput, Instruction, Pair
 
 
-def length_figure(pairs: Sequence[Pair], *, is_mini: bool) -> Figure:
+def length_figure(pairs: Sequence[Pair] | Sequence[Instruction], *, is_mini: bool) -> Figure:
     """Words of the chosen against words of the rejected text, of the description pairs.
 
-    Where there are no descriptions, of all pairs. On the diagonal, length carries no signal.
+    Where there are no descriptions, of all pairs. On the diagonal, length carries no signal. Of
+    instructions: how long the answers of each kind are.
 
     Raises:
         BadInput: no pairs.
     """
+    instructions = [record for record in pairs if isinstance(record, Instruction)]
+    if instructions:
+        return _answer_lengths(instructions, is_mini=is_mini)
+    pairs = [record for record in pairs if isinstance(record, Pair)]
     shown = [p for p in pairs if p.kind == "description"] or list(pairs)
     if not shown:
         raise BadInput("no pairs to measure")
@@ -41,3 +46,22 @@ def length_figure(pairs: Sequence[Pair], *, is_mini: bool) -> Figure:
     ]
     alt = f"{message} Scatter of words in the chosen against words in the rejected texts."
     return Figure(drawing, "pair_lengths", message, alt, data)
+
+
+def _answer_lengths(records: Sequence[Instruction], *, is_mini: bool) -> Figure:
+    words: dict[str, list[int]] = {}
+    for record in records:
+        words.setdefault(record.kind, []).append(len(record.answer.split()))
+    means = ", ".join(f"{kind} {np.mean(counts):.1f}" for kind, counts in words.items())
+    message = f"Words of an answer, mean: {means}."
+    bins = range(max(max(counts) for counts in words.values()) + 2)
+    with house_style():
+        drawing = new_drawing(5.2, 3.4)
+        axes = drawing.add_subplot()
+        for kind, counts in words.items():
+            axes.hist(counts, bins, histtype="step", linewidth=1.5, label=kind)
+        axes.set(xlabel="words of the answer", ylabel="instructions")
+        axes.legend(fontsize=8)
+        write_title(drawing, message, note=f"n = {len(records)}.", is_mini=is_mini)
+    data = [{"kind": kind, "words": n} for kind, counts in words.items() for n in counts]
+    return Figure(drawing, "answer_lengths", message, f"{message} Histogram by kind.", data)

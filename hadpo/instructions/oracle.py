@@ -29,6 +29,8 @@ def instructions(
         for name in draw.sample(absent, min(PER_KIND, len(absent))) if names else []:
             ask = draw.choice((f"Describe the {name}.", f"Where is the {name}?"))
             made.append((ask, f"There is no {name} in the image.", NEGATIVE))
+            # As often as what is there: else "Is there" alone would say that there is.
+            made.append((f"Is there {article(name)} {name} in the image?", "No.", NEGATIVE))
         made += _wrong(there.mentions, known, draw)
         for number, (ask, answer, task) in enumerate(made):
             yield Instruction(

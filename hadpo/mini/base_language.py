@@ -1,5 +1,6 @@
-"""Train the mini LLaVA's projector and language model on top of the frozen tower.
+"""Teach a connector and a language model to look, on top of a frozen tower.
 
+`train_language` is the loop of every mini base; `MiniLlava` is the one that the others start from.
 Two things made a tiny model look at the picture at all: dense lessons (tours through all places,
 eight questions in one conversation) and an alignment loss that pulls image tokens towards the word
 embeddings of what they show.
@@ -10,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from sentencepiece import SentencePieceProcessor
@@ -30,7 +32,7 @@ ANSWER_WEIGHT = 4.0  # of "Yes" and "No": the only informative token of its turn
 CONTENT_WEIGHT = 3.0  # of categories, colours and of "shows" against "is"
 ALIGNMENT_WEIGHT = 0.5
 
-_PRESENCE = re.compile(r"Is there an? \w+")
+PRESENCE = re.compile(r"Is there an? \w+")
 Lesson = Callable[[Scene, random.Random], list[Turn]]
 
 
@@ -41,14 +43,62 @@ class MiniLlava:
     projector: nn.Sequential
     language_model: LlamaForCausalLM
     tokenizer: SentencePieceProcessor
+    connector_speed: float = 0.3
 
-    def parameters(self) -> list[nn.Parameter]:
-        """All trainable weights."""
-        return [*self.projector.parameters(), *self.language_model.parameters()]
+    @property
+    def connector(self) -> nn.Module:
+        """The projector, by the name that all families share."""
+        return self.projector
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Word embeddings of token ids."""
-        return self.language_model.model.embed_tokens(ids)
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of word embeddings."""
+        return self.language_model.model.embed_tokens
+
+    def losses(
+        self, features: Tensor, labels: Tensor, talks: Sequence[Sequence[Turn]], aims: "Aims"
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of the answers, and of the alignment."""
+        image_tokens = self.projector(features)
+        words = answer_loss(self, image_tokens, talks, aims.weights, early=aims.early)
+        return words, alignment_loss(self.embedding, image_tokens, labels, aims.groups)
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What a stage asks of a model; see `token_weights`, `word_groups` and `tokens`."""
+
+    weights: Tensor
+    groups: list[tuple[Tensor, Tensor]]
+    early: bool
+
+
+class Learner(Protocol):
+    """What `train_language` trains."""
+
+    connector_speed: float  # learning rate of the connector, as a share of the language model's
+
+    @property
+    def connector(self) -> nn.Module: ...
+
+    @property
+    def language_model(self) -> LlamaForCausalLM: ...
+
+    @property
+    def tokenizer(self) -> SentencePieceProcessor: ...
+
+    def losses(
+        self, features: Tensor, labels: Tensor, talks: Sequence[Sequence[Turn]], aims: Aims
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of the answers and of the alignment.
+
+        Args:
+            features: of the pictures, as the tower gave them: pictures, positions, width.
+            labels: of their patches: pictures, heads, patches.
+            talks: one lesson per picture.
+            aims: of the stage.
+        """
+        ...
 
 
 def untrained(tokenizer: SentencePieceProcessor, *, seed: int) -> MiniLlava:
@@ -99,7 +149,7 @@ def tokens(
         prompt = tokenizer.encode(f"{opening}{instruction} ASSISTANT:")
         whole = [*tokenizer.encode(f"{opening}{instruction} ASSISTANT: {answer}"), EOS]
         asked = [IGNORED] * len(prompt)
-        if early and (found := _PRESENCE.match(instruction)):
+        if early and (found := PRESENCE.match(instruction)):
             asked[len(tokenizer.encode(f"{opening}{found[0]}"))] = whole[len(prompt)]
         ids += whole
         labels += asked + whole[len(prompt) :]
@@ -134,7 +184,7 @@ def word_groups(tokenizer: SentencePieceProcessor) -> list[tuple[Tensor, Tensor]
 
 
 def alignment_loss(
-    model: MiniLlava,
+    embedding: nn.Embedding,
     image_tokens: Tensor,
     patch_labels: Tensor,
     groups: list[tuple[Tensor, Tensor]],
@@ -142,7 +192,7 @@ def alignment_loss(
     """Each image token should be nearest to the words for what its patch shows."""
     losses = []
     for (ids, classes), head in zip(groups, (0, 1, 2, 2, 3), strict=True):
-        likeness = image_tokens @ model.embed(ids).T / WIDTH**0.5
+        likeness = image_tokens @ embedding(ids).T / WIDTH**0.5
         target = classes[patch_labels[:, head]]
         losses.append(F.cross_entropy(likeness.flatten(0, 1), target.flatten()))
     return torch.stack(losses).mean()
@@ -162,8 +212,8 @@ def answer_loss(
     length = max(len(ids) for ids, _ in pairs)
     ids = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids, _ in pairs])
     labels = torch.tensor([[*row, *[IGNORED] * (length - len(row))] for _, row in pairs])
-    prefix = model.embed(start).expand(len(pairs), -1, -1)
-    embedded = torch.cat([prefix, image_tokens, model.embed(ids)], dim=1)
+    prefix = model.embedding(start).expand(len(pairs), -1, -1)
+    embedded = torch.cat([prefix, image_tokens, model.embedding(ids)], dim=1)
     hidden = model.language_model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
     hidden = hidden[:, len(start) + image_tokens.shape[1] - 1 : -1]  # predicts `labels`
     is_labelled = labels != IGNORED
@@ -175,7 +225,7 @@ def answer_loss(
 
 
 def train_language(
-    model: MiniLlava,
+    model: Learner,
     scenes: Sequence[Scene],
     features: Tensor,
     patch_labels: Tensor,
@@ -189,27 +239,27 @@ def train_language(
 ) -> None:
     """Train in place on lessons about random pictures."""
     rng = random.Random(seed)
-    weights, groups = token_weights(model.tokenizer), word_groups(model.tokenizer)
+    aims = Aims(token_weights(model.tokenizer), word_groups(model.tokenizer), early)
+    connector_rate = learning_rate * model.connector_speed
+    parameters = [*model.connector.parameters(), *model.language_model.parameters()]
     optimizer = torch.optim.AdamW(
         [
             {"params": model.language_model.parameters(), "lr": learning_rate},
-            {"params": model.projector.parameters(), "lr": learning_rate * 0.3},
+            {"params": model.connector.parameters(), "lr": connector_rate},
         ],
         weight_decay=0.05,
         betas=(0.9, 0.98),
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [learning_rate, learning_rate * 0.3], total_steps=steps, pct_start=0.08
+        optimizer, [learning_rate, connector_rate], total_steps=steps, pct_start=0.08
     )
     for step in range(steps):
         rows = [rng.randrange(len(scenes)) for _ in range(batch_size)]
         talks = [lesson(scenes[row], rng) for row in rows]
-        image_tokens = model.projector(features[rows].float())
-        words = answer_loss(model, image_tokens, talks, weights, early=early)
-        aligned = alignment_loss(model, image_tokens, patch_labels[rows], groups)
+        words, aligned = model.losses(features[rows].float(), patch_labels[rows], talks, aims)
         optimizer.zero_grad()
         (words + ALIGNMENT_WEIGHT * aligned).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if step % 50 == 49 or step == 0:

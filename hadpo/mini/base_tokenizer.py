@@ -6,6 +6,8 @@ spelt in letters or bytes.
 
 import io
 import random
+import re
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from hadpo.mini.world import CATEGORIES, COLOURS, PLACES, scenes
 
 VOCABULARY_SIZES = range(450, 800, 10)
 ROLES = ("USER:", "ASSISTANT:")
+_WORD = re.compile(r"(?<![^ ])[A-Za-z]+(?![^ .,:])")  # of letters alone
 
 
 def texts() -> list[str]:
@@ -44,15 +47,21 @@ def texts() -> list[str]:
     return lines
 
 
-def words() -> list[str]:
-    """Every word of the language, in the form in which it occurs."""
+def words(lines: Iterable[str] = ()) -> list[str]:
+    """Every word of the language, and of more lines, in the form in which it occurs."""
     found = {f" {word.rstrip('.,?:')}" for line in texts() for word in line.split()}
+    found |= {f" {word}" for line in lines for word in _WORD.findall(line)}
     return sorted(word.replace(" .", "").replace(" ", "▁") for word in found)
 
 
-def train(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """Write the smallest `tokenizer.model` in which every word is one piece, and return it."""
-    corpus = texts()
+def train(path: Path, prompts: Sequence[str] = ()) -> sentencepiece.SentencePieceProcessor:
+    """Write the smallest `tokenizer.model` in which every word is one piece, and return it.
+
+    Args:
+        path: the file.
+        prompts: texts around instructions, whose words become pieces too.
+    """
+    corpus = [*texts(), *list(prompts) * 60]
     for size in VOCABULARY_SIZES:
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
@@ -73,7 +82,7 @@ def train(path: Path) -> sentencepiece.SentencePieceProcessor:
         )
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         pieces = {processor.id_to_piece(index) for index in range(processor.vocab_size())}
-        if pieces.issuperset(words()):
+        if pieces.issuperset(words(prompts)):
             path.write_bytes(model.getvalue())
             return processor
     raise ValueError(f"no vocabulary up to {VOCABULARY_SIZES.stop} pieces holds every word whole")

@@ -70,7 +70,7 @@ def train(out: Path, *, threads: int) -> None:
     """Run every stage that `out` does not hold yet, then write the checkpoint to `out`/llava."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    watch = Stopwatch(out / "training.json")
+    watch = Stopwatch(out / "training.json", images=IMAGES)
     some = list(islice(scenes(SEED, held_out=False), IMAGES))
     images = pictures(some).contiguous()
     labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in some]))
@@ -105,17 +105,17 @@ def train(out: Path, *, threads: int) -> None:
 class Stopwatch:
     """Writes down what each stage was and what it cost, over several calls."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, images: int) -> None:
         self.path = path
         self.record: dict[str, Any] = {
             "seed": SEED,
             "data_version": DATA_VERSION,
-            "images": IMAGES,
+            "images": images,
             "torch": torch.__version__,
         }
         if path.is_file():
             self.record |= json.loads(path.read_text(encoding="utf-8"))
-        self.started = 0.0
+        self.started = time.process_time()
 
     def start(self) -> None:
         """A stage begins."""

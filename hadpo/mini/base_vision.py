@@ -6,7 +6,7 @@ far too little signal for a tower of this size. After this stage the tower stays
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -92,25 +92,55 @@ def all_features(model: CLIPVisionModel, images: Tensor) -> Tensor:
 def train_tower(
     images: Tensor, labels: Tensor, *, steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> CLIPVisionModel:
-    """Train the tower on labelled patches."""
+    """Train the CLIP tower from nothing on labelled patches."""
     torch.manual_seed(seed)
     model = tower()
+
+    def states(pixels: Tensor) -> list[tuple[Tensor, float]]:
+        hidden = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        # The last layer is trained too, lightly, so that no part of the tower stays random.
+        return [(hidden[-2], 1.0), (hidden[-1], 0.1)]
+
+    fit(model, states, images, labels, steps=steps, batch_size=batch_size, rate=learning_rate)
+    return model
+
+
+def fit(
+    model: nn.Module,
+    states: Callable[[Tensor], list[tuple[Tensor, float]]],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    batch_size: int,
+    rate: float,
+) -> None:
+    """Train a tower in place, with heads that are thrown away.
+
+    Args:
+        model: what is trained.
+        states: pixels to states of all positions, CLS first, and how much each counts.
+        images: bytes, scenes first.
+        labels: scenes, heads, patches.
+        steps: updates.
+        batch_size: pictures of an update.
+        rate: the largest learning rate.
+    """
     heads = nn.ModuleDict({name: nn.Linear(128, size) for name, size in HEADS.items()})
     parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+        optimizer, rate, total_steps=steps, pct_start=0.1
     )
     for step in range(steps):
         rows = torch.randint(len(images), (batch_size,))
         pixels = normalise(images[rows]) * (1 + 0.05 * torch.randn(batch_size, 1, 1, 1))
         pixels = pixels + 0.05 * torch.randn_like(pixels)
-        hidden = model(pixel_values=pixels, output_hidden_states=True).hidden_states
-        # The last layer is trained too, lightly, so that no part of the tower stays random.
+        found = states(pixels)
         losses = [
             F.cross_entropy(head(state[:, 1:]).flatten(0, 1), labels[rows, index].flatten()) * share
             for index, head in enumerate(heads.values())
-            for state, share in ((hidden[-2], 1.0), (hidden[-1], 0.1))
+            for state, share in found
         ]
         loss = torch.stack(losses).sum()
         optimizer.zero_grad()
@@ -121,6 +151,5 @@ def train_tower(
         if step % 100 == 99 or step == 0:
             log.info("vision step %d loss %.3f", step + 1, loss.item())
             for index, (name, head) in enumerate(heads.items()):
-                hits = head(hidden[-2][:, 1:]).argmax(-1) == labels[rows, index]
+                hits = head(found[0][0][:, 1:]).argmax(-1) == labels[rows, index]
                 log.info("  %s accuracy %.3f", name, hits.float().mean().item())
-    return model

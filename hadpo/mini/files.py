@@ -5,6 +5,7 @@ coco2014: objects.json, val2014 and annotations; the test images again, as COCO 
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
 shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
+humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
@@ -16,7 +17,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentence
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
+from hadpo.mini.humour import jokes
 from hadpo.mini.instructions import instructions, synonyms
 from hadpo.mini.world import (
     CATEGORIES,
@@ -41,10 +43,11 @@ from hadpo.records import BadInput
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise it when the same arguments give another world
+VERSION = 3  # raise it when the same arguments give another world
 FIRST_IMAGE_ID = 2400001
 FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
+JOKES = 2  # of each train image
 JPEG_QUALITY = 95
 DONE = "mini_world.json"
 Scenes = dict[int, Scene]  # image id -> scene
@@ -93,6 +96,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _pope(folder / "POPE" / "output" / "coco", test, seed)
     _shr(folder / "shr", train, test)
     _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
+    _humour(folder / "humour", train, folder / "VG", seed)
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
     _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
@@ -234,12 +238,26 @@ def _shr(folder: Path, train: Scenes, test: Scenes) -> None:
 
 
 def _cc_sbu_align(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:
-    (folder / "image").mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    annotations = []
-    for key, scene in islice(train.items(), AUXILIARY_IMAGES):
+    some = islice(train.items(), AUXILIARY_IMAGES)
+    captions = {key: [perfect_caption(scene, rng)] for key, scene in some}
+    _captions(folder, captions, visual_genome)
+
+
+def _humour(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:
+    rng = random.Random(f"{seed}/humour")
+    told = {key: jokes(scene, rng, JOKES) for key, scene in train.items()}
+    _captions(folder, told, visual_genome)
+
+
+def _captions(folder: Path, captions: Mapping[int, list[str]], visual_genome: Path) -> None:
+    """The layout of MiniGPT-4's second stage."""
+    (folder / "image").mkdir(parents=True, exist_ok=True)
+    for key in captions:
         _same_file(visual_genome / image_path(key), folder / "image" / f"{key}.jpg")
-        annotations.append({"image_id": str(key), "caption": perfect_caption(scene, rng)})
+    annotations = [
+        {"image_id": str(key), "caption": text} for key, texts in captions.items() for text in texts
+    ]
     _write(folder / "filter_cap.json", {"annotations": annotations})
 
 

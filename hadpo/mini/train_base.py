@@ -1,23 +1,29 @@
-"""Train the mini base from nothing: `python -m hadpo.mini.train_base --out DIR`.
+"""Train a mini base: `python -m hadpo.mini.train_base --out DIR [--backbone NAME]`.
 
-Stages that DIR already holds are not trained again; the checkpoint is written to DIR/llava.
+LLaVA is trained from nothing, its twins from LLaVA's committed weights. Stages that DIR already
+holds are not trained again; the checkpoint is written to DIR/NAME.
 """
 
 import argparse
 import logging
 from pathlib import Path
 
-from hadpo.mini.base_training import train
+from hadpo.mini import base_training, base_twin_training
+from hadpo.mini.base_twins import TWINS
 
 
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m hadpo.mini.train_base", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for stages and result")
+    parser.add_argument("--backbone", choices=("llava", *TWINS), default="llava")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(arguments.out, threads=arguments.threads)
+    if arguments.backbone == "llava":
+        base_training.train(arguments.out, threads=arguments.threads)
+    else:
+        base_twin_training.train(arguments.out, arguments.backbone, threads=arguments.threads)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import material, mine
+from hadpo.pairs import correcting, instructed, material, mine
+from hadpo.pairs.look import free_images
 from hadpo.pairs.material import Material
 from hadpo.records import (
     BadInput,
     Evidence,
+    Instruction,
     Pair,
     input_hashes,
     refuse_changed,
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
     from hadpo.runs import Run
 
+Record = TypeVar("Record", Pair, Instruction)
+
 
 def prepare(run: "Run") -> dict[str, int]:
-    """Make the pairs of the recipe and write them with everything the later stages read.
+    """Make the pairs or instructions of the recipe, and write all that the later stages read.
 
-    Writes pairs.jsonl, held_out.jsonl, questions.jsonl, evidence.jsonl, vocabulary.json,
+    Writes pairs.jsonl and held_out.jsonl, or instructions.jsonl and held_out_instructions.jsonl, or
+    both, questions.jsonl, evidence.jsonl, vocabulary.json,
     counts.json, the pairs in the three original schemas below export/, and own_answers.jsonl if
     pairs are mined.
 
@@ -42,18 +47,28 @@ def prepare(run: "Run") -> dict[str, int]:
     settings = run.settings
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm" and settings.pair_source == "mined":
+        correcting.chat_settings(settings)  # whatever is wrong is said before a model is loaded
     if settings.pair_source == "published":
         pairs = material.published_pairs(run, report)
         known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
         counts.update(report.finish())
-    else:
+    elif settings.pair_source == "mined":
         known, images = _material_to_mine(run, report)
         counts.update(report.finish())
-        pairs = _mined(run, known, images, counts)
+        pairs, rewrites = _mined(run, known, images, counts)
+    else:
+        pairs = []
+        known = material.read(run, report, image_ids=free_images(run))
+        counts.update(report.finish())
     pairs = _limited(pairs, settings.limit)
-    if not pairs:
+    own = Report(settings.on_bad)
+    instructions = instructed.read(run, known, own, counts)
+    counts.update(own.finish())
+    if not pairs and (settings.pair_source != "none" or not instructions):
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
-    overlap = sorted({pair.image_id for pair in pairs} & known.evaluated)
+    overlap = sorted({record.image_id for record in (*pairs, *instructions)} & known.evaluated)
     if overlap and settings.on_overlap == "error":
         more = " ..." if len(overlap) > 20 else ""
         raise BadInput(
@@ -64,15 +79,19 @@ def prepare(run: "Run") -> dict[str, int]:
     counts.update(f"questions of {q.benchmark} {q.split}" for q in known.questions)
     found = dict(counts) | {"images trained on and evaluated": len(overlap)}
     found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
-    found |= _write(run, train, held_out, known)
+    if instructions:
+        found |= _write_instructions(run, instructions)
+    found |= _write(run, train, held_out, known, rewrites)
     found = dict(sorted(found.items()))
     write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
     run.note(counts=found)
     return found
 
 
-def split_off(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on, and the pairs of a share of the images, drawn by the seed."""
+def split_off(
+    pairs: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Records to train on, and the records of a share of the images, drawn by the seed."""
     images = sorted({pair.image_id for pair in pairs})
     count = round(share * len(images))
     held = set(random.Random(f"{seed}/held out").sample(images, count))
@@ -91,7 +110,7 @@ def _material_to_mine(run: "Run", report: Report) -> tuple[Material, list[Eviden
 
 def _mined(
     run: "Run", known: Material, images: Sequence[Evidence], counts: Counter[str]
-) -> list[Pair]:
+) -> tuple[list[Pair], correcting.Rewrites]:
     settings = run.settings
     described = images[: settings.description_images]
     counts["images to mine"] = len(images)
@@ -108,10 +127,18 @@ def _mined(
         settings,
         lambda: _load(run),
     )
-    descriptions = mine.description_pairs(
-        [*asked["sampled"], *asked["greedy"]], answers, known.images, known.vocabulary, counts
-    )
-    return [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    questions = [*asked["sampled"], *asked["greedy"]]
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm":
+        descriptions, rewrites = correcting.description_pairs(
+            run, questions, answers, known.images, counts
+        )
+    else:
+        descriptions = mine.description_pairs(
+            questions, answers, known.images, known.vocabulary, counts
+        )
+    pairs = [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    return pairs, rewrites
 
 
 def _load(run: "Run") -> "Backbone":
@@ -148,14 +175,29 @@ def _kinds(pairs: Sequence[Pair], name: str) -> dict[str, int]:
     return {name: len(pairs)} | {f"{name}: {k}": kinds[k] for k in ("description", "pope")}
 
 
+def _write_instructions(run: "Run", records: Sequence[Instruction]) -> dict[str, int]:
+    settings = run.settings
+    train, held_out = split_off(records, settings.held_out_share, settings.prepare_seed)
+    write_jsonl(run.path("held_out_instructions.jsonl"), held_out)
+    write_jsonl(run.path("instructions.jsonl"), train)
+    counts = {"instructions": len(train), "held-out instructions": len(held_out)}
+    kinds = Counter(record.kind for record in train)
+    return counts | {f"instructions: {kind}": n for kind, n in kinds.items()}
+
+
 def _write(
-    run: "Run", train: Sequence[Pair], held_out: Sequence[Pair], known: Material
+    run: "Run",
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    known: Material,
+    rewrites: correcting.Rewrites,
 ) -> dict[str, int]:
     """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
     counts: dict[str, int] = {}
-    for schema in hadpo_pairs.SCHEMAS:
+    for schema in hadpo_pairs.SCHEMAS if train else ():
         try:
-            hadpo_pairs.write(train, run.path("export", schema), schema=schema)
+            folder = run.path("export", schema)
+            hadpo_pairs.write(train, folder, schema=schema, rewrites=rewrites)
         except BadInput:  # two descriptions of one image: llava-v1.5 has room for one
             counts[f"export/{schema}: not written, several descriptions of one image"] = 1
     write_jsonl(run.path("held_out.jsonl"), held_out)

@@ -2,6 +2,15 @@
 
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.margins import held_out_margins
-from hadpo.trainer.stage import decode_batch, plan, train
+from hadpo.trainer.plan import plan
+from hadpo.trainer.stage import decode_batch, read_records, train
 
-__all__ = ["StepMetrics", "decode_batch", "held_out_margins", "plan", "steps", "train"]
+__all__ = [
+    "StepMetrics",
+    "decode_batch",
+    "held_out_margins",
+    "plan",
+    "read_records",
+    "steps",
+    "train",
+]

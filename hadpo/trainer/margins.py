@@ -8,7 +8,7 @@ import torch
 
 from hadpo import adapter, batch
 from hadpo.records import Pair
-from hadpo.trainer.stage import adapter_folder, loaded, read_pairs
+from hadpo.trainer.stage import adapter_folder, loaded, read_records
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -19,11 +19,13 @@ def held_out_margins(run: Run, *, most: int = 64) -> list[tuple[Pair, float]]:
     """The first `most` held-out pairs with their reward margins, largest first.
 
     The margin is beta times how much further the trained policy prefers chosen to rejected than the
-    reference does; below zero, the pair is still the wrong way round.
+    reference does; below zero, the pair is still the wrong way round. Instructions have none.
     """
     settings = run.recipe.train
-    _, held_out = read_pairs(run)
-    held_out = held_out[:most]
+    _, records = read_records(run)
+    held_out = [record for record in records if isinstance(record, Pair)][:most]
+    if not held_out:
+        return []
     backbone = loaded(run)
     adapter.load(backbone, adapter_folder(run, "dpo"))
     try:

@@ -11,11 +11,22 @@ from torch import Tensor, nn
 
 from hadpo import adapter, batch, loss
 from hadpo.backbones._base import Backbone
-from hadpo.batch import Packed
+from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
 
 Objective = Literal["dpo", "sft"]
 SIDES: dict[str, tuple[str, ...]] = {"dpo": ("chosen", "rejected"), "sft": ("chosen",)}
+
+
+def weight(example: Example, objective: Objective, settings: TrainConfig) -> float:
+    """How much an example counts in the loss of its update, beside the others.
+
+    Pairs count alike. Of answers, each counts by its own weight; with `mean_over: tokens` each of
+    its tokens does, as in the originals, where long answers weigh more.
+    """
+    if objective == "dpo":
+        return 1.0
+    return example.weight * (len(example.chosen) if settings.mean_over == "tokens" else 1)
 
 
 class Policy(nn.Module):
@@ -73,7 +84,7 @@ def score(
             label_smoothing=settings.label_smoothing,
         )
         losses = preference.losses
-        if settings.gamma:
+        if settings.gamma and settings.gamma_on == "chosen":
             losses = losses + settings.gamma * lm_losses
         margins = preference.chosen_rewards - preference.rejected_rewards
         reported |= {

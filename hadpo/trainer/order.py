@@ -1,23 +1,31 @@
 """Which pairs meet in which update, and how fast each update learns: pure functions."""
 
+import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 
-Kind = Literal["description", "pope"]
+Kind = Literal["description", "pope", "instruction"]
 
 
 def batches(
-    kinds: Sequence[Kind], settings: TrainConfig, *, images: Sequence[str] = ()
+    kinds: Sequence[Kind],
+    settings: TrainConfig,
+    *,
+    images: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> list[list[int]]:
     """Indices of the pairs of every update, in order; the same for every machine and rerun.
 
     Without `description_share` the pairs (with their copies) are shuffled once per epoch and taken
-    as they come; the last update may be smaller. With it every update draws that share of its pairs
+    as they come; the last update may be smaller. With a `mixture` each source is shuffled on its
+    own, and after every draw each has had its share as nearly as whole draws allow. Of pairs, with
+    `description_share` every update draws that share of its pairs
     from the description pairs and the rest from the others, each in shuffled passes of its own.
     With `pairs_per_row` above 1, what is shuffled is not pairs but groups of so many pairs of one
     image, so that they meet in an update and can share a row: each update sees fewer images.
@@ -25,10 +33,11 @@ def batches(
     Args:
         kinds: kind of each pair.
         images: image of each pair; needed for `pairs_per_row` above 1.
-        settings: epochs or steps, batch size, share, copies and seed are read.
+        sources: source of each pair; needed for a `mixture`.
+        settings: epochs or steps, batch size, share, mixture, copies and seed are read.
 
     Raises:
-        BadInput: no pairs, or a share of a kind that has none.
+        BadInput: no pairs, or a share of a kind or source that has none.
     """
     pool = copies(kinds, settings)
     if not pool:
@@ -39,7 +48,11 @@ def batches(
 
     size = settings.batch_pairs
     total = settings.steps * size or round(settings.epochs * len(pool))
-    if settings.description_share < 0:
+    if shares := mixture(settings):
+        stream = _mixed(pool, shares, sources, groups, settings.train_seed)
+        order = [next(stream) for _ in range(total)]
+        return [order[i : i + size] for i in range(0, total, size)]
+    if settings.description_share < 0 or settings.objective == "sft":
         stream = _passes(groups(pool), f"{settings.train_seed}/all")
         order = [next(stream) for _ in range(total)]
         return [order[i : i + size] for i in range(0, total, size)]
@@ -60,20 +73,69 @@ def batches(
     ]
 
 
+def of_examples(examples: Sequence[Example], settings: TrainConfig) -> list[list[int]]:
+    """`batches` of examples, by their kinds, images and sources."""
+    return batches(
+        [example.kind for example in examples],
+        settings,
+        images=[example.image for example in examples],
+        sources=[example.source for example in examples],
+    )
+
+
+def captions(count: int, plan: Sequence[Sequence[int]], settings: TrainConfig) -> list[list[int]]:
+    """Which of `count` captions each update learns from: as many as pairs, in shuffled passes."""
+    stream = _passes([[i] for i in range(count)], f"{settings.train_seed}/captions")
+    return [[next(stream) for _ in update] for update in plan]
+
+
 def copies(kinds: Sequence[Kind], settings: TrainConfig) -> list[int]:
     """Indices of the pairs, each as often as its kind is repeated."""
     times = {"description": settings.repeat_description, "pope": settings.repeat_pope}
-    return [i for i, kind in enumerate(kinds) for _ in range(times[kind])]
+    return [i for i, kind in enumerate(kinds) for _ in range(times.get(kind, 1))]
+
+
+def mixture(settings: TrainConfig) -> dict[str, float]:
+    """Share of each source; empty where all is drawn as it lies.
+
+    Raises:
+        BadInput: not "source=share, source=share", or shares that do not sum to 1.
+    """
+    shares = {}
+    for part in filter(str.strip, settings.mixture.split(",")):
+        name, _, share = (text.strip() for text in part.rpartition("="))
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            shares[name] = -1.0
+    if shares and (min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6):
+        raise BadInput(
+            f"mixture: found {settings.mixture!r}, expected source=share, source=share, with "
+            "shares above 0 that sum to 1"
+        )
+    return shares
 
 
 def learning_rate(step: int, total: int, settings: TrainConfig) -> float:
-    """Rate of update `step` (from 0): linear warm-up, then constant or half a cosine to 0."""
+    """Rate of update `step` (from 0): linear warm-up, then what the schedule says.
+
+    `cosine` and `linear` fall over the updates behind the warm-up, to `min_learning_rate` or 0.
+    `cosine_from_start` is MiniGPT-4's linear_warmup_cosine_lr (common/optims.py): its cosine counts
+    from the first update, so it goes on a little below the peak where the warm-up ends. (There the
+    warm-up starts anew with each epoch that it spans; no published setting spans one.)
+    """
+    peak, low = settings.learning_rate, settings.min_learning_rate
     if step < settings.warmup_steps:
-        return settings.learning_rate * step / settings.warmup_steps
+        start = settings.warmup_learning_rate
+        return start + (peak - start) * step / settings.warmup_steps
     if settings.schedule == "constant":
-        return settings.learning_rate
+        return peak
     progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "linear":
+        return peak * (1 - progress)
+    if settings.schedule == "cosine_from_start":
+        progress = step / total
+    return low + (peak - low) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def check(settings: TrainConfig) -> None:
@@ -117,13 +179,44 @@ def check(settings: TrainConfig) -> None:
         )
     if not 0 <= settings.lora_dropout < 1:
         problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
+    if settings.parallel != "ddp" and settings.processes > 1 and settings.reference != "cache":
+        problems.append(
+            f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
+            "reference: cache"
+        )
     problems += [
         f"controls: unknown control {name!r}; known: sft"
         for name in control_names(settings)
         if name != "sft"
     ]
+    problems += _of_objective(settings)
     if problems:
         raise BadInput("train settings:\n  " + "\n  ".join(problems))
+
+
+def _of_objective(settings: TrainConfig) -> list[str]:
+    """What does not go together with the objective."""
+    problems = []
+    if settings.objective == "dpo" and settings.trained != "adapter":
+        problems.append(
+            f"trained: found {settings.trained} with objective: dpo; the reference is the same "
+            "model with the adapter off, and a connector that learns would change it, too; set "
+            "trained: adapter, or objective: sft"
+        )
+    if settings.objective == "sft" and control_names(settings):
+        problems.append(f"controls: found {settings.controls!r}, but objective: sft has none")
+    if settings.objective == "dpo" and settings.mixture:
+        problems.append("mixture: pairs are mixed by description_share; it needs objective: sft")
+    if settings.min_learning_rate > settings.learning_rate:
+        problems.append(
+            f"min_learning_rate: found {settings.min_learning_rate}, expected at most "
+            f"learning_rate ({settings.learning_rate})"
+        )
+    try:
+        mixture(settings)
+    except BadInput as error:
+        problems.append(str(error))
+    return problems
 
 
 def control_names(settings: TrainConfig) -> list[str]:
@@ -139,6 +232,31 @@ def _groups(pool: Sequence[int], images: Sequence[str], size: int) -> list[list[
     for i in pool:
         by_image.setdefault(images[i], []).append(i)
     return [mine[i : i + size] for mine in by_image.values() for i in range(0, len(mine), size)]
+
+
+def _mixed(
+    pool: Sequence[int],
+    shares: Mapping[str, float],
+    sources: Sequence[str],
+    groups: Callable[[Sequence[int]], list[list[int]]],
+    seed: int,
+) -> Iterator[int]:
+    """Draws from passes over each source; next comes the source that is farthest behind."""
+    known = sorted({sources[i] for i in pool})
+    missing = [name for name in shares if name not in known]
+    unused = [name for name in known if name not in shares]
+    problems = [f"nothing of {name}" for name in missing]
+    problems += [f"no share for {name}" for name in unused]
+    if problems:
+        raise BadInput(f"mixture: {'; '.join(problems)}; the sources are {', '.join(known)}")
+    streams = {
+        n: _passes(groups([i for i in pool if sources[i] == n]), f"{seed}/{n}") for n in known
+    }
+    drawn = dict.fromkeys(shares, 0)
+    for count in itertools.count(1):
+        name = max(shares, key=lambda n: shares[n] * count - drawn[n])
+        drawn[name] += 1
+        yield next(streams[name])
 
 
 def _passes(groups: Sequence[list[int]], seed: str) -> Iterator[int]:

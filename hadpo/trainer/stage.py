@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,11 +12,11 @@ from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
-from hadpo.records import Pair, input_hashes, read_jsonl, write_text
-from hadpo.trainer import checkpoints, order, reference
-from hadpo.trainer.layout import by_length, micro_batches
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
+from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
+from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.loop import StepMetrics, steps
-from hadpo.trainer.objective import Objective
+from hadpo.trainer.objective import SIDES, Objective
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -28,143 +26,128 @@ _LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
 
 
 def train(run: Run) -> Iterator[StepMetrics]:
-    """Train the run's adapter, then each control, on the pairs of the stage prepare.
+    """Train what the recipe says, then each control, on the records of the stage prepare.
 
     What was finished before is read from `metrics.jsonl` and yielded again; an objective that was
-    interrupted goes on from its newest checkpoint.
+    interrupted goes on from its newest checkpoint. For `processes` above 1 this process starts
+    them, and yields what they write.
 
     Args:
-        run: an open train stage; gets `metrics.jsonl`, `adapter/`, `controls/<name>/adapter/`.
+        run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both, and
+            `controls/<name>/adapter/`.
 
     Raises:
         BadInput: settings or pairs that do not fit.
+        BadEnvironment: the disk is full, or memory ran out; the message says what was saved.
         FloatingPointError: the loss is not a number.
+        Stopped: SIGTERM came; the state is saved.
     """
     settings = run.recipe.train
     order.check(settings)
-    objectives: list[Objective] = ["dpo"]
-    if "sft" in order.control_names(settings):
-        objectives.append("sft")
-    pairs, held_out = read_pairs(run)
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
-    for objective in objectives:
-        target = adapter_folder(run, objective)
-        logged = _read_metrics(run.path("metrics.jsonl"))
-        mine = [step for step in logged if step.objective == objective]
-        if (target / "adapter_config.json").is_file():
-            yield from mine
-            continue
-        folder = run.path("checkpoints", objective)
-        done = checkpoints.last_step(folder)
-        mine = [step for step in mine if step.step < done]
-        others = [step for step in logged if step.objective != objective]
-        if is_first:
-            _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
-        yield from mine
+    objectives = objectives_of(settings)
+    is_missing = [not _is_trained(run, objective) for objective in objectives]
+    path = run.path("metrics.jsonl")
+    kept = [step for step in log.read(path) if _is_kept(run, step)]
+    if launch.is_first():
+        log.write(path, kept)
+    if any(is_missing):
         run.note(inputs=_inputs(run))
-        backbone = loaded(run)
-        try:
-            for step in steps(
-                backbone,
-                pairs,
-                settings,
-                folder=folder,
-                objective=objective,
-                held_out=held_out,
-                cache=cache_folder(run),
-            ):
-                if is_first:
-                    run.log(_as_line(step))
-                yield step
-            if is_first:
-                adapter.save(backbone, target)
-        finally:  # a cell that was interrupted may be run again: the next training starts clean
-            adapter.detach(backbone)
+    with endings.told(run.folder):
+        if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
+            _LOADED.pop(run, None)  # the processes need its memory
+            yield from kept
+            yield from launch.follow(run)
+        else:
+            for objective in objectives:
+                yield from (step for step in kept if step.objective == objective)
+                if not _is_trained(run, objective):
+                    yield from _train_here(run, objective)
+    pairs, held_out = read_records(run)
     skipped: Counter[str] = Counter()
-    for step in _read_metrics(run.path("metrics.jsonl")):
+    for step in log.read(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
     facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": objectives}
     run.note(**facts, skipped_updates=dict(skipped))
 
 
-def plan(run: Run) -> dict[str, Any]:
-    """What a training will do, before it does it.
-
-    Returns:
-        Updates, pairs, tokens, share of padding, answers that are cut, memory in GB.
-    """
+def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
+    """One objective in this process, which may be one of several: the first one writes."""
     settings = run.recipe.train
-    order.check(settings)
-    pairs, held_out = read_pairs(run)
+    pairs, held_out = read_records(run)
     backbone = loaded(run)
-    updates = order.batches([p.kind for p in pairs], settings, images=[p.image for p in pairs])
-    examples = [batch.tokenize(backbone, p, max_length=settings.max_length) for p in pairs]
-    positions = tokens = longest = packed_rows = 0
-    for update in updates:
-        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
-        for part in micro_batches(rows, settings.micro_batch_pairs):
-            lengths = [batch.row_length(row) for row in part]
-            size = batch.aligned(max(lengths)) * len(part)
-            positions += size
-            longest = max(longest, size)
-            tokens += sum(lengths)
-        packed_rows += len(rows)
-    kinds = [pairs[i].kind for update in updates for i in update]
-    facts = {
-        "updates": len(updates),
-        "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
-        "pairs": len(pairs),
-        "pairs_seen": len(kinds),
-        "description_pairs_seen": kinds.count("description"),
-        "held_out_pairs": len(held_out),
-        "packed_rows": packed_rows,
-        "tokens": tokens,
-        "padding": round(1 - tokens / positions, 4),
-        "answers_cut": sum(e.cut for e in examples),
-        "reference": reference.describe(cache_folder(run), [*pairs, *held_out], settings),
-        "attention": settings.attention,
-        "objectives": ["dpo", *order.control_names(settings)],
-        "checkpoint_every": settings.checkpoint_every,
-        "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
-    }
-    run.note(plan=facts)
-    return facts
+    try:
+        with trackers.opened(run, objective, is_cpu=backbone.device.type == "cpu") as track:
+            for step in steps(
+                backbone,
+                pairs,
+                settings,
+                folder=run.path("checkpoints", objective),
+                objective=objective,
+                held_out=held_out,
+                captions=read_captions(run) if objective == "dpo" else [],
+                cache=cache_folder(run),
+            ):
+                if launch.is_first():
+                    run.log(log.as_line(step))
+                track(step)
+                yield step
+        sharding.gather_trained(backbone)
+        if launch.is_first():
+            adapter.trained.save(backbone, adapter_folder(run, objective).parent)
+    finally:  # a cell that was interrupted may be run again: the next training starts clean
+        adapter.trained.end(backbone)
+        if sharding.is_on():
+            _LOADED.pop(run, None)  # of its weights only parts are left here
+
+
+def objectives_of(settings: TrainConfig) -> list[Objective]:
+    """What is trained, one after the other: the run itself, then its control."""
+    controls: list[Objective] = ["sft"] if "sft" in order.control_names(settings) else []
+    return [settings.objective, *controls]
+
+
+def _is_trained(run: Run, objective: str) -> bool:
+    return adapter.trained.is_saved(adapter_folder(run, objective).parent, run.recipe.train)
+
+
+def _is_kept(run: Run, step: StepMetrics) -> bool:
+    """Whether a restart will not make this step again."""
+    done = checkpoints.last_step(run.path("checkpoints", step.objective))
+    return _is_trained(run, step.objective) or step.step < done
 
 
 def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
-    """The first `n` pairs of the first update: exactly the tokens that the loss sees.
+    """The first `n` records of the first update: exactly the tokens that the loss sees.
 
     The texts are read back from the packed rows, so a mistake in the packing shows here.
     """
     settings = run.recipe.train
-    pairs, _ = read_pairs(run)
+    records, _ = read_records(run)
     backbone = loaded(run)
-    images = [pair.image for pair in pairs]
-    first = order.batches([pair.kind for pair in pairs], settings, images=images)[0][:n]
+    examples, _ = tokenized(backbone, records, settings)
+    sides = SIDES[settings.objective]
     rows = []
-    for i in first:
-        pair = pairs[i]
-        example = batch.tokenize(backbone, pair, max_length=settings.max_length)
-        packed = batch.pack([example])
-        count = packed.lengths[:, 0].tolist()
-        chosen, rejected = packed.targets.split(count)
+    for i in order.of_examples(examples, settings)[0][:n]:
+        example = examples[i]
+        packed = batch.pack([example], sides=sides)
+        answers = packed.targets.split(packed.lengths[:, 0].tolist())
         ids = packed.ids[0].tolist()
         start = ids.index(IMAGE)
         end = start + ids.count(IMAGE)
         prompt = backbone.tokenizer.pieces(ids[:start])
         prompt += [f"<image x {end - start}>"]
         prompt += backbone.tokenizer.pieces(ids[end : len(example.prefix)])
+        named = dict(zip(sides, (answer.tolist() for answer in answers), strict=True))
+        pieces = {f"{k}_pieces": backbone.tokenizer.pieces(ids) for k, ids in named.items()}
         rows.append(
             {
-                "pair_id": pair.pair_id,
-                "kind": pair.kind,
-                "image": pair.image,
+                "pair_id": example.pair_id,
+                "kind": example.kind,
+                "image": example.image,
                 "prompt_pieces": prompt,
-                "chosen_pieces": backbone.tokenizer.pieces(chosen.tolist()),
-                "rejected_pieces": backbone.tokenizer.pieces(rejected.tolist()),
-                "prompt": pair.instruction,
-                "chosen": backbone.decode(chosen.tolist()),
-                "rejected": backbone.decode(rejected.tolist()),
+                **pieces,
+                "prompt": example.instruction,
+                **{name: backbone.decode(ids) for name, ids in named.items()},
                 "answers_cut": example.cut,
             }
         )
@@ -179,27 +162,55 @@ def loaded(run: Run) -> Backbone:
     return _LOADED[run]
 
 
-def read_pairs(run: Run) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs that were held out, as the stage prepare wrote them."""
-    path = run.earlier("prepare", "pairs.jsonl")
-    held_out = path.with_name("held_out.jsonl")
-    return (
-        list(read_jsonl(path, Pair)),
-        list(read_jsonl(held_out, Pair)) if held_out.is_file() else [],
-    )
+def read_records(run: Run) -> tuple[list[Record], list[Record]]:
+    """Pairs or instructions to train on, and those that are held out."""
+    kind = Pair if run.recipe.train.objective == "dpo" else Instruction
+    files = _record_files(run)
+    found = [list(read_jsonl(path, kind)) for path in files]
+    return [*found[0]], [*found[1]] if len(found) > 1 else []
+
+
+def read_captions(run: Run) -> list[Record]:
+    """What the auxiliary term learns from, where that is not the chosen answers.
+
+    Raises:
+        BadInput: the stage prepare wrote no instructions.
+    """
+    settings = run.recipe.train
+    if not settings.gamma or settings.gamma_on == "chosen" or settings.objective != "dpo":
+        return []
+    path = run.earlier("prepare", "pairs.jsonl").with_name("instructions.jsonl")
+    found = list(read_jsonl(path, Instruction)) if path.is_file() else []
+    if not found:
+        raise BadInput(
+            f"gamma_on: instructions, but there is no {path}; name some in the recipe's "
+            "data.instructions and redo prepare, or set gamma_on: chosen"
+        )
+    return [*found]
+
+
+def _record_files(run: Run) -> list[Path]:
+    """What prepare wrote for the objective; the held-out records where there are any."""
+    if run.recipe.train.objective == "dpo":
+        names = ("pairs.jsonl", "held_out.jsonl")
+    else:
+        names = ("instructions.jsonl", "held_out_instructions.jsonl")
+    first = run.earlier("prepare", names[0])
+    held_out = first.with_name(names[1])
+    return [first, held_out] if held_out.is_file() else [first]
 
 
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: pairs and the base's files."""
-    pairs = run.earlier("prepare", "pairs.jsonl")
     weights = backbones.files_of(run.recipe, run.resolve)
-    places = [pairs, pairs.with_name("held_out.jsonl"), *weights.values()]
+    captions = [run.earlier("prepare").joinpath("instructions.jsonl")] if read_captions(run) else []
+    places = [*_record_files(run), *captions, *weights.values()]
     return input_hashes(places, below=run.folder.parent)
 
 
 def adapter_folder(run: Run, objective: str) -> Path:
     """Where the adapter of an objective lies."""
-    if objective == "dpo":
+    if objective == run.recipe.train.objective:
         return run.path("adapter")
     return run.path("controls", objective, "adapter")
 
@@ -209,44 +220,3 @@ def cache_folder(run: Run) -> Path:
     model = run.recipe.model
     name = model.backbone.replace("/", "-") if model else "none"
     return run.earlier("prepare", "pairs.jsonl").parent / "reference" / name
-
-
-def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> float:
-    """Rough need: weights, 16 bytes per adapter weight, activations of the largest micro-batch.
-
-    Per position and layer a LLaMA keeps about 14 h + 3 I numbers, or h with recomputation.
-    """
-    config = backbone.language_model.config
-    width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    size = backbone.embedding.weight.element_size()
-    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
-    targets = settings.lora_targets.count(",") + 1
-    lora = 16 * targets * settings.lora_rank * 2 * width * depth
-    per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
-    head = 4 * 2**24  # logits that exist at one time
-    return weights + lora + positions * depth * per_layer * size + head
-
-
-def _as_line(step: StepMetrics) -> dict[str, Any]:
-    line = {"objective": step.objective, "step": step.step, "epoch": step.epoch}
-    return line | step.metrics
-
-
-def _read_metrics(path: Path) -> list[StepMetrics]:
-    """Lines of an earlier start; a torn last line is dropped."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            values: Mapping[str, Any] = json.loads(line)
-            known = ("objective", "step", "epoch")
-            metrics = {key: value for key, value in values.items() if key not in known}
-            found.append(StepMetrics(**{key: values[key] for key in known}, metrics=metrics))
-    return found
-
-
-def _write_metrics(path: Path, found: list[StepMetrics]) -> None:
-    if path.is_file():
-        lines = [json.dumps(_as_line(step), allow_nan=False) + "\n" for step in found]
-        write_text(path, "".join(lines))

@@ -181,7 +181,8 @@ def test_reading_in_parts_equals_one_pass(backbone, pictures):
     assert (logits - hidden[:, -1] @ backbone.lm_head_weight.T).abs().max() < 1e-4
 
 
-def test_batched_greedy_answers_equal_single_ones(backbone, pictures):
+@pytest.mark.parametrize("beams", [1, 5])
+def test_answers_side_by_side_equal_single_ones(backbone, pictures, beams):
     questions = [
         Question(
             question_id=f"{k}-{i}",
@@ -194,14 +195,34 @@ def test_batched_greedy_answers_equal_single_ones(backbone, pictures):
         for k, text in enumerate(TEXTS)
         for i, picture in enumerate(pictures)
     ]
-    decoding = generation.Decoding(name="greedy", max_new_tokens=5)
-    found = {}
-    for size in (1, 16):
-        answers = generation.generate(
-            backbone, questions, decoding, batch_questions=size, model="base"
-        )
-        found[size] = {answer.question_id: (answer.text, answer.tokens) for answer in answers}
-    assert found[1] == found[16] and len(found[1]) == len(questions)
+    decoding = generation.Decoding(name="test", max_new_tokens=6, beams=beams)
+    found = []
+    for options in ({"exact": True}, {"batch_questions": 1}, {"batch_questions": 16}):
+        answers = generation.generate(backbone, questions, decoding, model="base", **options)
+        found.append({answer.question_id: (answer.text, answer.tokens) for answer in answers})
+    assert found[0] == found[1] == found[2] and len(found[0]) == len(questions)
+    if beams == 1:
+        for question in questions:
+            ids = read_all_again(backbone, question, decoding.max_new_tokens)
+            expected = backbone.decode(ids).strip(), len(ids)
+            assert found[0][question.question_id] == expected
+
+
+def read_all_again(backbone, question, most):
+    """Greedy ids without any cache: the whole sequence is read for every token."""
+    ids = backbone.expand(backbone.prompt_ids(question.text, prompt="evaluate"))
+    tokens = see(backbone, [question.image], question.text)
+    new = []
+    while len(new) < most:
+        n = len(ids) + len(new)
+        mask = torch.ones(1, 1, n, n, dtype=torch.bool).tril()
+        with torch.no_grad():
+            embeds = backbone.embed(torch.tensor([ids + new]), tokens)
+            hidden = backbone.hidden_states(embeds, mask, torch.arange(n)[None])
+        new.append(int((hidden[0, -1] @ backbone.lm_head_weight.T).argmax()))
+        if bool(backbone.ends(torch.tensor(new))):
+            break
+    return new
 
 
 def test_lora_lies_in_the_language_model_only(backbone):

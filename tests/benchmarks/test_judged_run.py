@@ -265,3 +265,19 @@ def test_a_users_own_prompt_and_the_original_reader(serve, prepared, tmp_path):
     upstream = prepared("upstream", **mine, judge_reader="upstream")
     assert value(benchmarks.evaluate(upstream), "hallucinated_sentence_ratio").n == 0
     assert len(server.log) == 5  # the same replies, read in another way
+
+
+def test_the_batch_api_takes_two_starts(serve, prepared):
+    server = serve(all_correct)
+    batch = {"judge_delivery": "batch"}
+    with pytest.raises(Unfinished, match=r"5 of 5 cases .*handed in as batch .*hadpo stage evalu"):
+        benchmarks.evaluate(prepared("batch", **batch))
+    server.batch_api.status = "completed"
+    run = prepared("batch", **batch)
+    found = value(benchmarks.evaluate(run), "hallucinated_sentence_ratio")
+    assert (found.value, found.n_unreadable) == (0.0, 0)
+    assert [len(each) for each in server.batch_api.handed_in.values()] == [5]
+    assert server.log == []
+    direct = value(benchmarks.evaluate(prepared("direct")), "hallucinated_sentence_ratio")
+    assert direct == found
+    assert server.log == []  # a reply is the same however it was delivered

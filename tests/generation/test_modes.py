@@ -44,7 +44,7 @@ def spelling(monkeypatch):
                 ids = []
                 for letter in [*map(ord, text), 0]:
                     ids.append(letter)
-                    if stops(torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
+                    if stops(letter, torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
                         break
                 yield from ((question, ids) for question in questions)
 
@@ -132,3 +132,45 @@ def test_memory_that_is_too_small_for_one_question_is_an_error(spelling, questio
     full["above"] = 0.5
     with pytest.raises(torch.OutOfMemoryError):
         run(questions, batch_questions=4)
+
+
+def test_top_k_top_p_and_banned_runs_are_transformers():
+    from transformers import (
+        NoRepeatNGramLogitsProcessor,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    from hadpo.generation.decoding import narrowed, without_repeats
+
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        scores = torch.randn(4, 30, generator=generator) * 3
+        written = torch.randint(0, 5, (4, seed), generator=generator)
+        decoding = Decoding(
+            name="x", temperature=1.0, top_k=1 + seed % 7, top_p=(0.3, 0.9, 1.0)[seed % 3]
+        )
+        expected = TopKLogitsWarper(decoding.top_k)(written, scores)
+        if decoding.top_p < 1:
+            expected = TopPLogitsWarper(decoding.top_p)(written, expected)
+        assert torch.equal(narrowed(scores, decoding), expected)
+        for size in (2, 3):
+            expected = NoRepeatNGramLogitsProcessor(size)(written, scores)
+            assert torch.equal(without_repeats(scores, written, size), expected)
+    assert narrowed(scores, Decoding(name="x")) is scores
+    assert without_repeats(scores, written, 0) is scores
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_k": -1},
+        {"top_p": 0.0, "temperature": 1.0},
+        {"top_k": 3},
+        {"top_p": 0.5},
+        {"no_repeat_ngram": 2, "beams": 2},
+    ],
+)
+def test_decodings_without_a_meaning(values):
+    with pytest.raises(BadInput, match="decoding 'x'"):
+        Decoding(name="x", **values)

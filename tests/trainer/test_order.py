@@ -1,6 +1,7 @@
 """Which pairs meet in which update, how fast each learns, and settings that mean nothing."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,10 @@ def unchecked(settings, **changes):
         ({"lora_dropout": 1.0}, "lora_dropout: found 1.0"),
         ({"controls": "stf"}, "unknown control 'stf'; known: sft"),
         ({"learning_rate": -1.0}, "learning_rate: found -1.0"),
+        ({"trained": "connector"}, "the reference is the same model with the adapter off"),
+        ({"objective": "sft", "controls": "sft"}, "objective: sft has none"),
+        ({"mixture": "a=1"}, "mixture: .* needs objective: sft"),
+        ({"min_learning_rate": 1.0}, "min_learning_rate: found 1.0, expected at most"),
     ],
 )
 def test_settings_without_a_meaning(fast, change, message):
@@ -112,3 +117,74 @@ def test_rows_must_fit_into_micro_batches(fast):
         order.check(replace(fast, pairs_per_row=3, micro_batch_pairs=2))
     with pytest.raises(BadInput, match="pairs_per_row: found 0, expected at least 1"):
         order.check(unchecked(fast, pairs_per_row=0))
+
+
+def test_minigpt4s_schedule_at_every_step(fast):
+    """common/optims.py of LRV, restated: spec 3.4; t runs over all epochs, i within one."""
+    init, low, start, warmup = 3e-5, 1e-5, 1e-6, 200
+    for epochs, iterations in ((20, 20000), (30, 3000), (5, 200)):  # LRV V1, Oxford HIC, stage 2
+        total = epochs * iterations
+        config = replace(
+            fast,
+            schedule="cosine_from_start",
+            learning_rate=init,
+            min_learning_rate=low,
+            warmup_learning_rate=start,
+            warmup_steps=warmup,
+        )
+        for t in range(0, total, 1 if total <= 90000 else 7):
+            i = t % iterations
+            if t < warmup:
+                expected = min(init, start + (init - start) * i / max(1, warmup))
+            else:
+                expected = low + 0.5 * (init - low) * (1 + math.cos(math.pi * t / total))
+            found = order.learning_rate(t, total, config)
+            assert abs(found - expected) <= 1e-15 * expected
+
+
+def test_a_linear_schedule_ends_at_0(fast):
+    config = replace(fast, schedule="linear", learning_rate=2.0, warmup_steps=2)
+    rates = [order.learning_rate(k, 6, config) for k in range(6)]
+    assert rates == [0.0, 1.0, 2.0, 1.5, 1.0, 0.5]  # as transformers' "linear"
+
+
+@given(st.integers(0, 9), st.sampled_from([1, 4, 10]), st.sampled_from([1, 3]))
+def test_a_mixture_keeps_its_proportions_after_every_draw(fast, seed, size, per_row):
+    shares = {"a": 0.7, "b": 0.2, "c": 0.1}
+    sources = [name for name, count in (("a", 5), ("b", 40), ("c", 7)) for _ in range(count)]
+    images = [str(k % 11) for k in range(len(sources))]
+    config = replace(
+        fast,
+        objective="sft",
+        mixture="a=0.7, b=0.2, c=0.1",
+        steps=60,
+        batch_pairs=size,
+        micro_batch_pairs=10,
+        pairs_per_row=per_row,
+        train_seed=seed,
+    )
+    found = order.batches(["instruction"] * len(sources), config, images=images, sources=sources)
+    drawn = [sources[i] for update in found for i in update]
+    assert len(drawn) == 60 * size
+    for count in range(1, len(drawn) + 1):
+        for name, share in shares.items():
+            assert abs(drawn[:count].count(name) - share * count) <= 1.5
+    first_pass = [i for update in found for i in update if sources[i] == "a"][:5]
+    assert sorted(first_pass[: min(5, len(first_pass))]) == [0, 1, 2, 3, 4][: len(first_pass)]
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ("a=0.5, z=0.5", r"nothing of z; no share for b; the sources are a, b"),
+        ("a=1", "no share for b"),
+        ("a=0.5, b=0.6", "shares above 0 that sum to 1"),
+        ("a, b", "expected source=share"),
+        ("a=nothing", "expected source=share"),
+    ],
+)
+def test_a_mixture_that_does_not_fit_is_refused(fast, mixture, message):
+    config = replace(fast, objective="sft", mixture=mixture)
+    with pytest.raises(BadInput, match=message):
+        order.check(config)
+        order.batches(["instruction"] * 2, config, images=["1", "2"], sources=["a", "b"])

@@ -109,7 +109,7 @@ def test_a_kill_around_a_write_loses_no_line(stage, tmp_path, monkeypatch, place
     for path in ("adapter", "checkpoints"):
         shutil.rmtree(whole.path(path))
     whole.path("metrics.jsonl").unlink()
-    module, calls = (checkpoints if place == "checkpoint" else adapter), []
+    module, calls = (checkpoints if place == "checkpoint" else adapter.trained), []
     real = module.save
 
     def killed(*given):
@@ -194,14 +194,15 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
     run = stage()
     list(trainer.train(run))
     results = adapter.merge_run(run)
-    assert set(results) == {"dpo", "sft"}
+    assert set(results) == {"merged", "sft"}
     for name, found in results.items():
         assert found["pairs compared"] == 3
         assert found["adapter to merge in memory, nats per token"] < 1e-3
         assert found["adapter to merged files, nats per token"] < 0.3
-        assert set(run.facts[f"merged_{name}"]["files"]) == {"language_model", "vision"}
-        assert run.facts[f"merged_{name}"]["projector"] == "adapter"
-    assert results["dpo"]["adapter to transformers folder, nats per token"] < 0.3
+        fact = "merged" if name == "merged" else f"merged_{name}"
+        assert set(run.facts[fact]["files"]) == {"language_model", "vision"}
+        assert run.facts[fact]["projector"] == "adapter"
+    assert results["merged"]["adapter to transformers folder, nats per token"] < 0.3
     assert (run.path("merged_transformers") / "model.safetensors").is_file()
     adapters = ("adapter", "controls/sft/adapter")
     assert {f"train/{place}/adapter_model.safetensors" for place in adapters} <= {

@@ -17,6 +17,9 @@ class DataConfig:
     visual_genome: str = ""  # folder with image_data.json, VG_100K, VG_100K_2
     pairs_folder: str = ""  # folder with HA-DPO's desc_data.json and pope_data.json
     pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"  # of these files
+    instructions: str = (
+        ""  # to finetune on, comma separated: LRV's .json, our .jsonl, caption folders
+    )
     coco: str = ""  # folder with val2014 and objects.json
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
     shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl

@@ -19,13 +19,17 @@ class EvaluateConfig:
     pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
     shr_beams: AtLeastOne = 5  # the papers' setting
     shr_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    shr_segmentation: Literal["upstream", "grammar"] = "upstream"  # grammar: not inside 3.5 or Mr.
+    shr_responses: str = ""  # file of image ids and descriptions, scored as the model "responses"
     gavie_beams: AtLeastOne = 1  # 1: greedy
     gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
     height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
     chair_beams: AtLeastOne = 1  # 1: greedy
     chair_max_new_tokens: AtLeastOne = 512  # a description
     repetition_penalty: Positive = 1.0  # over generated tokens only
-    batch_questions: AtLeastOne = 16  # questions answered at once; halved where memory runs out
+    batch_questions: Count = 0  # questions at once, halved where memory runs out; 0: as many as fit
+    batch_memory_gib: Amount = 0.0  # what they may take beside the weights; 0: 80 % of what is free
+    answer_processes: AtLeastOne = 1  # share the images, each with the model on its own device
     exact: bool = False  # one question at a time, nothing shared: slow, and the reference
     judge: str = "oracle"  # module name in hadpo/judges: oracle, llm or replay
     judge_model: str = ""  # llm, replay: the model's name on the server at OPENAI_BASE_URL
@@ -34,6 +38,7 @@ class EvaluateConfig:
     judge_format: Literal["json_schema", "json_object", "text"] = "json_schema"  # of the replies
     judge_temperature: Amount = 0.0  # the paper's SHR judge had 0.7
     judge_max_tokens: AtLeastOne = 800  # per reply; a longer one is cut off and unreadable
+    judge_delivery: Literal["direct", "batch"] = "direct"  # batch: hand in, collect on a rerun
     judge_concurrency: AtLeastOne = 8  # requests at a time
     judge_timeout_seconds: Positive = 60.0  # of one request
     judge_retries: Count = 4  # of a request whose error may pass

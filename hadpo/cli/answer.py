@@ -1,0 +1,133 @@
+"""`hadpo answer`: questions about a folder of images, answered by any recipe's or run's model."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hadpo import config, runs
+from hadpo.plugins import choices
+from hadpo.records import Answer, BadInput, Question, drop_torn_end, read_jsonl, to_json, write_text
+
+commands = typer.Typer()
+_COLUMNS = ("question_id", "image", "question", "answer", "tokens", "finish", "model")
+
+
+@commands.command()
+def answer(
+    images: Annotated[Path, typer.Option(help="folder of the images")],
+    questions: Annotated[Path, typer.Option(help=".txt, .json, .jsonl or .csv; see README")],
+    recipe: Annotated[str, typer.Option(help="recipe whose model answers")] = "",
+    run: Annotated[str, typer.Option(help="run whose merged model answers")] = "",
+    out: Annotated[Path, typer.Option(help="folder for answers.jsonl and answers.csv")] = Path(
+        "answers"
+    ),
+    preset: Annotated[str, typer.Option(help="greedy, lrv-v1, lrv-v2 or minigpt4")] = "greedy",
+    prompt: Annotated[str, typer.Option(help="evaluate or train")] = "evaluate",
+    batch: Annotated[int, typer.Option(help="questions at a time")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="of one answer; 0: the preset's")] = 0,
+    seed: Annotated[int, typer.Option(help="of sampling")] = 0,
+) -> None:
+    """Answer questions about images in batches, to JSON Lines and CSV; a killed start goes on.
+
+    Example: hadpo answer --recipe mini/llava --images photos --questions asked.txt --out said
+    """
+    from hadpo.data import Report, asked
+    from hadpo.generation import PRESETS
+
+    if preset not in PRESETS:
+        raise BadInput(f"--preset: no preset {preset!r}; {choices(preset, PRESETS)}")
+    if prompt not in ("evaluate", "train"):
+        raise BadInput(f"--prompt: found {prompt!r}, expected evaluate or train")
+    resolved, files = _model(recipe, run)
+    decoding = dataclasses.replace(PRESETS[preset], seed=seed)
+    if max_new_tokens:
+        decoding = dataclasses.replace(decoding, max_new_tokens=max_new_tokens)
+    wanted = asked.read(questions, images, Report())
+    facts = {
+        "recipe": resolved.name,
+        "run": run,
+        "files": {part: str(place) for part, place in files.items()},
+        "prompt": prompt,
+        "decoding": dataclasses.asdict(decoding),
+    }
+    done = _open(out, facts)
+    by_id = {question.question_id: question for question in wanted}
+    left = [question for key, question in by_id.items() if key not in done]
+    found = _answers(resolved, files, left, decoding, prompt, batch, run) if left else ()
+    with (
+        (out / "answers.jsonl").open("a", encoding="utf-8") as lines,
+        (out / "answers.csv").open("w", encoding="utf-8", newline="") as table,
+    ):
+        writer = csv.writer(table)
+        writer.writerow(_COLUMNS)
+        writer.writerows(_row(by_id[key], one) for key, one in done.items() if key in by_id)
+        for one in found:
+            lines.write(to_json(one) + "\n")
+            lines.flush()
+            writer.writerow(_row(by_id[one.question_id], one))
+            table.flush()
+    typer.echo(f"{len(left)} answered now, {len(by_id) - len(left)} before; {out / 'answers.csv'}")
+
+
+def _model(recipe: str, run: str) -> tuple[config.Recipe, dict[str, Any]]:
+    """The recipe, and the files of its base or of a run's merged model."""
+    from hadpo import backbones
+
+    if bool(recipe) == bool(run):
+        raise BadInput("name one model: --recipe for a base, or --run for a run's merged model")
+    if recipe:
+        found = config.load_recipe(recipe)
+        return found, backbones.files_of(found, config.resolve_path)
+    folder = config.runs_folder() / run / "merge"
+    manifest = runs.read_manifest(folder)
+    if manifest is None or manifest.status != "done" or "merged" not in manifest.facts:
+        raise BadInput(f"--run: run {run!r} has no finished merge in {folder}; run it first")
+    found = config.load_recipe(manifest.recipe)
+    return found, manifest.facts["merged"]["files"]
+
+
+def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
+    """What was answered before, by the same model in the same way."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark, path = out / "answers.meta.json", out / "answers.jsonl"
+    if mark.is_file():
+        old = json.loads(mark.read_text(encoding="utf-8"))
+        if differ := [key for key in facts if old.get(key) != facts[key]]:
+            raise BadInput(
+                f"{mark}: answers of another {' and '.join(differ)} lie there; choose another --out"
+            )
+    write_text(mark, json.dumps(facts, indent=1) + "\n")
+    drop_torn_end(path)
+    kept = read_jsonl(path, Answer) if path.is_file() else ()
+    return {each.question_id: each for each in kept}
+
+
+def _answers(
+    recipe: config.Recipe,
+    files: dict[str, Any],
+    questions: list[Question],
+    decoding: Any,
+    prompt: Any,
+    batch: int,
+    run: str,
+) -> Iterator[Answer]:
+    """Answers as they come; the model is loaded when the first is asked for."""
+    from hadpo import backbones
+    from hadpo.generation import generate
+
+    backbone = backbones.load_for(recipe, files)
+    name = run or recipe.name
+    yield from generate(
+        backbone, questions, decoding, prompt=prompt, batch_questions=batch, model=name
+    )
+
+
+def _row(question: Question, one: Answer) -> tuple[Any, ...]:
+    """A line of the table, in the order of its columns."""
+    known = (question.question_id, question.image, question.text)
+    return (*known, one.text, one.tokens, one.finish, one.model)

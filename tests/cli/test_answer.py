@@ -1,0 +1,111 @@
+"""`hadpo answer` as a user types it: files in, files out, killed and resumed."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from hadpo import config
+from hadpo.cli.answer import answer
+from hadpo.data import Report, asked
+from hadpo.records import BadInput
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for k, name in enumerate(("a.png", "b.png")):
+        Image.new("RGB", (40, 30), (40 * k, 90, 200)).save(folder / name)
+    (folder / "notes.md").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_files):
+    path = tmp_path / "mine.yaml"
+    files = "".join(f"\n    {part}: {place}" for part, place in tiny_files.items())
+    path.write_text(
+        "title: t\nmodel:\n  backbone: llava/mini\n  device: cpu\n  dtype: float32\n"
+        f"  files:{files}"
+    )
+    return str(path)
+
+
+def ask(photos, questions, recipe, out, **options):
+    values = {"preset": "greedy", "prompt": "evaluate", "batch": 4, "max_new_tokens": 5, "seed": 0}
+    answer(images=photos, questions=questions, recipe=recipe, out=out, **{**values, **options})
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    with (out / "answers.csv").open(newline="") as file:
+        return lines, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("preset", ["greedy", "lrv-v1", "lrv-v2"])
+def test_every_line_is_asked_about_every_image(photos, recipe, tmp_path, preset):
+    questions = tmp_path / "asked.txt"
+    questions.write_text('Is there a dog?\n\nDescribe, "this", image.\n')
+    out = tmp_path / "out"
+    lines, rows = ask(photos, questions, recipe, out, preset=preset, run="")
+    assert [row["question_id"] for row in rows] == ["a.png-1", "a.png-2", "b.png-1", "b.png-2"]
+    assert rows[1]["question"] == 'Describe, "this", image.'
+    assert {row["question_id"]: row["answer"] for row in rows} == {
+        line["question_id"]: line["text"] for line in lines
+    }
+    # A killed start: one line is whole, one is torn.
+    whole = (out / "answers.jsonl").read_text()
+    first, second = whole.splitlines(keepends=True)[:2]
+    (out / "answers.jsonl").write_text(first + second[:20])
+    again, table = ask(photos, questions, recipe, out, preset=preset, run="")
+    assert again == lines and table == rows  # sampled numbers belong to the question
+    with pytest.raises(BadInput, match="answers of another decoding"):
+        ask(photos, questions, recipe, out, preset="minigpt4", run="")
+
+
+def test_questions_of_all_forms(photos, tmp_path):
+    records = [{"image_id": "a", "question": "Q?"}, {"image": "b.png", "instruction": "Do."}]
+    (tmp_path / "q.json").write_text(json.dumps(records))
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    (tmp_path / "q.csv").write_text("\ufeffimage,text\na.png,Q?\nb,Do.\n")
+    found = [
+        asked.read(tmp_path / f"q.{end}", photos, Report()) for end in ("json", "jsonl", "csv")
+    ]
+    assert found[0] == found[1] == found[2]
+    assert [(q.image_id, q.text) for q in found[0]] == [("a.png", "Q?"), ("b.png", "Do.")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.txt", "\n \n", "nothing is asked"),
+        ("q.md", "x", "no file that can be read"),
+        ("q.json", "{}", "the top level is a object"),
+        ("q.json", '[{"image": "z.png", "question": "Q?"}]', r"record 0: no image 'z.png'"),
+        ("q.json", '[{"image": "../a.png", "question": "Q?"}]', "does not stay inside"),
+        ("q.json", '[{"image": "a.png"}]', "record 0: expected image and question"),
+        ("q.json", '[{"image": "a", "text": "Q?", "question_id": 1}] ', None),
+        (
+            "q.jsonl",
+            '{"image": "a", "text": "Q", "question_id": 7}\n' * 2,
+            "question_id 7 stands there twice",
+        ),
+    ],
+)
+def test_bad_questions(photos, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    if message is None:
+        assert asked.read(tmp_path / name, photos, Report())[0].question_id == "1"
+        return
+    with pytest.raises(BadInput, match=message):
+        asked.read(tmp_path / name, photos, Report())
+
+
+def test_one_model_is_named(photos, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "q.txt").write_text("Q?")
+    for given in ({"recipe": "", "run": ""}, {"recipe": recipe, "run": "x"}):
+        with pytest.raises(BadInput, match="name one model"):
+            answer(images=photos, questions=tmp_path / "q.txt", out=tmp_path / "o", **given)
+    with pytest.raises(BadInput, match="run 'x' has no finished merge"):
+        answer(images=photos, questions=tmp_path / "q.txt", recipe="", run="x", out=tmp_path / "o")
+    assert config.runs_folder() == tmp_path / "runs"

@@ -248,11 +248,10 @@ def _check_start(path: Path) -> None:
 
 def _broken(path: Path, error: Exception) -> BadInput:
     size = path.stat().st_size
-    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({found[1]})" if found else ""
+    names_code = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and names_code:
         return BadInput(
-            f"{path}: a pickle with code in it{what}, not only tensors; refused, because loading "
+            f"{path}: a pickle with code in it ({names_code[1]}), not tensors; refused, as loading "
             "it would run that code: get the weights as .safetensors, or from the authors"
         )
     reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__

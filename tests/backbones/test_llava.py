@@ -200,30 +200,52 @@ def test_written_for_transformers_it_says_the_same_there_and_here(
     assert (theirs[..., :360] - expected).abs().max() < 2e-5
 
 
-def test_real_size_has_the_published_shapes():
+@pytest.mark.parametrize(
+    ("variant", "changes", "language_model", "connector"),
+    [
+        ("1.5-7b", {}, 6_738_415_616, 20_979_712),
+        (
+            "1.5-13b",
+            {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
+            | {"num_attention_heads": 40, "num_key_value_heads": 40},
+            13_015_864_320,
+            31_467_520,
+        ),
+    ],
+)
+def test_real_size_has_the_published_shapes(variant, changes, language_model, connector):
+    config = LLAVA_7B | changes
+    h, inner, last = (config[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     backbone = llava.Llava(
-        "llava/1.5-7b", vision_config=OPENAI_CLIP, original_config=LLAVA_7B, where="test"
+        f"llava/{variant}", vision_config=OPENAI_CLIP, original_config=config, where="test"
     )
     assert backbone.num_image_tokens == 576
+    assert llava.VARIANTS[variant].width == h
     shapes = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
     assert all(p.is_meta for p in backbone.parameters())
-    for key, shape in {
-        "model.embed_tokens.weight": (32000, 4096),
-        "model.layers.31.self_attn.k_proj.weight": (4096, 4096),
-        "model.layers.0.mlp.down_proj.weight": (4096, 11008),
-        "model.layers.17.input_layernorm.weight": (4096,),
-        "model.mm_projector.0.weight": (4096, 1024),
-        "model.mm_projector.2.weight": (4096, 4096),
-        "model.mm_projector.2.bias": (4096,),
-        "model.norm.weight": (4096,),
-        "lm_head.weight": (32000, 4096),
-    }.items():
-        assert shapes[_checkpoint.translate(key, llava.KEYS)] == shape
+    published = {
+        "model.embed_tokens.weight": (32000, h),
+        "model.mm_projector.0.weight": (h, 1024),
+        "model.mm_projector.0.bias": (h,),
+        "model.mm_projector.2.weight": (h, h),
+        "model.mm_projector.2.bias": (h,),
+        "model.norm.weight": (h,),
+        "lm_head.weight": (32000, h),
+    }
+    for layer in range(last):
+        start = f"model.layers.{layer}."
+        published |= {f"{start}self_attn.{name}_proj.weight": (h, h) for name in "qkvo"}
+        published |= {f"{start}mlp.{name}_proj.weight": (inner, h) for name in ("gate", "up")}
+        published[f"{start}mlp.down_proj.weight"] = (h, inner)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            published[f"{start}{name}.weight"] = (h,)
+    mine = {name: shape for name, shape in shapes.items() if not name.startswith("vision.")}
+    assert {_checkpoint.translate(key, llava.KEYS): s for key, s in published.items()} == mine
     count = {"language_model": 0, "connector": 0, "vision": 0}
     for name, p in backbone.named_parameters():
         count[name.partition(".")[0]] += p.numel()
-    assert count["language_model"] == 6_738_415_616  # Vicuna-7B
-    assert count["connector"] == 20_979_712
+    assert count["language_model"] == language_model  # Vicuna
+    assert count["connector"] == connector
     # CLIP ViT-L/14-336 without its last layer and the norm behind it
     assert count["vision"] == 303_507_456 - 12_596_224 - 2 * 1024
 

@@ -38,7 +38,7 @@ class Slid:
         self.shown.value = self._draw(self.slider.value)._repr_html_()
 
     def _repr_mimebundle_(self, **wanted: Any) -> dict[str, Any]:
-        bundle = dict(self.widget._repr_mimebundle_(**wanted))
+        bundle: dict[str, Any] = self.widget._repr_mimebundle_(**wanted) or {}
         bundle["text/html"] = self.shown.value
         bundle["text/plain"] = f"{self.slider.description} = {self.slider.value:g}"
         return bundle

@@ -88,7 +88,7 @@ class Browser:
             if all(entry.facets.get(name) == value for name, value in wanted.items())
             and all(word in entry.text.lower() for word in words)
         ]
-        order = self.order.value
+        order = str(self.order.value)
         if any(order in entry.orders for entry in self.found):
             self.found.sort(key=lambda entry: -entry.orders.get(order, 0.0))
         with self.place.hold_trait_notifications():
@@ -110,7 +110,7 @@ class Browser:
         return cards or "<p>Nothing passes these filters.</p>"
 
     def _repr_mimebundle_(self, **wanted: Any) -> dict[str, Any]:
-        bundle = dict(self.widget._repr_mimebundle_(**wanted))
+        bundle: dict[str, Any] = self.widget._repr_mimebundle_(**wanted) or {}
         bundle["text/html"] = f"<p>{html.escape(self._counted())}</p>{self._page()}"
         bundle["text/plain"] = self._counted()
         return bundle

@@ -78,7 +78,7 @@ class LiveCurves:
             await asyncio.sleep(SECONDS)
 
     def _repr_mimebundle_(self, **wanted: Any) -> dict[str, Any]:
-        bundle = dict(self.widget._repr_mimebundle_(**wanted))
+        bundle: dict[str, Any] = self.widget._repr_mimebundle_(**wanted) or {}
         bundle["text/html"] = self.shown.value
         bundle["text/plain"] = f"training curves of {', '.join(self.logs)}"
         return bundle

@@ -28,6 +28,7 @@ def test_tensorboard_gets_every_step(tiny_run):
     (folder,) = run.path("trackers", "dpo").iterdir()
     events = EventAccumulator(str(folder))
     events.Reload()
-    found = [(event.step, event.value) for event in events.Scalars("rewards/margins")]
-    expected = [(step.step, step.metrics["rewards/margins"]) for step in steps]
-    assert found == pytest.approx(expected, abs=1e-6)
+    found = events.Scalars("rewards/margins")
+    assert [event.step for event in found] == [step.step for step in steps]
+    expected = [step.metrics["rewards/margins"] for step in steps]
+    assert [event.value for event in found] == pytest.approx(expected, abs=1e-6)

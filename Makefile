@@ -15,7 +15,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBSTRIPOUT := $(BIN)/nbstripout --keep-id \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
 
-.PHONY: demo test test-all lint style types strip lab clean
+.PHONY: demo test test-all lint style types screenshots strip lab clean
 
 # the whole method on the small synthetic world; ends with the table and the path of the report
 demo: $(VENV)/.ok
@@ -38,6 +38,10 @@ style: $(VENV)/.ok
 
 types: $(VENV)/.ok
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# the pictures of the page and of Lab in README, taken anew by the browser tests (needs chromium)
+screenshots: $(VENV)/.ok
+	HADPO_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -m "" tests/e2e
 
 # takes the outputs out of the notebooks
 strip: $(VENV)/.ok

@@ -188,6 +188,40 @@ def test_rows_of_many_pairs_equal_two_rows(
         assert (a - b).abs().max() <= 1e-10 * b.abs().max() + 1e-16
 
 
+def test_an_adapter_on_the_output_layer_is_trained(tiny_llava, float64_norm, tiny_pairs):
+    """The recomputing path: the head's adapter gets the gradients that all logits give it."""
+    backbone = tiny_llava("float64")
+    adapter.attach(backbone, rank=3, alpha=6.0, targets="q_proj,lm_head")
+    for value in adapter.state(backbone).values():
+        value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).double())
+    examples = [batch.tokenize(backbone, p, max_length=512) for p in tiny_pairs[:3]]
+    packed = batch.pack(examples)
+    images = torch.randn(3, backbone.num_image_tokens, 32).double()
+    parameters = {n: p for n, p in backbone.named_parameters() if p.requires_grad}
+    assert any("lm_head.lora_B" in name for name in parameters)
+    states = torch.randn(5, 32).double()
+    head = backbone.language_model.lm_head
+    assert torch.allclose(states @ backbone.lm_head_weight.T, head(states), atol=1e-12)
+    fast = batch.answer_logps(backbone, packed, backbone.embed(packed.ids, images))
+    plain = naive_logps(backbone, examples, images)
+    assert torch.allclose(fast, plain, atol=0, rtol=1e-12)
+    ours = torch.autograd.grad((fast[0] - fast[1]).sum(), list(parameters.values()))
+    theirs = torch.autograd.grad((plain[0] - plain[1]).sum(), list(parameters.values()))
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        assert b.abs().max() > 0 and (a - b).abs().max() <= 1e-10 * b.abs().max(), name
+    with torch.no_grad(), adapter.disabled(backbone):
+        base = backbone.lm_head_weight
+    assert torch.equal(base, backbone.language_model.lm_head.base_layer.weight)
+    merged = backbone.lm_head_weight.detach().clone()
+    adapter.merge(backbone)
+    assert torch.allclose(backbone.lm_head_weight, merged, atol=1e-12)
+
+
+def test_an_adapter_on_the_output_layer_takes_no_dropout(tiny_llava):
+    with pytest.raises(BadInput, match="take lm_head out of lora_targets"):
+        adapter.attach(tiny_llava(), rank=3, alpha=6.0, targets="lm_head", dropout=0.1)
+
+
 IDS = st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple)
 TREES = st.lists(st.lists(st.tuples(IDS, IDS, IDS), min_size=1, max_size=3), min_size=1, max_size=3)
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "export",
     "doctor",
     "fetch",
+    "convert-dump",
 )
 
 

@@ -19,7 +19,7 @@ LEVELS = (
     ("chat", "runs", "data", "backbones"),
     ("judges", "batch", "adapter", "generation", "tables"),
     ("pairs", "instructions", "benchmarks", "trainer", "figures"),
-    ("mini", "explore", "page", "doctor", "worker", "speed", "cli", "__main__"),
+    ("mini", "explore", "page", "classroom", "doctor", "worker", "speed", "cli", "__main__"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
@@ -57,10 +57,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("records", "config", "plugins", "text", "runs", "judges"),
         *("backbones", "adapter", "generation", "figures", "mini"),
     },
+    "classroom": {
+        *("records", "text", "runs", "judges", "backbones", "batch", "adapter", "figures"),
+    },
     "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
-    | {"benchmarks", "figures", "backbones", "data", "doctor", "page", "instructions", "chat"},
+    | {"benchmarks", "figures", "backbones", "adapter", "data", "doctor", "page"}
+    | {"instructions", "chat"},
     "__main__": {"cli"},
 }
 # Edges between parts of one level; all others go downwards.
@@ -89,7 +93,7 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
     "gradio": {"page"},
-    "ipywidgets": {"explore"},
+    "ipywidgets": {"explore", "classroom"},
     "starlette": {"page"},
     "fastapi": {"page"},
     "uvicorn": {"page"},
@@ -98,7 +102,7 @@ ONLY_IN: dict[str, set[str]] = {
     "liger_kernel": set(),
     "torch": {
         *("loss", "backbones", "batch", "adapter", "generation", "trainer"),
-        *("doctor", "worker", "page", "mini.base_*"),
+        *("doctor", "worker", "page", "classroom", "mini.base_*"),
     },
     "huggingface_hub": {"data", "backbones"},
     "requests": {"data", "backbones"},

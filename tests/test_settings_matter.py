@@ -60,6 +60,7 @@ CHANGED = {
     "pope": "",
     "shr": "",
     "gavie": "",
+    "gqa": "",
     "chair_synonyms": "",
     "vocabulary": "",
     # prepare
@@ -120,6 +121,8 @@ CHANGED = {
     # merge
     "merged_dtype": "bfloat16",
     "check_pairs": 1,
+    "save_transformers": False,
+    "adapter_folder": "nowhere",
     # evaluate
     "benchmark_names": "pope",
     "models": "base,merged",
@@ -133,6 +136,8 @@ CHANGED = {
     "shr_responses": "nowhere.json",
     "gavie_beams": 2,
     "gavie_max_new_tokens": 2,
+    "gqa_beams": 2,
+    "gqa_max_new_tokens": 2,
     "chair_beams": 2,
     "chair_max_new_tokens": 3,
     "repetition_penalty": 1.5,
@@ -187,6 +192,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "mixture": "mined=1.0",
     "caption_requests": "humour",
     "on_difference": "note",
+    "adapter_projector": "base",
 }
 CASES = [
     (stage, name)

@@ -76,7 +76,17 @@ class Backbone(nn.Module, ABC):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The rows of the output layer that take part in the softmax."""
-        return self.language_model.lm_head.weight
+        return self._head_weight
+
+    @property
+    def _head_weight(self) -> Float[Tensor, "rows width"]:
+        """The output layer and its adapter as one weight, with a gradient where one is attached."""
+        head: Any = self.language_model.lm_head
+        weight = head.weight  # of the frozen layer, also where an adapter lies over it
+        if not getattr(head, "disable_adapters", True):
+            for name in head.lora_A:
+                weight = weight + head.get_delta_weight(name).to(weight.dtype)
+        return weight
 
     @property
     def text_files(self) -> list[Path]:
@@ -102,6 +112,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the part `language_model` in the authors' layout, which `from_original` reads."""
+
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model in transformers' layout too; False where a family has none."""
+        return False
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """Files to load a saved language model with: the other parts stay where they are."""

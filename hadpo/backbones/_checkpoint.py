@@ -7,6 +7,7 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hadpo.backbones import _quantised
 from hadpo.records import BadInput, write_text
@@ -131,6 +133,8 @@ def fill(
     problems: list[str] = []
     seen: dict[str, nn.Parameter] = {}
     sources = list(files)
+    # disable=None: shown in a terminal, never in a file or a notebook's output
+    bar = tqdm(total=len(expected), desc="weights", unit=" tensors", disable=None, leave=False)
     for path in sources:
         for key, value in read_tensors(path):
             name = translate(key, keys)
@@ -150,6 +154,8 @@ def fill(
                 )
                 continue
             seen[name] = _quantised.placed(wanted[name], value, dtype=dtype, device=device)
+            bar.update()
+    bar.close()
     wrong = {problem.split("'")[1] for problem in problems}
     for name in expected:
         if name not in seen:
@@ -242,6 +248,12 @@ def _check_start(path: Path) -> None:
 
 def _broken(path: Path, error: Exception) -> BadInput:
     size = path.stat().st_size
+    names_code = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and names_code:
+        return BadInput(
+            f"{path}: a pickle with code in it ({names_code[1]}), not tensors; refused, as loading "
+            "it would run that code: get the weights as .safetensors, or from the authors"
+        )
     reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
     return BadInput(
         f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"

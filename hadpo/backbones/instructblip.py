@@ -111,7 +111,7 @@ class InstructBlip(Backbone):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The tokenizer's own rows, and [PAD] only where its row was given."""
-        return self.language_model.lm_head.weight[: self.rows_in_softmax]
+        return self._head_weight[: self.rows_in_softmax]
 
     @property
     def text_files(self) -> list[Path]:

@@ -268,7 +268,7 @@ def _with_true_width(config: dict[str, Any], sources: Sequence[Path]) -> dict[st
             if key.startswith("base_model."):
                 raise BadInput(
                     f"{path}: a model saved with its LoRA inside (it has {key!r}), as LRV V2 was "
-                    "published; adapter.from_dump takes the adapter out of it"
+                    "published; hadpo convert-dump takes the adapter out of it"
                 )
             if key == _MLP_KEY and value.ndim == 2:
                 abstractor = config["visual_abstractor_config"] | {"intermediate_size": len(value)}

@@ -41,6 +41,7 @@ _COSINE = _Switch(
     "schedule=cosine",
 )
 _WARMUP = _Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
+_PUBLISHED_ADAPTER = _Switch("merge", "adapter_folder", operator.ne, "", "adapter_folder")
 _BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
 
 MATTERS_WITH = {  # setting -> what must hold for it to be read
@@ -76,6 +77,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "warmup_learning_rate": _WARMUP,
     "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
+    "adapter_projector": _PUBLISHED_ADAPTER,
 }
 
 

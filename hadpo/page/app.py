@@ -67,19 +67,21 @@ def build(pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> gr.Bloc
             + (desk.explanation if exhibits else "")
         )
         talk = gr.State(desk.new_talk(), time_to_live=3600)
-        exported = gr.State("")
+        exported = gr.Textbox(visible="hidden", label="exported")  # a state never leaves us
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 shown = gr.HTML(desk.first_html, elem_id="picture")
                 upload = gr.UploadButton(
-                    f"Upload a picture (PNG, JPEG, WebP; up to {LARGEST_BYTES // 1_000_000} MB)",
+                    f"Upload a picture (up to {LARGEST_BYTES // 1_000_000} MB)",
                     file_types=["image"],
                     size="md",
                     elem_id="upload",
                 )
+                gr.Markdown("Or pick one of these:", visible=bool(exhibits))
                 shelf = gr.Gallery(
                     [(e.image, e.name) for e in exhibits],
-                    label="Or pick one of these",
+                    label="pictures to pick from",
+                    show_label=False,
                     columns=3,
                     height=330,
                     allow_preview=False,
@@ -272,6 +274,9 @@ class Desk:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # gradio makes a folder for each
                 path.parent.rmdir()
+            for empty in path.parents[1].glob("tmp*"):  # and an empty file, which it forgets
+                if empty.is_file() and not empty.stat().st_size:
+                    empty.unlink(missing_ok=True)
         return (*self._look(talk, picture, ANYWHERE), None)
 
     def export(self, talk: Conversation) -> str:

@@ -105,7 +105,7 @@ class Case:
         return self.claim_models[place] if self.claim_models else self.model
 
 
-Label = Literal["correct", "hallucination", "cannot judge", "scored", "unparsed"]
+Label = Literal["correct", "incorrect", "hallucination", "cannot judge", "scored", "unparsed"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,14 +191,20 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[-1] if text else ''}".removesuffix(": ")
 
 
+_SHOWN = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
+
+
 def _report(folder: Path) -> None:
     """Write `report.html` from the executed notebook: one file, pictures inside, asks no host."""
     source = folder / "notebook.ipynb"
     if not source.is_file():
         return
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    exporter = HTMLExporter(embed_images=True)
+    settings = Config()  # what a widget shows without its controls stands in the page itself
+    settings.NbConvertBase.display_data_priority = _SHOWN
+    exporter = HTMLExporter(config=settings, embed_images=True)
     for script in ("mathjax", "require_js", "jquery", "widget_renderer", "mermaid_js"):
         setattr(exporter, f"{script}_url", "")
     exporter.mermaid_layout_elk_js_url = ""

@@ -5,7 +5,6 @@ answers. Everything is measured on this machine, one thread, several rounds, the
 other within a round; a ratio is the median over the rounds.
 """
 
-import argparse
 import json
 import logging
 import platform
@@ -14,10 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -25,7 +25,7 @@ from hadpo import figures
 from hadpo.backbones._base import Backbone
 from hadpo.generation import Decoding, generate
 from hadpo.mini.world import CATEGORIES
-from hadpo.records import Question
+from hadpo.records import BadInput, Question
 from hadpo.speed._random_llava import Geometry, load
 from hadpo.text import article
 
@@ -39,26 +39,27 @@ TOKENS_BEFORE_STOP = 8  # of 16: about where "Yes, there is a cup in the image."
 _CERTAIN = 1.0e4  # a logit that wins
 
 
-def main(argv: Sequence[str]) -> int:
-    """Measure, write, draw; 0 if all answers were equal."""
-    parser = argparse.ArgumentParser(prog="python -m hadpo.speed evaluate", description=__doc__)
-    parser.add_argument(
-        "--json", type=Path, required=True, help="file to write; the figure goes beside it"
-    )
-    parser.add_argument("--images", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args(argv)
+def command(
+    json_file: Annotated[Path, typer.Option("--json", help="file; the figure goes beside it")],
+    images: Annotated[int, typer.Option(help="pictures to ask about", min=1)] = 2,
+    rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 3,
+) -> None:
+    """Answers of the engine beside those of one question at a time: equal, and how much faster.
+
+    Example: python -m hadpo.speed evaluate --json speed.json
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), images=given.images, rounds=given.rounds)
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    _draw(found, given.json)
-    return 0 if found["equal_answers"] else 1
+        found = measure(Path(folder), images=images, rounds=rounds)
+    json_file.parent.mkdir(parents=True, exist_ok=True)
+    json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _draw(found, json_file)
+    if not found["equal_answers"]:
+        raise BadInput("the engine's answers differ from those of one question at a time")
 
 
 def measure(folder: Path, *, images: int, rounds: int, geometry: Geometry | None = None) -> dict:
-    """Answers and times of every way; see `main`."""
+    """Answers and times of every way; see `command`."""
     backbone = load(folder, geometry or Geometry())
     pictures = [_picture(folder / f"{number}.png", number) for number in range(images)]
     pope = [q for path in pictures for q in _pope(path)]

@@ -4,7 +4,6 @@ Synthetic files of the originals' shapes are written first. Each measurement run
 its own, on one thread, so that its peak memory is its own.
 """
 
-import argparse
 import csv
 import json
 import logging
@@ -17,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from PIL import Image
 
 from hadpo.data import Report, hic, lrv
@@ -31,6 +31,8 @@ from hadpo.records import write_text
 
 log = logging.getLogger(__name__)
 
+FOLDER = Path("runs/speed-prepare")
+RESULTS = Path("papers_results/speed")
 LRV_SIZES = (30_000, 100_000, 300_000)
 HIC_SIZES = (100_000, 300_000, 1_000_000)
 PER_IMAGE = {"lrv": 12, "hic": 20}  # records of one image, about as released
@@ -42,30 +44,32 @@ _WORDS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure all sizes, write `prepare.json` and `prepare.png`."""
-    parser = argparse.ArgumentParser(prog="hadpo.speed prepare", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("runs/speed-prepare"), help="synthetic")
-    parser.add_argument("--out", type=Path, default=Path("papers_results/speed"))
-    parser.add_argument("--share", type=float, default=1.0, help="of the sizes, to try it out")
-    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "SIZE"), help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.measure:
-        what, size = options.measure[0], int(options.measure[1])
-        sys.stdout.write(json.dumps(_measure(what, size, options.folder)) + "\n")
-        return
+def command(
+    folder: Annotated[Path, typer.Option(help="for the synthetic files")] = FOLDER,
+    out: Annotated[Path, typer.Option(help="for prepare.json and prepare.png")] = RESULTS,
+    share: Annotated[float, typer.Option(help="of the sizes, to try it out")] = 1.0,
+) -> None:
+    """Time and memory of reading, filtering and converting data, at growing sizes.
+
+    Example: python -m hadpo.speed prepare --share 0.01
+    """
     found = []
     for what, sizes in _PLAN.items():
         for full in sizes:
-            size = max(100, round(full * options.share))
-            _write(what.partition(" ")[0], size, options.folder)
-            found.append(_in_own_process(what, size, options.folder))
+            size = max(100, round(full * share))
+            _write(what.partition(" ")[0], size, folder)
+            found.append(_in_own_process(what, size, folder))
             log.warning("%s", found[-1])
-    options.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     machine = {"cpu": _cpu(), "cores_used": 1, "python": platform.python_version()}
     content = {"machine": machine, "measured": found}
-    write_text(options.out / "prepare.json", json.dumps(content, indent=1) + "\n")
-    _draw(found, options.out / "prepare.png")
+    write_text(out / "prepare.json", json.dumps(content, indent=1) + "\n")
+    _draw(found, out / "prepare.png")
+
+
+def one(what: str, size: str, folder: str) -> None:
+    """Measure one size in this process, and print what was found."""
+    typer.echo(json.dumps(_measure(what, int(size), Path(folder))))
 
 
 def _measure(what: str, size: int, folder: Path) -> dict[str, Any]:
@@ -154,8 +158,8 @@ _PLAN = {
 
 
 def _in_own_process(what: str, size: int, folder: Path) -> dict[str, Any]:
-    code = "import sys; from hadpo.speed import prepare; prepare.main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "--folder", str(folder), "--measure", what, str(size)]
+    code = "import sys; from hadpo.speed import prepare; prepare.one(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, what, str(size), str(folder)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads

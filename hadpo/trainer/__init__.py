@@ -2,7 +2,7 @@
 
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.margins import held_out_margins
-from hadpo.trainer.plan import plan
+from hadpo.trainer.planning import plan
 from hadpo.trainer.stage import decode_batch, read_records, train
 
 __all__ = [

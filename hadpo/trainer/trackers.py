@@ -33,7 +33,7 @@ def names(settings: TrainConfig) -> list[str]:
         if name not in _KNOWN:
             raise BadInput(f"trackers: no tracker {name!r}; {choices(name, _KNOWN)}")
         if importlib.util.find_spec(name) is None:
-            raise BadInput(f"trackers: {name} is not installed; pip install 'hadpo[track]'")
+            raise BadInput(f"trackers: {name} is not installed; pip install {name}")
     return found
 
 

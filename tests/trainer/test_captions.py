@@ -13,25 +13,7 @@ from hadpo.trainer.update import Training, Window
 
 @pytest.fixture
 def captions(tiny_pairs):
-    words = [
-        "A",
-        "red",
-        "cup",
-        "stands",
-        "at",
-        "the",
-        "top",
-        "left",
-        "of",
-        "a",
-        "grey",
-        "table",
-        "near",
-        "two",
-        "blue",
-        "chairs",
-        ".",
-    ]
+    words = ["A", "red", "cup", "stands", "at", "the", "top", "left", "of", "a", "grey", "table."]
     return [
         Instruction(
             instruction_id=f"caption-{k}",
@@ -57,11 +39,9 @@ def test_the_loss_is_the_preference_and_gamma_times_the_mean_over_captions(
     assert both.metrics["loss"] == pytest.approx(expected, rel=1e-6)
     assert both.metrics["lm_loss"] == alone.metrics["lm_loss"]  # of the chosen answers, as ever
     assert not equal(apart, plain)
-    ((_, beside),) = [(0, order.captions(3, [range(4)], config)[0])]
-    visited = [captions[i] for i in beside]
-    sft = replace(config, objective="sft", batch_pairs=4, micro_batch_pairs=4)
-    again = [replace(c, instruction_id=c.instruction_id) for c in visited]
-    training = Training(tiny_llava(), again, sft, None, "sft")
+    visited = [captions[i] for i in order.captions(3, [range(4)], config)[0]]
+    sft = replace(config, objective="sft", batch_pairs=4)
+    training = Training(tiny_llava(), visited, sft, None, "sft")
     window = Window()
     training.update(0, training.prepare(range(4)), 0.0, window)
     mean = window.read(training.accelerator)["loss"]

@@ -43,7 +43,7 @@ def plain_nll(backbone, record, *, limit=4096):
 
 def plain_loss(backbone, records, mean_over):
     """The loss of an update, and its parts' gradients."""
-    total = counted = 0.0
+    total, counted = torch.zeros((), dtype=backbone.dtype), 0.0
     for record in records:
         nll, n = plain_nll(backbone, record)
         is_tokens = mean_over == "tokens"

@@ -23,6 +23,8 @@ class EvaluateConfig:
     shr_responses: str = ""  # file of image ids and descriptions, scored as the model "responses"
     gavie_beams: AtLeastOne = 1  # 1: greedy
     gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
+    gqa_beams: AtLeastOne = 1  # 1: greedy
+    gqa_max_new_tokens: AtLeastOne = 64  # an answer to one question
     height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
     chair_beams: AtLeastOne = 1  # 1: greedy
     chair_max_new_tokens: AtLeastOne = 512  # a description

@@ -53,9 +53,7 @@ class TrainConfig:
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
     max_answer_tokens: Count = 0  # sft: of an answer with its end marker; 0: no limit of its own
     activation_checkpointing: bool = False  # recompute instead of keeping activations
-    mean_over: Literal["answers", "tokens"] = (
-        "answers"  # sft: what counts alike in an update's loss
-    )
+    mean_over: Literal["answers", "tokens"] = "answers"  # sft: what counts alike in a loss
     mixture: str = ""  # sft: "source=share, ..." of what is drawn; empty: all, as they lie
     caption_requests: Literal["detailed", "humour"] = "detailed"  # sft: of records without one
     early_stop: Count = 0  # stop after so many looks without a better held-out loss; 0: never

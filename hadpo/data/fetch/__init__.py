@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hadpo.data.fetch import drive, hub, images, plain
-from hadpo.data.fetch.files import Found, look
+from hadpo.data.fetch.files import Found, is_transformers, look, problem_of
 from hadpo.data.fetch.manifest import Item, Source, source, sources
 from hadpo.data.fetch.plain import STANDARD, FetchFailed, Patience, Progress
 from hadpo.data.fetch.unpack import unpack
@@ -22,9 +22,11 @@ __all__ = [
     "Patience",
     "Source",
     "fetch",
+    "is_transformers",
     "look",
     "look_all",
     "names_for",
+    "problem_of",
     "source",
     "sources",
 ]

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hadpo.data.fetch.manifest import Item
 
@@ -109,3 +110,67 @@ def _small_sample(folder: Path, item: Item) -> list[Path]:
         p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin", ".pth", ".model")
     ]
     return [path for path in {*named, *(weights if item.weights else [])} if path.is_file()]
+
+
+def problem_of(path: Path) -> str:
+    """What is wrong with a file or a checkpoint folder that is there; "" where nothing is seen.
+
+    Nothing is loaded: shards are counted, and their own tables of contents say how long they are.
+    """
+    if path.is_file():
+        return _problem_of_file(path)
+    settings = read_config(path)
+    if settings:
+        if "delta" in str(settings.get("_name_or_path", "")).lower():
+            return f"{path}: weights as a difference to LLaMA (a delta), which is no model"
+        lost = missing_weights(path) if "model_type" in settings else []
+        if lost:
+            return f"{path} lacks {', '.join(lost)}"
+    for file in sorted(path.glob("*")):
+        if file.suffix in (".safetensors", ".bin", ".pth", ".model"):
+            problem = _problem_of_file(file)
+            if problem:
+                return problem
+    return ""
+
+
+def is_transformers(folder: Path) -> bool:
+    """Whether a folder is laid out as transformers saves a model of vision and language."""
+    return "text_config" in read_config(folder)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder; empty where there is none to read."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _problem_of_file(path: Path) -> str:
+    problem = no_content(path) or truncated(path)
+    return f"{path}: {problem}" if problem else ""
+
+
+def truncated(path: Path) -> str:
+    """Whether a file of weights ends before it should, by its own table of contents; or ""."""
+    size = path.stat().st_size
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            try:
+                table = json.loads(file.read(length)) if length < size else None
+            except ValueError:
+                table = None
+        if not isinstance(table, dict):
+            return f"no safetensors file, or cut off ({size} bytes)"
+        ends = [row["data_offsets"][1] for name, row in table.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+        return f"{size} bytes of {expected}: cut off" if size < expected else ""
+    if path.suffix in (".bin", ".pth"):
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start == b"PK" and not zipfile.is_zipfile(path):  # the table of contents stands last
+            return f"cut off after {size} bytes"
+    return ""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hadpo import batch, runs, trainer
-from hadpo.trainer import plan
+from hadpo.trainer import planning
 from hadpo.trainer.objective import SIDES
 
 
@@ -33,7 +33,7 @@ def llava_7b(fast):
     """LLaMA-7B with LLaVA's vision: 12.95 GFLOP a position, 0.40 TFLOP an image."""
     settings = replace(fast, pairs_per_row=4, micro_batch_pairs=4)
     width, inner, depth, vocabulary = 4096, 11008, 32, 32000
-    return lambda **changes: plan._Cost(
+    return lambda **changes: planning._Cost(
         linear=2 * (4 * width**2 + 3 * width * inner) * depth,
         attention=4 * width * depth,
         head=2 * width * vocabulary,
@@ -66,7 +66,7 @@ def test_four_pairs_of_one_image_share_its_tokens(llava_7b):
     found = llava_7b().micro_batch([row(616, 12, 12, k=4)], "dpo") / 4e12
     assert found == pytest.approx(7.8, rel=0.1)
     one = batch.pack_rows([row(30, 3, 2, k=3)])
-    positions, looks, answers = plan._sizes(row(30, 3, 2, k=3), SIDES["dpo"])
+    positions, looks, answers = planning._sizes(row(30, 3, 2, k=3), SIDES["dpo"])
     assert (positions, answers) == (one.num_tokens, 15)
     real = torch.zeros(one.ids.shape[1], dtype=torch.bool)
     real[: one.num_tokens] = True
@@ -75,10 +75,10 @@ def test_four_pairs_of_one_image_share_its_tokens(llava_7b):
 
 def test_rates(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
-    rate, said = plan._rate(SimpleNamespace(type="cuda"))
+    rate, said = planning._rate(SimpleNamespace(type="cuda"))
     assert rate == pytest.approx(162, rel=0.01) and "52 % of 312" in said
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Something new")
-    assert plan._rate(SimpleNamespace(type="cuda")) == (0.0, "Something new")
+    assert planning._rate(SimpleNamespace(type="cuda")) == (0.0, "Something new")
 
 
 def test_a_plan_says_time_and_memory(tiny_run):

@@ -190,7 +190,9 @@ def _usable(
 
 def _weight(settings: HicSettings) -> str:
     """SQL of a caption's weight before the mean is brought to 1."""
-    return {"none": "1.0", "log": "ln(1 + max(score, 0))", "rank": "1.0 / rank"}[settings.weighting]
+    return {"none": "1.0", "log": "1 + ln(1 + max(score, 0))", "rank": "1.0 / rank"}[
+        settings.weighting
+    ]
 
 
 def _write(

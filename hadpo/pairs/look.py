@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hadpo.data import Report
@@ -20,11 +20,11 @@ def look(run: "Run", count: int) -> list[Evidence]:
     return [known.images[key] for key in chosen]
 
 
-def some_of_each(questions: Iterable[Question], count: int) -> list[Question]:
-    """The first `count` questions of each benchmark and split."""
+def some_of_each(run: "Run", count: int) -> list[Question]:
+    """The first `count` questions of each benchmark and split that a prepared run will ask."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
-    for question in questions:
+    for question in read_jsonl(run.path("questions.jsonl"), Question):
         source = question.benchmark, question.split
         seen[source] += 1
         if seen[source] <= count:

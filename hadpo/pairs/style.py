@@ -49,6 +49,8 @@ def measure(run: "Run") -> list[dict[str, Any]]:
     Returns:
         One row per description pair, as `figures.style_figure` draws them.
     """
+    if not run.path("pairs.jsonl").is_file():  # a recipe that finetunes on instructions alone
+        return []
     everything = read_jsonl(run.path("pairs.jsonl"), Pair)
     pairs = [pair for pair in everything if pair.kind == "description"][:PAIRS]
     path = run.path(FILE)

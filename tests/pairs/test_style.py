@@ -59,6 +59,9 @@ def test_published_pairs_need_no_model(run, monkeypatch):
     assert len(rows) == 5 and all(row["perplexity_chosen"] is None for row in rows)
     facts = summary(rows)
     assert facts["description pairs"] == 5 and "chosen likelier" not in facts
+    opened.path("style.jsonl").unlink()
+    opened.path("pairs.jsonl").unlink()  # as where instructions alone are finetuned on
+    assert style(opened) == []
     assert summary([]) == {"description pairs": 0}
 
 

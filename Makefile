@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RECIPE ?= mini/llava
-# More extras, for example: make demo EXTRAS=test,qlora
-EXTRAS ?= test
+# More extras, for example: make demo EXTRAS=test,qlora,page
+EXTRAS ?= test,qlora
 # Another build of torch, for example for V100: TORCH_INDEX=https://download.pytorch.org/whl/cu126
 TORCH_INDEX ?=
 # More flags for JupyterLab, for example: make lab LAB="--no-browser --port=8899"
@@ -15,7 +15,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBSTRIPOUT := $(BIN)/nbstripout --keep-id \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
 
-.PHONY: demo test test-all lint style types strip lab clean
+.PHONY: demo test test-all lint style types screenshots strip lab clean
 
 # the whole method on the small synthetic world; ends with the table and the path of the report
 demo: $(VENV)/.ok
@@ -38,6 +38,10 @@ style: $(VENV)/.ok
 
 types: $(VENV)/.ok
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# the pictures of the page and of Lab in README, taken anew by the browser tests (needs chromium)
+screenshots: $(VENV)/.ok
+	HADPO_SCREENSHOTS=$(CURDIR)/docs/screenshots $(BIN)/python -m pytest -m "" tests/e2e
 
 # takes the outputs out of the notebooks
 strip: $(VENV)/.ok

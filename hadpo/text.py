@@ -6,9 +6,17 @@ or says so: a published number can only be compared under the reading that made 
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
+
+# A mark with its quotes and brackets before a blank, a new line, or the end of the text.
+_MAYBE_AN_END = re.compile(r"([.!?]+[\"'\u2019\u201d)\]]*)(?=\s|\Z)\s*|\n\s*|\Z")
+_LISTED = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z])[.)]")  # "1." at the head of an item
+_SHORT = re.compile(
+    r"(?:^|[\s(])(?:Mr|Mrs|Ms|Dr|Prof|St|Mt|vs|etc|approx|e\.g|i\.e|a\.m|p\.m|[A-Z])\.$"
+)
 
 
 def sentences(text: str) -> list[str]:
@@ -23,6 +31,55 @@ def sentences(text: str) -> list[str]:
         if not any(piece in earlier for earlier in kept):
             kept.append(piece)
     return kept
+
+
+Segmentation = Literal["upstream", "grammar"]
+
+
+def segments(text: str, how: Segmentation) -> list[str]:
+    """The sentences of a description, each with its end, as a judge is shown them.
+
+    Args:
+        text: the description.
+        how: "upstream": `sentences`, each closed by a period. "grammar": a sentence ends at . ! or
+            ? before a blank, and at a new line; not inside "3.5", not after "Mr." or the number of
+            a list. Only a sentence that equals an earlier one, whatever its case, is dropped.
+    """
+    if how == "upstream":
+        return [sentence + "." for sentence in sentences(text)]
+    found: dict[str, str] = {}
+    for start, end in _spans(text):
+        sentence = text[start:end].strip()
+        found.setdefault(sentence.lower(), sentence)
+    return list(found.values())
+
+
+def segmentation_of(claims: Sequence[str], text: str) -> Segmentation | None:
+    """How a description was segmented into claims; None: they are not its sentences."""
+    ways: tuple[Segmentation, ...] = ("upstream", "grammar")
+    return next((how for how in ways if segments(text, how) == list(claims)), None)
+
+
+def repeated_segments(text: str, how: Segmentation) -> int:
+    """How many sentences `segments` drops because an earlier one says the same."""
+    if how == "upstream":
+        return repeated_sentences(text)
+    return len(_spans(text)) - len(segments(text, how))
+
+
+def first_segments(text: str, count: int, how: Segmentation) -> str:
+    """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
+    if how == "upstream":
+        return first_sentences(text, count)
+    kept: set[str] = set()
+    end = 0
+    for start, stop in _spans(text):
+        said = text[start:stop].strip().lower()
+        if said not in kept and len(kept) == count:
+            break
+        kept.add(said)
+        end = stop
+    return text[:end].rstrip()
 
 
 def repeated_sentences(text: str) -> int:
@@ -42,6 +99,21 @@ def first_sentences(text: str, count: int) -> str:
             kept.append(piece)
         end = match.end()
     return text[:end].rstrip()
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where sentences begin and end, by their marks and by lines."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    for match in _MAYBE_AN_END.finditer(text):
+        end = match.end(1) if match[1] else match.start()
+        before = text[start:end]
+        if match[1] and (_LISTED.fullmatch(before.strip()) or _SHORT.search(before)):
+            continue
+        if re.search(r"\w", before):
+            found.append((start, end))
+            start = match.end()
+    return found
 
 
 def _pieces(text: str) -> list[str]:

@@ -225,3 +225,35 @@ def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> list:
         )
         for k in range(10)
     ]
+
+
+@pytest.fixture
+def tiny_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_files: dict[str, Path],
+    tiny_pairs: list,
+) -> Callable[..., tuple[str, Path]]:
+    """A recipe of two stages on the tiny LLaVA, `prepare` of run "a" done; train settings vary."""
+    import yaml
+
+    from hadpo import runs
+    from hadpo.records import write_jsonl
+
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+
+    def make(name: str = "a", **train: Any) -> tuple[str, Path]:
+        settings = {"learning_rate": 1e-3, "batch_pairs": 4, "micro_batch_pairs": 2, "lora_rank": 4}
+        settings |= {"max_length": 512, "steps": 5, "checkpoint_every": 2} | train
+        files = {part: str(path) for part, path in tiny_files.items()}
+        recipe = {"title": "tiny", "stages": ["prepare", "train"], "train": settings}
+        recipe["model"] = {"backbone": "llava/mini", "files": files, "device": "cpu"}
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        run = runs.open_run("prepare", str(path), name, {})
+        write_jsonl(run.path("pairs.jsonl"), tiny_pairs[:8])
+        write_jsonl(run.path("held_out.jsonl"), tiny_pairs[8:])
+        run.finish()
+        return str(path), run.folder.parent
+
+    return make

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 import torch
@@ -210,6 +211,7 @@ def test_weights_beside_the_lora(tiny_llava, tmp_path):
     adapter.save(backbone, tmp_path)
     start = "base_model.model.model.mm_projector."
     extra = {f"{start}0.weight": torch.full((32, 16), 0.5), f"{start}2.bias": torch.ones(32)}
+    extra |= {f"{start}0.bias": torch.zeros(32), f"{start}2.weight": torch.ones(32, 32)}
     torch.save(extra, tmp_path / "non_lora_trainables.bin")
     again = tiny_llava()
     adapter.load(again, tmp_path)
@@ -221,6 +223,79 @@ def test_weights_beside_the_lora(tiny_llava, tmp_path):
     with pytest.raises(BadInput, match=r"mm_projector\.0\.weight' is empty"):
         adapter.load(third, tmp_path)
     assert not torch.equal(third.connector[2].bias.data, extra[f"{start}2.bias"])
+
+
+@pytest.fixture
+def make_other(tiny_files, tmp_path_factory):
+    """A LLaVA that is half as wide as the adapter's."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("other")
+        for path in tiny_files["language_model"].iterdir():
+            shutil.copy(path, folder)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"hidden_size": 16, "num_attention_heads": 2}
+        (folder / "config.json").write_text(json.dumps(config))
+        weights = load_file(folder / "model.safetensors")
+        half = {
+            key: value[tuple(slice(16 if n == 32 else n) for n in value.shape)].contiguous()
+            for key, value in weights.items()
+        }
+        half["model.mm_projector.0.weight"] = weights["model.mm_projector.0.weight"][
+            :16
+        ].contiguous()
+        save_file(half, folder / "model.safetensors")
+        files = {**tiny_files, "language_model": folder}
+        return backbones.load("llava/mini", files, device="cpu")
+
+    return make
+
+
+def test_the_base_keeps_its_projector_where_that_is_asked_for(tiny_llava, tmp_path, caplog):
+    """Published projectors may be empty or absent: an error names the way out."""
+    adapter.save(shake(tiny_llava()), tmp_path)
+    start = "base_model.model.model.mm_projector."
+    torch.save({f"{start}0.weight": torch.empty(0)}, tmp_path / "non_lora_trainables.bin")
+    with pytest.raises(BadInput, match="set adapter_projector: base") as error:
+        adapter.load(tiny_llava(), tmp_path)
+    assert "mm_projector.0.weight' is empty" in str(error.value)
+    for key in ("0.bias", "2.weight", "2.bias"):
+        assert f"missing '{start}{key}'" in str(error.value)
+    base = tiny_llava()
+    again = tiny_llava()
+    adapter.load(again, tmp_path, projector="base")
+    assert torch.equal(again.connector[0].weight, base.connector[0].weight)
+    assert "the base keeps its projector" in caplog.text
+
+
+def test_an_adapter_of_another_rank_or_model_is_refused(tiny_llava, make_other, tmp_path):
+    adapter.save(shake(tiny_llava()), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"r": 8}))  # the weights have rank 4
+    with pytest.raises(
+        BadInput, match=r"12 keys do not fit llava/mini:\n.*needs \[8, 32\]"
+    ) as error:
+        adapter.load(tiny_llava(), tmp_path)
+    assert str(tmp_path) in str(error.value)
+    path.write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="keys do not fit llava/mini") as error:
+        adapter.load(make_other(), tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_an_adapter_of_another_family_is_refused_though_it_fits(tiny_llava, tmp_path):
+    adapter.save(shake(tiny_llava()), tmp_path)
+    path = tmp_path / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for base in ("minigpt4/llama2", "MAGAer13/mplug-owl-llama-7b-ft"):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        with pytest.raises(BadInput, match="the backbone is llava/mini: name the adapter") as error:
+            adapter.load(tiny_llava(), tmp_path)
+        assert str(path) in str(error.value) and base in str(error.value)
+    for base in ("liuhaotian/llava-v1.5-7b", "/data/models/7b", None):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        adapter.load(tiny_llava(), tmp_path)
 
 
 def test_merge_is_w_plus_ba_in_float32(tiny_llava):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hadpo import adapter, backbones, batch, loss
 from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
+from hadpo.batch import Example
 from hadpo.records import BadInput, Pair
 
 ORDERS = {  # the four families: where begin marker, image tokens and instruction stand
@@ -39,7 +40,7 @@ def pair(k, chosen, rejected, instruction="Is there a dog?", image="a"):
 def naive_logps(backbone, examples, image_tokens, sides=("chosen", "rejected")):
     """Two rows per pair, right-padded, all logits; as HA-DPO's trainers do."""
     rows = [(e, getattr(e, side)) for side in sides for e in examples]
-    images = torch.cat([image_tokens] * len(sides))
+    images = None if image_tokens is None else torch.cat([image_tokens] * len(sides))
     longest = max(len(e.prefix) + len(answer) for e, answer in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full_like(ids, -100)
@@ -87,9 +88,11 @@ def exact(tiny_files):
     st.lists(st.tuples(st.sampled_from(TEXTS), st.sampled_from(TEXTS)), min_size=1, max_size=4),
     st.sampled_from(sorted(ORDERS)),
     st.integers(0, 9),
+    st.sampled_from(["dense", "segments"]),
 )
-def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed):
+def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed, attention):
     backbone, parameters = exact
+    backbone.attention = attention
     template = PromptTemplate(ORDERS[order])
     backbone.PROMPTS = Prompts(train=template, evaluate=template)
     questions = ["Is there a dog?", "Describe this image in detail.", "an <image> </s> <s>"]
@@ -141,10 +144,14 @@ def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed):
     ),
     st.sampled_from([order for order in ORDERS if order != "instructblip"]),
     st.integers(2, 4),
+    st.sampled_from(["dense", "segments"]),
 )
-def test_rows_of_many_pairs_equal_two_rows(exact, float64_norm, drawn, order, pairs_per_row):
+def test_rows_of_many_pairs_equal_two_rows(
+    exact, float64_norm, drawn, order, pairs_per_row, attention
+):
     """The tree: unequal and equal instructions, one-token answers, several images."""
     backbone, parameters = exact
+    backbone.attention = attention
     template = PromptTemplate(ORDERS[order])
     backbone.PROMPTS = Prompts(train=template, evaluate=template)
     pairs = [pair(k, c, r, question, image) for k, (c, r, question, image) in enumerate(drawn)]
@@ -179,6 +186,101 @@ def test_rows_of_many_pairs_equal_two_rows(exact, float64_norm, drawn, order, pa
         torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True
     ):
         assert (a - b).abs().max() <= 1e-10 * b.abs().max() + 1e-16
+
+
+def test_an_adapter_on_the_output_layer_is_trained(tiny_llava, float64_norm, tiny_pairs):
+    """The recomputing path: the head's adapter gets the gradients that all logits give it."""
+    backbone = tiny_llava("float64")
+    adapter.attach(backbone, rank=3, alpha=6.0, targets="q_proj,lm_head")
+    for value in adapter.state(backbone).values():
+        value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).double())
+    examples = [batch.tokenize(backbone, p, max_length=512) for p in tiny_pairs[:3]]
+    packed = batch.pack(examples)
+    images = torch.randn(3, backbone.num_image_tokens, 32).double()
+    parameters = {n: p for n, p in backbone.named_parameters() if p.requires_grad}
+    assert any("lm_head.lora_B" in name for name in parameters)
+    states = torch.randn(5, 32).double()
+    head = backbone.language_model.lm_head
+    assert torch.allclose(states @ backbone.lm_head_weight.T, head(states), atol=1e-12)
+    fast = batch.answer_logps(backbone, packed, backbone.embed(packed.ids, images))
+    plain = naive_logps(backbone, examples, images)
+    assert torch.allclose(fast, plain, atol=0, rtol=1e-12)
+    ours = torch.autograd.grad((fast[0] - fast[1]).sum(), list(parameters.values()))
+    theirs = torch.autograd.grad((plain[0] - plain[1]).sum(), list(parameters.values()))
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
+        assert b.abs().max() > 0 and (a - b).abs().max() <= 1e-10 * b.abs().max(), name
+    with torch.no_grad(), adapter.disabled(backbone):
+        base = backbone.lm_head_weight
+    assert torch.equal(base, backbone.language_model.lm_head.base_layer.weight)
+    merged = backbone.lm_head_weight.detach().clone()
+    adapter.merge(backbone)
+    assert torch.allclose(backbone.lm_head_weight, merged, atol=1e-12)
+
+
+def test_an_adapter_on_the_output_layer_takes_no_dropout(tiny_llava):
+    with pytest.raises(BadInput, match="take lm_head out of lora_targets"):
+        adapter.attach(tiny_llava(), rank=3, alpha=6.0, targets="lm_head", dropout=0.1)
+
+
+IDS = st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple)
+TREES = st.lists(st.lists(st.tuples(IDS, IDS, IDS), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+def trees(drawn):
+    """Rows of pairs of prefix, chosen and rejected; what their prefixes share may be nothing."""
+    return [
+        [
+            Example(
+                pair_id=f"{r}-{k}",
+                kind="pope",
+                image=f"{r}",
+                instruction="",
+                prefix=prefix,
+                chosen=chosen,
+                rejected=rejected,
+                cut=0,
+            )
+            for k, (prefix, chosen, rejected) in enumerate(row)
+        ]
+        for r, row in enumerate(drawn)
+    ]
+
+
+@given(TREES, st.sampled_from([("chosen", "rejected"), ("chosen",)]))
+def test_parts_say_what_the_mask_says(drawn, sides):
+    packed = batch.pack_rows(trees(drawn), sides=sides)
+    for mask, parts in zip(packed.mask[:, 0], packed.parts, strict=True):
+        end = 0
+        seen = torch.zeros_like(mask)
+        for part in parts:
+            assert part.start == end < part.end  # no gap
+            end = part.end
+            for first, last in part.earlier:
+                assert first < last <= part.start
+                seen[part.start : end, first:last] = True
+            seen[part.start : end, part.start : end].fill_diagonal_(True)
+            seen[part.start : end, part.start : end] |= torch.ones(
+                end - part.start, end - part.start, dtype=torch.bool
+            ).tril()
+        assert torch.equal(seen[:end], mask[:end])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TREES, st.sampled_from(["dense", "segments"]))
+def test_trees_without_a_common_prefix_equal_two_rows(exact, float64_norm, drawn, attention):
+    backbone, parameters = exact
+    backbone.attention = attention
+    rows = trees(drawn)
+    packed = batch.pack_rows(rows)
+    fast = batch.answer_logps(backbone, packed, backbone.embed(packed.ids))
+    plain = naive_logps(backbone, [e for row in rows for e in row], None)
+    assert ((fast - plain).abs() <= 1e-12 * plain.abs()).all()
+    for a, b in zip(
+        torch.autograd.grad((fast[0] - fast[1]).sum(), parameters, allow_unused=True),
+        torch.autograd.grad((plain[0] - plain[1]).sum(), parameters, allow_unused=True),
+        strict=True,
+    ):
+        assert (a - b).abs().max() <= 1e-10 * max(1.0, b.abs().max())
 
 
 def test_rows_share_what_is_common_and_nothing_else(tiny_llava):

@@ -10,7 +10,19 @@ import pytest
 from hadpo import config
 from hadpo.runs.run import open_run
 
-COMMANDS = ("run", "stage", "list", "show", "compare", "audit", "report", "export", "doctor")
+COMMANDS = (
+    "run",
+    "stage",
+    "list",
+    "show",
+    "compare",
+    "audit",
+    "report",
+    "export",
+    "doctor",
+    "fetch",
+    "convert-dump",
+)
 
 
 @pytest.fixture(autouse=True)

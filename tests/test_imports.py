@@ -19,7 +19,7 @@ LEVELS = (
     ("chat", "runs", "data", "backbones"),
     ("judges", "batch", "adapter", "generation", "tables"),
     ("pairs", "instructions", "benchmarks", "trainer", "figures"),
-    ("mini", "explore", "page", "doctor", "worker", "speed", "cli", "__main__"),
+    ("mini", "explore", "page", "classroom", "doctor", "worker", "speed", "cli", "__main__"),
 )
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # 3
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
-        *("judges", "backbones", "generation", "instructions"),
+        *("judges", "backbones", "batch", "generation", "instructions"),
     },
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "benchmarks": {
@@ -52,12 +52,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
     "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
-    "explore": {"records", "config", "runs", "tables", "figures"},
-    "page": {"records", "config", "runs", "backbones", "adapter", "generation", "figures"},
+    "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
+    "page": {
+        *("records", "config", "plugins", "text", "runs", "judges"),
+        *("backbones", "adapter", "generation", "figures", "mini"),
+    },
+    "classroom": {
+        *("records", "text", "runs", "judges", "backbones", "batch", "adapter", "figures"),
+    },
     "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
-    | {"benchmarks", "figures", "backbones", "data", "doctor", "page"},
+    | {"benchmarks", "figures", "backbones", "adapter", "data", "doctor", "page"}
+    | {"instructions", "chat"},
     "__main__": {"cli"},
 }
 # Edges between parts of one level; all others go downwards.
@@ -70,6 +77,7 @@ SIDEWAYS = {
     ("doctor", "mini"),
     ("cli", "doctor"),
     ("cli", "page"),
+    ("page", "mini"),
     ("__main__", "cli"),
 }
 OUTSIDE_THE_FENCES = {
@@ -85,21 +93,28 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
     "gradio": {"page"},
+    "ipywidgets": {"explore", "classroom"},
+    "starlette": {"page"},
+    "fastapi": {"page"},
+    "uvicorn": {"page"},
     "typer": {"cli"},
     "trl": set(),
     "liger_kernel": set(),
     "torch": {
         *("loss", "backbones", "batch", "adapter", "generation", "trainer"),
-        *("doctor", "worker", "page", "mini.base_*"),
+        *("doctor", "worker", "page", "classroom", "mini.base_*"),
     },
     "huggingface_hub": {"data", "backbones"},
     "requests": {"data", "backbones"},
     "httpx": {"data", "backbones"},
+    "httpx2": {"data", "backbones"},
+    "gdown": {"data", "backbones"},
     "aiohttp": {"data", "backbones"},
     "urllib.request": {"data", "backbones"},
 }
 # They begin with _ only because they are no plugins: what the seam itself is made of.
 PART_OF_THE_SEAM = {
+    "backbones._segments",
     "backbones._base",
     "backbones._checkpoint",
     "backbones._connector",

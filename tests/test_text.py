@@ -132,3 +132,33 @@ def test_words_articles_and_plurals():
     assert [text.article(n) for n in ("umbrella", "car", "Orange")] == ["an", "a", "an"]
     assert {"bus", "buses"} <= text.forms("bus")
     assert {"berry", "berries"} <= text.forms("berry")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("A dog. A cat!", ["A dog.", "A cat!"]),
+        ("Mr. Smith is 3.5 m tall. Is he?", ["Mr. Smith is 3.5 m tall.", "Is he?"]),
+        ("1. A dog.\n2. A cat.", ["1. A dog.", "2. A cat."]),
+        ("A dog\n\nA cat", ["A dog", "A cat"]),
+        ('It says "Stop." A cat', ['It says "Stop."', "A cat"]),
+        ("A dog. A dog sits. a DOG.", ["A dog.", "A dog sits."]),
+        ("Wait... what?! Yes", ["Wait...", "what?!", "Yes"]),
+        ("... !", []),
+        ("", []),
+        ("At 5 p.m. it rains. Fin", ["At 5 p.m. it rains.", "Fin"]),
+        ("www.a.com is open.", ["www.a.com is open."]),
+    ],
+)
+def test_sentences_by_grammar(said, expected):
+    assert text.segments(said, "grammar") == expected
+    if expected:
+        assert text.segmentation_of(expected, said) in ("upstream", "grammar")
+
+
+def test_the_beginning_by_grammar_keeps_repeated_sentences():
+    said = "A dog is 1.5 m. A cat! A dog is 1.5 m. A cow."
+    assert text.first_segments(said, 2, "grammar") == "A dog is 1.5 m. A cat! A dog is 1.5 m."
+    assert text.first_segments(said, 9, "grammar") == said
+    assert text.repeated_segments(said, "grammar") == 1
+    assert text.segmentation_of(["A dog is 1.5 m."], said) is None

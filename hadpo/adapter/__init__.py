@@ -1,7 +1,7 @@
 """What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
 from hadpo.adapter import trained
-from hadpo.adapter.describe import describe, describe_trained
+from hadpo.adapter.describe import describe, describe_learned
 from hadpo.adapter.dump import from_dump
 from hadpo.adapter.files import load, save
 from hadpo.adapter.lora import (
@@ -14,17 +14,18 @@ from hadpo.adapter.lora import (
     restore,
     state,
 )
-from hadpo.adapter.proof import merge_run, pairs_to_check
+from hadpo.adapter.proof import learned, merge_run, pairs_to_check
 
 __all__ = [
     "attach",
     "check_scope",
     "describe",
-    "describe_trained",
+    "describe_learned",
     "detach",
     "disabled",
     "from_dump",
     "is_attached",
+    "learned",
     "load",
     "merge",
     "merge_run",

@@ -1,6 +1,7 @@
 """What an adapter on disk is, without loading a model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ def describe(folder: Path) -> dict[str, Any]:
     }
 
 
-def describe_trained(folder: Path) -> dict[str, Any]:
-    """What a train stage wrote: the adapter, the connector, or both.
+def describe_learned(places: Mapping[str, Path]) -> dict[str, Any]:
+    """What is to be merged: the adapter, the connector, or both; see `learned`.
 
     Raises:
         BadInput: what is there cannot be read.
     """
-    found = describe(folder / "adapter") if (folder / "adapter").is_dir() else {}
-    for path in sorted((folder / "connector").glob("*")):
+    found = describe(places["adapter"]) if "adapter" in places else {}
+    for path in sorted(places["connector"].glob("*")) if "connector" in places else ():
         weights = dict(_checkpoint.read_tensors(path))
         found |= {
             "connector": path.name,

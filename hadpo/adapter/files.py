@@ -4,18 +4,23 @@ Published adapters load here, and ours load in peft.
 """
 
 import json
+import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hadpo import plugins
 from hadpo.adapter import lora
 from hadpo.backbones import _checkpoint
 from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput, write_text
+
+log = logging.getLogger(__name__)
 
 _UNSUPPORTED = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -47,18 +52,24 @@ def write(
     write_text(folder / "adapter_config.json", json.dumps(config, indent=1))
 
 
-def load(backbone: Backbone, folder: Path) -> None:
+def load(
+    backbone: Backbone, folder: Path, *, projector: Literal["adapter", "base"] = "adapter"
+) -> None:
     """Attach the adapter of a folder: ours, or one that HA-DPO published.
 
-    Weights beside the LoRA (LLaVA's `non_lora_trainables.bin`) replace the backbone's own.
+    Weights beside the LoRA (LLaVA's `non_lora_trainables.bin`) replace the backbone's own, unless
+    `projector` says that the base keeps its own.
 
     Raises:
         BadInput: a file is missing or broken, or its keys do not fit; empty tensors are named.
     """
     config, weights = read_weights(folder)
+    _check_family(backbone, config, folder / "adapter_config.json")
     extra = folder / "non_lora_trainables.bin"
-    if extra.is_file():
+    if extra.is_file() and projector == "adapter":
         _load_extra(backbone, extra)
+    elif extra.is_file():
+        log.warning("%s is left out: the base keeps its projector", extra)
     lora.attach(
         backbone,
         rank=config["r"],
@@ -99,9 +110,21 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
         raise BadInput(f"{path}: not a plain LoRA adapter: {'; '.join(problems)}")
 
 
+def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse an adapter whose base is of another family: its weights might fit all the same."""
+    base = str(config.get("base_model_name_or_path") or "")
+    own, *_ = backbone.name.split("/")
+    for family in plugins.available("hadpo.backbones"):
+        if family != own and family.replace("_", "") in re.sub(r"[-_]", "", base.lower()):
+            raise BadInput(
+                f"{path}: an adapter of {base!r}, a {family}; the backbone is {backbone.name}: "
+                "name the adapter of this one, or the other backbone"
+            )
+
+
 def _load_extra(backbone: Backbone, path: Path) -> None:
     """Weights that were trained beside the LoRA."""
-    problems = []
+    problems, lost = [], set()
     mine = dict(backbone.named_parameters())
     found = {}
     for key, value in _checkpoint.read_tensors(path):
@@ -110,11 +133,20 @@ def _load_extra(backbone: Backbone, path: Path) -> None:
             problems.append(f"unexpected key {key!r}")
         elif not value.numel():
             problems.append(f"{key!r} is empty (saved under ZeRO-3 before it was gathered)")
+            lost.add(name)
         elif value.shape != mine[name].shape:
             problems.append(f"{key!r} has shape {list(value.shape)}, not {list(mine[name].shape)}")
         else:
             found[name] = value
+    for pattern, target in backbone.EXTRA_ADAPTER_KEYS.items():
+        for name in mine.keys() - found.keys() - lost:
+            key = _checkpoint.translate_back(name, pattern, target)
+            if key is not None and not any(f"{key!r}" in problem for problem in problems):
+                problems.append(f"missing {key!r}")
     if problems:
-        raise BadInput(f"{path}: " + "; ".join(problems))
+        raise BadInput(
+            f"{path}: {'; '.join(problems)}; download it again, or set adapter_projector: base to "
+            "keep the projector of the base, which the manifest then records"
+        )
     for name, value in found.items():
         mine[name].data.copy_(value)

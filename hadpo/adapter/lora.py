@@ -53,7 +53,7 @@ def attach(
         raise ValueError(
             f"{backbone.name} has an adapter already; merge it, or load the base again"
         )
-    names = _target_names(backbone, targets)
+    names = _target_names(backbone, targets, dropout)
     scale: Any = alpha  # peft's annotation says int, its arithmetic takes any number
     config = LoraConfig(
         r=rank, lora_alpha=scale, target_modules=names, lora_dropout=dropout, bias="none"
@@ -145,7 +145,16 @@ def settings(backbone: Backbone) -> dict[str, Any]:
 
 
 def merge(backbone: Backbone) -> None:
-    """Make the adapter part of the weights: W + (alpha / r) B A, summed in float32, then cast."""
+    """Make the adapter part of the weights: W + (alpha / r) B A, summed in float32, then cast.
+
+    Raises:
+        ValueError: the weights are quantised: the sum belongs into the base as it was published.
+    """
+    if backbone.is_quantised:
+        raise ValueError(
+            f"{backbone.name} is quantised; load it with quantization='none', the adapter on top, "
+            "and merge that"
+        )
     _take_out(backbone, keep=True)
 
 
@@ -177,10 +186,10 @@ def _parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     return {name: p for name, p in named if ".lora_A." in name or ".lora_B." in name}
 
 
-def _target_names(backbone: Backbone, targets: str) -> list[str]:
+def _target_names(backbone: Backbone, targets: str, dropout: float) -> list[str]:
     linear = {
         name.rpartition(".")[2]
-        for name, module in backbone.language_model.model.named_modules()
+        for name, module in backbone.language_model.named_modules()
         if isinstance(module, nn.Linear)
     }
     names = [name.strip() for name in targets.split(",") if name.strip()]
@@ -189,4 +198,9 @@ def _target_names(backbone: Backbone, targets: str) -> list[str]:
     for name in names:
         if name not in linear:
             raise BadInput(f"lora_targets: no layer {name!r}; {plugins.choices(name, linear)}")
+    if "lm_head" in names and dropout:
+        raise BadInput(
+            f"lora_dropout: found {dropout}, but the adapter of lm_head is added to its weight, so "
+            "no input is there to drop; set lora_dropout to 0, or take lm_head out of lora_targets"
+        )
     return names

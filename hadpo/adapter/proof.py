@@ -32,12 +32,14 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     """Merge what was trained, of the run and of each control; `merged/`, `controls/*/merged/`.
 
     An adapter becomes part of the language model's weights, which are written anew; a connector
-    alone is written beside them, in `connector/`, and the language model stays where it is.
+    alone is written beside them, in `connector/`, and the language model stays where it is. Of
+    LLaVA, `merged_transformers/` holds the same for those who load models with transformers.
 
-    The sum is taken in float32, whatever the weights were trained in, and rounded once to
-    `merged_dtype`. On `pairs_to_check` the log-probability of each answer, over its tokens, is
-    compared: float32 base with adapter against the float32 merge in memory, and against the merged
-    files, loaded in the recipe's dtype and on its device, as the evaluation will load them.
+    The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
+    (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
+    log-probability of each answer, over its tokens, is compared: float32 base with adapter against
+    the float32 merge in memory, and against the merged files, loaded in the recipe's dtype. These
+    are not quantised: what that would add says nothing about the merge.
 
     Returns:
         Training ("merged", or the control's name) -> the largest difference of any chosen or
@@ -51,36 +53,61 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     model = run.recipe.model
     assert model is not None  # `files_of` refused a recipe without one
     settings = run.recipe.merge
-    trained = run.earlier("train")
+    dtype = getattr(torch, settings.merged_dtype)
     pairs = pairs_to_check(run)
-    sources = {MERGED: trained}
-    for folder in sorted((trained / "controls").glob("*/adapter")):
-        sources[folder.parent.name] = folder.parent
-    weights = [f / part for f in sources.values() for part in (ADAPTER, CONNECTOR)]
-    inputs = [_records(run), *filter(Path.is_dir, weights), *parts.values()]
+    sources = learned(run)
+    weights = [path for places in sources.values() for path in places.values()]
+    inputs = [_records(run), *weights, *parts.values()]
     run.note(inputs=input_hashes(inputs, below=run.folder.parent))
-    results = {}
-    for name, folder in sources.items():
+    results: dict[str, dict[str, float]] = {}
+    for name, places in sources.items():
         target = run.path(MERGED) if name == MERGED else run.path("controls", name, MERGED)
         device = _roomy(model.device, map(Path, parts.values()))
-        learned = [part for part in (ADAPTER, CONNECTOR) if (folder / part).is_dir()]
-        given = parts | ({CONNECTOR: folder / CONNECTOR} if CONNECTOR in learned else {})
+        given = parts | {part: path for part, path in places.items() if part == CONNECTOR}
         backbone = backbones.load(model.backbone, given, dtype="float32", device=device)
-        if ADAPTER in learned:
-            files.load(backbone, folder / ADAPTER)
+        if ADAPTER in places:
+            files.load(backbone, places[ADAPTER], projector=settings.adapter_projector)
         with_adapter = _logps(backbone, pairs)
         lora.merge(backbone)
         merged = _logps(backbone, pairs)
-        places = _save(backbone, target, learned, dtype=getattr(torch, settings.merged_dtype))
-        saved = {part: str(path) for part, path in places.items()}
+        written = _save(backbone, target, places, dtype=dtype)
+        saved = {part: str(path) for part, path in written.items()}
+        folders = {"merged files": saved}
+        whole = run.path("merged_transformers")
+        wants_whole = name == MERGED and settings.save_transformers
+        if wants_whole and backbone.save_transformers(whole, dtype=dtype):
+            folders["transformers folder"] = {"language_model": str(whole)}
         del backbone
-        again = backbones.load_for(run.recipe, saved)
-        loaded = _logps(again, pairs)
-        results[name] = _compare(with_adapter, merged, loaded, where=target)
+        device = _roomy(model.device, map(Path, parts.values()))
+        results[name] = {"pairs compared": float(len(pairs))}
+        for what, found in folders.items():
+            again = backbones.load(model.backbone, found, dtype=model.dtype, device=device)
+            loaded = _logps(again, pairs)
+            del again
+            results[name] |= _compare(with_adapter, merged, loaded, what=what, where=target)
+        noted = {"files": saved, "projector": settings.adapter_projector}
+        noted |= {part: str(path) for part, path in places.items()}
         fact = name if name == MERGED else f"{MERGED}_{name}"
-        run.note(**{fact: {"files": saved, **results[name]}})
+        run.note(**{fact: noted | results[name]})
     write_text(run.path("metrics.json"), json.dumps(results, indent=1))
     return results
+
+
+def learned(run: Run) -> dict[str, dict[str, Path]]:
+    """What is merged: training ("merged", or a control's name) -> adapter, connector, or both.
+
+    A published adapter that the recipe names stands for what the run itself has trained.
+    """
+    if named := run.recipe.merge.adapter_folder:
+        return {MERGED: {ADAPTER: run.resolve(named)}}
+    folder = run.earlier("train")
+    folders = {MERGED: folder}
+    for path in sorted((folder / "controls").glob("*/adapter")):
+        folders[path.parent.name] = path.parent
+    return {
+        name: {part: at / part for part in (ADAPTER, CONNECTOR) if (at / part).is_dir()}
+        for name, at in folders.items()
+    }
 
 
 def pairs_to_check(run: Run) -> list[Pair]:
@@ -143,21 +170,22 @@ def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers 
     return torch.cat(found, dim=1) if found else torch.zeros(2, 0)
 
 
-def _compare(adapter: Tensor, merged: Tensor, loaded: Tensor, *, where: Path) -> dict[str, float]:
+def _compare(
+    adapter: Tensor, merged: Tensor, loaded: Tensor, *, what: str, where: Path
+) -> dict[str, float]:
     if not adapter.numel():
-        return {"pairs compared": 0.0}
+        return {}
     exact = float((adapter - merged).abs().max())
     rounded = float((adapter - loaded).abs().max())
     if not exact <= _BY_MERGING or not rounded <= _BY_ROUNDING:
         raise BadInput(
             f"{where}: merged weights do not say what the adapter says: log-probabilities "
-            f"differ by {exact:.2e} nats per token in memory, {rounded:.2e} from the files; "
+            f"differ by {exact:.2e} nats per token in memory, {rounded:.2e} from the {what}; "
             "try merged_dtype: float32"
         )
     return {
         "adapter to merge in memory, nats per token": exact,
-        "adapter to merged files, nats per token": rounded,
-        "pairs compared": float(adapter.shape[1]),
+        f"adapter to {what}, nats per token": rounded,
     }
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hadpo import plugins
+from hadpo.backbones._numbers import BITS, Numbers
+from hadpo.backbones._numbers import choose as choose_numbers
 from hadpo.records import BadInput
 
 if TYPE_CHECKING:
     from hadpo.backbones._base import Backbone
+    from hadpo.backbones._prompt import Prompts
     from hadpo.config import Recipe
+
+__all__ = ["BITS", "Numbers", "choose_numbers", "files_of", "load", "load_for"]
 
 
 def load(
@@ -20,6 +25,7 @@ def load(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    quantization: str = "none",
 ) -> Backbone:
     """The backbone `name`, frozen and in evaluation mode, from the authors' own files.
 
@@ -28,6 +34,7 @@ def load(
         files: part -> folder or file, or a hub id (owner/name); the family's `PARTS` names them.
         dtype: "float32", "bfloat16", "float16", or "auto": what the device does well.
         device: "cpu", "cuda", or "auto": cuda where there is one.
+        quantization: "none", "nf4", "fp4" or "int8": of the language model's linear layers.
 
     Raises:
         BadInput: unknown name or part, missing or broken files.
@@ -48,7 +55,15 @@ def load(
                 f"backbone {name!r}: unknown part {part!r} in files; "
                 + plugins.choices(part, module.PARTS)
             )
-    return module.from_original(files, variant=variant, dtype=dtype, device=device)
+    return module.from_original(
+        files, variant=variant, dtype=dtype, device=device, quantization=quantization
+    )
+
+
+def prompts(name: str) -> Prompts:
+    """The two prompts of backbone `name`; nothing is loaded for them."""
+    family, _, variant = name.partition("/")
+    return plugins.load(__name__, family).VARIANTS[variant].prompts
 
 
 def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, str | Path]:
@@ -63,7 +78,13 @@ def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, 
 
 
 def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
-    """The recipe's backbone, in its dtype and on its device, from `files`; see `files_of`."""
+    """The recipe's backbone from `files`, as its section `model` says; see `files_of`."""
     assert recipe.model is not None  # `files_of` refused a recipe without one
     model = recipe.model
-    return load(model.backbone, files, dtype=model.dtype, device=model.device)
+    return load(
+        model.backbone,
+        files,
+        dtype=model.dtype,
+        device=model.device,
+        quantization=model.quantization,
+    )

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from hadpo.backbones import _kv, _llama
+from hadpo.backbones import _kv, _llama, _numbers, _quantised
+from hadpo.backbones._attention import Attention, Parts
 from hadpo.backbones._kv import KVState
 from hadpo.backbones._prompt import IMAGE, Prompts
 from hadpo.backbones._tokenizer import LlamaTokenizer
@@ -45,6 +46,7 @@ class Backbone(nn.Module, ABC):
     vision: Any  # an nn.Module; each family has its own
     connector: nn.Module
     num_image_tokens: int
+    attention: Attention = "dense"  # how the language model reads packed rows
 
     @property
     def variant(self) -> str:
@@ -62,6 +64,11 @@ class Backbone(nn.Module, ABC):
         return self.embedding.weight.dtype
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the language model's linear layers hold 4 or 8 bits a weight."""
+        return _quantised.is_quantised(self.language_model)
+
+    @property
     def embedding(self) -> nn.Embedding:
         """The table of token embeddings."""
         return self.language_model.model.embed_tokens
@@ -69,7 +76,17 @@ class Backbone(nn.Module, ABC):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The rows of the output layer that take part in the softmax."""
-        return self.language_model.lm_head.weight
+        return self._head_weight
+
+    @property
+    def _head_weight(self) -> Float[Tensor, "rows width"]:
+        """The output layer and its adapter as one weight, with a gradient where one is attached."""
+        head: Any = self.language_model.lm_head
+        weight = head.weight  # of the frozen layer, also where an adapter lies over it
+        if not getattr(head, "disable_adapters", True):
+            for name in head.lora_A:
+                weight = weight + head.get_delta_weight(name).to(weight.dtype)
+        return weight
 
     @property
     def text_files(self) -> list[Path]:
@@ -95,6 +112,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the part `language_model` in the authors' layout, which `from_original` reads."""
+
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model in transformers' layout too; False where a family has none."""
+        return False
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """Files to load a saved language model with: the other parts stay where they are."""
@@ -178,9 +199,15 @@ class Backbone(nn.Module, ABC):
         embeds: Float[Tensor, "rows length width"],
         mask: Bool[Tensor, "rows 1 length length"],
         positions: Int[Tensor, "rows length"],
+        parts: Sequence[Parts] | None = None,
     ) -> Float[Tensor, "rows length width"]:
-        """States after the final norm; row t of the mask is True where position t may look."""
-        return _llama.forward(self.language_model, embeds, mask, positions)
+        """States after the final norm; row t of the mask is True where position t may look.
+
+        `parts` say the same of each row; they are what `attention: segments` goes by.
+        """
+        if self.attention == "dense":
+            parts = None
+        return _llama.forward(self.language_model, embeds, mask, positions, parts=parts)
 
     def recompute_activations(self, is_on: bool) -> None:
         """In train mode, keep only each layer's input and compute the rest again in backward."""
@@ -246,10 +273,7 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The numbers of a setting; auto: float32 on a CPU, bfloat16 from Ampere on, else float16."""
-    if dtype == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return getattr(torch, dtype)
+def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -> torch.dtype:
+    """The numbers of the settings on a device; BadInput where it cannot do them."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return getattr(torch, _numbers.choose(dtype, quantization, capability).dtype)

@@ -7,6 +7,7 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from hadpo.backbones import _quantised
 from hadpo.records import BadInput, write_text
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -125,10 +128,13 @@ def fill(
     Raises:
         BadInput: lists all keys that are missing, unexpected, of another shape, or empty.
     """
-    expected = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    wanted = dict(module.named_parameters())
+    expected = {name: tuple(p.shape) for name, p in wanted.items()}
     problems: list[str] = []
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, nn.Parameter] = {}
     sources = list(files)
+    # disable=None: shown in a terminal, never in a file or a notebook's output
+    bar = tqdm(total=len(expected), desc="weights", unit=" tensors", disable=None, leave=False)
     for path in sources:
         for key, value in read_tensors(path):
             name = translate(key, keys)
@@ -147,12 +153,14 @@ def fill(
                     f"the model needs {list(expected[name])}"
                 )
                 continue
-            seen[name] = value.to(device=device, dtype=dtype, copy=True)
+            seen[name] = _quantised.placed(wanted[name], value, dtype=dtype, device=device)
+            bar.update()
+    bar.close()
     wrong = {problem.split("'")[1] for problem in problems}
     for name in expected:
         if name not in seen:
-            wanted = [k for k in keys if translate_back(name, k, keys[k])]
-            source = translate_back(name, wanted[0], keys[wanted[0]]) if wanted else name
+            fitting = [k for k in keys if translate_back(name, k, keys[k])]
+            source = translate_back(name, fitting[0], keys[fitting[0]]) if fitting else name
             if source not in wrong:
                 problems.append(f"missing key {source!r} (for {name})")
     if problems:
@@ -160,8 +168,9 @@ def fill(
         places = ", ".join(str(path) for path in sources[:3])
         lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         raise BadInput(f"{places}: {len(problems)} keys do not fit the model:{lines}{rest}")
-    module.load_state_dict(seen, strict=False, assign=True)
-    module.requires_grad_(False)
+    for name, parameter in seen.items():
+        owner, _, last = name.rpartition(".")
+        setattr(module.get_submodule(owner), last, parameter)
 
 
 def translate(key: str, table: Mapping[str, str]) -> str | None:
@@ -239,6 +248,12 @@ def _check_start(path: Path) -> None:
 
 def _broken(path: Path, error: Exception) -> BadInput:
     size = path.stat().st_size
+    names_code = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and names_code:
+        return BadInput(
+            f"{path}: a pickle with code in it ({names_code[1]}), not tensors; refused, as loading "
+            "it would run that code: get the weights as .safetensors, or from the authors"
+        )
     reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
     return BadInput(
         f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"

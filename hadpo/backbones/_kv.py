@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from hadpo.backbones import _llama
+from hadpo.backbones._shared_prefix import Prefix
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,50 @@ class KVState:
     """Rows of remembered tokens. `extend` reads it and gives back a grown copy; it never changes.
 
     Padding may lie between two texts of a row: `real` says which slots hold a token, `lengths` how
-    many tokens a row has, which is the position of its next one.
+    many tokens a row has, which is the position of its next one. Rows that `branch` made share what
+    was read before: it lies in `prefix`, once, and the other fields hold what came since.
     """
 
     keys: tuple[Float[Tensor, "rows heads slots size"], ...]  # one per layer
     values: tuple[Float[Tensor, "rows heads slots size"], ...]
     real: Bool[Tensor, "rows slots"]
     lengths: Int[Tensor, " rows"]
+    prefix: Prefix | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def branch(self, rows: Sequence[int]) -> KVState:
+        """The given rows, in that order and as often as named; nothing they have read is copied.
+
+        Raises:
+            ValueError: these rows are branches already.
+        """
+        if self.prefix is not None:
+            raise ValueError("branches cannot branch again; select repeats rows")
+        index = torch.as_tensor(rows, device=self.lengths.device)
+        return KVState(
+            keys=tuple(k.new_empty(len(rows), *k.shape[1:2], 0, k.shape[3]) for k in self.keys),
+            values=tuple(v.new_empty(len(rows), *v.shape[1:2], 0, v.shape[3]) for v in self.values),
+            real=self.real.new_empty(len(rows), 0),
+            lengths=self.lengths[index],
+            prefix=Prefix(
+                keys=self.keys,
+                values=self.values,
+                real=None if bool(self.real.all()) else self.real,
+                of=tuple(rows),
+            ),
+        )
+
     def select(self, rows: Sequence[int] | Int[Tensor, " selected"]) -> KVState:
-        """The given rows, in that order: reorder beams, drop finished rows, repeat for branches."""
+        """The given rows, in that order: reorder beams, drop finished rows, repeat rows."""
         index = torch.as_tensor(rows, device=self.lengths.device)
         return KVState(
             keys=tuple(k[index] for k in self.keys),
             values=tuple(v[index] for v in self.values),
             real=self.real[index],
             lengths=self.lengths[index],
+            prefix=None if self.prefix is None else self.prefix.select(index.tolist()),
         )
 
     def repeat(self, times: int) -> KVState:
@@ -70,7 +96,7 @@ def grow(
     positions = state.lengths[:, None] + torch.arange(length, device=embeds.device)
     # The iterable's name differs between versions of transformers, so it is passed by position.
     cache = DynamicCache(list(zip(state.keys, state.values, strict=True)))
-    hidden = _llama.forward(model, embeds, mask, positions, cache)
+    hidden = _llama.forward(model, embeds, mask, positions, cache, prefix=state.prefix)
     last = hidden[torch.arange(rows, device=embeds.device), counts - 1]
     layers: list[Any] = cache.layers
     grown = KVState(
@@ -78,5 +104,6 @@ def grow(
         values=tuple(layer.values for layer in layers),
         real=torch.cat([state.real, new], dim=1),
         lengths=state.lengths + counts,
+        prefix=state.prefix,
     )
     return last, grown

@@ -1,6 +1,6 @@
 """The language model of all four families: LLaMA, built from a checkpoint's config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hadpo.backbones import _attention
 from hadpo.records import BadInput
 
 # What `config.json` must say, and what LLaMA-1 files leave to LLaMA's own defaults.
@@ -53,7 +54,7 @@ def build(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
         values["rope_theta"] = config.get("rope_theta") or 10000.0
         values["rope_scaling"] = config.get("rope_scaling")
     llama = LlamaConfig(tie_word_embeddings=False, use_cache=False, **values)
-    llama._attn_implementation = "sdpa"
+    llama._attn_implementation = _attention.NAME
     with init_empty_weights(include_buffers=False):
         return LlamaForCausalLM(llama)
 
@@ -71,13 +72,21 @@ def forward(
     mask: Bool[Tensor, "rows 1 length seen"],
     positions: Int[Tensor, "rows length"],
     cache: Any = None,
+    *,
+    prefix: _attention.Prefix | None = None,
+    parts: Sequence[_attention.Parts] | None = None,
 ) -> Float[Tensor, "rows length width"]:
-    """Hidden states after the final norm; the mask is passed to attention as it is."""
+    """Hidden states after the final norm.
+
+    The mask is passed to attention as it is; with `parts`, which say the same, it is not looked at.
+    """
+    shared = {"prefix": prefix, "parts": parts}
     output = model.model(
         inputs_embeds=embeds,
         attention_mask=mask,  # type: ignore[arg-type]
         position_ids=positions,  # type: ignore[arg-type]
         past_key_values=cache,
         use_cache=cache is not None,
+        **{name: value for name, value in shared.items() if value is not None},
     )
     return output.last_hidden_state

@@ -57,12 +57,16 @@ class LlamaFolder:
             BadInput: for example a 13B folder for a 7B variant.
         """
         width = self.model.config.hidden_size
-        if width != wanted and width in PUBLISHED_WIDTHS:
-            raise BadInput(
-                f"{self.path / 'config.json'}: hidden_size {width}, a "
-                f"{PUBLISHED_WIDTHS[width].upper()} model; {name} is made for {wanted}: choose the "
-                "other variant, or the folder of this one"
-            )
+        check_width(self.path / "config.json", width, wanted, name=name)
+
+
+def check_width(path: Path, width: int, wanted: int, *, name: str) -> None:
+    """As `LlamaFolder.check_width`, of the `config.json` at `path`."""
+    if width != wanted and width in PUBLISHED_WIDTHS:
+        raise BadInput(
+            f"{path}: hidden_size {width}, a {PUBLISHED_WIDTHS[width].upper()} model; {name} is "
+            f"made for {wanted}: choose the other variant, or the folder of this one"
+        )
 
 
 def fill(

@@ -59,3 +59,5 @@ class Prompts:
 
     train: PromptTemplate
     evaluate: PromptTemplate
+    again: PromptTemplate | None = None  # from the end of an answer to the next; None: one question
+    again_image: PromptTemplate | None = None  # the same with another image; None: one image

@@ -14,6 +14,7 @@ import sentencepiece
 
 from hadpo.records import BadInput
 
+_LEAST_USED = 0.9  # share of a model's rows that are pieces; a few rows more are padding
 _SPACE_INSIDE = re.compile("[^▁]▁")
 
 
@@ -49,7 +50,7 @@ class LlamaTokenizer:
         return self._pieces.GetPieceSize()
 
     def check_rows(self, rows: int, *, where: str) -> None:
-        """Refuse a model that has fewer rows than there are pieces.
+        """Refuse a model that has fewer rows than there are pieces, or many more.
 
         Args:
             rows: of the model's embedding table.
@@ -58,7 +59,7 @@ class LlamaTokenizer:
         Raises:
             BadInput: names both files.
         """
-        if self.vocab_size > rows:
+        if not _LEAST_USED * rows <= self.vocab_size <= rows:
             raise BadInput(
                 f"{self.path}: {self.vocab_size} pieces, but {where} says "
                 f"vocab_size {rows}; they are of different models"

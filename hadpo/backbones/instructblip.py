@@ -25,6 +25,7 @@ from hadpo.backbones import (
     _instructblip_hub,
     _llama_folder,
     _qformer,
+    _quantised,
 )
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype, right_padded
 from hadpo.backbones._bert import WordPieces
@@ -110,7 +111,7 @@ class InstructBlip(Backbone):
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
         """The tokenizer's own rows, and [PAD] only where its row was given."""
-        return self.language_model.lm_head.weight[: self.rows_in_softmax]
+        return self._head_weight[: self.rows_in_softmax]
 
     @property
     def text_files(self) -> list[Path]:
@@ -158,15 +159,16 @@ class InstructBlip(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> InstructBlip:
     """InstructBLIP from the authors' files, or from a transformers folder as `language_model`.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -185,8 +187,8 @@ def from_original(
         raise BadInput(f"{name}: files need " + "; ".join(missing))
     places = {part: locate(given[part], what=part) for part in needed}
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
-    backbone = _with_weights(name, places, dtype=numbers, device=place)
+    numbers = choose_dtype(dtype, place, quantization)
+    backbone = _with_weights(name, places, quantization, dtype=numbers, device=place)
     backbone.files = places
     backbone.word_pieces = WordPieces(places["bert"])
     rows = backbone.connector.sizes.vocab_size
@@ -200,7 +202,12 @@ def from_original(
 
 
 def _with_weights(
-    name: str, places: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device
+    name: str,
+    places: Mapping[str, Path],
+    quantization: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> InstructBlip:
     folder, source = places["language_model"], places["qformer"]
     is_hub = _instructblip_hub.is_hub(folder)
@@ -227,6 +234,7 @@ def _with_weights(
             dtype=dtype,
             device=device,
         )
+    _quantised.replace(backbone.language_model, quantization, dtype=dtype)
     fill_language = _instructblip_hub.fill_language if is_hub else _llama_folder.fill
     fill_language(backbone.language_model, folder, dtype=dtype, device=device)
     pad_rows = source.parent / PAD_ROWS

@@ -17,28 +17,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _checkpoint, _clip, _connector, _llama
+from hadpo.backbones import (
+    _checkpoint,
+    _clip,
+    _connector,
+    _llama,
+    _llama_folder,
+    _llava_hub,
+    _llava_prompts,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._pixels import Preprocessing
-from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.backbones._prompt import Prompts
 from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
-
-_TURN = "USER: <image>\n{instruction} ASSISTANT:"
-_VICUNA = Prompts(
-    train=PromptTemplate(  # conv_vicuna_v1
-        "<s>A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-        + _TURN
-    ),
-    evaluate=PromptTemplate(  # conv_llava_v1: "human" where training says "user"
-        "<s>A chat between a curious human and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
-        + _TURN
-    ),
-)
-_MINI = Prompts(train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +41,15 @@ class Variant:
 
     prompts: Prompts
     source: str
+    width: int = 4096  # of the language model
 
 
 VARIANTS = {
-    "1.5-7b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-7b"),
-    "1.5-13b": Variant(prompts=_VICUNA, source="liuhaotian/llava-v1.5-13b"),
-    "mini": Variant(prompts=_MINI, source="hadpo/mini/weights/llava"),
+    "1.5-7b": Variant(prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-7b"),
+    "1.5-13b": Variant(
+        prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120
+    ),
+    "mini": Variant(prompts=_llava_prompts.MINI, source="hadpo/mini/weights/llava"),
 }
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
@@ -153,21 +150,35 @@ class Llava(Backbone):
             if path.suffix in (".model", ".json") and path.parent != folder:
                 shutil.copyfile(path, folder / path.name)
 
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model for `LlavaForConditionalGeneration`; it loads here, too."""
+        _llava_hub.save(
+            folder,
+            {"language_model": self.language_model, "connector": self.connector},
+            original_config=self.original_config,
+            image_tokens=self.num_image_tokens,
+            vision_folder=self.files["vision"],
+            tokenizer=self.tokenizer.path,
+            dtype=dtype,
+        )
+        return True
+
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """Saved weights lie in the authors' layout, so the tower needs a place of its own."""
         return {"language_model": language_model, "vision": self.files["vision"]}
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> Llava:
     """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -195,6 +206,10 @@ def from_original(
         original_config=original_config,
         where=str(folder / "config.json"),
     )
+    _llama_folder.check_width(
+        *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].width),
+        name=backbone.name,
+    )
     tokenizer.check_rows(backbone.embedding.num_embeddings, where=f"{folder}/config.json")
     if not tokenizer.splits_at_blanks:
         raise BadInput(f"{tokenizer.path}: pieces run over blanks; no LLaMA tokenizer does")
@@ -206,7 +221,8 @@ def from_original(
         pad=original_config.get("image_aspect_ratio") == "pad",
     )
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     vocab = backbone.embedding.num_embeddings
     _checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),

@@ -17,35 +17,20 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import _bare, _checkpoint, _eva, _llama_folder, _qformer
+from hadpo.backbones import (
+    _bare,
+    _checkpoint,
+    _eva,
+    _llama_folder,
+    _minigpt4_prompts,
+    _qformer,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.backbones._prompt import Prompts
 from hadpo.records import BadInput
-
-# The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
-_SYSTEM = (
-    "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
-    "I provide it to you. Please answer my questions."
-)
-_PICTURE = "<Img><image></Img> {instruction}"
-_LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
-_LLAMA2 = Prompts(
-    train=_LLAMA2_TRAIN,
-    evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
-)
-_LLAMA2_HADPO = Prompts(  # pope_eval.py and shr_eval.py strip the prompt
-    train=_LLAMA2_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
-)
-_VICUNA0_TRAIN = PromptTemplate(f"<s>###Human: {_PICTURE} ###Assistant: ")
-_VICUNA0 = Prompts(
-    train=_VICUNA0_TRAIN,
-    evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
-)
-_VICUNA0_LRV = Prompts(  # the older conversation.py of LRV and HIC has no blank at the end
-    train=_VICUNA0_TRAIN, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +46,32 @@ class Variant:
 
 VARIANTS = {
     "llama2": Variant(
-        prompts=_LLAMA2,
+        prompts=_minigpt4_prompts.LLAMA2,
         has_qformer=False,
         end="</s>",
         source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
     ),
     "llama2-hadpo": Variant(
-        prompts=_LLAMA2_HADPO,
+        prompts=_minigpt4_prompts.LLAMA2_HADPO,
         has_qformer=False,
         end="</s>",
         source="as llama2, with the prompt of HA-DPO's evaluation",
     ),
     "vicuna0": Variant(
-        prompts=_VICUNA0,
+        prompts=_minigpt4_prompts.VICUNA0,
         has_qformer=True,
         end="###",
         source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
     ),
     "vicuna0-13b": Variant(
-        prompts=_VICUNA0,
+        prompts=_minigpt4_prompts.VICUNA0,
         has_qformer=True,
         end="###",
         width=5120,
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
     ),
     "vicuna0-lrv": Variant(
-        prompts=_VICUNA0_LRV,
+        prompts=_minigpt4_prompts.VICUNA0_LRV,
         has_qformer=True,
         end="###",
         source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
@@ -230,15 +215,16 @@ class MiniGPT4(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> MiniGPT4:
     """MiniGPT-4 from the authors' files.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -262,7 +248,8 @@ def from_original(
     )
     backbone.files = places
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     _llama_folder.fill(
         backbone.language_model, places["language_model"], dtype=numbers, device=place
     )

@@ -17,7 +17,14 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hadpo.backbones import _checkpoint, _connector, _llama, _owl_abstractor, _owl_vision
+from hadpo.backbones import (
+    _checkpoint,
+    _connector,
+    _llama,
+    _owl_abstractor,
+    _owl_vision,
+    _quantised,
+)
 from hadpo.backbones._base import Backbone, choose_device, choose_dtype
 from hadpo.backbones._hub import locate
 from hadpo.backbones._kv import KVState
@@ -40,10 +47,14 @@ _TRAIN = PromptTemplate(_SYSTEM + "<|>" + _IMAGE_LINE + "<|>\nHuman: <|>{instruc
 _OWL = Prompts(
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+    again=PromptTemplate("\nHuman: {instruction}\nAI: "),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
 )
 _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+    again=PromptTemplate("\nHuman: {instruction}\nAI:"),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
 )
 
 
@@ -174,15 +185,16 @@ class MplugOwl(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path], *, variant: str, dtype: str = "auto", device: str = "auto"
+    files: Mapping[str, str | Path],
+    *,
+    variant: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> MplugOwl:
     """mPLUG-Owl from the authors' folder.
 
-    Args:
-        files: the parts; see `PARTS`.
-        variant: a name of `VARIANTS`.
-        dtype: as in the settings.
-        device: as in the settings.
+    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: the part is missing, or its files are broken or do not fit.
@@ -206,7 +218,8 @@ def from_original(
         folder, image_size=backbone.vision.image_size, squash=True
     )
     place = choose_device(device)
-    numbers = choose_dtype(dtype, place)
+    numbers = choose_dtype(dtype, place, quantization)
+    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
     _checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
     _connector.replace(backbone, files)
     return backbone.to(place).eval()
@@ -255,7 +268,7 @@ def _with_true_width(config: dict[str, Any], sources: Sequence[Path]) -> dict[st
             if key.startswith("base_model."):
                 raise BadInput(
                     f"{path}: a model saved with its LoRA inside (it has {key!r}), as LRV V2 was "
-                    "published; adapter.from_dump takes the adapter out of it"
+                    "published; hadpo convert-dump takes the adapter out of it"
                 )
             if key == _MLP_KEY and value.ndim == 2:
                 abstractor = config["visual_abstractor_config"] | {"intermediate_size": len(value)}

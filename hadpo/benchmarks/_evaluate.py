@@ -1,17 +1,17 @@
 """The stage evaluate: every model answers every benchmark, a judge rules, metrics are written."""
 
-import gc
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hadpo import backbones, plugins
+from hadpo import plugins
 from hadpo.benchmarks import _judge
+from hadpo.benchmarks._answers import BASE, TUNED, answers_of, files_of, names
+from hadpo.benchmarks._outcomes import outcomes as outcomes_of
 from hadpo.config import EvaluateConfig
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
@@ -19,26 +19,17 @@ from hadpo.records import (
     BadInput,
     Evidence,
     Metric,
+    Outcome,
     Question,
     Verdict,
-    drop_torn_end,
-    input_hashes,
     read_jsonl,
-    refuse_changed,
-    to_json,
     write_jsonl,
-    write_text,
 )
-from hadpo.runs import read_manifest
 
 if TYPE_CHECKING:
-    from hadpo.backbones._base import Backbone
     from hadpo.runs import Run
 
 log = logging.getLogger(__name__)
-
-BASE, TUNED = "base", "merged"
-Files = dict[str, str | Path]
 
 
 def evaluate(run: "Run") -> list[Metric]:
@@ -64,16 +55,18 @@ def evaluate(run: "Run") -> list[Metric]:
     evidence = {each.image_id: each for each in every}
     vocabulary = _vocabulary(run.earlier("prepare", "vocabulary.json"))
     judge = _judge.make(checked, vocabulary)
-    answers = _answers(run, modules, questions, files)
+    answers = answers_of(run, modules, questions, files)
+    answers += _responses(run, questions, modules)
     verdicts: list[Verdict] = []
     metrics: list[Metric] = []
+    outcomes: list[Outcome] = []
     warnings: list[str] = []
     for name, module in modules.items():
         asked = [q for q in questions if q.benchmark == name]
         own = [a for a in answers if a.benchmark == name]
         if settings.cut_control and hasattr(module, "cut"):
             by_model = {m: [a for a in own if a.model == m] for m in (BASE, TUNED)}
-            own += module.cut(by_model[BASE], by_model[TUNED])
+            own += module.cut(by_model[BASE], by_model[TUNED], settings)
         ruled = _judge.rule(run, judge, module.cases(own, evidence, asked, settings))
         verdicts += ruled
         scored = module.score(
@@ -87,8 +80,15 @@ def evaluate(run: "Run") -> list[Metric]:
             settings=settings,
         )
         metrics += scored
+        whole = getattr(module, "SPLIT", "")
+        outcomes += outcomes_of(
+            module.sums(own, asked, ruled, evidence, vocabulary), asked, whole=whole
+        )
+        if hasattr(module, "export"):
+            module.export(own, ruled, scored, lambda *parts: run.path("original", *parts))
         warnings += module.warnings(scored, asked) if hasattr(module, "warnings") else []
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
+    write_jsonl(run.path("outcomes.jsonl"), outcomes)
     write_jsonl(run.path("metrics.jsonl"), metrics)
     for warning in warnings:
         log.warning(warning)
@@ -98,9 +98,17 @@ def evaluate(run: "Run") -> list[Metric]:
     return metrics
 
 
-def names(text: str) -> list[str]:
-    """Names of a comma-separated setting, each once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+def _responses(run: "Run", questions: Sequence[Question], names: Iterable[str]) -> list[Answer]:
+    """Descriptions of somebody else, in SHR's layout, where the settings name a file of them."""
+    place = run.settings.shr_responses
+    if not place:
+        return []
+    if "shr" not in names:
+        raise BadInput("shr_responses is a file of descriptions, but shr is not evaluated")
+    from hadpo.benchmarks import _shr_files
+
+    path = run.note_input(run.resolve(place))
+    return _shr_files.read_responses(path, [q for q in questions if q.benchmark == "shr"])
 
 
 def modules_of(settings: EvaluateConfig) -> dict[str, ModuleType]:
@@ -134,129 +142,5 @@ def questions_of(run: "Run", modules: Iterable[str]) -> list[Question]:
     return found
 
 
-def files_of(run: "Run", name: str) -> Files:
-    """The files of one model: the recipe's, with the merged language model for all but the base.
-
-    Raises:
-        BadInput: no such model was trained and merged.
-    """
-    parts: Files = backbones.files_of(run.recipe, run.resolve)
-    if name == BASE:
-        return parts
-    folder = run.earlier("merge")
-    controls = sorted(path.parent.name for path in folder.glob("controls/*/merged"))
-    if name != TUNED and name not in controls:
-        known = [BASE, TUNED, *controls]
-        raise BadInput(
-            f"evaluate.models: no model {name!r}; {plugins.choices(name, known)}; "
-            "controls are trained where train.controls names them"
-        )
-    place = ("merged",) if name == TUNED else ("controls", name, "merged")
-    manifest = read_manifest(folder)
-    facts = manifest.facts if manifest else {}
-    noted = facts.get(TUNED if name == TUNED else f"merged_{name}", {}).get("files", {})
-    found = {**parts, **noted}
-    # What was noted may have been moved with the run's folder.
-    target = run.earlier("merge", *place)
-    if (target / "config.json").is_file():
-        found["language_model"] = target
-    if (target / "connector").is_dir():
-        found["connector"] = target / "connector"
-    return found
-
-
 def _vocabulary(path: Path) -> Vocabulary:
     return from_json(json.loads(path.read_text(encoding="utf-8")), where=path)
-
-
-def _answers(
-    run: "Run",
-    modules: dict[str, ModuleType],
-    questions: Sequence[Question],
-    files: dict[str, Files],
-) -> list[Answer]:
-    """All answers of all models, from samples.jsonl or newly generated into it."""
-    path = run.path("samples.jsonl")
-    kept = _kept(path)
-    _note_inputs(run, files, path if kept else None)
-    ids = {question.question_id for question in questions}
-    found = [a for a in kept if a.model in files and a.question_id in ids]
-    for model, parts in files.items():
-        done = {a.question_id for a in found if a.model == model}
-        if ids <= done:
-            log.info("%s: all %d answers are there", model, len(ids))
-            continue
-        backbone = backbones.load_for(run.recipe, parts)
-        _write_decoding(run, modules, backbone)
-        with path.open("a", encoding="utf-8") as file:
-            for answer in _ask(run, modules, questions, backbone, model=model, done=done):
-                file.write(to_json(answer) + "\n")
-                file.flush()
-                found.append(answer)
-        del backbone
-        gc.collect()  # one model at a time: a 7B model fills most of a GPU
-    order = {name: place for place, name in enumerate(files)}
-    return sorted(found, key=lambda answer: order[answer.model])
-
-
-def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> None:
-    """Hash what the numbers rest on; answers that other weights gave are refused."""
-    noted = run.manifest.facts.get("inputs", {})
-    places = [place for parts in files.values() for place in parts.values()]
-    weights = input_hashes(places, below=run.folder.parent)
-    if answers is not None:
-        refuse_changed(noted, weights, where=answers)
-    names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
-    records = input_hashes(
-        [run.earlier("prepare", name) for name in names], below=run.folder.parent
-    )
-    run.note(inputs={**noted, **records, **weights})
-
-
-def _kept(path: Path) -> list[Answer]:
-    """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
-    drop_torn_end(path)
-    return list(read_jsonl(path, Answer)) if path.is_file() else []
-
-
-def _ask(
-    run: "Run",
-    modules: dict[str, ModuleType],
-    questions: Sequence[Question],
-    backbone: "Backbone",
-    *,
-    model: str,
-    done: set[str],
-) -> Iterable[Answer]:
-    from hadpo.generation import generate
-
-    settings = run.settings
-    for name, module in modules.items():
-        yield from generate(
-            backbone,
-            [question for question in questions if question.benchmark == name],
-            module.decoding(settings),
-            prompt=settings.prompt,
-            batch_questions=settings.batch_questions,
-            model=model,
-            done=done,
-            exact=settings.exact,
-        )
-
-
-def _write_decoding(run: "Run", modules: dict[str, ModuleType], backbone: "Backbone") -> None:
-    """What every number rests on: prompt, decoding, reading of the answers, judge."""
-    settings: EvaluateConfig = run.settings
-    found: dict[str, Any] = {
-        name: {
-            "prompt": getattr(backbone.PROMPTS, settings.prompt).text,
-            "prompt_name": settings.prompt,
-            "decoding": asdict(module.decoding(settings)),
-            "readings": module.READINGS,
-            "judge": settings.judge,
-        }
-        for name, module in modules.items()
-    }
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    write_text(run.path("decoding.json"), text)
-    run.note(decoding=found)

@@ -47,6 +47,7 @@ def check(
         temperature=settings.judge_temperature,
         max_tokens=settings.judge_max_tokens,
         reply_format=settings.judge_format,
+        delivery=settings.judge_delivery,
         concurrency=settings.judge_concurrency,
         timeout_seconds=settings.judge_timeout_seconds,
         retries=settings.judge_retries,

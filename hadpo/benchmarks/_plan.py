@@ -4,7 +4,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hadpo.benchmarks import _judge
-from hadpo.benchmarks._evaluate import files_of, modules_of, names, questions_of
+from hadpo.benchmarks._answers import files_of, names
+from hadpo.benchmarks._evaluate import modules_of, questions_of
+from hadpo.config import EvaluateConfig
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -34,9 +36,20 @@ def plan(run: "Run") -> list[dict[str, Any]]:
                 "prompt": settings.prompt,
                 "beams": decoding["beams"],
                 "max_new_tokens": decoding["max_new_tokens"],
-                "batch": 1 if settings.exact else settings.batch_questions,
+                "batch": _batch(settings),
+                "processes": settings.answer_processes,
                 "judge": settings.judge,
                 "for example": asked[0].text,
             }
         )
     return rows
+
+
+def _batch(settings: EvaluateConfig) -> str:
+    """Questions side by side, in words where their number follows from memory."""
+    if settings.exact:
+        return "1"
+    if settings.batch_questions:
+        return str(settings.batch_questions)
+    gib = settings.batch_memory_gib
+    return f"as many as fit into {gib:g} GiB" if gib else "as many as fit"

@@ -6,7 +6,7 @@ twice. The original reads words with a parser of its own, so close numbers may d
 digits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from hadpo.text import forms, word_count, words
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["READINGS", "RUBRIC", "Lexicon", "cases", "decoding", "questions", "score"]
+__all__ = ["READINGS", "RUBRIC", "Lexicon", "cases", "decoding", "questions", "score", "sums"]
 
 RUBRIC = ""  # no judge
 READINGS = {"": "synonyms"}
@@ -137,6 +137,20 @@ _RATIOS = {  # metric -> numerator and denominator
     "tokens_per_answer": ("tokens", "answers"),
     "unfinished_ratio": ("unfinished", "answers"),
 }
+
+
+def sums(
+    answers: Iterable[Answer],
+    questions: Sequence[Question],
+    verdicts: object,
+    evidence: Mapping[str, Evidence],
+    vocabulary: Vocabulary,
+) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
+    """What each answer adds to numerator and denominator of the metrics."""
+    lexicon = Lexicon(vocabulary.synonyms)
+    for answer in answers:
+        row = dict(zip(_COLUMNS, _count(answer, evidence, lexicon), strict=True))
+        yield answer, {name: (row[over], row[under]) for name, (over, under) in _RATIOS.items()}
 
 
 def _count(answer: Answer, evidence: Mapping[str, Evidence], lexicon: Lexicon) -> list[float]:

@@ -7,7 +7,7 @@ sees the regions of the image and no right answer.
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from hadpo.text import word_count
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
-__all__ = ["CRITERIA", "READINGS", "RUBRIC", "cases", "decoding", "questions", "score"]
+__all__ = ["CRITERIA", "READINGS", "RUBRIC", "cases", "decoding", "questions", "score", "sums"]
 
 RUBRIC = "gavie"
 READINGS = {"": "scores"}
@@ -130,6 +130,22 @@ def score(
             rows = [(a, graded[model, a.question_id]) for a in some]
             found += _metrics(model, task, rows, total, samples=samples, seed=seed)
     return found
+
+
+def sums(
+    answers: Iterable[Answer],
+    questions: Sequence[Question],
+    verdicts: Iterable[Verdict],
+    evidence: object = None,
+    vocabulary: object = None,
+) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
+    """What each answer adds to numerator and denominator of the metrics."""
+    graded = {(v.model, v.case_id): v for v in verdicts if v.label == "scored"}
+    for answer in answers:
+        verdict = graded.get((answer.model, answer.question_id))
+        scores = {name: verdict.scores[name] if verdict else 0.0 for name in CRITERIA}
+        found = {name: (score, float(verdict is not None)) for name, score in scores.items()}
+        yield answer, found | {"words_per_answer": (float(word_count(answer.text)), 1.0)}
 
 
 def _metrics(

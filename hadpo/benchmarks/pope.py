@@ -5,7 +5,7 @@ script does, bit for bit, so they compare with published numbers; those named `s
 first word, and count what is neither yes nor no as unreadable.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
@@ -30,6 +30,7 @@ __all__ = [
     "matrix",
     "questions",
     "score",
+    "sums",
     "tally",
     "warnings",
 ]
@@ -111,6 +112,31 @@ def score(
     if settings is not None and settings.pope_stop_at_period:
         return [_without_value(m) if _needs_whole_answers(m) else m for m in found]
     return found
+
+
+def sums(
+    answers: Iterable[Answer],
+    questions: Sequence[Question],
+    verdicts: object = None,
+    evidence: object = None,
+    vocabulary: object = None,
+) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
+    """What each answer adds to numerator and denominator of the metrics, read as upstream does."""
+    labels = {question.question_id: question.label for question in questions}
+    for answer in answers:
+        said = yes_no_upstream(answer.text) == "yes"
+        true = labels[answer.question_id] != "no"
+        yield (
+            answer,
+            {
+                "accuracy": (said == true, 1),
+                "precision": (said and true, said),
+                "recall": (said and true, true),
+                "f1": (2 * (said and true), said + true),
+                "yes_ratio": (said, 1),
+                "words_per_answer": (word_count(answer.text), 1),
+            },
+        )
 
 
 def _needs_whole_answers(metric: Metric) -> bool:

@@ -2,12 +2,22 @@
 
 import sqlite3
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from hadpo.chat.request import Reply
 from hadpo.records import BadInput, read_jsonl
 
 _COLUMNS = "key, text, model, input_tokens, output_tokens"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that were handed in together; without an id it is not known whether they were."""
+
+    mark: str
+    id: str | None
+    keys: frozenset[str]
 
 
 class Cache:
@@ -29,6 +39,10 @@ class Cache:
             self._data.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT NOT NULL, "
                 "model TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER "
+                "NOT NULL)"
+            )
+            self._data.execute(
+                "CREATE TABLE IF NOT EXISTS batches (mark TEXT PRIMARY KEY, id TEXT, keys TEXT "
                 "NOT NULL)"
             )
             self._data.commit()
@@ -71,6 +85,25 @@ class Cache:
             self._data.execute(
                 f"INSERT OR REPLACE INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", values
             )
+            self._data.commit()
+
+    def batches(self) -> list[Batch]:
+        """Batches that were handed in, or were about to be, and are not collected yet."""
+        with self._lock:
+            rows = self._data.execute("SELECT mark, id, keys FROM batches").fetchall()
+        return [Batch(mark, batch_id, frozenset(keys.split())) for mark, batch_id, keys in rows]
+
+    def put_batch(self, batch: Batch) -> None:
+        """Keep a batch, at once."""
+        values = (batch.mark, batch.id, " ".join(sorted(batch.keys)))
+        with self._lock:
+            self._data.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", values)
+            self._data.commit()
+
+    def drop_batch(self, batch: Batch) -> None:
+        """Forget a batch."""
+        with self._lock:
+            self._data.execute("DELETE FROM batches WHERE mark = ?", (batch.mark,))
             self._data.commit()
 
     def close(self) -> None:

@@ -90,7 +90,12 @@ class ChatModel:
             from hadpo.chat.client import Client  # openai is slow to import, and replay needs none
 
             self._client = Client(self.settings)
-        self._send_all(open_requests, outcome)
+        if self.settings.delivery == "batch":
+            from hadpo.chat.batches import ask_in_batches
+
+            ask_in_batches(self._client, self.cache, open_requests, outcome, self.bill)
+        else:
+            self._send_all(open_requests, outcome)
         return outcome
 
     def estimate_usd(self, requests: Sequence[Request]) -> float:

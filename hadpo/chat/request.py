@@ -19,6 +19,7 @@ class ChatSettings:
     temperature: float = 0.0
     max_tokens: int = 800
     reply_format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    delivery: Literal["direct", "batch"] = "direct"  # batch: handed in now, collected later
     concurrency: int = 8
     timeout_seconds: float = 60.0
     retries: int = 4  # of one request, on errors that may pass

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hadpo import __version__, config, runs
-from hadpo.cli import answer, results
+from hadpo.cli import answer, converting, fetching, instructions, page, results
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -28,13 +28,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(results.commands)
+app.add_typer(fetching.commands)
+app.add_typer(page.commands)
 app.add_typer(answer.commands)
+app.add_typer(instructions.commands, name="instructions")
+app.add_typer(converting.commands)
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
 Settings = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", help="KEY=VALUE, over the recipe's setting")
 ]
 Force = Annotated[bool, typer.Option(help="delete what the run has of these stages, and redo them")]
+Processes = Annotated[
+    int, typer.Option(min=0, help="train in so many processes; short for -p processes=N")
+]
 DryRun = Annotated[bool, typer.Option(help="check everything and print the plan; run nothing")]
 
 
@@ -65,14 +72,15 @@ def run(
     recipe: RecipeName,
     name: Name = "",
     parameter: Settings = None,
+    processes: Processes = 0,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages of a recipe; finished ones are left as they are.
 
-    Example: hadpo run mini/llava -p beta=0.2 --name beta-02
+    Example: hadpo run mini/llava -p beta=0.2 --name beta-02 --processes 2
     """
-    overrides = _overrides(parameter)
+    overrides = _overrides(parameter) | _shared_by(processes)
     resolved = config.load_recipe(recipe, overrides)
     _run_stages(resolved.stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
 
@@ -86,6 +94,7 @@ def stage(
         str, typer.Option("--from", help="run whose earlier stages are read; default: this one")
     ] = "",
     parameter: Settings = None,
+    processes: Processes = 0,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -95,7 +104,7 @@ def stage(
     """
     if stage not in config.SECTIONS:
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
-    overrides = _overrides(parameter)
+    overrides = _overrides(parameter) | _shared_by(processes)
     _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
 
 
@@ -111,6 +120,28 @@ def doctor(recipe: Annotated[str, typer.Argument()] = "", as_json: AsJson = Fals
     typer.echo(json.dumps(report.rows) if as_json else report.to_text())
     if not report.is_healthy:
         raise typer.Exit(BAD_ENVIRONMENT)
+
+
+@app.command("shr-scores")
+def shr_scores(
+    judgement: Annotated[Path, typer.Argument(help="judgement.json as HA-DPO's scripts write it")],
+    as_json: AsJson = False,
+) -> None:
+    """Score the judgements of an original SHR run: its numbers, ours beside them, and intervals.
+
+    Example: hadpo shr-scores shr_eval_results/Mon_Jan_1/judgement.json
+    """
+    from hadpo import benchmarks
+
+    found = benchmarks.score_judgement(judgement)
+    if as_json:
+        typer.echo(json.dumps([vars(metric) for metric in found]))
+        return
+    for metric in found:
+        value = "-" if metric.value is None else f"{metric.value:.3f}"
+        ends = "" if metric.low is None else f"  [{metric.low:.3f}, {metric.high:.3f}]"
+        unread = f", {metric.n_unreadable} unreadable" if metric.n_unreadable else ""
+        typer.echo(f"{metric.name:38} {value:>8}{ends}  n {metric.n}{unread}")
 
 
 @app.command("judge-agreement")
@@ -179,6 +210,9 @@ def _run_stages(
             outcome = execute.execute(
                 each, recipe, name, _of_stage(each, overrides), from_run=from_run, force=force
             )
+        except runs.Stopped as stopped:  # Typer would take it for Ctrl-C, and drop what it says
+            typer.echo("stopped")
+            _stop(stopped, INTERRUPTED)
         except BaseException:
             typer.echo("stopped")
             raise
@@ -207,6 +241,10 @@ def _overrides(pairs: list[str] | None) -> dict[str, Any]:
             raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
         found[key.strip()] = value.strip()
     return found
+
+
+def _shared_by(processes: int) -> dict[str, Any]:
+    return {"processes": processes} if processes else {}
 
 
 def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:

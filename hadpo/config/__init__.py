@@ -7,7 +7,7 @@ A recipe has a few top-level facts and one section per dataclass. A stage reads 
 
 from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
 from hadpo.config.recipe import as_dict, load_recipe, recipe_names
-from hadpo.config.relevance import MATTERS_WITH
+from hadpo.config.relevance import COMPUTED_ALIKE, MATTERS_WITH
 from hadpo.config.sections import (
     CompareConfig,
     DataConfig,
@@ -20,6 +20,7 @@ from hadpo.config.sections import (
 from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, parameters
 
 __all__ = [
+    "COMPUTED_ALIKE",
     "MATTERS_WITH",
     "PACKAGE",
     "RECIPES",

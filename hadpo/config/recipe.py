@@ -45,9 +45,13 @@ def load_recipe(
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that the package brings; parts that start with _ are bases to extend."""
+    """Names of the recipes that the package brings.
+
+    Parts that start with _ are bases to extend; `accelerate/` holds settings of accelerate.
+    """
     paths = (p.relative_to(RECIPES).with_suffix("") for p in RECIPES.rglob("*.yaml"))
-    return sorted(p.as_posix() for p in paths if not any(x.startswith("_") for x in p.parts))
+    recipes = (p for p in paths if p.parts[0] != "accelerate")
+    return sorted(p.as_posix() for p in recipes if not any(x.startswith("_") for x in p.parts))
 
 
 def as_dict(recipe: Any) -> dict[str, Any]:

@@ -211,8 +211,17 @@ class _Reader:
         return [re.sub(r"\s*\n\s*", " ", text) for text in texts]
 
 
-def write(pairs: Iterable[Pair], folder: Path, *, schema: str) -> dict[str, int]:
+def write(
+    pairs: Iterable[Pair],
+    folder: Path,
+    *,
+    schema: str,
+    rewrites: Mapping[str, tuple[list[str], list[str]]] | None = None,
+) -> dict[str, int]:
     """Write pairs as one of the original schemas; `read` gives the same pairs back.
+
+    Where a description has `rewrites` (chosen and rejected ones by pair_id), these are written in
+    its place, as the released files have them, and `read` draws one of each.
 
     The keys pair_id, instruction and source are ours; the original readers do not look at them.
     Newlines of descriptions become spaces when a schema that deletes them is read.
@@ -232,7 +241,8 @@ def write(pairs: Iterable[Pair], folder: Path, *, schema: str) -> dict[str, int]
         ours = {"pair_id": pair.pair_id, "source": pair.source}
         key = {"image_id": int(pair.image_id) if pair.image_id.isdigit() else pair.image_id}
         if pair.kind == "description":
-            texts = {"chosen": [pair.chosen], "rejected": [pair.rejected]}
+            chosen, rejected = (rewrites or {}).get(pair.pair_id, ([pair.chosen], [pair.rejected]))
+            texts = {"chosen": chosen, "rejected": rejected}
             descriptions.append(key | texts | ours | {"instruction": pair.instruction})
             continue
         record = key | {"question": pair.instruction, "chosen": pair.chosen}

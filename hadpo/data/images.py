@@ -41,6 +41,7 @@ class Checked:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._data = sqlite3.connect(path or ":memory:", timeout=60)
             self._data.execute("PRAGMA journal_mode=WAL")
+            self._data.execute("PRAGMA synchronous=NORMAL")  # what is committed survives a kill
             self._data.execute(
                 "CREATE TABLE IF NOT EXISTS images (path TEXT PRIMARY KEY, size INTEGER, "
                 "changed INTEGER, verdict TEXT)"

@@ -91,6 +91,23 @@ def pair_card(pair: Pair | Instruction, *, title: str = "", is_mini: bool) -> Ca
     return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
 
 
+def text_card(
+    image: str | Path, columns: Sequence[Column], *, title: str, note: str = "", is_mini: bool
+) -> Card:
+    """An image beside columns of text of any kind.
+
+    Raises:
+        BadInput: no readable image.
+    """
+    picture, _ = fit(open_image(image))
+    return Card("text", title, picture, columns, mark_mini(note, is_mini=is_mini))
+
+
+def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
+    """Sentences with their signs and reasons, one line each."""
+    return [_sentence(verdict) for verdict in verdicts]
+
+
 def _instruction_card(record: Instruction, *, title: str, is_mini: bool) -> Card:
     words = [(word, False) for word in record.answer.split()]
     column = Column(f"answer, {len(words)} words", [Line(words)])

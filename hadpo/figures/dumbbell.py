@@ -16,7 +16,7 @@ from hadpo.figures._style import (
     write_title,
 )
 from hadpo.records import BadInput
-from hadpo.tables import ReportedRow, Table, covers_zero, measure_of
+from hadpo.tables import Measure, ReportedRow, Table, covers_zero, measure_of
 
 _SHR = "hallucinated_sentence_ratio"
 
@@ -28,7 +28,10 @@ def dumbbell(
         "accuracy",
         "yes_ratio",
         "hallucinated_sentence_ratio",
+        "chair_i",
+        "chair_s",
         "object_recall",
+        "relevancy",
     ),
     title: str = "",
 ) -> Figure:
@@ -60,7 +63,8 @@ def dumbbell(
         labels = [_row_label(r, several) for r in rows]
         axes.set_yticks(range(len(rows)), labels)
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.9))
-        axes.set_xlabel("percent")
+        has_scores = any(not _measure(row).is_fraction for row in rows)
+        axes.set_xlabel("percent; scores of 0 to 10: tenths" if has_scores else "percent")
         axes.tick_params(axis="y", length=0, colors=INK)
         axes.grid(axis="y", visible=False)
         head = {"fontsize": 7.5, "color": "#555555", "transform": axes.get_yaxis_transform()}
@@ -75,7 +79,7 @@ def dumbbell(
     names += ("base", "tuned", "difference", "low", "high", "n")
     data = [{name: row[name] for name in names} for row in rows]
     words = "; ".join(
-        f"{_row_label(r, several)}: {percent(r['base'])} to {percent(r['tuned'])}" for r in rows
+        f"{_row_label(r, several)}: {_in_words(r, 'base')} to {_in_words(r, 'tuned')}" for r in rows
     )
     return Figure(drawing, "dumbbell", message, f"{message} {words}.", data)
 
@@ -146,19 +150,21 @@ def _published_message(found: Mapping[tuple[str, str, str, str], Mapping[str, An
 
 def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
     base, tuned = row["base"], row["tuned"]
+    is_fraction = _measure(row).is_fraction
+    wide, unit = (100, 100) if is_fraction else (10, 1)  # places on the axis; what the text says
     if base is not None:
-        axes.plot([100 * base, 100 * tuned], [at, at], color="#c4c4c4", linewidth=3, zorder=1)
-        axes.plot(100 * base, at, "o", color=GREY, markersize=8, zorder=3)
-    axes.plot(100 * tuned, at, "o", color=BLUE, markersize=8, zorder=3)
+        axes.plot([wide * base, wide * tuned], [at, at], color="#c4c4c4", linewidth=3, zorder=1)
+        axes.plot(wide * base, at, "o", color=GREY, markersize=8, zorder=3)
+    axes.plot(wide * tuned, at, "o", color=BLUE, markersize=8, zorder=3)
     for name, colour in (("reported_base", GREY), ("reported_tuned", BLUE)):
         if row[name] is not None:
             style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6}
-            axes.plot(100 * row[name], at - 0.3, "D", zorder=2, **style)
+            axes.plot(wide * row[name], at - 0.3, "D", zorder=2, **style)
     if row["difference"] is None:
         return
-    text = f"{100 * row['difference']:+.1f}"
+    text = f"{unit * row['difference']:+.1f}"
     if row["low"] is not None:
-        text += f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        text += f" [{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
         text += " u" if row["interval"] == "unpaired" else ""
     clear = not covers_zero(row["low"], row["high"])
     axes.text(
@@ -172,7 +178,16 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
     )
 
 
+def _measure(row: Mapping[str, Any]) -> Measure:
+    return measure_of(row["benchmark"], row["measure"])
+
+
+def _in_words(row: Mapping[str, Any], name: str) -> str:
+    value = row[name]
+    return percent(value) if _measure(row).is_fraction or value is None else f"{value:.1f}"
+
+
 def _row_label(row: Mapping[str, Any], several: bool) -> str:
-    measure = measure_of(row["benchmark"], row["measure"]).label
+    measure = _measure(row).label
     place = f"POPE {row['split']}: {measure}" if row["benchmark"] == "pope" else measure
     return f"{row['group']}\n{place}" if several else place

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from hadpo.figures._card import Card
 from hadpo.figures._style import mark_mini
 from hadpo.figures.cards import Cards, contact_sheet, open_image, pair_card, with_boxes
@@ -33,6 +35,9 @@ def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5, is_mi
 
 def question_sheet(questions: Sequence[Question], *, is_mini: bool) -> Card:
     """Images with the questions that are asked about them, and the right answers where known."""
+    if not questions:  # a recipe that evaluates nothing still has its page
+        blank = Image.new("RGB", (480, 24), "white")
+        return Card("question_sheet", "No questions", blank, (), mark_mini("", is_mini=is_mini))
     captions = [f"{q.text} {f'({q.label})' if q.label else ''}".strip() for q in questions]
     title = f"{len(questions)} questions, with the right answers where there are such"
     return contact_sheet([q.image for q in questions], captions, title=title, is_mini=is_mini)

@@ -9,5 +9,17 @@ float32 the answers are those of one question at a time.
 from hadpo.generation.answering import generate
 from hadpo.generation.decoding import Decoding
 from hadpo.generation.presets import PRESETS
+from hadpo.generation.processes import generate_in_processes
+from hadpo.generation.share import Job, Part
+from hadpo.generation.stream import Turn, stream
 
-__all__ = ["PRESETS", "Decoding", "generate"]
+__all__ = [
+    "PRESETS",
+    "Decoding",
+    "Job",
+    "Part",
+    "Turn",
+    "generate",
+    "generate_in_processes",
+    "stream",
+]

@@ -16,6 +16,8 @@ from hadpo.backbones._kv import KVState
 from hadpo.backbones._prompt import IMAGE
 from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
+from hadpo.generation.progress import Progress
+from hadpo.generation.room import batch_that_fits
 from hadpo.generation.single import decode_single
 from hadpo.records import Answer, BadInput, Question
 
@@ -31,6 +33,7 @@ def generate(
     *,
     prompt: Literal["train", "evaluate"] = "evaluate",
     batch_questions: int = 16,
+    batch_memory_gib: float = 0.0,
     model: str,
     done: Collection[str] = frozenset(),
     exact: bool = False,
@@ -42,7 +45,9 @@ def generate(
         questions: of any benchmark and split; the same text about the same image is answered once.
         decoding: how tokens are chosen.
         prompt: which of the backbone's two prompts.
-        batch_questions: questions side by side (with beams, so many times the rows).
+        batch_questions: questions side by side (with beams, so many times the rows); 0: as many as
+            fit; halved where memory runs out.
+        batch_memory_gib: what they may take where their number is 0; 0: most of what is free.
         model: name that the answers carry.
         done: ids of questions that are answered already; they are left out.
         exact: one question at a time, nothing shared between questions: slow, and the reference.
@@ -50,8 +55,8 @@ def generate(
     Raises:
         BadInput: image files that are missing (all are listed) or cannot be read.
     """
-    if batch_questions < 1:
-        raise BadInput(f"batch_questions starts at 1, found {batch_questions}")
+    if batch_questions < 0:
+        raise BadInput(f"batch_questions is 0 (as many as fit) or more, found {batch_questions}")
     if decoding.stop_at and not backbone.is_text_final:
         raise BadInput(
             f"decoding {decoding.name!r} stops at {decoding.stop_at!r}, but this backbone's later "
@@ -65,30 +70,39 @@ def generate(
     if missing:
         more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
-    log.info("%s answers questions about %d images", model, len(by_image))
+    if not by_image:
+        return
     if exact:
         batch_questions = 1
         waiting = deque(_one_by_one(by_image))
     else:
+        batch_questions = batch_questions or batch_that_fits(backbone, decoding, batch_memory_gib)
         waiting = deque(_together(by_image, batch_questions))
-    while waiting:
-        group = waiting.popleft()
-        answered: set[str] = set()
-        try:
-            for question, ids in _answer_group(backbone, group, decoding, prompt, batch_questions):
-                yield _answer(backbone, question, ids, decoding, model)
-                answered.add(question.question_id)
-            continue
-        except torch.OutOfMemoryError:
-            if batch_questions == 1:
-                raise
-        # Outside of the handler, whose traceback holds on to what filled the memory.
-        batch_questions //= 2
-        log.warning("out of memory: %d questions at a time from here on", batch_questions)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        waiting = deque(_together(_left([group, *waiting], answered), batch_questions))
+    progress = Progress(f"{model}, {decoding.name}", len(by_image))
+    try:
+        while waiting:
+            group = waiting.popleft()
+            answered: set[str] = set()
+            try:
+                for question, ids in _answer_group(
+                    backbone, group, decoding, prompt, batch_questions
+                ):
+                    yield _answer(backbone, question, ids, decoding, model)
+                    answered.add(question.question_id)
+                progress.done(group)
+                continue
+            except torch.OutOfMemoryError:
+                if batch_questions == 1:
+                    raise
+            # Outside of the handler, whose traceback holds on to what filled the memory.
+            batch_questions //= 2
+            log.warning("out of memory: %d questions at a time from here on", batch_questions)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            waiting = deque(_together(_left([group, *waiting], answered), batch_questions))
+    finally:
+        progress.close()
 
 
 def _answer(
@@ -165,10 +179,11 @@ def _answer_group(
     for at in range(0, len(rows), batch):
         some = range(at, min(at + batch, len(rows)))
         if shared is not None:
-            state = shared.select([image_of[row] for row in some])
+            state = shared.branch([image_of[row] for row in some])
         else:
             tokens = _own_image_tokens(backbone, pixels, [(rows[r][1], image_of[r]) for r in some])
-            state = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
+            read = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
+            state = read.branch(range(len(some)))  # beams share it
         logits, state = backbone.extend(state, [ids[row][starts[row] :] for row in some])
         if decoding.beams > 1:
             generated = decode_beams(backbone, logits, state, decoding)

@@ -51,7 +51,11 @@ def decode_single(
         generated = torch.cat([generated, tokens[:, None]], dim=1)
         is_full = generated.shape[1] == decoding.max_new_tokens
         ended = backbone.ends(generated).tolist()
-        over = [is_full or end or stops(row) for end, row in zip(ended, generated, strict=True)]
+        newest = tokens.tolist()  # one wait for the device a step, not one a row
+        over = [
+            is_full or end or stops(last, generated[place])
+            for place, (end, last) in enumerate(zip(ended, newest, strict=True))
+        ]
         if any(over):
             for place in [place for place, is_over in enumerate(over) if is_over]:
                 found[active[place]] = generated[place].tolist()
@@ -73,10 +77,9 @@ class _Stops:
         self._backbone, self._character = backbone, character
         self._holds: dict[int, bool] = {}
 
-    def __call__(self, ids: Tensor) -> bool:
+    def __call__(self, last: int, ids: Tensor) -> bool:
         if not self._character:
             return False
-        last = int(ids[-1])
         if last not in self._holds:
             self._holds[last] = self._character in self._backbone.decode([last])
         return self._holds[last] and self._character in self._backbone.decode(ids.tolist())

@@ -19,12 +19,26 @@ _COORDINATES = re.compile(
     r"\b[XY]\s*[:=]\s*\d|\b(?:Width|Height)\s*[:=]\s*\d|\[\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){3}",
     re.IGNORECASE,
 )
+_BOX_SIGNS = re.compile(r"[:=]\s*\d|\[\s*\d")  # without them there are no coordinates
 # Words that betray that the teacher saw a list of regions and not the image.
 _TEACHER = re.compile(
     r"\bmention(?:ed|s)?\b|\b(?:bounding box(?:es)?|dense captions?|region (?:list|phrases?))\b"
     r"|\b(?:given|provided)\b.{0,20}\b(?:information|captions?|descriptions?|details?|data)\b"
     r"|\b(?:image|picture|scene) (?:information|description|content)\b",
     re.IGNORECASE,
+)
+_TEACHER_SIGNS = (  # one of them is in each such answer
+    *(
+        "mention",
+        "bounding",
+        "dense",
+        "region",
+        "given",
+        "provided",
+        "image ",
+        "picture ",
+        "scene ",
+    ),
 )
 _FROM_WHERE = (
     r"(?:\s+(?:in|within|of|from) (?:the )?(?:given |provided )?(?:image|picture|scene)?\s*"
@@ -58,7 +72,7 @@ def kept(
     seen: set[bytes] = set()  # 16 bytes a record
     for record in records:
         why = _fault(record, settings)
-        if not why and settings.wording == "reword" and _TEACHER.search(record.answer):
+        if not why and settings.wording == "reword" and _is_teachers(record.answer):
             reworded = grounded(record.answer)
             why = "" if reworded else "speaks of the teacher's text, not of the image"
             if reworded:
@@ -82,7 +96,7 @@ def grounded(answer: str) -> str:
     """
     for pattern, form in _REWORDED:
         answer = pattern.sub(lambda found, form=form: _denied(found, form), answer)
-    return "" if _TEACHER.search(answer) else answer
+    return "" if _is_teachers(answer) else answer
 
 
 def balanced(kinds: Sequence[str], settings: FilterSettings) -> set[int]:
@@ -114,11 +128,17 @@ def _fault(record: Instruction, settings: FilterSettings) -> str:
     most = settings.max_instruction_words
     if most and len(record.instruction.split()) > most:
         return f"instruction of more than {most} words"
-    if settings.coordinates == "drop" and (
-        _COORDINATES.search(record.answer) or _COORDINATES.search(record.instruction)
-    ):
-        return "has coordinates"
+    if settings.coordinates == "drop":
+        for text in (record.answer, record.instruction):
+            if _BOX_SIGNS.search(text) and _COORDINATES.search(text):
+                return "has coordinates"
     return ""
+
+
+def _is_teachers(answer: str) -> bool:
+    """Whether an answer speaks of the teacher's text; most are told apart by plain words."""
+    small = answer.lower()
+    return any(sign in small for sign in _TEACHER_SIGNS) and bool(_TEACHER.search(answer))
 
 
 def _denied(found: re.Match[str], form: str) -> str:

@@ -2,13 +2,14 @@
 
 import json
 import random
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from hadpo.data import Report, lrv
 from hadpo.instructions.filters import FilterSettings, balanced, kept
-from hadpo.records import BadInput, Instruction, read_jsonl, to_json, write_jsonl, write_text
+from hadpo.records import BadInput, Instruction, read_jsonl, to_json, write_text
 
 SPLITS = ("train", "val")
 
@@ -33,41 +34,44 @@ def convert(
     out.mkdir(parents=True, exist_ok=True)
     passed = out / "passed.jsonl.part"
     kinds: list[str] = []
-    images: dict[str, None] = {}
+    images: list[str] = []  # of each record
     with passed.open("w", encoding="utf-8") as file:
         for record in kept(records, settings, report):
             file.write(to_json(record) + "\n")
             kinds.append(record.kind)
-            images[record.image_id] = None
+            images.append(sys.intern(record.image_id))
     try:
         counts = report.finish()
         gone = balanced(kinds, settings)
         if gone:
             counts["instructions: left out for the balance"] = len(gone)
+        known = sorted(set(images))
         draw = random.Random(f"{settings.seed}/val")
-        val = set(draw.sample(sorted(images), round(settings.val_share * len(images))))
+        val = set(draw.sample(known, round(settings.val_share * len(known))))
         for split in SPLITS:
-            counts |= _write(passed, out, split, gone, val)
+            places = {
+                place
+                for place, image in enumerate(images)
+                if place not in gone and (image in val) == (split == "val")
+            }
+            if places:
+                _write(passed, places, out, split)
+                some = Counter(kinds[place] for place in places)
+                counts |= {f"records of {split}: {kind}": n for kind, n in some.items()}
     finally:
         passed.unlink()
     if not any(key.startswith("records of") for key in counts):
         raise BadInput(f"{out}: no instruction is left: {counts}")
-    write_text(out / "counts.json", json.dumps(dict(sorted(counts.items())), indent=1) + "\n")
-    return dict(sorted(counts.items()))
+    counts = dict(sorted(counts.items()))
+    write_text(out / "counts.json", json.dumps(counts, indent=1) + "\n")
+    return counts
 
 
-def _write(passed: Path, out: Path, split: str, gone: set[int], val: set[str]) -> dict[str, int]:
-    found: Counter[str] = Counter()
-
-    def chosen() -> Iterator[Instruction]:
-        for place, record in enumerate(read_jsonl(passed, Instruction)):
-            if place not in gone and (record.image_id in val) == (split == "val"):
-                found[f"records of {split}: {record.kind}"] += 1
-                yield record
-
+def _write(passed: Path, places: set[int], out: Path, split: str) -> None:
+    """The lines at these places as a file of records, then the same in LRV's form."""
     path = out / f"{split}.jsonl"
-    if not write_jsonl(path, chosen()):
-        path.unlink()
-        return {}
+    part = path.with_name(path.name + ".part")
+    with passed.open(encoding="utf-8") as lines, part.open("w", encoding="utf-8") as file:
+        file.writelines(line for place, line in enumerate(lines) if place in places)
+    part.replace(path)
     lrv.write(read_jsonl(path, Instruction), out / split / "filter_cap.json", shape="annotations")
-    return dict(found)

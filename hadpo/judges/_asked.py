@@ -11,6 +11,7 @@ from typing import Any
 from hadpo.chat import ChatModel, Reply, Request
 from hadpo.judges import JudgeSettings, Unfinished
 from hadpo.judges._grades import read_grades
+from hadpo.judges._marks import read_marks
 from hadpo.judges._reply import read_tolerant, read_upstream
 from hadpo.judges._rubrics import Rubric, read_rubric
 from hadpo.records import Case, Verdict
@@ -21,6 +22,8 @@ READERS: dict[tuple[str, str], Reader] = {
     ("shr", "upstream"): read_upstream,
     ("gavie", "tolerant"): read_grades,
     ("gavie", "upstream"): read_grades,  # the original published no reader
+    ("gqa", "tolerant"): read_marks,
+    ("gqa", "upstream"): read_marks,  # nor here
 }
 
 

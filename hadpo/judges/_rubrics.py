@@ -45,7 +45,7 @@ def read_rubric(name: str, *, is_json: bool, folder: Path | None = None) -> Rubr
     """The rubric `name`, ours or that of a user's own folder.
 
     Args:
-        name: shr or gavie.
+        name: shr, gavie or gqa.
         is_json: ask for JSON instead of lines.
         folder: has `<name>.txt`; a slot {format} in it is filled with our description of the form.
 
@@ -105,6 +105,16 @@ def _answers(case: Case) -> str:
     return "\n".join(f"Answer{i}: {' '.join(c.split())}" for i, c in enumerate(case.claims, 1))
 
 
+def _students(case: Case) -> str:
+    return "\n".join(
+        f"Student Answer{i}: {' '.join(c.split())}" for i, c in enumerate(case.claims, 1)
+    )
+
+
+def _no_regions(evidence: Evidence) -> str:
+    return ""  # an examiner goes by the right answer
+
+
 def _object(**properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
@@ -124,9 +134,23 @@ _SCORE = _object(
     accuracy=_NUMBER,
     accuracy_reason=_TEXT,
 )
+_MARK = _object(
+    answer={"type": "integer"},
+    mark={"type": "string", "enum": ["correct", "incorrect"]},
+    reason=_TEXT,
+)
 SCHEMAS: dict[str, dict[str, Any]] = {
     "shr": _object(case=_TEXT, verdicts={"type": "array", "items": _VERDICT}),
     "gavie": _object(case=_TEXT, scores={"type": "array", "items": _SCORE}),
+    "gqa": _object(case=_TEXT, marks={"type": "array", "items": _MARK}),
 }
-_REGIONS: dict[str, Callable[[Evidence], str]] = {"shr": relative_boxes, "gavie": pixel_boxes}
-_CLAIMS: dict[str, Callable[[Case], str]] = {"shr": _numbered, "gavie": _answers}
+_REGIONS: dict[str, Callable[[Evidence], str]] = {
+    "shr": relative_boxes,
+    "gavie": pixel_boxes,
+    "gqa": _no_regions,
+}
+_CLAIMS: dict[str, Callable[[Case], str]] = {
+    "shr": _numbered,
+    "gavie": _answers,
+    "gqa": _students,
+}

@@ -5,5 +5,6 @@ The bias of the models in `weights/` is injected by us; a mini run teaches, it i
 """
 
 from hadpo.mini.files import build
+from hadpo.mini.gallery import Exhibit, gallery
 
-__all__ = ["build"]
+__all__ = ["Exhibit", "build", "gallery"]

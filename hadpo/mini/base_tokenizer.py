@@ -61,7 +61,7 @@ def train(path: Path, prompts: Sequence[str] = ()) -> sentencepiece.SentencePiec
         path: the file.
         prompts: texts around instructions, whose words become pieces too.
     """
-    corpus = [*texts(), *prompts * 60]
+    corpus = [*texts(), *list(prompts) * 60]
     for size in VOCABULARY_SIZES:
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(

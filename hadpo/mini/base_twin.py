@@ -6,7 +6,6 @@ as it is asked later, alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -57,6 +56,8 @@ class Twin:
         self.backbone = backbone
         self.patches = torch.tensor(patches)
         self.generator = torch.Generator().manual_seed(seed)
+        path = str(backbone.tokenizer.path)
+        self.tokenizer = SentencePieceProcessor(model_file=path)  # pieces, for weights and words
         self.language_model.requires_grad_(True)
         self.connector.requires_grad_(True)
 
@@ -69,11 +70,6 @@ class Twin:
     def language_model(self) -> LlamaForCausalLM:
         """The LLaMA."""
         return self.backbone.language_model
-
-    @cached_property
-    def tokenizer(self) -> SentencePieceProcessor:
-        """The pieces, for their weights and words."""
-        return SentencePieceProcessor(model_file=str(self.backbone.tokenizer.path))
 
     def losses(
         self, features: Tensor, labels: Tensor, talks: Sequence[Sequence[Turn]], aims: Aims

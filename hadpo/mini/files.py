@@ -7,6 +7,7 @@ shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) a
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
+gqa: questions.json about the test images, each with its one right answer.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
 vocabulary.json: the words of the world and the templates of its sentences.
@@ -28,7 +29,7 @@ from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
 from hadpo.mini.humour import jokes
-from hadpo.mini.instructions import instructions, synonyms
+from hadpo.mini.instructions import gqa_questions, instructions, synonyms
 from hadpo.mini.world import (
     CATEGORIES,
     COLOURS,
@@ -98,6 +99,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
     _humour(folder / "humour", train, folder / "VG", seed)
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
+    _write(folder / "gqa" / "questions.json", gqa_questions(test))
     _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
     _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})

@@ -30,6 +30,21 @@ def instructions(test: Mapping[int, Scene], seed: int) -> list[dict[str, str]]:
     return found
 
 
+def gqa_questions(test: Mapping[int, Scene]) -> dict[str, dict[str, str]]:
+    """Questions with one right answer, as GQA's files have them: a colour and a place per image."""
+    found = {}
+    for key, scene in test.items():
+        thing = scene.objects[0]
+        asked = {
+            "color": (f"What color is the {thing.category}?", thing.colour),
+            "place": (f"Where is the {thing.category}?", thing.place),
+        }
+        for name, (text, answer) in asked.items():
+            record = {"question": text, "answer": answer, "imageId": str(key)}
+            found[f"{key}-{name}"] = record
+    return found
+
+
 def synonyms() -> list[list[str]]:
     """A line of CHAIR's file for each kind of object; in this world each has one name."""
     return [[name] for name in CATEGORIES]

@@ -47,7 +47,7 @@ def corrected(
         said.add(tuple(words(best.text)))
         named |= best.reading.names
         replacement[sentence] = best.text.rstrip(".")
-    text = _replace(description, rulings, replacement)
+    text = replace_sentences(description, list(rulings), replacement)
     return text if len(sentences(text)) == len(rulings) else None
 
 
@@ -80,14 +80,20 @@ def _best(claim: Reading, left: Sequence[Truth], named: set[str], slots: set[str
     return max(left, key=rank)
 
 
-def _replace(
-    description: str, rulings: Mapping[str, Verdict], replacement: Mapping[str, str]
+def replace_sentences(
+    description: str, claims: Sequence[str], replacement: Mapping[str, str]
 ) -> str:
-    """Put replacements where their sentences, or repeats of them, stand; blanks stay."""
+    """Put replacements where their sentences, or repeats of them, stand; blanks stay.
+
+    Args:
+        description: a text.
+        claims: `text.sentences(description)`.
+        replacement: sentence -> what stands there instead, without its period.
+    """
     found = []
     for piece in description.split("."):
         core = piece.strip()
-        first = next((s for s in rulings if core and core in s), "")
+        first = next((s for s in claims if core and core in s), "")
         if first in replacement:
             piece = piece.replace(core, replacement[first])
         found.append(piece)

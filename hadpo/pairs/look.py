@@ -2,12 +2,12 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hadpo.data import Report
-from hadpo.pairs import instructed, material
-from hadpo.records import Evidence, Instruction, Pair, read_jsonl
+from hadpo.pairs import correcting, instructed, material
+from hadpo.records import Evidence, Instruction, Pair, Question, read_jsonl
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -18,6 +18,18 @@ def look(run: "Run", count: int) -> list[Evidence]:
     chosen = _images(run)[:count]
     known = material.read(run, Report("skip"), image_ids=chosen)
     return [known.images[key] for key in chosen]
+
+
+def some_of_each(questions: Iterable[Question], count: int) -> list[Question]:
+    """The first `count` questions of each benchmark and split."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for question in questions:
+        source = question.benchmark, question.split
+        seen[source] += 1
+        if seen[source] <= count:
+            found.append(question)
+    return found
 
 
 def plan(run: "Run") -> dict[str, Any]:
@@ -38,6 +50,9 @@ def plan(run: "Run") -> dict[str, Any]:
         facts["descriptions to sample"] = sampled
         facts["descriptions to decode greedily"] = settings.description_images - sampled
         facts["question pairs to keep"] = settings.yes_no_pairs
+        if settings.corrector == "llm":
+            described = [known.images[key] for key in chosen[: settings.description_images]]
+            facts |= correcting.estimate(settings, described)
     asked = Counter(f"{q.benchmark} {q.split}" for q in known.questions)
     return facts | {f"questions of {name}": n for name, n in asked.items()}
 

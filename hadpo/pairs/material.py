@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hadpo.config import DataConfig
-from hadpo.data import Report, chair, coco, gavie, hadpo_pairs, missing_images, pope, read_json, shr
+from hadpo.data import (
+    Report,
+    chair,
+    coco,
+    gavie,
+    gqa,
+    hadpo_pairs,
+    missing_images,
+    pope,
+    read_json,
+    shr,
+)
 from hadpo.data import visual_genome as vg
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
 from hadpo.records import BadInput, Evidence, Pair, Question, input_hashes
@@ -49,7 +60,7 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     data = run.recipe.data
     folder = visual_genome_folder(run)
     described = _described(run, report)
-    graded = _graded(run, Report("skip"))  # its problems are reported with its questions
+    graded = [*_graded(run, Report("skip")), *_examined(run)]  # problems: with their questions
     wanted = None if image_ids is None else {*image_ids, *described, *graded}
     images = vg.read(folder, report, image_ids=wanted)
     sources = [folder / "image_data.json", folder / "region_descriptions.json"]
@@ -65,6 +76,9 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     if data.gavie:
         path = run.note_input(run.resolve(data.gavie))
         questions += _with_images(gavie.questions(path, images, report), report)
+    if data.gqa:
+        path = run.note_input(run.resolve(data.gqa))
+        questions += _with_images(gqa.questions(path, images, report), report)
     if data.chair_synonyms:
         questions += chair.questions(photos)
     words = _words(run, data, [*images.values(), *photos.values()])
@@ -87,7 +101,7 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
     Only small files are read for this; broken records are reported when everything is.
     """
     folder, ignored = visual_genome_folder(run), Report("skip")
-    evaluated = {*_described(run, ignored), *_graded(run, ignored)}
+    evaluated = {*_described(run, ignored), *_graded(run, ignored), *_examined(run)}
     evaluated |= {*_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored))}
     free = sorted(set(vg.images(folder, ignored)) - evaluated)
     draw = random.Random(f"{run.settings.prepare_seed}/images")
@@ -130,6 +144,12 @@ def _described(run: "Run", report: Report) -> list[str]:
     if not run.recipe.data.shr:
         return []
     return shr.image_ids(_noted(run, run.recipe.data.shr, "val_images_final.json"), report)
+
+
+def _examined(run: "Run") -> list[str]:
+    """Ids of the images that GQA asks about."""
+    data = run.recipe.data
+    return gqa.image_ids(run.resolve(data.gqa), Report("skip")) if data.gqa else []
 
 
 def _pope_questions(run: "Run", report: Report) -> list[Question]:

@@ -127,12 +127,8 @@ def description_pairs(
 ) -> Iterator[Pair]:
     """A pair per description with a false sentence; `counts` tells what became of the others."""
     judge = oracle.make(vocabulary=known)
-    for question in questions:
-        answer, there = answers[question.question_id], evidence[question.image_id]
-        counts["descriptions"] += 1
-        if answer.finish == "length":
-            counts["descriptions: not finished, left out"] += 1
-            continue
+    for question, answer in finished(questions, answers, counts):
+        there = evidence[question.image_id]
         case = Case(
             case_id=answer.question_id,
             model=answer.model,
@@ -149,16 +145,34 @@ def description_pairs(
         if chosen is None:
             counts["descriptions: no true sentence to put in, left out"] += 1
             continue
-        yield Pair(
-            pair_id=question.question_id,
-            image_id=question.image_id,
-            image=question.image,
-            instruction=question.text,
-            chosen=chosen,
-            rejected=answer.text,
-            kind="description",
-            source=SOURCE,
-        )
+        yield description_pair(question, chosen, answer.text)
+
+
+def finished(
+    questions: Iterable[Question], answers: Mapping[str, Answer], counts: Counter[str]
+) -> Iterator[tuple[Question, Answer]]:
+    """The descriptions that came to an end; the others are counted."""
+    for question in questions:
+        answer = answers[question.question_id]
+        counts["descriptions"] += 1
+        if answer.finish == "length":
+            counts["descriptions: not finished, left out"] += 1
+        else:
+            yield question, answer
+
+
+def description_pair(question: Question, chosen: str, rejected: str) -> Pair:
+    """A pair of two descriptions of the question's image."""
+    return Pair(
+        pair_id=question.question_id,
+        image_id=question.image_id,
+        image=question.image,
+        instruction=question.text,
+        chosen=chosen,
+        rejected=rejected,
+        kind="description",
+        source=SOURCE,
+    )
 
 
 def yes_no_pairs(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import instructed, material, mine
+from hadpo.pairs import correcting, instructed, material, mine
 from hadpo.pairs.look import free_images
 from hadpo.pairs.material import Material
 from hadpo.records import (
@@ -47,6 +47,9 @@ def prepare(run: "Run") -> dict[str, int]:
     settings = run.settings
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm" and settings.pair_source == "mined":
+        correcting.chat_settings(settings)  # whatever is wrong is said before a model is loaded
     if settings.pair_source == "published":
         pairs = material.published_pairs(run, report)
         known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
@@ -54,7 +57,7 @@ def prepare(run: "Run") -> dict[str, int]:
     elif settings.pair_source == "mined":
         known, images = _material_to_mine(run, report)
         counts.update(report.finish())
-        pairs = _mined(run, known, images, counts)
+        pairs, rewrites = _mined(run, known, images, counts)
     else:
         pairs = []
         known = material.read(run, report, image_ids=free_images(run))
@@ -78,7 +81,7 @@ def prepare(run: "Run") -> dict[str, int]:
     found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
     if instructions:
         found |= _write_instructions(run, instructions)
-    found |= _write(run, train, held_out, known)
+    found |= _write(run, train, held_out, known, rewrites)
     found = dict(sorted(found.items()))
     write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
     run.note(counts=found)
@@ -107,7 +110,7 @@ def _material_to_mine(run: "Run", report: Report) -> tuple[Material, list[Eviden
 
 def _mined(
     run: "Run", known: Material, images: Sequence[Evidence], counts: Counter[str]
-) -> list[Pair]:
+) -> tuple[list[Pair], correcting.Rewrites]:
     settings = run.settings
     described = images[: settings.description_images]
     counts["images to mine"] = len(images)
@@ -124,10 +127,18 @@ def _mined(
         settings,
         lambda: _load(run),
     )
-    descriptions = mine.description_pairs(
-        [*asked["sampled"], *asked["greedy"]], answers, known.images, known.vocabulary, counts
-    )
-    return [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    questions = [*asked["sampled"], *asked["greedy"]]
+    rewrites: correcting.Rewrites = {}
+    if settings.corrector == "llm":
+        descriptions, rewrites = correcting.description_pairs(
+            run, questions, answers, known.images, counts
+        )
+    else:
+        descriptions = mine.description_pairs(
+            questions, answers, known.images, known.vocabulary, counts
+        )
+    pairs = [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    return pairs, rewrites
 
 
 def _load(run: "Run") -> "Backbone":
@@ -175,13 +186,18 @@ def _write_instructions(run: "Run", records: Sequence[Instruction]) -> dict[str,
 
 
 def _write(
-    run: "Run", train: Sequence[Pair], held_out: Sequence[Pair], known: Material
+    run: "Run",
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    known: Material,
+    rewrites: correcting.Rewrites,
 ) -> dict[str, int]:
     """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
     counts: dict[str, int] = {}
     for schema in hadpo_pairs.SCHEMAS if train else ():
         try:
-            hadpo_pairs.write(train, run.path("export", schema), schema=schema)
+            folder = run.path("export", schema)
+            hadpo_pairs.write(train, folder, schema=schema, rewrites=rewrites)
         except BadInput:  # two descriptions of one image: llava-v1.5 has room for one
             counts[f"export/{schema}: not written, several descriptions of one image"] = 1
     write_jsonl(run.path("held_out.jsonl"), held_out)

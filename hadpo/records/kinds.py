@@ -105,7 +105,7 @@ class Case:
         return self.claim_models[place] if self.claim_models else self.model
 
 
-Label = Literal["correct", "hallucination", "cannot judge", "scored", "unparsed"]
+Label = Literal["correct", "incorrect", "hallucination", "cannot judge", "scored", "unparsed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,3 +136,22 @@ class Metric:
     n_unreadable: int = 0
     low: float | None = None  # 95 % interval
     high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the metrics of one model on one split rest on, without its answers.
+
+    Every ratio is a ratio of two sums over images: `sums` has the numerators and the denominators
+    of each metric, one number an image. `right` says of each labelled question, in the order of
+    their ids, whether it was answered rightly ("1") or not ("0").
+    """
+
+    benchmark: str
+    split: str
+    model: str
+    questions: str  # sha256 of the questions that were answered: ids, images, texts, labels
+    n_questions: int
+    images: tuple[str, ...]
+    sums: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    right: str = ""

@@ -1,6 +1,7 @@
 """JSON Lines files of records: read and checked field by field, written atomically."""
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from hadpo.records.kinds import BadInput
 
 Record = TypeVar("Record")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, default=vars)
 
 
 def read_jsonl(path: Path, kind: type[Record], *, torn_end: bool = False) -> Iterator[Record]:
@@ -46,18 +48,34 @@ def parse(value: Any, kind: type[Record], *, where: str) -> Record:
     """
     if not isinstance(value, Mapping):
         raise BadInput(f"{where}: expected an object, found {type(value).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = _schema(kind)
     for name in value:
         if name not in fields:
             raise BadInput(f"{where}: unknown field {name!r}; {kind.__name__} has {list(fields)}")
     found = {}
-    for name, field in fields.items():
+    for name, (hint, is_needed) in fields.items():
         if name in value:
-            found[name] = _convert(value[name], hints[name], where=f"{where}: field {name!r}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            given = value[name]
+            is_right = type(given) is hint  # most fields, at a fraction of the time
+            found[name] = (
+                given if is_right else _convert(given, hint, where=f"{where}: field {name!r}")
+            )
+        elif is_needed:
             raise BadInput(f"{where}: no field {name!r} (found {sorted(value)})")
     return kind(**found)
+
+
+@functools.cache
+def _schema(kind: type) -> dict[str, tuple[Any, bool]]:
+    """Type of each field of a dataclass, and whether it must be given."""
+    hints = typing.get_type_hints(kind)
+    return {
+        f.name: (
+            hints[f.name],
+            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
+        )
+        for f in dataclasses.fields(kind)
+    }
 
 
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
@@ -91,7 +109,7 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
 
 def to_json(record: Any) -> str:
     """One JSON line of a record, without the newline; the inverse of `parse`."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False)
+    return _ENCODER.encode(vars(record))
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:

@@ -1,10 +1,15 @@
 """Execute a stage's notebook through papermill; however it ends, it ends in one clear outcome."""
 
+import asyncio
+import contextlib
+import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from hadpo.runs.manifest import read_manifest
 from hadpo.runs.parameters import check
 from hadpo.runs.run import BadEnvironment
 from hadpo.runs.state import discard, finished, holder, look, refuse_stale
+from hadpo.runs.stopping import Stopped, noticed, pass_on
 
 NOTEBOOKS = {
     "prepare": "01_prepare.ipynb",
@@ -64,7 +70,8 @@ def execute(
         BadInput: bad parameters or input, found before or inside the notebook.
         BadEnvironment: something is missing on this machine.
         StageFailed: any other error of a cell, or a kernel that died.
-        KeyboardInterrupt: Ctrl-C; the manifest says so, and a rerun goes on from there.
+        KeyboardInterrupt: Ctrl-C, or, as Stopped, SIGTERM, which the notebook's process is told of;
+            the manifest says so, and a rerun goes on from there.
     """
     resolved, given = check(stage, recipe, name, overrides)
     folder = config.runs_folder() / name / stage
@@ -86,16 +93,25 @@ def execute(
         os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network: none is touched
     started = time.monotonic()
     parameters = {"recipe": recipe, "run": name, "from_run": from_run} | given
-    try:
-        _papermill(notebook_path(stage), folder / "notebook.ipynb", parameters)
-    except KeyboardInterrupt as error:
-        _close(folder, error)
-        raise
-    except Exception as error:
-        _close(folder, error)
-        raise _translate(error, stage, folder) from error
-    finally:
-        _report(folder)
+    with noticed(tell=lambda: pass_on(folder)) as is_told:
+        try:
+            _papermill(
+                notebook_path(stage),
+                folder / "notebook.ipynb",
+                parameters,
+                on_term=is_told.remember,
+            )
+        except KeyboardInterrupt as error:
+            _close(folder, error)
+            raise
+        except Exception as error:
+            cause = _translate(error, stage, folder)
+            if is_told() and not isinstance(cause, Stopped):
+                cause = Stopped(f"stage {stage} was stopped by SIGTERM; the same command goes on")
+            _close(folder, cause)
+            raise cause from error
+        finally:
+            _report(folder)
     manifest = read_manifest(folder)
     if manifest is None or manifest.status != "done":
         raise StageFailed(f"stage {stage} ended without a word: {folder / 'notebook.ipynb'}")
@@ -109,11 +125,18 @@ def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:
     return recipe.stages[: recipe.stages.index(stage)]
 
 
-def _papermill(source: Path, target: Path, parameters: Mapping[str, Any]) -> None:
+def _papermill(
+    source: Path, target: Path, parameters: Mapping[str, Any], *, on_term: Callable[[], None]
+) -> None:
     import papermill
     from traitlets.config import Config
 
+    def listen(**_: Any) -> None:  # nbclient's own handler would give the kernel five seconds
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term)
+
     kernel = Config()
+    kernel.NotebookClient.on_cell_start = listen
     kernel.KernelManager.transport_encryption = "auto"  # ipykernel >= 7.3 warns without it
     papermill.execute_notebook(
         source,
@@ -135,10 +158,11 @@ def _close(folder: Path, error: BaseException) -> None:
         return
     manifest.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     manifest.error = _first_line(error)
-    manifest.write(folder)
+    with contextlib.suppress(OSError):  # a full disk: the error itself says so
+        manifest.write(folder)
 
 
-def _translate(error: Exception, stage: str, folder: Path) -> Exception:
+def _translate(error: Exception, stage: str, folder: Path) -> BaseException:
     """The error to show: the cause in one line, and where the executed copy lies."""
     copy = f"the executed copy is {folder / 'notebook.ipynb'}"
     cause = getattr(error, "ename", "")
@@ -147,6 +171,10 @@ def _translate(error: Exception, stage: str, folder: Path) -> Exception:
         return BadInput(message)
     if cause == "BadEnvironment":
         return BadEnvironment(message)
+    if cause == "Stopped":
+        return Stopped(message)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return BadEnvironment(f"the disk of {folder} is full; make room, or set HADPO_RUNS")
     if type(error).__name__ == "DeadKernelError":
         return StageFailed(f"stage {stage}: the kernel died (out of memory?); {copy}")
     if cause == "KeyboardInterrupt":
@@ -163,17 +191,25 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[-1] if text else ''}".removesuffix(": ")
 
 
+_SHOWN = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
+
+
 def _report(folder: Path) -> None:
     """Write `report.html` from the executed notebook: one file, pictures inside, asks no host."""
     source = folder / "notebook.ipynb"
     if not source.is_file():
         return
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    exporter = HTMLExporter(embed_images=True)
+    settings = Config()  # what a widget shows without its controls stands in the page itself
+    settings.NbConvertBase.display_data_priority = _SHOWN
+    exporter = HTMLExporter(config=settings, embed_images=True)
     for script in ("mathjax", "require_js", "jquery", "widget_renderer", "mermaid_js"):
         setattr(exporter, f"{script}_url", "")
     exporter.mermaid_layout_elk_js_url = ""
     body, _ = exporter.from_filename(str(source))
-    (folder / "report.html").write_text(body, encoding="utf-8")
-    _log.info("wrote %s", folder / "report.html")
+    try:
+        (folder / "report.html").write_text(body, encoding="utf-8")
+    except OSError as error:  # the stage's own outcome is what counts
+        _log.warning("no report.html: %s", error)

@@ -12,7 +12,10 @@ from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
-KEPT = ("manifest.json", "metrics.json", "metrics.jsonl", "counts.json", "decoding.json")
+KEPT = (
+    *("manifest.json", "metrics.json", "metrics.jsonl", "outcomes.jsonl"),
+    *("counts.json", "decoding.json"),
+)
 FORMS = (".md", ".csv", ".tex", ".html")  # of tables
 MOST_BYTES = 1_000_000  # of one file
 MOST_BYTES_IN_ALL = 3_000_000

@@ -35,7 +35,7 @@ class Run:
         recipe: all settings, overrides laid over them.
         settings: the stage's own section of the recipe.
         manifest: the record that is kept beside the results.
-        is_reopened: it was done before it was opened: its manifest stays as it is.
+        is_reopened: it was done before, or is another process's: its manifest stays as it is.
     """
 
     def __init__(self, recipe: config.Recipe, manifest: Manifest, root: Path) -> None:
@@ -187,20 +187,11 @@ def open_run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error
-    manifest = old or Manifest(
-        name=name,
-        stage=stage,
-        recipe=recipe_name,
-        is_mini=recipe.is_mini,
-        settings=settings_of(recipe, stage),
-        overrides=given,
-        earlier=earlier,
-        parents={},
-        run_id=uuid.uuid4().hex,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    manifest = old or _new_manifest(stage, recipe, name, given, earlier)
     run = Run(recipe, manifest, root)
     run.is_reopened = run.is_done
+    if not run.is_reopened:  # it may go on with other settings of how it is computed
+        manifest.settings, manifest.overrides = settings_of(recipe, stage), given
     _note_start(manifest)
     try:
         manifest.write(folder)
@@ -209,6 +200,34 @@ def open_run(
             raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
     watch_notebook(run)
     return run
+
+
+def join_run(
+    stage: str, recipe_name: str, name: str, overrides: Mapping[str, Any], *, earlier: str = ""
+) -> Run:
+    """The same stage as one more process of those that work on it sees it: it notes nothing."""
+    recipe, given = check(stage, recipe_name, name, overrides)
+    manifest = _new_manifest(stage, recipe, name, given, earlier)
+    run = Run(recipe, manifest, config.runs_folder())
+    run.is_reopened = True
+    return run
+
+
+def _new_manifest(
+    stage: str, recipe: config.Recipe, name: str, given: dict[str, Any], earlier: str
+) -> Manifest:
+    return Manifest(
+        name=name,
+        stage=stage,
+        recipe=recipe.name,
+        is_mini=recipe.is_mini,
+        settings=settings_of(recipe, stage),
+        overrides=given,
+        earlier=earlier,
+        parents={},
+        run_id=uuid.uuid4().hex,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _note_start(manifest: Manifest) -> None:
@@ -226,6 +245,7 @@ def _note_start(manifest: Manifest) -> None:
     manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
     manifest.machine = f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
     code = {
+        "overrides": dict(manifest.overrides),
         "git_commit": manifest.git_commit,
         "git_dirty": manifest.git_dirty,
         "versions": manifest.versions,

@@ -15,6 +15,8 @@ from hadpo.runs.process import host, is_alive
 def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
     """The manifest of `runs/<name>/<stage>`, None where there is none; nothing is written.
 
+    What was interrupted may go on with other settings where they only say how it is computed.
+
     Raises:
         BadInput: the folder holds this stage with other settings, or another process works on it.
     """
@@ -99,7 +101,9 @@ def _refuse_other(
     """Raise BadInput where `folder` holds other settings."""
     asked = {"recipe": recipe, "from_run": earlier} | flat(settings)
     found = {"recipe": old.recipe, "from_run": old.earlier} | flat(old.settings)
-    keys = sorted(k for k in asked.keys() | found.keys() if asked.get(k) != found.get(k))
+    free = {f"train.{name}" for name in config.COMPUTED_ALIKE} if old.status != "done" else set()
+    names = (asked.keys() | found.keys()) - free
+    keys = sorted(k for k in names if asked.get(k) != found.get(k))
     if keys:
         differ = "; ".join(f"{k}: {found.get(k)!r} there, {asked.get(k)!r} asked" for k in keys)
         raise BadInput(

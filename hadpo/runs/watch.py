@@ -1,5 +1,6 @@
-"""Have the manifest tell the truth when a cell of a notebook fails or is interrupted."""
+"""A notebook's cells: what they log is shown, and the manifest says truly how they ended."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,18 @@ def watch_notebook(run: Watched) -> None:
     if shell is None:
         return
     _open[run.folder] = run
+    _show_log()
     shell.events.register("post_run_cell", _after_cell)  # a function it knows is not added again
+
+
+def _show_log() -> None:
+    """What the library says along the way (progress, usage) appears below the cell."""
+    ours = logging.getLogger("hadpo")
+    if not ours.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
 
 
 def _after_cell(result: Any) -> None:

@@ -12,6 +12,7 @@ from hadpo.records import BadInput
 from hadpo.runs import Run
 from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
 from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table
+from hadpo.tables.between import between_runs
 from hadpo.tables.comparable import check_comparable, differences
 from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
 from hadpo.tables.facts import facts
@@ -30,7 +31,7 @@ from hadpo.tables.reported import (
     read_reported,
     reported_tables,
 )
-from hadpo.tables.results import RunResults, items_of, read_results
+from hadpo.tables.results import RunResults, read_results
 from hadpo.tables.story import Story, audit_story, results_story
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "audit_reported",
     "audit_story",
     "audit_table",
+    "between_runs",
     "check_comparable",
     "compare",
     "compare_runs",
@@ -64,7 +66,6 @@ __all__ = [
     "differences",
     "every_run",
     "facts",
-    "items_of",
     "matching",
     "mcnemar",
     "mcnemar_table",
@@ -175,6 +176,7 @@ def _tables(
     if len(results) > 1:
         tables.append(every_run(results, reported, samples=samples, seed=seed))
     tables += [pope_table(results), mcnemar_table(results)]
+    tables.append(between_runs(results, samples=samples, seed=seed))
     ours = [replace(t, notes=(*warnings, *t.notes)) for t in tables if t is not None]
     return [*ours, *reported_tables(reported)]
 

@@ -25,6 +25,7 @@ def run_index(runs_folder: Path) -> Table:
         row |= {
             "run": manifest.name,
             "key_numbers": numbers or None,
+            "cost_usd": _cost(manifest),
             "error": manifest.error or None,
         }
         values.append(row)
@@ -35,18 +36,26 @@ def run_index(runs_folder: Path) -> Table:
                 "Status": manifest.status,
                 "Recipe": manifest.recipe + (" (mini)" if manifest.is_mini else ""),
                 "Key numbers": numbers,
+                "Cost": MISSING if row["cost_usd"] is None else f"${row['cost_usd']:.2f}",
                 "Duration": _duration(manifest.duration_seconds),
                 "Error": manifest.error.splitlines()[0][:80] if manifest.error else MISSING,
             }
         )
-    columns = ("Run", "Stage", "Status", "Recipe", "Key numbers", "Duration", "Error")
+    columns = ("Run", "Stage", "Status", "Recipe", "Key numbers", "Cost", "Duration", "Error")
     return Table(
         name="runs",
         caption=f"Runs in {runs_folder.name}",
-        frame=frame_of(values, (*_COLUMNS, "key_numbers", "error")),
+        frame=frame_of(values, (*_COLUMNS, "key_numbers", "cost_usd", "error")),
         shown=show_frame(cells, columns),
         is_mini=bool(values) and all(row["is_mini"] for row in values),
     )
+
+
+def _cost(manifest: Manifest) -> float | None:
+    """Dollars that the stage's last start paid a judge, None where none was asked for money."""
+    bills = (f.get("bill", {}) for f in manifest.facts.values() if isinstance(f, dict))
+    costs = [bill["cost_usd"] for bill in bills if "cost_usd" in bill]
+    return sum(costs) if costs else None
 
 
 def _key_numbers(manifest: Manifest, folder: Path) -> str:

@@ -1,7 +1,8 @@
 """McNemar's test: do two models that answered the same questions differ in how many are right?"""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from hadpo.tables._table import MISSING, Table, frame_of, show_frame
@@ -29,17 +30,20 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * total / 2**tosses)
 
 
-def agreement(first: Mapping[str, bool], second: Mapping[str, bool]) -> dict[str, int] | None:
-    """How often both, one or none of two models is right; None where other questions were asked."""
-    if not first or first.keys() != second.keys():
-        return None
-    pairs = [(first[key], second[key]) for key in first]
+def agreement(first: str, second: str) -> dict[str, int]:
+    """How often both, one or none of two models is right.
+
+    Args:
+        first: "1" for each question that the first model answered rightly, "0" for each other.
+        second: the same of the second model, on the same questions in the same order.
+    """
+    pairs = Counter(zip(first, second, strict=True))
     return {
-        "both": pairs.count((True, True)),
-        "only_first": pairs.count((True, False)),
-        "only_second": pairs.count((False, True)),
-        "neither": pairs.count((False, False)),
-        "n": len(pairs),
+        "both": pairs["1", "1"],
+        "only_first": pairs["1", "0"],
+        "only_second": pairs["0", "1"],
+        "neither": pairs["0", "0"],
+        "n": len(first),
     }
 
 
@@ -83,11 +87,11 @@ def _rows(one: RunResults, other: RunResults, first: str, second: str) -> list[d
     for benchmark, split, model in one.right:
         if model != first:
             continue
-        counts = agreement(
-            one.right[benchmark, split, first], other.right.get((benchmark, split, second), {})
-        )
-        if counts is None:
+        asked, right = one.right[benchmark, split, first]
+        asked_too, right_too = other.right.get((benchmark, split, second), ("", ""))
+        if asked != asked_too:
             continue
+        counts = agreement(right, right_too)
         names = [f"{r.name}, {model_title(m)}" for r, m in ((one, first), (other, second))]
         row: dict[str, Any] = {"first": names[0], "second": names[1], "split": split, **counts}
         row["p"] = mcnemar(counts["only_first"], counts["only_second"])

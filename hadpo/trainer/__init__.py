@@ -2,7 +2,8 @@
 
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.margins import held_out_margins
-from hadpo.trainer.stage import decode_batch, plan, read_records, train
+from hadpo.trainer.planning import plan
+from hadpo.trainer.stage import decode_batch, read_records, train
 
 __all__ = [
     "StepMetrics",

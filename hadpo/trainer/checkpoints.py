@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hadpo.config import TrainConfig
+from hadpo.config import COMPUTED_ALIKE, TrainConfig
 from hadpo.records import BadInput, Instruction, Pair, input_hashes
 
 _KEPT = 2  # newest checkpoints that stay on disk
-# Settings that change neither the weights nor their order.
-_FREE = {"checkpoint_every", "log_every", "activation_checkpointing", "controls"}
+_FREE = {*COMPUTED_ALIKE, "controls"}  # they change neither the update nor the order of the pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write the checkpoint, then drop all but the newest ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:06d}.pt"
-    part = path.with_suffix(".part")
-    torch.save(vars(checkpoint), part)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(vars(checkpoint), file)
+    except BaseException:  # a full disk above all: the message needs room, too
+        part.unlink(missing_ok=True)
+        raise
     os.replace(part, path)  # noqa: PTH105 - says "atomic"
     for old in _paths(folder)[:-_KEPT]:
         old.unlink()
@@ -86,6 +90,8 @@ def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
     Raises:
         BadInput: it belongs to a training with other settings, pairs or weights; names them.
     """
+    for torn in folder.glob("step-*.part"):  # of a process that was killed
+        torn.unlink(missing_ok=True)
     paths = _paths(folder)
     if not paths:
         return None

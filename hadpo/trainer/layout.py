@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from hadpo import batch
+from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
+from hadpo.config import TrainConfig
+from hadpo.records import BadInput
 
 
 def by_length(rows: Sequence[list[Example]]) -> list[list[Example]]:
@@ -21,3 +24,17 @@ def micro_batches(rows: Sequence[list[Example]], pairs: int) -> Iterator[list[li
         part.append(row)
     if part:
         yield part
+
+
+def check_rows(backbone: Backbone, settings: TrainConfig) -> None:
+    """Refuse pairs in one row where they would have nothing to share.
+
+    Raises:
+        BadInput: names the setting.
+    """
+    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
+        raise BadInput(
+            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
+            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
+            "share; set pairs_per_row to 1"
+        )

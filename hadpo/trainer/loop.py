@@ -12,8 +12,10 @@ from typing import TypeVar
 from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
-from hadpo.trainer import order, reference
+from hadpo.runs import Stopped, noticed
+from hadpo.trainer import features, order, reference
 from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.micro import Micro
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
 
@@ -43,6 +45,7 @@ def steps(
     folder: Path | None = None,
     objective: Objective = "dpo",
     held_out: Sequence[Record] = (),
+    captions: Sequence[Record] = (),
     cache: Path | None = None,
 ) -> Iterator[StepMetrics]:
     """Train an adapter on `backbone`, update by update; what is yielded has been done.
@@ -57,46 +60,69 @@ def steps(
         folder: for checkpoints; a training that finds one there goes on from it.
         objective: "dpo", or "sft": the cross-entropy of instructions' answers, or, on the same
             batches of pairs, of the chosen answers.
-        held_out: pairs to score at every checkpoint, as `eval_...` metrics.
-        cache: folder of the reference's log-probabilities, for `reference: cache`.
+        held_out: pairs to score every `eval_every` updates, as `eval_...` metrics.
+        captions: what the auxiliary term learns from, for `gamma_on: instructions`.
+        cache: folder of what is kept beside the pairs: the reference's log-probabilities, for
+            `reference: cache`, and image features, for `vision_cache_gb` above 0.
 
     Raises:
         BadInput: settings that mean nothing, pairs that do not fit, or a checkpoint of others.
         FloatingPointError: the loss is not a number; the state before that update is saved.
+        BadEnvironment: memory ran out; the state before that update is saved.
+        Stopped: SIGTERM came; the state after the update of that moment is saved.
     """
     order.check(settings)
-    training = Training(backbone, pairs, settings, folder, objective)
-    plan = order.of_examples(training.examples, settings)
-    if settings.reference == "cache" and objective == "dpo":
-        wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
-        training.references = reference.prepare(backbone, wanted, settings, cache)
-    done = training.resume()
-    if training.stopping.is_over:
-        plan = plan[:done]
-    epoch_pairs = len(order.copies([example.kind for example in training.examples], settings))
-    seen = sum(map(len, plan[:done]))
-    held, _ = tokenized(backbone, held_out, settings)
-    window = Window()
-    for step, micros in enumerate(one_ahead(training.prepare, plan[done:]), start=done):
-        rate = order.learning_rate(step, len(plan), settings)
-        training.update(step, micros, rate, window)
-        seen += len(plan[step])
-        is_last = step + 1 == len(plan)
-        is_checkpoint = (step + 1) % settings.checkpoint_every == 0 or is_last
-        if not is_checkpoint and step % settings.log_every:
-            continue
-        metrics = window.read(training.accelerator)
-        if is_checkpoint:
-            metrics |= {f"eval_{name}": v for name, v in training.evaluate(held).items()}
+    backbone.attention = settings.attention
+    with features.kept(backbone, cache, settings):
+        references = None
+        if settings.reference == "cache" and objective == "dpo":  # while all weights are whole
+            wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+            references = reference.prepare(backbone, wanted, settings, cache)
+        training = Training(backbone, pairs, settings, folder, objective, references, captions)
+        plan = order.of_examples(training.examples, settings)
+        beside = order.captions(len(captions), plan, settings) if captions else [[] for _ in plan]
+        done = training.resume()
+        if training.stopping.is_over:
+            plan = plan[:done]
+        epoch_pairs = len(order.copies([example.kind for example in training.examples], settings))
+        seen = sum(map(len, plan[:done]))
+        held, _ = tokenized(backbone, held_out, settings)
+        eval_every = settings.eval_every or settings.checkpoint_every
         window = Window()
-        finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
-        is_over = is_checkpoint and training.should_stop(finite)
-        yield StepMetrics(objective=objective, step=step, epoch=seen / epoch_pairs, metrics=finite)
-        if is_checkpoint:
-            training.save(step + 1)
-        if is_over:
-            break
-    training.keep_best()
+
+        def make(step: int) -> list[Micro]:
+            return training.prepare(plan[step], beside[step])
+
+        with noticed() as is_told:
+            for step, micros in enumerate(one_ahead(make, range(done, len(plan))), start=done):
+                rate = order.learning_rate(step, len(plan), settings)
+                training.update(step, micros, rate, window)
+                seen += len(plan[step])
+                is_stopped = training.any_of(is_told())
+                is_last = step + 1 == len(plan)
+                is_checkpoint = is_last or is_stopped or (step + 1) % settings.checkpoint_every == 0
+                is_evaluated = is_last or (step + 1) % eval_every == 0
+                is_over = False
+                if is_checkpoint or is_evaluated or step % settings.log_every == 0:
+                    metrics = window.read(training.accelerator)
+                    if is_evaluated:
+                        found = training.evaluate(held)
+                        metrics |= {f"eval_{name}": value for name, value in found.items()}
+                    window = Window()
+                    finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+                    is_over = is_evaluated and training.should_stop(finite)
+                    epoch = seen / epoch_pairs
+                    yield StepMetrics(objective=objective, step=step, epoch=epoch, metrics=finite)
+                if is_checkpoint or is_over:
+                    saved = training.save(step + 1)
+                    if is_stopped and not is_last:
+                        raise Stopped(
+                            f"stopped by SIGTERM after update {step}; the state is saved in "
+                            f"{saved or 'no file'}; the same command goes on from there"
+                        )
+                if is_over:
+                    break
+        training.keep_best()
 
 
 def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

@@ -84,7 +84,7 @@ def score(
             label_smoothing=settings.label_smoothing,
         )
         losses = preference.losses
-        if settings.gamma:
+        if settings.gamma and settings.gamma_on == "chosen":
             losses = losses + settings.gamma * lm_losses
         margins = preference.chosen_rewards - preference.rejected_rewards
         reported |= {

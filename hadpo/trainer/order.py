@@ -83,6 +83,12 @@ def of_examples(examples: Sequence[Example], settings: TrainConfig) -> list[list
     )
 
 
+def captions(count: int, plan: Sequence[Sequence[int]], settings: TrainConfig) -> list[list[int]]:
+    """Which of `count` captions each update learns from: as many as pairs, in shuffled passes."""
+    stream = _passes([[i] for i in range(count)], f"{settings.train_seed}/captions")
+    return [[next(stream) for _ in update] for update in plan]
+
+
 def copies(kinds: Sequence[Kind], settings: TrainConfig) -> list[int]:
     """Indices of the pairs, each as often as its kind is repeated."""
     times = {"description": settings.repeat_description, "pope": settings.repeat_pope}
@@ -173,6 +179,11 @@ def check(settings: TrainConfig) -> None:
         )
     if not 0 <= settings.lora_dropout < 1:
         problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
+    if settings.parallel != "ddp" and settings.processes > 1 and settings.reference != "cache":
+        problems.append(
+            f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
+            "reference: cache"
+        )
     problems += [
         f"controls: unknown control {name!r}; known: sft"
         for name in control_names(settings)

@@ -9,7 +9,6 @@ the loss of the first update is ln 2 up to rounding, where `adapter_off` gives i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -30,9 +28,12 @@ from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Pair
+from hadpo.trainer import provenance
 from hadpo.trainer.layout import by_length, micro_batches
+from hadpo.trainer.provenance import digest
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
+_WHAT = "the reference's log-probabilities"
 _MEND = "delete the folder to compute it again, or set reference: adapter_off"
 
 
@@ -67,7 +68,7 @@ class _Store:
         if not writes:
             return
         content = save({"logps": self.logps.contiguous()})
-        old, self.file = self.file, f"logps-{_digest(content)}.safetensors"
+        old, self.file = self.file, f"logps-{digest(content)}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         values = {"made_from": self.made_from, "file": self.file, "pairs": self.pairs}
         for name, data in ((self.file, content), ("manifest.json", json.dumps(values).encode())):
@@ -98,9 +99,11 @@ def prepare(
     length = settings.max_length
     examples = {p.pair_id: batch.tokenize(backbone, p, max_length=length) for p in pairs}
     asked = _pair_keys(pairs, examples)
-    store = _open(folder, _made_from(backbone))
+    store = _open(folder, provenance.made_from(backbone))
     for pair_id, key in asked.items():
-        _refuse(folder, f"pair {pair_id}: ", store.pairs.get(pair_id, key), key)
+        provenance.refuse_other(
+            folder, f"{_WHAT}: pair {pair_id}", store.pairs.get(pair_id, key), key
+        )
     missing = [examples[pair_id] for pair_id in asked if pair_id not in store.pairs]
     device = backbone.device
     accelerator = Accelerator(
@@ -168,14 +171,14 @@ def _open(folder: Path, made_from: dict[str, str]) -> _Store:
     if not (folder / "manifest.json").is_file():
         return _Store(folder, made_from)
     values = _read_manifest(folder)
-    _refuse(folder, "", values["made_from"], made_from)
+    provenance.refuse_other(folder, _WHAT, values["made_from"], made_from)
     path = folder / values["file"]
     try:
         content = path.read_bytes()
         logps = load_file(path)["logps"]
     except (OSError, SafetensorError, KeyError) as error:
         raise BadInput(f"{path}: not readable ({error}); {_MEND}") from error
-    if path.stem != f"logps-{_digest(content)}" or logps.shape != (2, len(values["pairs"])):
+    if path.stem != f"logps-{digest(content)}" or logps.shape != (2, len(values["pairs"])):
         raise BadInput(f"{path}: not what its manifest says; {_MEND}")
     return _Store(folder, made_from, values["pairs"], logps, values["file"])
 
@@ -191,47 +194,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _refuse(folder: Path, what: str, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    """Raise BadInput where two keys differ, with the fields that do."""
-    fields = [name for name in asked if found.get(name) != asked[name]]
-    if "dtype" in fields:  # other numbers are other weights, too
-        fields = ["dtype"]
-    if fields:
-        differ = "; ".join(f"{n}: {found.get(n, 'nothing')} there, {asked[n]} here" for n in fields)
-        raise BadInput(
-            f"{folder}: the reference's log-probabilities were made from something else: "
-            f"{what}{differ}; {_MEND}"
-        )
-
-
-def _made_from(backbone: Backbone) -> dict[str, str]:
-    probe = Image.frombytes("RGB", (7, 5), bytes(range(105)))
-    tokenizer = hashlib.sha256()
-    for path in backbone.text_files:
-        tokenizer.update(path.read_bytes())
-    return {
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "tokenizer": tokenizer.hexdigest()[:16],
-        "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
-        "preprocessing": _digest(_bytes(backbone.preprocess(probe))),
-        "base weights": _weights(backbone),
-    }
-
-
-def _weights(backbone: Backbone) -> str:
-    """Hash of all weights but the adapter's; the same whether an adapter is attached or not."""
-    found = hashlib.sha256()
-    named = {
-        name.replace(".base_layer.", "."): value
-        for name, value in backbone.state_dict().items()
-        if ".lora_" not in name
-    }
-    for name in sorted(named):
-        found.update(f"{name} {tuple(named[name].shape)}".encode())
-        found.update(_bytes(named[name]))
-    return found.hexdigest()[:16]
-
-
 def _pair_keys(pairs: Sequence[Pair], examples: Mapping[str, Example]) -> dict[str, dict[str, str]]:
     images: dict[str, str] = {}
     keys: dict[str, dict[str, str]] = {}
@@ -241,10 +203,8 @@ def _pair_keys(pairs: Sequence[Pair], examples: Mapping[str, Example]) -> dict[s
         example = examples[pair.pair_id]
         ids = [example.prefix, example.chosen, example.rejected]
         key = {"image": images[pair.image]}
-        key |= {
-            n: _digest(getattr(pair, n).encode()) for n in ("instruction", "chosen", "rejected")
-        }
-        key["token ids"] = _digest(json.dumps(ids).encode())
+        key |= {n: digest(getattr(pair, n).encode()) for n in ("instruction", "chosen", "rejected")}
+        key["token ids"] = digest(json.dumps(ids).encode())
         if keys.setdefault(pair.pair_id, key) != key:
             raise BadInput(f"two different pairs are called {pair.pair_id}; give each its own id")
     return keys
@@ -252,15 +212,7 @@ def _pair_keys(pairs: Sequence[Pair], examples: Mapping[str, Example]) -> dict[s
 
 def _image(pair: Pair) -> str:
     try:
-        return _digest(Path(pair.image).read_bytes())
+        return digest(Path(pair.image).read_bytes())
     except OSError as error:
         reason = error.strerror
         raise BadInput(f"no image {pair.image} of pair {pair.pair_id} ({reason})") from error
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _bytes(values: Tensor) -> Any:
-    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

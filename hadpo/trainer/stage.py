@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,12 +11,10 @@ from weakref import WeakKeyDictionary
 from hadpo import adapter, backbones, batch
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
-from hadpo.batch import Example
 from hadpo.config import TrainConfig
-from hadpo.records import Instruction, Pair, input_hashes, read_jsonl, write_text
-from hadpo.trainer import checkpoints, order, reference
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
+from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
 from hadpo.trainer.examples import Record, tokenized
-from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import SIDES, Objective
 
@@ -33,7 +29,8 @@ def train(run: Run) -> Iterator[StepMetrics]:
     """Train what the recipe says, then each control, on the records of the stage prepare.
 
     What was finished before is read from `metrics.jsonl` and yielded again; an objective that was
-    interrupted goes on from its newest checkpoint.
+    interrupted goes on from its newest checkpoint. For `processes` above 1 this process starts
+    them, and yields what they write.
 
     Args:
         run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both, and
@@ -41,110 +38,82 @@ def train(run: Run) -> Iterator[StepMetrics]:
 
     Raises:
         BadInput: settings or pairs that do not fit.
+        BadEnvironment: the disk is full, or memory ran out; the message says what was saved.
         FloatingPointError: the loss is not a number.
+        Stopped: SIGTERM came; the state is saved.
     """
     settings = run.recipe.train
     order.check(settings)
-    objectives: list[Objective] = [settings.objective]
-    if "sft" in order.control_names(settings):
-        objectives.append("sft")
-    pairs, held_out = read_records(run)
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
-    for objective in objectives:
-        target = adapter_folder(run, objective).parent
-        logged = _read_metrics(run.path("metrics.jsonl"))
-        mine = [step for step in logged if step.objective == objective]
-        if adapter.trained.is_saved(target, settings):
-            yield from mine
-            continue
-        folder = run.path("checkpoints", objective)
-        done = checkpoints.last_step(folder)
-        mine = [step for step in mine if step.step < done]
-        others = [step for step in logged if step.objective != objective]
-        if is_first:
-            _write_metrics(run.path("metrics.jsonl"), [*others, *mine])
-        yield from mine
+    objectives = objectives_of(settings)
+    is_missing = [not _is_trained(run, objective) for objective in objectives]
+    path = run.path("metrics.jsonl")
+    kept = [step for step in log.read(path) if _is_kept(run, step)]
+    if launch.is_first():
+        log.write(path, kept)
+    if any(is_missing):
         run.note(inputs=_inputs(run))
-        backbone = loaded(run)
-        try:
-            for step in steps(
-                backbone,
-                pairs,
-                settings,
-                folder=folder,
-                objective=objective,
-                held_out=held_out,
-                cache=cache_folder(run),
-            ):
-                if is_first:
-                    run.log(_as_line(step))
-                yield step
-            if is_first:
-                adapter.trained.save(backbone, target)
-        finally:  # a cell that was interrupted may be run again: the next training starts clean
-            adapter.trained.end(backbone)
+    with endings.told(run.folder):
+        if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
+            _LOADED.pop(run, None)  # the processes need its memory
+            yield from kept
+            yield from launch.follow(run)
+        else:
+            for objective in objectives:
+                yield from (step for step in kept if step.objective == objective)
+                if not _is_trained(run, objective):
+                    yield from _train_here(run, objective)
+    pairs, held_out = read_records(run)
     skipped: Counter[str] = Counter()
-    for step in _read_metrics(run.path("metrics.jsonl")):
+    for step in log.read(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
     facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": objectives}
     run.note(**facts, skipped_updates=dict(skipped))
 
 
-def plan(run: Run) -> dict[str, Any]:
-    """What a training will do, before it does it.
-
-    Returns:
-        Updates, pairs, tokens, share of padding, answers that are cut, memory in GB.
-    """
+def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
+    """One objective in this process, which may be one of several: the first one writes."""
     settings = run.recipe.train
-    order.check(settings)
     pairs, held_out = read_records(run)
     backbone = loaded(run)
-    examples, left_out = tokenized(backbone, pairs, settings)
-    updates = order.of_examples(examples, settings)
-    positions = tokens = longest = packed_rows = 0
-    for update in updates:
-        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
-        for part in micro_batches(rows, settings.micro_batch_pairs):
-            lengths = [batch.row_length(row) for row in part]
-            size = batch.aligned(max(lengths)) * len(part)
-            positions += size
-            longest = max(longest, size)
-            tokens += sum(lengths)
-        packed_rows += len(rows)
-    seen = [examples[i] for update in updates for i in update]
-    facts = {
-        "objective": settings.objective,
-        "trained": settings.trained,
-        "updates": len(updates),
-        "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
-        "pairs": len(pairs),
-        "pairs_seen": len(seen),
-        **_by_objective(seen, left_out, settings),
-        "held_out_pairs": len(held_out),
-        "packed_rows": packed_rows,
-        "tokens": tokens,
-        "padding": round(1 - tokens / positions, 4),
-        "answers_cut": sum(e.cut for e in examples),
-        "objectives": [settings.objective, *order.control_names(settings)],
-        "checkpoint_every": settings.checkpoint_every,
-        "early_stop": settings.early_stop,
-        "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
-    }
-    if settings.objective == "dpo":
-        known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
-        facts["reference"] = reference.describe(cache_folder(run), known, settings)
-    run.note(plan=facts)
-    return facts
+    try:
+        with trackers.opened(run, objective, is_cpu=backbone.device.type == "cpu") as track:
+            for step in steps(
+                backbone,
+                pairs,
+                settings,
+                folder=run.path("checkpoints", objective),
+                objective=objective,
+                held_out=held_out,
+                captions=read_captions(run) if objective == "dpo" else [],
+                cache=cache_folder(run),
+            ):
+                if launch.is_first():
+                    run.log(log.as_line(step))
+                track(step)
+                yield step
+        sharding.gather_trained(backbone)
+        if launch.is_first():
+            adapter.trained.save(backbone, adapter_folder(run, objective).parent)
+    finally:  # a cell that was interrupted may be run again: the next training starts clean
+        adapter.trained.end(backbone)
+        if sharding.is_on():
+            _LOADED.pop(run, None)  # of its weights only parts are left here
 
 
-def _by_objective(
-    seen: Sequence[Example], left_out: Counter[str], settings: TrainConfig
-) -> dict[str, Any]:
-    if settings.objective == "dpo":
-        return {"description_pairs_seen": sum(e.kind == "description" for e in seen)}
-    sources = Counter(example.source for example in seen)
-    return {"left_out": dict(left_out), "seen_by_source": dict(sorted(sources.items()))}
+def objectives_of(settings: TrainConfig) -> list[Objective]:
+    """What is trained, one after the other: the run itself, then its control."""
+    controls: list[Objective] = ["sft"] if "sft" in order.control_names(settings) else []
+    return [settings.objective, *controls]
+
+
+def _is_trained(run: Run, objective: str) -> bool:
+    return adapter.trained.is_saved(adapter_folder(run, objective).parent, run.recipe.train)
+
+
+def _is_kept(run: Run, step: StepMetrics) -> bool:
+    """Whether a restart will not make this step again."""
+    done = checkpoints.last_step(run.path("checkpoints", step.objective))
+    return _is_trained(run, step.objective) or step.step < done
 
 
 def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
@@ -201,6 +170,25 @@ def read_records(run: Run) -> tuple[list[Record], list[Record]]:
     return [*found[0]], [*found[1]] if len(found) > 1 else []
 
 
+def read_captions(run: Run) -> list[Record]:
+    """What the auxiliary term learns from, where that is not the chosen answers.
+
+    Raises:
+        BadInput: the stage prepare wrote no instructions.
+    """
+    settings = run.recipe.train
+    if not settings.gamma or settings.gamma_on == "chosen" or settings.objective != "dpo":
+        return []
+    path = run.earlier("prepare", "pairs.jsonl").with_name("instructions.jsonl")
+    found = list(read_jsonl(path, Instruction)) if path.is_file() else []
+    if not found:
+        raise BadInput(
+            f"gamma_on: instructions, but there is no {path}; name some in the recipe's "
+            "data.instructions and redo prepare, or set gamma_on: chosen"
+        )
+    return [*found]
+
+
 def _record_files(run: Run) -> list[Path]:
     """What prepare wrote for the objective; the held-out records where there are any."""
     if run.recipe.train.objective == "dpo":
@@ -215,7 +203,8 @@ def _record_files(run: Run) -> list[Path]:
 def _inputs(run: Run) -> dict[str, str]:
     """Hashes of what a training rests on: pairs and the base's files."""
     weights = backbones.files_of(run.recipe, run.resolve)
-    places = [*_record_files(run), *weights.values()]
+    captions = [run.earlier("prepare").joinpath("instructions.jsonl")] if read_captions(run) else []
+    places = [*_record_files(run), *captions, *weights.values()]
     return input_hashes(places, below=run.folder.parent)
 
 
@@ -231,47 +220,3 @@ def cache_folder(run: Run) -> Path:
     model = run.recipe.model
     name = model.backbone.replace("/", "-") if model else "none"
     return run.earlier("prepare", "pairs.jsonl").parent / "reference" / name
-
-
-def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> float:
-    """Rough need: weights, 16 bytes per adapter weight, activations of the largest micro-batch.
-
-    Per position and layer a LLaMA keeps about 14 h + 3 I numbers, or h with recomputation.
-    """
-    config = backbone.language_model.config
-    width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    size = backbone.embedding.weight.element_size()
-    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
-    learns = adapter.trained.parts(settings)
-    targets = settings.lora_targets.count(",") + 1
-    lora = 16 * targets * settings.lora_rank * 2 * width * depth * ("adapter" in learns)
-    if "connector" in learns:
-        lora += 16 * sum(p.numel() for p in backbone.connector.parameters())
-    per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
-    head = 4 * 2**24  # logits that exist at one time
-    return weights + lora + positions * depth * per_layer * size + head
-
-
-def _as_line(step: StepMetrics) -> dict[str, Any]:
-    line = {"objective": step.objective, "step": step.step, "epoch": step.epoch}
-    return line | step.metrics
-
-
-def _read_metrics(path: Path) -> list[StepMetrics]:
-    """Lines of an earlier start; a torn last line is dropped."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            values: Mapping[str, Any] = json.loads(line)
-            known = ("objective", "step", "epoch")
-            metrics = {key: value for key, value in values.items() if key not in known}
-            found.append(StepMetrics(**{key: values[key] for key in known}, metrics=metrics))
-    return found
-
-
-def _write_metrics(path: Path, found: list[StepMetrics]) -> None:
-    if path.is_file():
-        lines = [json.dumps(_as_line(step), allow_nan=False) + "\n" for step in found]
-        write_text(path, "".join(lines))

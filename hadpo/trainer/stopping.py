@@ -1,4 +1,4 @@
-"""Stop early: when the held-out loss has not become better for so many checkpoints."""
+"""Stop early: when the held-out loss has not become better for so many looks at it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Stopping:
     """The best held-out loss so far, and the weights that had it.
 
     Args:
-        patience: checkpoints without a better loss; 0: never stop, and keep nothing.
+        patience: looks without a better loss; 0: never stop, and keep nothing.
     """
 
     patience: int
     best: float | None = None
-    since: int = 0  # checkpoints
+    since: int = 0  # looks
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -28,7 +28,7 @@ class Stopping:
         return 0 < self.patience <= self.since
 
     def look(self, loss: float | None, weights: Mapping[str, Tensor]) -> bool:
-        """Note a checkpoint; whether to stop. A loss that is not a number is never better."""
+        """Note a look; whether to stop. A loss that is not a number is never better."""
         if not self.patience:
             return False
         if loss is not None and (self.best is None or loss < self.best):

@@ -4,68 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
 from torch import Tensor
 
-from hadpo import adapter, batch
+from hadpo import adapter
 from hadpo.backbones._base import Backbone
-from hadpo.batch import Example, Packed
+from hadpo.batch import Example
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput
-from hadpo.trainer import checkpoints, optimizer
+from hadpo.trainer import checkpoints, endings, optimizer, sharding
 from hadpo.trainer.checkpoints import Checkpoint
 from hadpo.trainer.examples import Record, tokenized
-from hadpo.trainer.layout import by_length, micro_batches
-from hadpo.trainer.objective import SIDES, Objective, Policy, score, weight
+from hadpo.trainer.layout import check_rows
+from hadpo.trainer.micro import Maker, Micro
+from hadpo.trainer.objective import Objective, Policy, score, weight
 from hadpo.trainer.reference import References
 from hadpo.trainer.stopping import Stopping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Micro:
-    """The pairs of one backward pass, on the CPU."""
-
-    packed: Packed
-    pixels: Float[Tensor, "images 3 side side"]
-    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
-    pair_ids: tuple[str, ...]
-    counts: Float[Tensor, " pairs"]  # how much each pair counts beside the others
-    weight: float  # of what counts 1; 0 where another process has no pair left to wait for
-
-
-class Window:
-    """Sums since the last report; they stay on the device until they are read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.pairs = 0.0  # what they count
-        self.skipped = 0  # updates that were not made
-        self.latest: dict[str, Tensor | float] = {}
-
-    def add(self, reported: Mapping[str, Float[Tensor, " pairs"]], micro: Micro) -> None:
-        """Add the values of some pairs; only their names where they serve another process."""
-        is_mine = micro.weight > 0
-        for name, values in reported.items():
-            total = (values * micro.counts.to(values)).sum() * float(is_mine)
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
-        self.pairs += float(micro.counts.sum()) if is_mine else 0.0
-
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means per pair over all processes; one copy from the device."""
-        names = sorted(self.sums)
-        sums = torch.stack([self.sums[name].float() for name in names])
-        sums = torch.cat([sums, sums.new_tensor([float(self.pairs)])])
-        totals: Any = accelerator.reduce(sums, reduction="sum")
-        *values, pairs = totals.tolist()
-        means = {name: value / pairs for name, value in zip(names, values, strict=True)}
-        latest = {name: float(value) for name, value in self.latest.items()}
-        return means | latest | ({"skipped_updates": float(self.skipped)} if latest else {})
+from hadpo.trainer.window import Window
 
 
 class Training:
@@ -79,36 +37,53 @@ class Training:
         folder: Path | None,
         objective: Objective,
         references: References | None = None,
+        captions: Sequence[Record] = (),
     ) -> None:
         self.backbone, self.settings = backbone, settings
         self.objective: Objective = objective
         self.folder: Path | None = folder
         self.fingerprint = checkpoints.fingerprint(
-            backbone.name, objective, settings, pairs, backbone.files.values()
+            backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
         )
-        self.references = references
-        _check_rows(backbone, settings)
+        check_rows(backbone, settings)
+        sharding.check(backbone, settings, objective)
         self.examples, self.left_out = tokenized(backbone, pairs, settings)
-        self.parameters = adapter.trained.begin(backbone, settings)
+        self.captions, _ = tokenized(backbone, captions, settings)
+        adapter.trained.begin(backbone, settings)
         self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
-        self.optimizer = optimizer.build(self.parameters, settings, device=backbone.device.type)
         device = backbone.device.type
-        is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
-        self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)
         self.accelerator = Accelerator(
             cpu=device == "cpu", device_placement=False, mixed_precision="no"
         )
-        self.policy = self.accelerator.prepare(Policy(backbone))
+        self.maker = Maker(
+            backbone=backbone,
+            settings=settings,
+            objective=objective,
+            references=references,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        sharding.share_out(backbone)
+        self.parameters = [p for p in backbone.parameters() if p.requires_grad]
+        groups = optimizer.groups(backbone.named_parameters(), settings)
+        self.optimizer = optimizer.build(groups, settings, device=device)
+        is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
+        self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)
+        policy = Policy(backbone)
+        self.policy = policy if sharding.is_on() else self.accelerator.prepare(policy)
 
-    def prepare(self, rows: Sequence[int]) -> list[Micro]:
-        """This process's micro-batches of an update on the pairs `rows`."""
-        packed_rows = self._rows([self.examples[i] for i in rows])
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        if mine := packed_rows[rank::world]:
-            counted = sum(self._weight(self.examples[i]) for i in rows)
-            return self._micros(mine, weight=world / counted)  # processes average gradients
-        return self._micros(packed_rows[:1], weight=0.0)
+    def prepare(self, rows: Sequence[int], captions: Sequence[int] = ()) -> list[Micro]:
+        """This process's micro-batches of an update on the pairs `rows`, and on `captions`."""
+        examples = [self.examples[i] for i in rows]
+        counted = sum(weight(example, self.objective, self.settings) for example in examples)
+        total = self.accelerator.num_processes / counted  # processes average gradients
+        micros = self.maker.of(examples, total=total)
+        if not captions:
+            return micros
+        chosen = [self.captions[i] for i in captions]
+        total = self.settings.gamma * self.accelerator.num_processes / len(captions)
+        return micros + self.maker.of(chosen, total=total, is_auxiliary=True)
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
@@ -117,25 +92,28 @@ class Training:
             FloatingPointError: a loss or the gradient is not a number; the state before is saved.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        is_finite = []
+        is_finite: list[Tensor] = []
+        too_large = None
         with self._seeded(step):
-            for micro in micros:
-                is_last = micro is micros[-1]
-                with contextlib.nullcontext() if is_last else self._no_sync():
-                    losses, reported = self._score(micro, is_training=True)
-                    total = (losses * micro.counts.to(losses)).sum() * micro.weight
-                    self.accelerator.backward(self.scaler.scale(total))
-                is_finite.append(losses.detach().isfinite().all())
-                window.add(reported, micro)
+            for number, micro in enumerate(micros, start=1):
+                try:
+                    is_last = number == len(micros)
+                    is_finite.append(self._backward(micro, window, is_last=is_last))
+                except (RuntimeError, MemoryError) as error:
+                    if not endings.is_out_of_memory(error):
+                        raise
+                    too_large = micro
+                if too_large:  # only here the error has let go of what it held in memory
+                    self._no_room(step, too_large)
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         # With a scaler, gradients that overflow are expected: it skips the update and backs off.
         is_learnable = norm.isfinite() | self.scaler.is_enabled()
         if not bool(torch.stack(is_finite).all() & is_learnable):
             self._diverged(step, micros, is_finite)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_ratio"]
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -148,32 +126,54 @@ class Training:
             "padding": 1 - tokens / positions,
         }
 
+    def _backward(self, micro: Micro, window: Window, *, is_last: bool) -> Tensor:
+        """Gradients of one micro-batch; whether all its losses are numbers."""
+        with contextlib.nullcontext() if is_last else self._no_sync():
+            losses, reported = self._score(micro, is_training=True)
+            total = (losses * micro.counts.to(losses)).sum() * micro.weight
+            self.accelerator.backward(self.scaler.scale(total))
+        counts = micro.counts * (micro.weight > 0)
+        if micro.is_auxiliary:
+            window.add_captions(reported["loss"], counts, gamma=self.settings.gamma)
+        else:
+            window.add(reported, counts)
+        return losses.detach().isfinite().all()
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether a flag is set in any of the processes: all of them do the same then."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        device = self.backbone.device
+        total: Any = self.accelerator.reduce(torch.tensor(float(flag), device=device), "sum")
+        return bool(total)
+
     @torch.no_grad()
     def evaluate(self, held_out: Sequence[Example]) -> dict[str, float]:
         """Means over held-out pairs; none for none."""
         if not held_out:
             return {}
         window = Window()
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        rows = self._rows(held_out)
-        mine = rows[rank::world]
-        for micro in self._micros(mine or rows[:1], weight=float(bool(mine))):
+        for micro in self.maker.of(held_out, total=1.0):
             _, reported = self._score(micro, is_training=False)
-            window.add(reported, micro)
+            window.add(reported, micro.counts * (micro.weight > 0))
         return window.read(self.accelerator)
 
-    def save(self, step: int) -> Path | None:
-        """Write a checkpoint of `step` updates; only the first process does."""
-        if self.folder is None or not self.accelerator.is_main_process:
+    def save(self, step: int, *, alone: bool = False) -> Path | None:
+        """Write a checkpoint of `step` updates; the first process does, or one left `alone`."""
+        if self.folder is None or (alone and sharding.is_on()):  # parts need all processes
             return None
-        weights = adapter.trained.state(self.backbone)
+        weights = sharding.whole(adapter.trained.state(self.backbone))
+        state = self.optimizer.state_dict()
+        state["state"] = sharding.whole(state["state"])
+        if not self.accelerator.is_main_process and not alone:
+            return None
         return checkpoints.save(
             self.folder,
             Checkpoint(
                 step=step,
                 fingerprint=self.fingerprint,
                 adapter={key: value.cpu() for key, value in weights.items()},
-                optimizer=self.optimizer.state_dict(),
+                optimizer=state,
                 scaler=self.scaler.state_dict(),
                 stopping=self.stopping.state(),
             ),
@@ -186,48 +186,24 @@ class Training:
         checkpoint = checkpoints.newest(self.folder, self.fingerprint)
         if checkpoint is None:
             return 0
-        adapter.trained.restore(self.backbone, checkpoint.adapter, where=str(self.folder))
+        weights = sharding.parts(checkpoint.adapter, adapter.trained.state(self.backbone))
+        adapter.trained.restore(self.backbone, weights, where=str(self.folder))
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        sharding.cut_state(self.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.stopping.restore(checkpoint.stopping)
         return checkpoint.step
 
     def should_stop(self, metrics: Mapping[str, float | None]) -> bool:
-        """At a checkpoint: whether the held-out loss has not become better for long enough."""
-        loss = metrics.get("eval_loss")
-        return self.stopping.look(loss, adapter.trained.state(self.backbone))
+        """Whether the held-out loss, just looked at, has not become better for long enough."""
+        weights = sharding.whole(adapter.trained.state(self.backbone))
+        return self.stopping.look(metrics.get("eval_loss"), weights)
 
     def keep_best(self) -> None:
         """Of a training that may stop early, what had the lowest held-out loss stays."""
         if self.stopping.weights:
-            best = self.stopping.weights
+            best = sharding.parts(self.stopping.weights, adapter.trained.state(self.backbone))
             adapter.trained.restore(self.backbone, best, where="the best checkpoint")
-
-    def _weight(self, example: Example) -> float:
-        return weight(example, self.objective, self.settings)
-
-    def _rows(self, examples: Sequence[Example]) -> list[list[Example]]:
-        return by_length(batch.grouped(examples, self.settings.pairs_per_row))
-
-    def _micros(self, rows: Sequence[list[Example]], *, weight: float) -> list[Micro]:
-        micros = []
-        for part in micro_batches(rows, self.settings.micro_batch_pairs):
-            packed = batch.pack_rows(part, sides=SIDES[self.objective])
-            ids = tuple(example.pair_id for row in part for example in row)
-            is_kept = self.references is not None and self.objective == "dpo"
-            micros.append(
-                Micro(
-                    packed=packed,
-                    pixels=batch.read_pixels(self.backbone, packed.images),
-                    reference=self.references.of(ids) if is_kept and self.references else None,
-                    pair_ids=ids,
-                    counts=torch.tensor(
-                        [self._weight(e) for row in part for e in row], dtype=torch.float64
-                    ),
-                    weight=weight,
-                )
-            )
-        return micros
 
     def _score(self, micro: Micro, *, is_training: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
         kept = micro.reference
@@ -238,11 +214,13 @@ class Training:
             micro.pixels,
             self.settings,
             kept=None if kept is None else kept.to(self.backbone.device),
-            objective=self.objective,
+            objective=micro.objective,
             is_training=is_training,
         )
 
     def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
+        if sharding.is_on():
+            return sharding.not_exchanged(self.backbone)
         return self.accelerator.no_sync(self.policy)
 
     @contextlib.contextmanager
@@ -258,24 +236,28 @@ class Training:
             torch.manual_seed((self.settings.train_seed * 1_000_003 + step) * 1_003 + rank)
             yield
 
+    def _no_room(self, step: int, micro: Micro) -> NoReturn:
+        self.optimizer.zero_grad(set_to_none=True)
+        raise endings.out_of_memory(
+            step,
+            micro.pair_ids,
+            self._save_before(step, alone=True),
+            self.settings.micro_batch_pairs,
+        )
+
+    def _save_before(self, step: int, *, alone: bool = False) -> str:
+        """Save the state before an update that failed; where it lies, as a part of a sentence."""
+        saved = self.save(step, alone=alone)
+        return f"the state before it is saved in {saved}" if saved else "nothing was saved"
+
     def _diverged(
         self, step: int, micros: Sequence[Micro], is_finite: Sequence[Tensor]
     ) -> NoReturn:
-        saved = self.save(step)
+        place = self._save_before(step)
         bad = [m.pair_ids for m, good in zip(micros, is_finite, strict=True) if not bool(good)]
         what = "the loss" if bad else "the gradient"
         pairs = bad[0] if bad else [pair_id for micro in micros for pair_id in micro.pair_ids]
-        place = f"the state before it is saved in {saved}" if saved else "nothing was saved"
         raise FloatingPointError(
             f"update {step}: {what} is not a number on the pairs {', '.join(pairs)}; {place}; "
             "try a lower learning_rate, or dtype: float32"
-        )
-
-
-def _check_rows(backbone: Backbone, settings: TrainConfig) -> None:
-    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
-        raise BadInput(
-            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
-            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
-            "share; set pairs_per_row to 1"
         )

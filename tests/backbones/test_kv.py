@@ -26,16 +26,19 @@ def at_once(backbone, ids, image_tokens):
 TOKENS = st.lists(st.integers(3, 350), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=4), st.randoms())
-def test_ragged_parts_equal_one_pass(backbone, parts, random):
+@pytest.mark.parametrize("way", ["select", "branch"])
+@settings(deadline=None, max_examples=15)
+@given(
+    parts=st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=4), random=st.randoms()
+)
+def test_ragged_parts_equal_one_pass(backbone, way, parts, random):
     torch.manual_seed(0)
     image_tokens = torch.randn(2, backbone.num_image_tokens, 32)
-    prefix = backbone.expand([1, -200])
-    state = backbone.prefill([prefix] * 2, image_tokens)
+    prefixes = [backbone.expand([1, -200]), backbone.expand([1, 9, 8, -200])]
+    state = backbone.prefill(prefixes, image_tokens)
     image_of = [random.randrange(2) for _ in parts]
-    state = state.select(image_of)
-    read = [list(prefix) for _ in parts]
+    state = getattr(state, way)(image_of)
+    read = [list(prefixes[image]) for image in image_of]
     for k in range(3):
         new = [row[k] for row in parts]
         logits, state = backbone.extend(state, new)
@@ -49,6 +52,42 @@ def test_ragged_parts_equal_one_pass(backbone, parts, random):
         random.shuffle(order)  # as a beam search does
         state, parts = state.select(order), [parts[i] for i in order]
         read, image_of = [list(read[i]) for i in order], [image_of[i] for i in order]
+
+
+def test_branches_keep_what_they_share_once_and_forget_what_nobody_shares(backbone):
+    tokens = torch.randn(5, backbone.num_image_tokens, 32)
+    state = backbone.prefill([backbone.expand([1, -200])] * 5, tokens)
+    branches = state.branch([0, 0, 0, 1, 2, 3, 4])
+    assert branches.prefix is not None
+    assert branches.prefix.keys[0].data_ptr() == state.keys[0].data_ptr()  # not copied
+    assert branches.keys[0].numel() == 0
+    with pytest.raises(ValueError, match="cannot branch again"):
+        branches.branch([0])
+    few = branches.repeat(2).select([0, 5])
+    assert few.prefix is not None
+    assert (len(few.prefix.keys[0]), few.prefix.of) == (1, (0, 0))
+    assert state.select([3]).repeat(2).prefix is None
+
+
+def test_heads_that_share_keys_share_prefixes_too(tiny_files):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from hadpo.backbones import _kv, _llama
+
+    torch.manual_seed(0)
+    config = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "rms_norm_eps": 1e-5}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    built = _llama.build(config, where="here")
+    model = LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=False)).eval()
+    model.config._attn_implementation = built.config._attn_implementation
+    embeds = torch.randn(2, 6, 32)
+    counts = torch.tensor([6, 6])
+    with torch.no_grad():
+        _, state = _kv.grow(model, None, embeds, counts)
+        new, rows = torch.randn(3, 2, 32), [1, 0, 1]
+        one, _ = _kv.grow(model, state.branch(rows), new, torch.tensor([2, 1, 2]))
+        other, _ = _kv.grow(model, state.select(rows), new, torch.tensor([2, 1, 2]))
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 def test_states_are_never_changed(backbone):

@@ -180,30 +180,72 @@ def test_saved_weights_are_read_back_bit_for_bit(tiny_files, hub_folder, tmp_pat
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["torch_dtype"] == "float32"
 
 
-def test_real_size_has_the_published_shapes():
+@pytest.mark.parametrize("source", ["authors", "transformers"])
+def test_written_for_transformers_it_says_the_same_there_and_here(
+    tiny_files, hub_folder, tmp_path, source
+):
+    files = tiny_files if source == "authors" else {"language_model": hub_folder[0]}
+    backbone = backbones.load("llava/mini", files, device="cpu")
+    expected, ids, pixels = logits_of(backbone)
+    folder = tmp_path / "whole"
+    assert backbone.save_transformers(folder, dtype=torch.float32)
+    found, *_ = logits_of(backbones.load("llava/mini", {"language_model": folder}, device="cpu"))
+    assert torch.equal(found, expected)
+    model, notes = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not notes["missing_keys"] and not notes["unexpected_keys"]
+    image = model.config.image_token_index if hasattr(model.config, "image_token_index") else 360
+    with torch.no_grad():
+        theirs = model(input_ids=ids.masked_fill(ids == IMAGE, image), pixel_values=pixels).logits
+    assert theirs.shape[-1] == 384
+    assert (theirs[..., :360] - expected).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "language_model", "connector"),
+    [
+        ("1.5-7b", {}, 6_738_415_616, 20_979_712),
+        (
+            "1.5-13b",
+            {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40}
+            | {"num_attention_heads": 40, "num_key_value_heads": 40},
+            13_015_864_320,
+            31_467_520,
+        ),
+    ],
+)
+def test_real_size_has_the_published_shapes(variant, changes, language_model, connector):
+    config = LLAVA_7B | changes
+    h, inner, last = (config[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     backbone = llava.Llava(
-        "llava/1.5-7b", vision_config=OPENAI_CLIP, original_config=LLAVA_7B, where="test"
+        f"llava/{variant}", vision_config=OPENAI_CLIP, original_config=config, where="test"
     )
     assert backbone.num_image_tokens == 576
+    assert llava.VARIANTS[variant].width == h
     shapes = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
     assert all(p.is_meta for p in backbone.parameters())
-    for key, shape in {
-        "model.embed_tokens.weight": (32000, 4096),
-        "model.layers.31.self_attn.k_proj.weight": (4096, 4096),
-        "model.layers.0.mlp.down_proj.weight": (4096, 11008),
-        "model.layers.17.input_layernorm.weight": (4096,),
-        "model.mm_projector.0.weight": (4096, 1024),
-        "model.mm_projector.2.weight": (4096, 4096),
-        "model.mm_projector.2.bias": (4096,),
-        "model.norm.weight": (4096,),
-        "lm_head.weight": (32000, 4096),
-    }.items():
-        assert shapes[_checkpoint.translate(key, llava.KEYS)] == shape
+    published = {
+        "model.embed_tokens.weight": (32000, h),
+        "model.mm_projector.0.weight": (h, 1024),
+        "model.mm_projector.0.bias": (h,),
+        "model.mm_projector.2.weight": (h, h),
+        "model.mm_projector.2.bias": (h,),
+        "model.norm.weight": (h,),
+        "lm_head.weight": (32000, h),
+    }
+    for layer in range(last):
+        start = f"model.layers.{layer}."
+        published |= {f"{start}self_attn.{name}_proj.weight": (h, h) for name in "qkvo"}
+        published |= {f"{start}mlp.{name}_proj.weight": (inner, h) for name in ("gate", "up")}
+        published[f"{start}mlp.down_proj.weight"] = (h, inner)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            published[f"{start}{name}.weight"] = (h,)
+    mine = {name: shape for name, shape in shapes.items() if not name.startswith("vision.")}
+    assert {_checkpoint.translate(key, llava.KEYS): s for key, s in published.items()} == mine
     count = {"language_model": 0, "connector": 0, "vision": 0}
     for name, p in backbone.named_parameters():
         count[name.partition(".")[0]] += p.numel()
-    assert count["language_model"] == 6_738_415_616  # Vicuna-7B
-    assert count["connector"] == 20_979_712
+    assert count["language_model"] == language_model  # Vicuna
+    assert count["connector"] == connector
     # CLIP ViT-L/14-336 without its last layer and the norm behind it
     assert count["vision"] == 303_507_456 - 12_596_224 - 2 * 1024
 
@@ -243,6 +285,25 @@ def test_a_tokenizer_of_another_model(tiny_files, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
     with pytest.raises(BadInput, match=r"360 pieces, but .* vocab_size 300"):
         backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
+
+
+def test_a_tokenizer_of_a_much_smaller_vocabulary(tiny_files, tmp_path):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 32000}))
+    with pytest.raises(BadInput, match=r"tokenizer.model: 360 pieces, but .* vocab_size 32000"):
+        backbones.load("llava/mini", {**tiny_files, "language_model": tmp_path})
+
+
+@pytest.mark.parametrize(("variant", "width"), [("1.5-13b", 4096), ("1.5-7b", 5120)])
+def test_the_folder_of_another_size(tiny_files, tmp_path, variant, width):
+    for path in tiny_files["language_model"].iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": width}))
+    with pytest.raises(BadInput, match=f"hidden_size {width}, a .* choose the other variant"):
+        backbones.load(f"llava/{variant}", {**tiny_files, "language_model": tmp_path})
 
 
 def test_hub_ids_are_fetched(tiny_files, monkeypatch):

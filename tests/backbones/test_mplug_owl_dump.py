@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+import typer.testing
 from safetensors.torch import load_file, save_file
 
 from hadpo import adapter, backbones
@@ -164,3 +165,22 @@ def test_dumps_that_are_none(make_owl, tmp_path, change, message):
     with pytest.raises(BadInput, match=message):
         adapter.from_dump(tmp_path / "dump.bin", base, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_the_command_says_how_far_the_rest_is(make_owl, tmp_path):
+    from hadpo.cli import app
+
+    base, weights = make_owl()
+    moved = dict(weights)
+    key = "language_model.model.layers.1.mlp.up_proj.weight"
+    moved[key] = weights[key] + 0.25
+    save_file(dumped(moved, "new"), tmp_path / "dump.safetensors")
+    words = ["convert-dump", str(tmp_path / "dump.safetensors"), str(base), str(tmp_path / "out")]
+    done = typer.testing.CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "rank 2 on q_proj, v_proj: 8 tensors" in done.output
+    assert "difference is 0.25; 0 missing, 0 unexpected" in done.output
+    assert f"0.25  {key}" in done.output and "are not the dumped model" in done.output
+    report = json.loads(typer.testing.CliRunner().invoke(app, [*words, "--json"]).output)
+    assert report["farthest"] == {key: pytest.approx(0.25)}
+    assert (tmp_path / "out" / "adapter_config.json").is_file()

@@ -265,3 +265,43 @@ def test_a_users_own_prompt_and_the_original_reader(serve, prepared, tmp_path):
     upstream = prepared("upstream", **mine, judge_reader="upstream")
     assert value(benchmarks.evaluate(upstream), "hallucinated_sentence_ratio").n == 0
     assert len(server.log) == 5  # the same replies, read in another way
+
+
+def test_the_batch_api_takes_two_starts(serve, prepared):
+    server = serve(all_correct)
+    batch = {"judge_delivery": "batch"}
+    with pytest.raises(Unfinished, match=r"5 of 5 cases .*handed in as batch .*hadpo stage evalu"):
+        benchmarks.evaluate(prepared("batch", **batch))
+    server.batch_api.status = "completed"
+    run = prepared("batch", **batch)
+    found = value(benchmarks.evaluate(run), "hallucinated_sentence_ratio")
+    assert (found.value, found.n_unreadable) == (0.0, 0)
+    assert [len(each) for each in server.batch_api.handed_in.values()] == [5]
+    assert server.log == []
+    direct = value(benchmarks.evaluate(prepared("direct")), "hallucinated_sentence_ratio")
+    assert direct == found
+    assert server.log == []  # a reply is the same however it was delivered
+
+
+@pytest.mark.slow
+def test_the_photos_through_the_notebook_with_answers_of_the_recorded_checkpoint(prepared):
+    from hadpo.runs.execute import execute
+
+    overrides = {
+        "models": "base",
+        "benchmark_names": "pope,shr,chair",
+        "shr_beams": 2,
+        "chair_max_new_tokens": 20,
+        "bootstrap_samples": 20,
+    }
+    outcome = execute("evaluate", prepared.recipe, "generated", overrides, from_run="photos")
+    answers = list(read_jsonl(outcome.folder / "samples.jsonl", Answer))
+    assert {a.benchmark for a in answers} == {"pope", "shr", "chair"}
+    assert all(a.tokens > 0 for a in answers)
+    metrics = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").open()]
+    names = {(m["benchmark"], m["name"]) for m in metrics if m["n"]}
+    wanted = {("pope", "accuracy"), ("shr", "sentences_per_answer"), ("chair", "words_per_answer")}
+    assert wanted <= names
+    assert (outcome.folder / "original/shr/base/judgement.json").is_file()
+    report = (outcome.folder / "report.html").read_text()
+    assert "images/s" in report  # progress is told in the notebook's log

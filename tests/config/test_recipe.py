@@ -68,7 +68,7 @@ def test_a_wrong_setting_is_named(tmp_path, values, message):
         ("merge", "check_pairs", (0,), (1,)),
         ("evaluate", "shr_beams", (0,), (1,)),
         ("evaluate", "bootstrap_samples", (0,), (1,)),
-        ("evaluate", "batch_questions", (0,), (1,)),
+        ("evaluate", "batch_questions", (-1,), (0, 1)),
         ("evaluate", "repetition_penalty", (0,), (0.5, 1)),
         ("evaluate", "questions_limit", (-1,), (0,)),
     ],

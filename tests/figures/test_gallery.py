@@ -186,3 +186,20 @@ def test_lengths_say_how_much_shorter_the_chosen_are(image: Path):
     assert "25.0% shorter" in figure.title
     with pytest.raises(BadInput, match="no pairs"):
         figures.length_figure([], is_mini=False)
+
+
+def test_style_says_what_else_than_truth_tells_the_sides_apart():
+    rows = [
+        {"pair_id": "1", "words_chosen": 10, "words_rejected": 12, "shared_2": 0.5}
+        | {"perplexity_chosen": 4.0, "perplexity_rejected": 2.0},
+        {"pair_id": "2", "words_chosen": 8, "words_rejected": 8, "shared_2": 1.0}
+        | {"perplexity_chosen": 3.0, "perplexity_rejected": 3.5},
+    ]
+    figure = figures.style_figure(rows, is_mini=False)
+    assert "word" in figure.title and "likelier" in figure.alt
+    assert len(figure.data) == 2 and figure.png()
+    texts_only = [{k: v for k, v in row.items() if "perplexity" not in k} for row in rows]
+    assert figures.style_figure(texts_only, is_mini=False).png()
+    assert "No description pairs" in figures.style_figure([], is_mini=False).title
+    assert figures.style_figure([], is_mini=True).png()
+    assert figures.question_sheet([], is_mini=False).title == "No questions"

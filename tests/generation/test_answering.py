@@ -238,8 +238,8 @@ def test_impossible_settings_are_refused(wrong):
 
 
 def test_a_batch_needs_a_question(backbone, questions):
-    with pytest.raises(BadInput, match="batch_questions starts at 1"):
-        run(backbone, questions, GREEDY, batch_questions=0)
+    with pytest.raises(BadInput, match="batch_questions is 0"):
+        run(backbone, questions, GREEDY, batch_questions=-1)
 
 
 def test_penalty_by_hand():

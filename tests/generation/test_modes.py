@@ -44,7 +44,7 @@ def spelling(monkeypatch):
                 ids = []
                 for letter in [*map(ord, text), 0]:
                     ids.append(letter)
-                    if stops(torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
+                    if stops(letter, torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
                         break
                 yield from ((question, ids) for question in questions)
 

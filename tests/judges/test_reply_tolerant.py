@@ -107,3 +107,28 @@ def test_json_of_the_same_case_is_read():
 
 def test_an_unread_reply_is_kept():
     assert {v.raw for v in read_tolerant("What?", case_of(TWO))} == {"What?"}
+
+
+def test_the_table_of_what_is_recovered(shared):
+    """`pytest -s` prints it: replies that the original's reader loses, and what ours makes of them.
+
+    Every row has strictly more rulings than upstream, and none that upstream reads is changed.
+    """
+    cases = json.loads((shared / "golden" / "shr" / "shr_cases.json").read_text())["cases"]
+    rows = []
+    for each in cases:
+        upstream = labels(read_upstream, each["judge"], each["model_response"])
+        ours = labels(read_tolerant, each["judge"], each["model_response"])
+        if each["name"] in RECOVERED:
+            assert ours.count(U) < upstream.count(U), each["name"]
+            rows.append((each["name"], upstream, ours))
+        known = [(a, b) for a, b in zip(upstream, ours, strict=True) if a != U]
+        assert all(a == b for a, b in known), each["name"]
+    assert {name for name, *_ in rows} == RECOVERED.keys()
+    gained = sum(theirs.count(U) - ours.count(U) for _, theirs, ours in rows)
+    lines = [f"{'reply':44} rulings read by upstream, and by ours"]
+    for name, theirs, ours in rows:
+        counts = [f"{len(found) - found.count(U)} of {len(found)}" for found in (theirs, ours)]
+        lines.append(f"{name:44} {counts[0]}, {counts[1]}")
+    print("\n".join([*lines, f"{gained} rulings more, of {len(rows)} replies"]))
+    assert gained > 25

@@ -31,8 +31,9 @@ def test_regions_are_those_of_the_original(shared):
 def test_every_slot_is_filled_once(name, is_json):
     rubric = read_rubric(name, is_json=is_json)
     text = rubric.render(CASE)
-    assert "a {facts} dog" in text  # what is filled in is not filled again
-    assert text.count("{") == 1
+    shows_regions = name != "gqa"  # an examiner goes by the right answer
+    assert ("a {facts} dog" in text) == shows_regions  # what is filled in is not filled again
+    assert text.count("{") == shows_regions
     assert (case_mark(CASE) in text) == is_json
     assert "A dog 2. fake." in text  # a newline inside a claim does not make two of it
     assert (rubric.schema is not None) == is_json

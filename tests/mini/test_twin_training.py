@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("twins")
     one = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3}
     with pytest.MonkeyPatch.context() as patch:
-        stages = dict.fromkeys(("lessons", "clean", "faulty"), one)
+        stages = {"lessons": one, "clean": one, "faulty": one}
         short = base_twin_training.Schooling(6, stages)
         kinds = dict.fromkeys(base_twin_training.SCHOOLING, short)
         patch.setattr(base_twin_training, "SCHOOLING", kinds)

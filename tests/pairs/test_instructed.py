@@ -133,7 +133,10 @@ def test_a_trained_connector_goes_through_all_stages(recipe):
     assert len(steps) == 5 and list(trainer.train(run)) == steps  # read back, not trained again
     assert (run.path("connector") / "mm_projector.bin").is_file()
     assert not run.path("adapter").exists()
-    assert adapter.describe_trained(run.folder)["connector"] == "mm_projector.bin"
+    assert (
+        adapter.describe_learned({"connector": run.folder / "connector"})["connector"]
+        == "mm_projector.bin"
+    )
     run.finish()
     run = opened(recipe, "merge")
     results = adapter.merge_run(run)

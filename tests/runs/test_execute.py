@@ -215,6 +215,17 @@ def test_control_c_stops_with_130_and_a_rerun_goes_on(stage, tmp_path):
     assert (manifest.status, manifest.starts) == ("done", 2)
 
 
+def test_sigterm_is_passed_on_and_stops_with_130(stage, tmp_path):
+    code, errors, folder = interrupt(stage, tmp_path, signal.SIGTERM)
+    assert code == 130
+    assert errors.strip().endswith(
+        "hadpo: stage compare was stopped by SIGTERM; the same command goes on"
+    )
+    manifest = runs.read_manifest(folder)
+    assert manifest is not None
+    assert manifest.status == "interrupted"
+
+
 def test_a_killed_process_leaves_an_interrupted_run(stage, tmp_path):
     code, _, folder = interrupt(stage, tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL

@@ -2,11 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
+from hadpo.benchmarks import pope, shr
+from hadpo.benchmarks._outcomes import outcomes
+from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.records import Answer, Metric, Question, Verdict, write_jsonl
 from hadpo.runs import Manifest
-from hadpo.tables import items_of
 
 SPLITS = ("random", "popular", "adversarial")
 MODELS = {
@@ -14,6 +17,12 @@ MODELS = {
     "merged": (0.90, 0.10, 0.15, 5),
     "sft": (0.90, 0.11, 0.16, 5),
 }
+
+MEASURED = (
+    *("accuracy", "precision", "recall", "f1", "yes_ratio", "words_per_answer"),
+    *("hallucinated_sentence_ratio", "absent_sentence_ratio", "attribute_sentence_ratio"),
+    *("sentences_per_answer", "repeated_sentences_per_answer"),
+)
 
 
 def write_run(
@@ -77,19 +86,27 @@ def write_run(
                     finish="stop",
                 )
             )
-    for q in questions:
-        if q.benchmark == "shr":
-            verdicts += _rule(
-                q, "base_cut", [f"There is a red cup number {k}." for k in range(5)], 0.2, draw
-            )
+    cut = []
+    for answer in answers:
+        if (answer.benchmark, answer.model) == ("shr", "base"):
+            claims = [f"There is a red cup number {k}." for k in range(5)]
+            q = next(q for q in questions if q.question_id == answer.question_id)
+            verdicts += _rule(q, "base_cut", claims, 0.2, draw)
+            cut.append(replace(answer, model="base_cut", text=" ".join(claims)))
+    nothing = from_json({"objects": [], "attributes": {}, "scenes": []})
+    found = []
+    for module, benchmark in ((pope, "pope"), (shr, "shr")):
+        own = [a for a in [*answers, *cut] if a.benchmark == benchmark]
+        found += outcomes(module.sums(own, questions, verdicts, {}, nothing), questions)
     metrics = []
-    for (benchmark, split, metric, model), sums in items_of(answers, questions, verdicts).items():
-        top, bottom = (sum(s[i] for s in sums.values()) for i in (0, 1))
-        value, n = (top / bottom, int(bottom)) if bottom else (None, 0)
-        metrics.append(
-            Metric(benchmark=benchmark, split=split, model=model, name=metric, value=value, n=n)
-        )
-        if metric == "recall" and benchmark == "pope":
+    for outcome in found:
+        split, model = outcome.split, outcome.model
+        place = {"benchmark": outcome.benchmark, "split": split, "model": model}
+        for metric in [m for m in outcome.sums if m in MEASURED]:
+            top, bottom = (sum(values) for values in outcome.sums[metric])
+            value, n = (top / bottom, int(bottom)) if bottom else (None, 0)
+            metrics.append(Metric(name=metric, value=value, n=n, **place))
+        if outcome.benchmark == "pope":
             metrics += _confusion(split, model, questions, answers)
     for model, recall in (("base", 0.85), ("merged", 0.80)):
         ends = {"low": recall - 0.03, "high": recall + 0.04}
@@ -101,6 +118,7 @@ def write_run(
         write_jsonl(run / "prepare" / "questions.jsonl", questions)
     write_jsonl(run / "evaluate" / "samples.jsonl", answers)
     write_jsonl(run / "evaluate" / "verdicts.jsonl", verdicts)
+    write_jsonl(run / "evaluate" / "outcomes.jsonl", found)
     write_jsonl(run / "evaluate" / "metrics.jsonl", metrics)
     steps = [
         {"objective": "dpo", "step": k, "epoch": 0.0, "metrics": {"loss": 0.69}} for k in range(3)
@@ -127,7 +145,7 @@ def write_run(
         "train": {"train": {"gamma": 2.0, "beta": beta, "loss": "sigmoid", "train_seed": seed}},
         "prepare": {"prepare": {"prepare_seed": 42}},
     }
-    for stage, found in settings.items():
+    for stage, section in settings.items():
         if stage not in own:
             continue
         Manifest(
@@ -135,7 +153,7 @@ def write_run(
             stage=stage,
             recipe="mini/llava",
             is_mini=True,
-            settings=found,
+            settings=section,
             overrides={},
             earlier=earlier,
             parents={},

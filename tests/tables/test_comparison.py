@@ -275,3 +275,13 @@ def test_the_index_lists_every_stage(runs_folder: Path, tmp_path: Path):
     assert base is not None and f"accuracy {100 * base:.2f} →" in numbers["run-s2", "evaluate"]
     assert "loss 0.690" in numbers["run-s2", "train"]
     assert len(run_index(tmp_path).frame) == 0
+
+
+def test_the_index_says_what_a_judge_has_cost(tmp_path: Path, write_run):
+    write_run(tmp_path, "run-s1", seed=1)
+    path = tmp_path / "run-s1" / "evaluate" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["facts"] = {"judge": {"bill": {"cost_usd": 1.254}}, "answers": {"base": 3}}
+    path.write_text(json.dumps(manifest))
+    shown = run_index(tmp_path).shown.set_index("Stage")["Cost"]
+    assert dict(shown) == {"prepare": "-", "train": "-", "evaluate": "$1.25"}

@@ -68,8 +68,9 @@ def two(tmp_path: Path, write_run) -> Path:
 
 
 def test_runs_with_other_questions_are_refused_unless_asked_for(two: Path):
-    path = two / "run-s2" / "prepare" / "questions.jsonl"
-    path.write_text(path.read_text().replace("a cup in", "a ball in", 1))
+    path = two / "run-s2" / "evaluate" / "outcomes.jsonl"
+    asked = json.loads(path.read_text().splitlines()[0])["questions"]
+    path.write_text(path.read_text().replace(asked, "0" * 64))
     with pytest.raises(BadInput, match=r"questions of pope random: 'run-s1' answered 120 .*anyway"):
         compare_runs(["run-s1", "run-s2"], runs_folder=two)
     tables = compare_runs(["run-s1", "run-s2"], runs_folder=two, anyway=True)

@@ -8,7 +8,7 @@ import pytest
 
 from hadpo.runs.execute import execute
 from hadpo.runs.report import join_reports
-from hadpo.tables import read_reported, reported_tables
+from hadpo.tables import compare_runs, read_reported, reported_tables
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LATEX = shutil.which("pdflatex")
@@ -69,10 +69,11 @@ def test_the_report_opens_in_a_browser_without_outside_requests(reported: Path, 
     assert outside == []
 
 
-def test_every_table_compiles_in_latex(tmp_path: Path):
+def test_every_table_compiles_in_latex(tmp_path: Path, runs_folder: Path):
     if LATEX is None:
         pytest.skip("no pdflatex on this machine (Debian: texlive-latex-recommended)")
     tables = reported_tables(read_reported(["hadpo", "lrv", "lrv-users"]))
+    tables += compare_runs(["run-s1", "run-s2"], runs_folder=runs_folder)
     body = "\n\\clearpage\n".join(table.to_latex() for table in tables)
     (tmp_path / "all.tex").write_text(PREAMBLE + body + "\\end{document}\n", encoding="utf-8")
     done = subprocess.run(

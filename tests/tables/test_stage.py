@@ -45,7 +45,15 @@ def test_several_runs_and_no_published_numbers(runs: Path, monkeypatch):
         runs, monkeypatch, "both", run_names="run-s1, run-s2", reported="", reported_backbone=""
     )
     names = [table.name for table in compare(run)]
-    assert names == ["overview", "comparison", "controls", "every_run", "pope", "mcnemar"]
+    assert names == [
+        "overview",
+        "comparison",
+        "controls",
+        "every_run",
+        "pope",
+        "mcnemar",
+        "between_runs",
+    ]
     text = (run.folder / "tables" / "every_run.md").read_text()
     assert text.count("run-s1 ") == text.count("run-s2 ") > 10
 

@@ -12,14 +12,35 @@ from hadpo.records import BadInput
 from hadpo.trainer import optimizer
 
 
+def build(named, settings):
+    return optimizer.build(optimizer.groups(named.items(), settings), settings, device="cpu")
+
+
+def test_the_two_matrices_of_lora_may_learn_at_different_rates(
+    fast, learn, equal, tiny_llava, tiny_pairs
+):
+    names = ("q_proj.lora_A.default.weight", "q_proj.lora_B.default.weight")
+    named = {name: torch.nn.Parameter(torch.zeros(2, 2)) for name in names}
+    groups = build(named, replace(fast, lora_b_rate_ratio=16.0)).param_groups
+    assert [(g["params"], g["rate_ratio"]) for g in groups] == [
+        ([named[names[0]]], 1.0),
+        ([named[names[1]]], 16.0),
+    ]
+    _, plain = learn(tiny_llava(), tiny_pairs, replace(fast, steps=1))
+    _, faster = learn(tiny_llava(), tiny_pairs, replace(fast, steps=1, lora_b_rate_ratio=3.0))
+    for key, value in plain.items():
+        ratio = 3.0 if ".lora_B." in key else 1.0
+        assert torch.allclose(faster[key], ratio * value) == (ratio == 3.0 or value.any())
+
+
 def test_adamw_is_torchs(fast):
     weight, bias = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((2, 2), (2,)))
-    found = optimizer.build([weight, bias], replace(fast, weight_decay=0.1), device="cpu")
+    found = build({"weight": weight, "bias": bias}, replace(fast, weight_decay=0.1))
     assert type(found) is torch.optim.AdamW
     decays = [(group["params"], group["weight_decay"]) for group in found.param_groups]
     assert decays == [([weight], 0.1), ([bias], 0.0)]  # MiniGPT-4's rule: matrices only
     assert {group["lr"] for group in found.param_groups} == {fast.learning_rate}
-    (only,) = optimizer.build([weight], fast, device="cpu").param_groups
+    (only,) = build({"weight": weight}, fast).param_groups
     assert only["params"] == [weight]
 
 

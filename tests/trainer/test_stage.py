@@ -201,6 +201,9 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
         assert found["adapter to merged files, nats per token"] < 0.3
         fact = "merged" if name == "merged" else f"merged_{name}"
         assert set(run.facts[fact]["files"]) == {"language_model", "vision"}
+        assert run.facts[fact]["projector"] == "adapter"
+    assert results["merged"]["adapter to transformers folder, nats per token"] < 0.3
+    assert (run.path("merged_transformers") / "model.safetensors").is_file()
     adapters = ("adapter", "controls/sft/adapter")
     assert {f"train/{place}/adapter_model.safetensors" for place in adapters} <= {
         *run.facts["inputs"]
@@ -219,7 +222,8 @@ def test_the_pairs_that_are_checked_are_the_ones_that_are_shown(stage, tiny_pair
     real = proof._logps
     monkeypatch.setattr(proof, "_logps", lambda b, pairs: seen.append(pairs) or real(b, pairs))
     adapter.merge_run(run)
-    assert seen == [shown] * 6  # two adapters; with adapter, merged, and from the files
+    # Two adapters; with adapter, merged, and from the files; the first also for transformers.
+    assert seen == [shown] * 7
 
 
 def test_an_adapter_is_described_without_a_model(stage, fast):

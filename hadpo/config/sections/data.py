@@ -22,5 +22,6 @@ class DataConfig:
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
     shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
     gavie: str = ""  # GAVIE's evaluation_set.json: questions about Visual Genome images
+    gqa: str = ""  # questions of GQA with right answers, about Visual Genome images
     chair_synonyms: str = ""  # file of CHAIR's synonyms; with it, COCO's photos are described
     vocabulary: str = ""  # JSON of the words the oracle judge knows; empty: from the evidence

@@ -16,3 +16,4 @@ class ModelConfig:
     files: dict[str, str] = field(default_factory=dict)  # part of the backbone -> path
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: fits the device
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"  # of the LM; needs bitsandbytes

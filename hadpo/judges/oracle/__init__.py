@@ -25,6 +25,8 @@ class Oracle:
 
     def rule(self, case: Case) -> list[Verdict]:
         """One verdict per claim, in order: labels of sentences, or grades of answers."""
+        if case.rubric == "gqa":
+            return [_examined(case, place) for place in range(len(case.claims))]
         there = self.world(case.evidence)
         if case.rubric == "gavie":
             return [self._grade(case, place, there) for place in range(len(case.claims))]
@@ -92,6 +94,21 @@ class Oracle:
         if reading.is_empty and reading.loose:
             return _decide_emptiness(reading, there)
         return "cannot judge", "", "no known word, or nothing known of the image"
+
+
+def _examined(case: Case, place: int) -> Verdict:
+    """Whether an answer holds the words of the right answer, in their order."""
+    said, right = words(case.claims[place]), words(" ".join(case.evidence.facts))
+    starts = range(len(said) - len(right) + 1)
+    is_right = bool(right) and any(said[at : at + len(right)] == right for at in starts)
+    return Verdict(
+        case_id=case.case_id,
+        model=case.model_of(place),
+        claim=case.claims[place],
+        label="correct" if is_right else "incorrect",
+        reason=f"the right answer is {' '.join(case.evidence.facts)}",
+        place=place + 1,
+    )
 
 
 def _decide_objects(reading: Reading, there: World) -> tuple[Any, str, str]:

@@ -1,50 +1,21 @@
-"""Pairs to packed rows: [prefix | chosen | rejected], one row per pair or per image.
-
-The prefix (prompt and image tokens) is read once for both answers. Positions of the rejected answer
-restart at the end of the prefix, and the mask keeps the answers apart, so each answer sees exactly
-what it would see in a row of its own. Only the states that predict an answer's tokens
-are looked at; the first tokens of both answers are predicted by one state, the last of the prefix.
-
-Pairs of one image may share a row, as a tree: [common | rest | chosen | rejected | rest | ...].
-What their prefixes have in common, the image tokens above all, is read once for all of them.
-"""
+"""Rows of prefix and answers: who stands where, who sees whom, and what predicts which token."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hadpo import loss
-from hadpo.backbones._base import Backbone
 from hadpo.backbones._prompt import IMAGE
-from hadpo.records import BadInput, Pair
+from hadpo.backbones._segments import Part, Parts
+from hadpo.batch.examples import Example
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
 _ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before it uses them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A pair as token ids."""
-
-    pair_id: str
-    kind: Literal["description", "pope", "instruction"]
-    image: str
-    instruction: str
-    prefix: tuple[int, ...]  # one id per position, IMAGE at those of the image tokens
-    chosen: tuple[int, ...]  # with the end marker
-    rejected: tuple[int, ...]
-    cut: int  # answers that were cut to fit, of these two
-    source: str = ""
-    weight: float = 1.0  # of its loss, in finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +25,7 @@ class Packed:
     ids: Int[Tensor, "rows length"]  # IMAGE at the image tokens, 0 behind the end
     positions: Int[Tensor, "rows length"]
     mask: Bool[Tensor, "rows 1 length length"]  # True: row t may look there
+    parts: tuple[Parts, ...]  # of each row, the same as the mask: who sees what, part by part
     sources: Int[Tensor, " tokens"]  # row * length + position of the state that predicts the token
     targets: Int[Tensor, " tokens"]
     slots: Int[Tensor, " tokens"]  # answer * longest + place: where a token stands in the table
@@ -73,48 +45,6 @@ class Packed:
     def padding(self) -> float:
         """Share of positions that hold nothing."""
         return 1 - self.num_tokens / self.ids.numel()
-
-
-def tokenize(
-    backbone: Backbone,
-    pair: Pair,
-    *,
-    max_length: int,
-    prompt: Literal["train", "evaluate"] = "train",
-) -> Example:
-    """The pair's ids; an answer that would pass `max_length` is cut and keeps its end marker.
-
-    Raises:
-        BadInput: the prompt alone leaves no room for an answer; image tokens are never cut.
-    """
-    prefix = backbone.expand(backbone.prompt_ids(pair.instruction, prompt=prompt))
-    room = max_length - len(prefix)
-    if room < 1:
-        raise BadInput(
-            f"pair {pair.pair_id}: the prompt with its image tokens has {len(prefix)} positions, "
-            f"max_length is {max_length}; raise max_length"
-        )
-    answers = [fit_answer(backbone, text, room) for text in (pair.chosen, pair.rejected)]
-    return Example(
-        pair_id=pair.pair_id,
-        kind=pair.kind,
-        image=pair.image,
-        instruction=pair.instruction,
-        prefix=tuple(prefix),
-        chosen=answers[0][0],
-        rejected=answers[1][0],
-        cut=sum(is_cut for _, is_cut in answers),
-        source=pair.source,
-    )
-
-
-def fit_answer(backbone: Backbone, text: str, room: int) -> tuple[tuple[int, ...], bool]:
-    """Ids of an answer in at most `room` positions, its end marker kept, and whether it was cut."""
-    ids = backbone.response_ids(text)
-    if len(ids) <= room:
-        return tuple(ids), False
-    end = backbone.end_ids
-    return tuple([*ids[: max(room - len(end), 0)], *end][:room]), True
 
 
 def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Packed:
@@ -146,14 +76,16 @@ def pack_rows(
     lengths = torch.tensor([[len(answer) for answer in side] for side in answers])
     longest = int(lengths.max())
     sources, targets, slots = [], [], []
+    parts: list[Parts] = []
     number = 0  # of the pair
     for r, row in enumerate(rows):
         common = _common(row)
         end = _put(row[0].prefix[:common], 0, ids[r], positions[r])
         segments[r, :end] = parents[r, :end] = _PREFIX
         segment = _PREFIX
+        mine: list[Part] = []
         for example in row:
-            start = end
+            start = rest = end
             end = (
                 _put(example.prefix[common:], common, ids[r, start:], positions[r, start:]) + start
             )
@@ -167,15 +99,23 @@ def pack_rows(
                 end = _put(answer, prefix, ids[r, start:], positions[r, start:]) + start
                 segment += 1
                 segments[r, start:end], parents[r, start:end] = segment, parent
+                if k == 0:  # with the prefix before it; the first pair's holds the common one
+                    seen = _spans((0, common)) if mine else ()
+                    mine.append(Part(rest if mine else 0, end, seen))
+                else:
+                    before = len(example.prefix) - common + rest
+                    mine.append(Part(start, end, _spans((0, common), (rest, before))))
                 sources += [r * length + p for p in (last, *range(start, end - 1))]
                 targets += answer
                 slots += [(k * pairs + number) * longest + place for place in range(len(answer))]
             number += 1
+        parts.append(tuple(mine))
     images = list(dict.fromkeys(row[0].image for row in rows))
     return Packed(
         ids=ids,
         positions=positions,
         mask=_mask(segments, parents),
+        parts=tuple(parts),
         sources=torch.tensor(sources),
         targets=torch.tensor(targets),
         slots=torch.tensor(slots),
@@ -224,6 +164,18 @@ def _common(row: Sequence[Example]) -> int:
     return same
 
 
+def _spans(*spans: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Spans without those that are empty; neighbours as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if start == end:
+            continue
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return tuple(joined)
+
+
 def _put(
     ids: Sequence[int], position: int, into: Int[Tensor, " room"], positions: Int[Tensor, " room"]
 ) -> int:
@@ -249,47 +201,3 @@ def _mask(
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     looks, seen, parent = segments[:, :, None], segments[:, None, :], parents[:, :, None]
     return (causal & ((seen == _PREFIX) | (looks == seen) | (parent == seen)))[:, None]
-
-
-def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "images 3 side side"]:
-    """Pixels of image files, on the CPU.
-
-    Raises:
-        BadInput: names the file that is missing or no image.
-    """
-    pixels = []
-    for path in images:
-        try:
-            with Image.open(Path(path)) as image:
-                pixels.append(backbone.preprocess(image))
-        except FileNotFoundError as error:
-            raise BadInput(f"no image {path}; mend the path, or fetch the images") from error
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadInput(f"{path}: no readable image ({error})") from error
-    return torch.stack(pixels)
-
-
-def embed(
-    backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 side side"]
-) -> Float[Tensor, "rows length width"]:
-    """Inputs of the language model, each distinct image encoded once."""
-    image_tokens = backbone.image_tokens(pixels, packed.instructions, image_of=packed.image_of)
-    return backbone.embed(packed.ids, image_tokens)
-
-
-def answer_logps(
-    backbone: Backbone, packed: Packed, embeds: Float[Tensor, "rows length width"]
-) -> Float[Tensor, "answers pairs"]:
-    """Log-probability of each answer, summed over its tokens, in nats."""
-    return token_table(backbone, packed, embeds).sum(-1)
-
-
-def token_table(
-    backbone: Backbone, packed: Packed, embeds: Float[Tensor, "rows length width"]
-) -> Float[Tensor, "answers pairs longest"]:
-    """Log-probability of each answer token, 0 behind the end of an answer."""
-    hidden = backbone.hidden_states(embeds, packed.mask, packed.positions)
-    states = hidden.flatten(0, 1)[packed.sources]
-    logps = loss.token_logps(states, backbone.lm_head_weight, packed.targets)
-    table = logps.new_zeros(packed.lengths.numel() * packed.longest)
-    return table.index_put((packed.slots,), logps).view(*packed.lengths.shape, packed.longest)

@@ -1,0 +1,180 @@
+"""The answers of every model: kept ones, and new ones by one process or by several."""
+
+import gc
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hadpo import backbones, plugins
+from hadpo.config import EvaluateConfig
+from hadpo.records import (
+    Answer,
+    BadInput,
+    Question,
+    drop_torn_end,
+    input_hashes,
+    read_jsonl,
+    refuse_changed,
+    to_json,
+    write_text,
+)
+from hadpo.runs import read_manifest
+
+if TYPE_CHECKING:
+    from hadpo.runs import Run
+
+log = logging.getLogger(__name__)
+
+BASE, TUNED = "base", "merged"
+Files = dict[str, str | Path]
+
+
+def names(text: str) -> list[str]:
+    """Names of a comma-separated setting, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def files_of(run: "Run", name: str) -> Files:
+    """The files of one model: the recipe's, with the merged language model for all but the base.
+
+    Raises:
+        BadInput: no such model was trained and merged.
+    """
+    parts: Files = backbones.files_of(run.recipe, run.resolve)
+    if name == BASE:
+        return parts
+    folder = run.earlier("merge")
+    controls = sorted(path.parent.name for path in folder.glob("controls/*/merged"))
+    if name != TUNED and name not in controls:
+        known = [BASE, TUNED, *controls]
+        raise BadInput(
+            f"evaluate.models: no model {name!r}; {plugins.choices(name, known)}; "
+            "controls are trained where train.controls names them"
+        )
+    place = ("merged",) if name == TUNED else ("controls", name, "merged")
+    manifest = read_manifest(folder)
+    facts = manifest.facts if manifest else {}
+    noted = facts.get(TUNED if name == TUNED else f"merged_{name}", {}).get("files", {})
+    found = {**parts, **noted}
+    # What was noted may have been moved with the run's folder.
+    target = run.earlier("merge", *place)
+    if (target / "config.json").is_file():
+        found["language_model"] = target
+    if (target / "connector").is_dir():
+        found["connector"] = target / "connector"
+    return found
+
+
+def answers_of(
+    run: "Run",
+    modules: dict[str, ModuleType],
+    questions: Sequence[Question],
+    files: dict[str, Files],
+) -> list[Answer]:
+    """All answers of all models, from samples.jsonl or newly generated into it."""
+    path = run.path("samples.jsonl")
+    kept = _kept(path)
+    _note_inputs(run, files, path if kept else None)
+    ids = {question.question_id for question in questions}
+    found = [a for a in kept if a.model in files and a.question_id in ids]
+    for model, parts in files.items():
+        done = {a.question_id for a in found if a.model == model}
+        if ids <= done:
+            log.info("%s: all %d answers are there", model, len(ids))
+            continue
+        _write_decoding(run, modules)
+        with path.open("a", encoding="utf-8") as file:
+            for answer in _ask(run, modules, questions, parts, model=model, done=done):
+                file.write(to_json(answer) + "\n")
+                file.flush()
+                found.append(answer)
+        shutil.rmtree(run.path("processes", model), ignore_errors=True)  # it is all kept now
+        gc.collect()  # one model at a time: a 7B model fills most of a GPU
+    order = {name: place for place, name in enumerate(files)}
+    return sorted(found, key=lambda answer: order[answer.model])
+
+
+def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> None:
+    """Hash what the numbers rest on; answers that other weights gave are refused."""
+    noted = run.manifest.facts.get("inputs", {})
+    places = [place for parts in files.values() for place in parts.values()]
+    weights = input_hashes(places, below=run.folder.parent)
+    if answers is not None:
+        refuse_changed(noted, weights, where=answers)
+    names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
+    records = input_hashes(
+        [run.earlier("prepare", name) for name in names], below=run.folder.parent
+    )
+    run.note(inputs={**noted, **records, **weights})
+
+
+def _kept(path: Path) -> list[Answer]:
+    """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
+    drop_torn_end(path)
+    return list(read_jsonl(path, Answer)) if path.is_file() else []
+
+
+def _ask(
+    run: "Run",
+    modules: dict[str, ModuleType],
+    questions: Sequence[Question],
+    parts: Files,
+    *,
+    model: str,
+    done: set[str],
+) -> Iterable[Answer]:
+    from hadpo.generation import Job, Part, generate, generate_in_processes
+
+    settings: EvaluateConfig = run.settings
+    asked = [
+        Part(
+            decoding=module.decoding(settings),
+            questions=tuple(q for q in questions if q.benchmark == name),
+        )
+        for name, module in modules.items()
+    ]
+    options: dict[str, Any] = {
+        "prompt": settings.prompt,
+        "batch_questions": settings.batch_questions,
+        "batch_memory_gib": settings.batch_memory_gib,
+        "model": model,
+        "exact": settings.exact,
+    }
+    if settings.answer_processes > 1:
+        job = Job(
+            settings=asdict(run.recipe.model),  # pyright: ignore[reportArgumentType]
+            files={part: str(place) for part, place in parts.items()},
+            parts=tuple(asked),
+            done=tuple(sorted(done)),
+            **options,
+        )
+        folder = run.path("processes", model)
+        yield from generate_in_processes(job, folder, settings.answer_processes)
+        return
+    backbone = backbones.load_for(run.recipe, parts)
+    for part in asked:
+        yield from generate(backbone, part.questions, part.decoding, done=done, **options)
+
+
+def _write_decoding(run: "Run", modules: dict[str, ModuleType]) -> None:
+    """What every number rests on: prompt, decoding, reading of the answers, judge."""
+    settings: EvaluateConfig = run.settings
+    prompt = getattr(backbones.prompts(run.recipe.model.backbone), settings.prompt)  # pyright: ignore
+    found: dict[str, Any] = {
+        name: {
+            "prompt": prompt.text,
+            "prompt_name": settings.prompt,
+            "decoding": asdict(module.decoding(settings)),
+            "readings": getattr(module, "readings", lambda _, m=module: m.READINGS)(settings),
+            "judge": settings.judge,
+        }
+        for name, module in modules.items()
+    }
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    write_text(run.path("decoding.json"), text)
+    run.note(decoding=found)

@@ -1,0 +1,34 @@
+"""The command that opens the page: `hadpo page`."""
+
+from typing import Annotated
+
+import typer
+
+commands = typer.Typer()
+
+
+@commands.command()
+def page(
+    recipe: Annotated[str, typer.Option(help="whose model is shown")] = "mini/llava",
+    adapter: Annotated[
+        str, typer.Option(help="its adapter: a folder, or a run's name; mini/llava brings one")
+    ] = "",
+    against: Annotated[
+        str, typer.Option(help="a recipe whose model stands beside it; default: without adapter")
+    ] = "",
+    port: Annotated[int, typer.Option(help="of 127.0.0.1; 0: a free one", min=0, max=65535)] = 7860,
+) -> None:
+    """Open a page on this machine where two models answer side by side.
+
+    Example: hadpo page --recipe mini/llava --adapter mini-llava
+    """
+    from hadpo.page import serve
+
+    typer.echo("loading ...")
+    serve(
+        recipe,
+        tuned=adapter,
+        against=against,
+        port=port,
+        when_ready=lambda address: typer.echo(f"the page: {address}   (Ctrl-C ends it)"),
+    )

@@ -1,0 +1,238 @@
+"""One file from a plain address: resumed by ranges, retried, checked, and never half there.
+
+Ours, and no library's: pooch starts over after a cut, and the files here have up to 10 GB.
+"""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from hadpo.data.fetch import files
+
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
+_FINAL = {401, 403, 404, 405, 410, 451}  # asking again would not help
+_HOPE = 1 << 20  # bytes in one attempt after which the failures are counted anew
+_SPARE = 1 << 26  # bytes that stay free on the disk
+_LONGEST_PAUSE = 60.0
+
+
+class FetchFailed(RuntimeError):
+    """Something could not be fetched: the message says what, why, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to wait for a server, in seconds, and how often to ask again."""
+
+    retries: int = 5
+    pause_seconds: float = 1.0  # before the first retry; doubled each time
+    timeout_seconds: float = 30.0  # without a byte
+    window_seconds: float = 30.0  # over which the speed is measured
+    least_bytes_per_second: float = 1000.0  # slower counts as stuck
+
+
+STANDARD = Patience()
+
+
+class _Again(Exception):
+    """This attempt failed, and another may not."""
+
+    def __init__(self, reason: str, seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    size: int = 0,
+    sha256: str = "",
+    patience: Patience = STANDARD,
+    progress: Progress | None = None,
+) -> None:
+    """Fetch `url` to the file `target`; what an earlier attempt got is kept and gone on from.
+
+    Args:
+        url: http or https.
+        target: appears when all of it is there and right; until then its name ends in `.part`.
+        size: published bytes; 0: not known.
+        sha256: published hash, or the beginning of it.
+        patience: timeouts and retries.
+        progress: is told after each chunk.
+
+    Raises:
+        FetchFailed: not found, too many failures, the disk is full, or the file is another one.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise FetchFailed(f"{url}: only http and https addresses are fetched")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    pause, failures = patience.pause_seconds, 0
+    while True:
+        before = _size(part)
+        try:
+            _attempt(url, part, patience, progress)
+            break
+        except _Again as error:
+            failures = 1 if _size(part) - before >= _HOPE else failures + 1
+            if failures > patience.retries:
+                raise FetchFailed(
+                    f"{url}: gave up after {failures} attempts: {error}; {_size(part)} bytes are "
+                    "kept, the same command goes on from there"
+                ) from error
+            time.sleep(min(max(pause * 2 ** (failures - 1), error.seconds), _LONGEST_PAUSE))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _disk_full(target, url) from error
+    accept(part, source=url, size=size, sha256=sha256)
+    os.replace(part, target)  # noqa: PTH105 - says "atomic"
+    _tag(part).unlink(missing_ok=True)
+
+
+def accept(path: Path, *, source: str, size: int = 0, sha256: str = "") -> None:
+    """Delete a finished download, and say so, that is not what was published.
+
+    Raises:
+        FetchFailed: a web page, or of another size or hash.
+    """
+    problem = files.no_content(path)
+    found = path.stat().st_size
+    if not problem and size and found != size:
+        problem = f"{found} bytes, published are {size}"
+    if not problem and sha256:
+        digest = files.sha256(path)
+        if not digest.startswith(sha256):
+            problem = f"wrong checksum: sha256 {digest[:16]}..., published is {sha256}..."
+    if problem:
+        path.unlink()
+        _tag(path).unlink(missing_ok=True)
+        raise FetchFailed(
+            f"{source}: {problem}; the download was deleted. Try again; if it stays, the file was "
+            "replaced there, or something in between answers for it"
+        )
+
+
+def check_space(folder: Path, wanted: int, *, source: str) -> None:
+    """Refuse what the disk has no room for.
+
+    Raises:
+        FetchFailed: names the disk, what is needed and what is free.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if wanted + _SPARE > free and wanted > 0:
+        raise FetchFailed(
+            f"{source}: needs {wanted / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
+            "make room, or set HADPO_MODELS or HADPO_DATA to a folder on a larger disk"
+        )
+
+
+def _attempt(url: str, part: Path, patience: Patience, progress: Progress | None) -> None:
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity", "User-Agent": "hadpo"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if _tag(part).is_file():
+            headers["If-Range"] = _tag(part).read_text(encoding="utf-8")
+    try:
+        with httpx2.stream(
+            "GET", url, headers=headers, follow_redirects=True, timeout=patience.timeout_seconds
+        ) as response:
+            have = _start(response, part, have, url)
+            if have < 0:
+                return
+            total = have + int(response.headers.get("Content-Length", 0) or 0)
+            _receive(response, part, have, total if total > have else 0, patience, progress)
+    except httpx2.TooManyRedirects as error:
+        raise FetchFailed(
+            f"{url}: redirects in a circle; the address has moved or broken"
+        ) from error
+    except httpx2.TransportError as error:
+        raise _Again(f"{type(error).__name__} {error}".strip()) from error
+
+
+def _start(response: httpx2.Response, part: Path, have: int, url: str) -> int:
+    """Where the body goes on; the part file is cut to there. -1: there is nothing left to fetch."""
+    status = response.status_code
+    if status == 416:
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        if total == str(have):
+            return -1
+        part.unlink(missing_ok=True)
+        raise _Again(f"the server has {total or 'no'} bytes, the part file {have}; starting over")
+    if status in _FINAL or (400 <= status < 500 and status not in (408, 425, 429)):
+        what = {404: "not there", 410: "gone", 401: "needs a login", 403: "forbidden"}.get(
+            status, ""
+        )
+        raise FetchFailed(f"{url}: the server answers {status} {what}".rstrip())
+    if status >= 400:
+        wait = response.headers.get("Retry-After", "")
+        raise _Again(f"the server answers {status}", float(wait) if wait.isdigit() else 0.0)
+    if status == 206:
+        start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+        if start != str(have):
+            part.unlink(missing_ok=True)
+            raise _Again(f"the server goes on at {start or 'nowhere'}, not at {have}")
+        return have
+    tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    if tag and not tag.startswith("W/"):
+        _tag(part).write_text(tag, encoding="utf-8")
+    part.unlink(missing_ok=True)  # a whole answer: the file has changed, or ranges are not given
+    return 0
+
+
+def _receive(
+    response: httpx2.Response,
+    part: Path,
+    have: int,
+    total: int,
+    patience: Patience,
+    progress: Progress | None,
+) -> None:
+    check_space(part.parent, total - have, source=str(response.url))
+    with part.open("ab") as file:
+        for chunk in _steady(response.iter_raw(), patience):
+            file.write(chunk)
+            have += len(chunk)
+            if progress:
+                progress(have, total)
+    if total and have < total:
+        raise _Again(f"cut off after {have} of {total} bytes")
+
+
+def _steady(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
+    """The same chunks; an error where they come too slowly to ever end."""
+    started, count = time.monotonic(), 0
+    for chunk in chunks:
+        count += len(chunk)
+        yield chunk
+        seconds = time.monotonic() - started
+        if seconds > patience.window_seconds:
+            if count < patience.least_bytes_per_second * seconds:
+                raise _Again(f"too slow: {count / seconds:.0f} bytes per second")
+            started, count = time.monotonic(), 0
+
+
+def _disk_full(target: Path, source: str) -> FetchFailed:
+    return FetchFailed(
+        f"{source}: the disk of {target.parent} is full; make room, or set HADPO_MODELS or "
+        "HADPO_DATA to a folder on a larger disk; the same command goes on from there"
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _tag(part: Path) -> Path:
+    """Which version of the file a part is of, as the server named it."""
+    return part.with_name(part.name + ".tag")

@@ -1,0 +1,47 @@
+"""What is here, what is missing, what will fit, and the command that mends it; loads nothing."""
+
+from hadpo import config
+from hadpo.doctor import files, machine, memory
+from hadpo.doctor.machine import missing_kernels
+from hadpo.doctor.report import Check, Report
+from hadpo.records import BadInput
+from hadpo.runs import Run
+
+__all__ = ["Check", "Report", "check", "inputs", "memory", "missing_kernels"]
+
+
+def check(recipe_name: str = "") -> Report:
+    """Look at this machine and, where a recipe is named, at its files, numbers and memory."""
+    checks = list(machine.look())
+    if recipe_name:
+        recipe = config.load_recipe(recipe_name)
+        checks += files.look(recipe, run_folder=None)
+        checks += memory.look(recipe, machine.capability())
+    return Report(checks)
+
+
+def inputs(run: Run) -> Report:
+    """The files that a run needs; a mini recipe's world is drawn here, into the run's own folder.
+
+    Raises:
+        BadInput: something is missing or broken; all of it is listed at once, with what to do.
+    """
+    data = run.recipe.data
+    if data.mini_seed > 0:
+        from hadpo import mini
+
+        mini.build(
+            run.folder / "world",
+            seed=data.mini_seed,
+            train_images=data.mini_train_images,
+            test_images=data.mini_test_images,
+        )
+    report = Report(list(files.look(run.recipe, run_folder=run.folder)))
+    if not report.is_healthy:
+        lines = [
+            f"  {c.what}: {c.status}, {c.found}; {c.mend}"
+            for c in report.checks
+            if c.status in ("missing", "broken")
+        ]
+        raise BadInput(f"recipe {run.recipe.name} lacks files:\n" + "\n".join(lines))
+    return report

@@ -1,0 +1,89 @@
+"""The files of a recipe: there, missing or broken, and the command that fetches them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hadpo import config, plugins
+from hadpo.data import fetch
+from hadpo.doctor.report import Check
+
+
+def look(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
+    """The files of the backbone and of the data sets that the recipe's stages read."""
+    if recipe.model is not None and set(recipe.stages) - {"compare"}:
+        yield from _parts(recipe.model, run_folder)
+    if "prepare" not in recipe.stages:
+        return
+    for what, text in _data_files(recipe.data):
+        if run_folder is None and "${WORLD}" in text:
+            yield Check(what=what, status="ok", found="drawn by the prepare stage")
+            continue
+        by_hand = f"put it there, or set the recipe's path; see README, real data ({what})"
+        yield _file(what, text, run_folder, mend=_fetch_command(text) or by_hand)
+
+
+def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check]:
+    family, _, variant = model.backbone.partition("/")
+    module = plugins.load("hadpo.backbones", family)
+    for part, text in model.files.items():
+        mend = _fetch_command(text, model.backbone) or "see README, real data"
+        yield _file(f"{model.backbone}: {part}", text, run_folder, mend=mend)
+    whole = config.resolve_path(model.files.get("language_model", ""), run_folder=run_folder)
+    if fetch.is_transformers(whole):
+        return  # such a folder holds all parts
+    for part, meaning in module.PARTS.items():
+        has_it = getattr(module.VARIANTS.get(variant), f"has_{part}", True)
+        if part not in model.files and has_it and part not in module.OPTIONAL_PARTS:
+            mend = f"set it: {meaning}"
+            yield Check(what=part, status="missing", found="not in the recipe", mend=mend)
+
+
+def _data_files(data: Any) -> Iterator[tuple[str, str]]:
+    wanted = (
+        ("Visual Genome", data.visual_genome, ("image_data.json", "region_descriptions.json")),
+        ("HA-DPO pairs", data.pairs_folder, ("desc_data.json", "pope_data.json")),
+        ("COCO val2014", data.coco, ("val2014",)),
+        (
+            "POPE",
+            data.pope,
+            tuple(f"coco_pope_{s}.json" for s in ("random", "popular", "adversarial")),
+        ),
+        (
+            "SHR",
+            data.shr,
+            ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
+        ),
+        ("GAVIE", data.gavie, ("",)),
+        ("GQA", data.gqa, ("",)),
+        *(
+            ("instructions", place.strip(), ("",))
+            for place in data.instructions.split(",")
+            if place.strip() not in ("", "oracle")
+        ),
+        ("CHAIR synonyms", data.chair_synonyms, ("",)),
+        ("vocabulary", data.vocabulary, ("",)),
+    )
+    for what, folder, names in wanted:
+        for name in names if folder else ():
+            yield f"{what} {name}".strip(), f"{folder}/{name}".rstrip("/")
+
+
+def _file(what: str, text: str, run_folder: Path | None, *, mend: str) -> Check:
+    path = config.resolve_path(text, run_folder=run_folder)
+    if "${HADPO_SHARED}" in text:
+        mend = "set HADPO_SHARED to the folder with golden/ and data/"
+    if not path.exists():
+        return Check(what=what, status="missing", found=str(path), mend=mend)
+    problem = fetch.problem_of(path)
+    if problem:
+        return Check(what=what, status="broken", found=problem, mend=f"delete it, then: {mend}")
+    return Check(what=what, status="present", found=str(path))
+
+
+def _fetch_command(text: str, backbone: str = "") -> str:
+    """The command that puts something at a recipe's path; "" where none does."""
+    names = fetch.names_for(text)
+    if not names:
+        return ""
+    return f"hadpo fetch {backbone if backbone in names else names[0]}"

@@ -1,0 +1,46 @@
+"""Checks, and how a list of them is shown."""
+
+import html
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was looked at; `mend` says what to do where `status` is not ok."""
+
+    what: str
+    status: str  # ok, present, missing, broken, warning
+    found: str
+    mend: str = ""
+
+
+class Report:
+    """Checks in the order they were made; shows itself as text and as a table in a notebook."""
+
+    def __init__(self, checks: list[Check]) -> None:
+        self.checks = checks
+        self.rows = [asdict(check) for check in checks]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is missing or broken; warnings do not count."""
+        return all(check.status not in ("missing", "broken") for check in self.checks)
+
+    def to_text(self) -> str:
+        """One line a check, and below it what to do."""
+        lines = []
+        for check in self.checks:
+            lines.append(f"{check.status:8} {check.what:24} {check.found}")
+            if check.mend:
+                lines.append(f"{'':33} -> {check.mend}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
+            for row in self.rows
+        )
+        return (
+            "<table><tr><th>what</th><th>status</th><th>found</th><th>what to do</th></tr>"
+            f"{cells}</table>"
+        )

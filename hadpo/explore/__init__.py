@@ -1,0 +1,21 @@
+"""Explorers for JupyterLab: pairs, answers, POPE's errors and training curves to leaf through.
+
+Each is one function that takes folders, runs or records and gives something that shows itself: in
+Lab with controls, in a report as the picture that the controls began with.
+"""
+
+from hadpo.explore.answers import browse_answers
+from hadpo.explore.browser import Browser, Entry
+from hadpo.explore.curves import LiveCurves, browse_training
+from hadpo.explore.pairs import browse_pairs
+from hadpo.explore.pope import browse_pope_errors
+
+__all__ = [
+    "Browser",
+    "Entry",
+    "LiveCurves",
+    "browse_answers",
+    "browse_pairs",
+    "browse_pope_errors",
+    "browse_training",
+]

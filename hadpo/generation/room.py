@@ -1,0 +1,58 @@
+"""How many questions fit side by side into a budget of memory."""
+
+import logging
+import os
+
+import torch
+
+from hadpo.backbones._base import Backbone
+from hadpo.generation.decoding import Decoding
+
+log = logging.getLogger(__name__)
+
+MOST = 128  # more rows than this make no device busier
+_SHARE = 0.8  # of what is free; the rest is for fragments and for what others do
+_QUESTION_TOKENS = 64  # behind the image, and before it
+
+
+def batch_that_fits(backbone: Backbone, decoding: Decoding, budget_gib: float = 0.0) -> int:
+    """Questions at a time, at least 1.
+
+    Counted are keys and values, the widest activations of the prompt, and the scores of a step, as
+    if every question had an image of its own. It is an estimate: where memory runs out all the
+    same, `generate` halves it.
+
+    Args:
+        backbone: on its device.
+        decoding: beams and length.
+        budget_gib: what generation may use beside the weights; 0: 80 % of what is free.
+    """
+    budget = budget_gib * 2**30 or _SHARE * _free_bytes(backbone.device)
+    found = max(1, min(MOST, int(budget // bytes_of_a_question(backbone, decoding))))
+    log.info("%d questions at a time (%.1f GiB for them)", found, budget / 2**30)
+    return found
+
+
+def bytes_of_a_question(backbone: Backbone, decoding: Decoding) -> int:
+    """What a question with its own image takes at most while it is answered."""
+    llama = backbone.language_model.config
+    number = backbone.dtype.itemsize
+    heads = llama.num_key_value_heads or llama.num_attention_heads
+    size = getattr(llama, "head_dim", None) or llama.hidden_size // llama.num_attention_heads
+    token = 2 * llama.num_hidden_layers * heads * size * number
+    prompt = backbone.num_image_tokens + _QUESTION_TOKENS
+    kept = token * (prompt + decoding.beams * (_QUESTION_TOKENS + decoding.max_new_tokens))
+    grown = token * decoding.beams * (_QUESTION_TOKENS + decoding.max_new_tokens)  # old and new
+    widest = prompt * (6 * llama.hidden_size + 3 * llama.intermediate_size) * number
+    scores = 4 * 4 * decoding.beams * llama.vocab_size  # float32; sorted and copied
+    return kept + grown + widest + scores
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # no such question to this system
+        return 4 * 2**30

@@ -1,0 +1,93 @@
+"""One conversation, answered token by token: for a page that shows words as they come."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from hadpo.backbones._base import Backbone
+from hadpo.backbones._prompt import IMAGE
+from hadpo.generation.decoding import Decoding, generator, penalised, sampled
+from hadpo.records import BadInput
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, what it is about, and what was answered to it."""
+
+    instruction: str
+    image: Image.Image | None = None  # the first question of a conversation has one
+    answer: str = ""  # "" where it is still to be answered
+
+
+@torch.no_grad()
+def stream(
+    backbone: Backbone,
+    turns: Sequence[Turn],
+    decoding: Decoding,
+    *,
+    prompt: Literal["train", "evaluate"] = "evaluate",
+) -> Iterator[tuple[str, bool]]:
+    """The answer to the last turn, all of it so far, after every token; and whether it is whole.
+
+    The same tokens that `generate` chooses for the same first question. Nothing is remembered
+    between calls: whoever stops asking leaves nothing behind.
+
+    Args:
+        backbone: on its device, in evaluation mode.
+        turns: the conversation, the open question last.
+        decoding: greedy or sampled; several beams have no text before their end.
+        prompt: which of the backbone's two prompts.
+
+    Raises:
+        BadInput: a conversation that the backbone's prompt, or its length, does not allow.
+    """
+    if decoding.beams > 1:
+        raise BadInput("several beams cannot be streamed; use 1 beam")
+    ids = _ids(backbone, turns, prompt)
+    room = backbone.language_model.config.max_position_embeddings - len(ids)
+    if room < 1:
+        raise BadInput(f"a conversation of {len(ids)} tokens is too long; begin a new one")
+    images = [turn.image for turn in turns if turn.image is not None]
+    pixels = torch.stack([backbone.preprocess(image) for image in images])
+    asked = [turns[0].instruction] if backbone.image_tokens_depend_on_instruction else []
+    tokens = backbone.image_tokens(pixels, asked)
+    state = backbone.prefill([ids[:-1]], tokens.reshape(1, -1, tokens.shape[-1]))
+    logits, state = backbone.extend(state, [ids[-1:]])
+    draws = generator(decoding, "\n".join(turn.instruction for turn in turns))
+    found = torch.empty(1, 0, dtype=torch.long, device=logits.device)
+    for _ in range(min(decoding.max_new_tokens, room)):
+        scores = penalised(logits, found, decoding.repetition_penalty)
+        is_sampled = decoding.temperature > 0
+        token = (
+            sampled(scores, decoding.temperature, [draws]) if is_sampled else scores.argmax(dim=-1)
+        )
+        found = torch.cat([found, token[:, None]], dim=1)
+        is_over = bool(backbone.ends(found)[0])
+        yield backbone.decode(found[0].tolist()).strip(), is_over
+        if is_over:
+            return
+        logits, state = backbone.extend(state, found[:, -1:])
+
+
+def _ids(
+    backbone: Backbone, turns: Sequence[Turn], prompt: Literal["train", "evaluate"]
+) -> list[int]:
+    """Expanded ids of the whole conversation, up to where the last answer begins."""
+    first, *later = turns
+    if first.image is None:
+        raise BadInput("the first question of a conversation needs an image")
+    ids = backbone.expand(backbone.prompt_ids(first.instruction, prompt=prompt))
+    before = first
+    for turn in later:
+        template = getattr(backbone.PROMPTS, "again" if turn.image is None else "again_image")
+        if template is None:
+            what = "several questions" if turn.image is None else "several images"
+            raise BadInput(f"{backbone.name} does not take {what} in one conversation")
+        more = template.tokenize(turn.instruction, backbone.tokenizer)
+        ids += [*backbone.tokenizer.encode(before.answer)]
+        ids += backbone.expand(more) if IMAGE in more else more
+        before = turn
+    return ids

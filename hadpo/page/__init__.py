@@ -1,0 +1,9 @@
+"""The page: one picture, one question, two models side by side. `hadpo page` opens it.
+
+It is for one machine: it listens on 127.0.0.1 only, asks nobody outside for anything, and keeps
+nothing that a visitor brings. Read `app` for what is on it, `uploads` for what it refuses.
+"""
+
+from hadpo.page.serve import serve
+
+__all__ = ["serve"]

@@ -1,0 +1,296 @@
+"""What is on the page, and what happens when something on it is used."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Default
+
+from hadpo.generation import Decoding
+from hadpo.judges import oracle
+from hadpo.judges.oracle.vocabulary import from_json
+from hadpo.mini import Exhibit
+from hadpo.mini.files import vocabulary
+from hadpo.page.speakers import Speaker
+from hadpo.page.talk import SIDES, Conversation, Exchange, Picture, rule
+from hadpo.page.uploads import LARGEST_BYTES, read_picture
+from hadpo.records import BadInput
+
+GREEDY, SAMPLED = "greedy", "sampled"
+TEMPERATURE = 1.0  # of the demos of MiniGPT-4, LRV-Instruction and mPLUG-Owl
+SECONDS_BETWEEN_LOOKS = 0.05
+DESCRIBE = "Describe this image in detail."
+LONGEST_QUESTION = 500
+ANYWHERE = (  # for pictures of which nothing is known: ask about what is not there
+    DESCRIBE,
+    "Is there a dog in the image?",
+    "What colour is the umbrella that the child holds?",
+    "What does the sign behind the elephant say?",
+)
+CSS = """
+.asked { margin: 10px 0 2px }
+.said p { padding: 3px 8px; margin: 3px 0; border-left: 4px solid transparent }
+.said .true { border-left: 4px solid #0b62a8; background: #eaf3fb; color: #222 }
+.said .invented { border-left: 4px double #b44a00; background: #fdebdc; color: #222 }
+.said .unknown { border-left: 4px dotted #555; background: #f2f2f2; color: #222 }
+.said small { color: #444 }
+.said .count { font-weight: bold }
+.said .note { font-style: italic }
+"""
+_SAVE = """(text) => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
+  link.download = "conversation.jsonl";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
+
+
+def theme() -> Any:
+    """Plain fonts of the visitor's own machine: none is fetched."""
+    fonts = ["system-ui", "DejaVu Sans", "sans-serif"]
+    return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
+
+
+def build(pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> gr.Blocks:
+    """The page of two models; `exhibits` are pictures to begin with."""
+    desk = Desk(pair, exhibits)
+    with gr.Blocks(
+        title="hadpo: two models side by side", analytics_enabled=False, delete_cache=(60, 600)
+    ) as page:
+        gr.Markdown(
+            "# Two models, one picture\n"
+            "Ask about something that is **not** there, and see who invents it. "
+            + (desk.explanation if exhibits else "")
+        )
+        talk = gr.State(desk.new_talk(), time_to_live=3600)
+        exported = gr.Textbox(visible="hidden", label="exported")  # a state never leaves us
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                shown = gr.HTML(desk.first_html, elem_id="picture")
+                upload = gr.UploadButton(
+                    f"Upload a picture (up to {LARGEST_BYTES // 1_000_000} MB)",
+                    file_types=["image"],
+                    size="md",
+                    elem_id="upload",
+                )
+                gr.Markdown("Or pick one of these:", visible=bool(exhibits))
+                shelf = gr.Gallery(
+                    [(e.image, e.name) for e in exhibits],
+                    label="pictures to pick from",
+                    show_label=False,
+                    columns=3,
+                    height=330,
+                    allow_preview=False,
+                    format="png",
+                    visible=bool(exhibits),
+                    interactive=False,
+                    buttons=[],
+                    elem_id="shelf",
+                )
+                with gr.Accordion("How they answer", open=False):
+                    way = gr.Radio(
+                        [
+                            ("greedy: the likeliest word each time", GREEDY),
+                            (f"sampled, temperature {TEMPERATURE:g}: as in the demos", SAMPLED),
+                        ],
+                        value=GREEDY,
+                        label="Decoding",
+                    )
+                    seed = gr.Number(0, label="Seed of sampling", precision=0, minimum=0)
+                    longest = gr.Slider(
+                        8, 512, value=120, step=8, label="Longest answer, in tokens"
+                    )
+                    remember = gr.Checkbox(
+                        label="They remember earlier questions",
+                        visible=all(speaker.takes_more for speaker in pair),
+                        elem_id="remember",
+                    )
+            with gr.Column(scale=2, min_width=420):
+                tricky = gr.Radio(
+                    desk.first_questions, label="Questions that lead astray", elem_id="tricky"
+                )
+                question = gr.Textbox(
+                    label="Your question",
+                    placeholder="Is there a ... in the image?",
+                    max_length=LONGEST_QUESTION,
+                    elem_id="question",
+                )
+                with gr.Row():
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                    describe = gr.Button("Describe", elem_id="describe")
+                    stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                with gr.Row(equal_height=False):
+                    sides = []
+                    for name, speaker in zip(SIDES, pair, strict=True):
+                        with gr.Column(min_width=200):
+                            gr.Markdown(f"### {speaker.title}")
+                            sides.append(gr.HTML(elem_id=name))
+                with gr.Row():
+                    anew = gr.Button("New conversation", size="sm", elem_id="new")
+                    export = gr.Button("Export as JSONL", size="sm", elem_id="export")
+        answers: Any = [talk, *sides]
+        how: Any = [way, seed, longest, remember]
+        # One question of a visitor at a time; four visitors' answers grow side by side.
+        line: Any = dict(concurrency_limit=4, concurrency_id="answers", show_progress="hidden")
+        gr.on([ask.click, question.submit], desk.ask, [talk, question, *how], answers, **line)
+        describe.click(desk.describe, [talk, *how], answers, **line)
+        stop.click(desk.stop, [talk], None, queue=False, show_progress="hidden")
+        upload.upload(desk.upload, [talk, upload], [talk, shown, tricky, *sides, upload])
+        shelf.select(desk.pick, [talk], [talk, shown, tricky, *sides], show_progress="hidden")
+        tricky.input(lambda text: text, [tricky], [question], queue=False)
+        anew.click(desk.clear, [talk], answers, show_progress="hidden")
+        export.click(desk.export, [talk], [exported], show_progress="hidden").then(
+            None, [exported], None, js=_SAVE
+        )
+    page.queue(max_size=64)
+    return page
+
+
+class Desk:
+    """Answers what visitors do; holds the models, and nothing of any visitor."""
+
+    explanation = (
+        "Of the drawn pictures everything is known: ✓ is true, ✗ is wrong, ? cannot be judged. "
+        "The left model was taught to invent; it shows the method and is no evidence about real "
+        "models."
+    )
+
+    def __init__(self, pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> None:
+        self._pair = dict(zip(SIDES, pair, strict=True))
+        self._take_images = all(speaker.takes_images for speaker in pair)
+        self._exhibits = exhibits
+        self._pictures = [Picture(e.name, e.image, e.evidence) for e in exhibits]
+        self._oracle = oracle.make(vocabulary=from_json(vocabulary()))
+        self.first_questions = list(exhibits[0].questions if exhibits else ANYWHERE)
+        self.first_html = self._pictures[0].to_html() if exhibits else "No picture yet."
+
+    def new_talk(self) -> Conversation:
+        """What a visitor begins with."""
+        return Conversation(self._pictures[0] if self._pictures else None)
+
+    def ask(
+        self,
+        talk: Conversation,
+        question: str,
+        way: str,
+        seed: float,
+        longest: float,
+        remember: bool,
+    ) -> Iterator[Any]:
+        """Both answers, growing side by side."""
+        if not question.strip():
+            raise gr.Error("Type a question first, or choose one.", print_exception=False)
+        if talk.picture is None:
+            raise gr.Error("Upload or pick a picture first.", print_exception=False)
+        question = question.strip()[:LONGEST_QUESTION]
+        last = talk.exchanges[-1].picture if talk.exchanges else None
+        is_new = talk.picture is not last  # another image is more than most prompts have room for
+        exchange = Exchange(
+            talk.picture,
+            question,
+            Decoding(
+                name=way,
+                temperature=TEMPERATURE if way == SAMPLED else 0.0,
+                seed=int(seed or 0),
+                max_new_tokens=int(longest),
+            ),
+            remembers=bool(remember and last and (not is_new or self._take_images)),
+        )
+        talk.is_stopped = False
+        talk.exchanges.append(exchange)
+        try:
+            yield from self._answers(talk, exchange)
+        except BadInput as error:
+            talk.exchanges.remove(exchange)
+            raise gr.Error(f"{error}.", print_exception=False) from error
+        finally:  # the visitor may have left in the middle
+            for side in SIDES:
+                if exchange.finish[side] == "running":
+                    exchange.finish[side] = "stopped"
+
+    def _answers(self, talk: Conversation, exchange: Exchange) -> Iterator[Any]:
+        """One token of each side in turn, until both are done or the visitor stops them."""
+        speaking = {
+            side: speaker.answer(talk.turns(side), exchange.decoding)
+            for side, speaker in self._pair.items()
+        }
+        looked = 0.0
+        with contextlib.ExitStack() as stack:
+            for steps in speaking.values():
+                stack.enter_context(contextlib.closing(steps))  # pyright: ignore[reportArgumentType]
+            while speaking and not talk.is_stopped:
+                for side, steps in list(speaking.items()):
+                    step = next(steps, None)
+                    if step is None:
+                        del speaking[side]
+                        if exchange.finish[side] == "running":
+                            exchange.finish[side] = "length"
+                        continue
+                    exchange.answers[side], is_over = step
+                    if is_over:
+                        exchange.finish[side] = "stop"
+                        del speaking[side]
+                if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                    looked = time.monotonic()
+                    yield self._shown(talk)
+        for side in SIDES:
+            if exchange.finish[side] == "running":
+                exchange.finish[side] = "stopped"
+            exchange.verdicts[side] = rule(exchange, side, self._oracle)
+        yield self._shown(talk)
+
+    def describe(self, talk: Conversation, *how: Any) -> Iterator[Any]:
+        """Ask for a description."""
+        yield from self.ask(talk, DESCRIBE, *how)
+
+    def stop(self, talk: Conversation) -> None:
+        """What is being said ends here."""
+        talk.is_stopped = True
+
+    def clear(self, talk: Conversation) -> Any:
+        """Forget what was said; the picture stays."""
+        talk.is_stopped = True
+        return self._shown(Conversation(talk.picture))
+
+    def pick(self, talk: Conversation, choice: gr.SelectData) -> Any:
+        """Look at one of the pictures that are there."""
+        at = int(choice.index)
+        return self._look(talk, self._pictures[at], self._exhibits[at].questions)
+
+    def upload(self, talk: Conversation, file: str | None) -> Any:
+        """Look at a visitor's picture; the file is gone afterwards, taken or not."""
+        if not file:
+            raise gr.Error("No file came.", print_exception=False)
+        path = Path(file)
+        try:
+            picture = Picture(path.name, read_picture(path.name, path.read_bytes()))
+        except BadInput as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        finally:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gradio makes a folder for each
+                path.parent.rmdir()
+            for empty in path.parents[1].glob("tmp*"):  # and an empty file, which it forgets
+                if empty.is_file() and not empty.stat().st_size:
+                    empty.unlink(missing_ok=True)
+        return (*self._look(talk, picture, ANYWHERE), None)
+
+    def export(self, talk: Conversation) -> str:
+        """The conversation as JSON lines, which the browser saves."""
+        if not talk.exchanges:
+            raise gr.Error("There is nothing to export yet.", print_exception=False)
+        return talk.to_jsonl({side: speaker.title for side, speaker in self._pair.items()})
+
+    def _look(self, talk: Conversation, picture: Picture, questions: Sequence[str]) -> Any:
+        """From now on, questions are about another picture."""
+        talk.picture = picture
+        choices = gr.Radio(list(questions), value=None)
+        found, *said = self._shown(talk)
+        return found, picture.to_html(), choices, *said
+
+    def _shown(self, talk: Conversation) -> tuple[Any, ...]:
+        return talk, *(talk.to_html(side) for side in SIDES)

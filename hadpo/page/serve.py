@@ -1,0 +1,110 @@
+"""From names to a running server on this machine's own address."""
+
+import importlib.util
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hadpo.records import BadInput
+from hadpo.runs import BadEnvironment
+
+if TYPE_CHECKING:
+    import gradio
+    from starlette.types import ASGIApp
+
+HOST = "127.0.0.1"
+log = logging.getLogger(__name__)
+
+
+def serve(
+    recipe: str = "mini/llava",
+    *,
+    tuned: str = "",
+    against: str = "",
+    port: int = 7860,
+    when_ready: Callable[[str], None] = log.info,
+) -> None:
+    """Load both models and serve the page until the process is interrupted.
+
+    Args:
+        recipe: whose model is shown.
+        tuned: an adapter's folder or a run's name; "": the one that comes with the mini weights.
+        against: a recipe whose model stands on the left; "": the same model without adapter.
+        port: 0 takes a free one.
+        when_ready: is told the address once the page can be opened.
+
+    Raises:
+        BadInput: what is named is not there, or the port is in use.
+        BadEnvironment: gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise BadEnvironment("the page needs gradio: pip install -e '.[page]'")
+    listening = _listen(port)
+    # Before gradio is imported: it reads them once, and would look up names on the network.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with tempfile.TemporaryDirectory(prefix="hadpo-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # gone with the process, uploads or not
+        from hadpo import mini
+        from hadpo.page.app import build
+        from hadpo.page.speakers import speakers
+
+        pair = speakers(recipe, tuned, against)
+        exhibits = mini.gallery() if recipe.startswith("mini/") else []
+        page = build(pair, exhibits)
+        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+        _run(mounted(page), listening, lambda: when_ready(address))
+
+
+def mounted(page: "gradio.Blocks") -> "ASGIApp":
+    """The page behind its gate: only this machine's names, only pictures, nothing from outside."""
+    import fastapi
+    import gradio
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from hadpo.page.app import CSS, theme
+    from hadpo.page.uploads import LARGEST_BYTES, Gate
+
+    app = gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        max_file_size=LARGEST_BYTES,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=CSS,
+    )
+    return TrustedHostMiddleware(Gate(app), allowed_hosts=[HOST, "localhost"])
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except OSError as error:
+        listening.close()
+        raise BadInput(f"port {port} of {HOST}: {error.strerror}; choose another --port") from error
+    return listening
+
+
+def _run(app: "ASGIApp", listening: socket.socket, tell: Callable[[], None]) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Says when it listens."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            tell()
+
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    Server(settings).run(sockets=[listening])

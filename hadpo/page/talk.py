@@ -1,0 +1,167 @@
+"""A conversation: what was asked of which picture, what both said, and what is true of it."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+
+from hadpo import judges
+from hadpo.figures import SIGNS
+from hadpo.generation import Decoding, Turn
+from hadpo.judges.oracle import Oracle
+from hadpo.records import Case, Evidence, Verdict
+from hadpo.text import article, sentences, yes_no_strict
+
+_TONES = {"correct": "true", "hallucination": "invented"}
+_SAYS = {"true": "true", "invented": "wrong", "unknown": "not to be judged"}
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What is looked at; `evidence` is what is known of it, for pictures of the mini world."""
+
+    name: str
+    image: Image.Image
+    evidence: Evidence | None = None
+
+    def to_html(self, width: int = 260) -> str:
+        """The picture inside the page: no file lies behind it."""
+        small = self.image.copy()
+        if max(small.size) > width:
+            small.thumbnail((width, width))
+        else:
+            small = small.resize(
+                [round(side * width / max(small.size)) for side in small.size],  # pyright: ignore[reportArgumentType]
+                Image.Resampling.NEAREST,
+            )
+        file = io.BytesIO()
+        small.save(file, format="PNG")
+        data = base64.b64encode(file.getvalue()).decode()
+        alt = html.escape(f"the picture that is asked about: {self.describe()}")
+        return f'<img src="data:image/png;base64,{data}" alt="{alt}" style="max-width:100%">'
+
+    def describe(self) -> str:
+        """In words, for those who do not see it."""
+        if self.evidence is None:
+            return f"{self.name}, {self.image.width} x {self.image.height} pixels"
+        return f"{self.name}, a drawn scene with {', '.join(self.evidence.objects)}"
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One question and what each side answered; `finish` says how each answer ended."""
+
+    picture: Picture
+    question: str
+    decoding: Decoding
+    remembers: bool  # the models know what was asked and answered before
+    answers: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, ""))
+    finish: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, "running"))
+    verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Conversation:
+    """Everything one visitor has; it is forgotten with the tab."""
+
+    picture: Picture | None = None
+    exchanges: list[Exchange] = field(default_factory=list)
+    is_stopped: bool = False
+
+    def turns(self, side: str) -> list[Turn]:
+        """What one side knows: the open question last, before it as much as it remembers."""
+        known: list[Exchange] = []
+        for exchange in reversed(self.exchanges):
+            known.insert(0, exchange)
+            if not exchange.remembers:
+                break
+        shown: list[Picture | None] = [None, *(exchange.picture for exchange in known)]
+        return [
+            Turn(e.question, None if e.picture is before else e.picture.image, e.answers[side])
+            for before, e in zip(shown, known, strict=False)
+        ]
+
+    def to_jsonl(self, titles: Mapping[str, str]) -> str:
+        """One line a question and side: what was asked, how, what was said, what the judge said."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = []
+        for number, exchange in enumerate(self.exchanges, start=1):
+            for side in SIDES:
+                row: dict[str, Any] = {
+                    "turn": number,
+                    "model": titles[side],
+                    "picture": exchange.picture.name,
+                    "question": exchange.question,
+                    "remembers": exchange.remembers,
+                    "answer": exchange.answers[side],
+                    "finish": exchange.finish[side],
+                    "decoding": vars(exchange.decoding),
+                    "verdicts": [vars(v) for v in exchange.verdicts.get(side, ())],
+                    "exported": now,
+                }
+                lines.append(json.dumps(row, ensure_ascii=False))
+        return "".join(line + "\n" for line in lines)
+
+    def to_html(self, side: str) -> str:
+        """What one side said, for the page; what is still being said has no marks yet."""
+        parts = []
+        for exchange in self.exchanges:
+            about = html.escape(exchange.picture.name)
+            asked = html.escape(exchange.question)
+            parts.append(f'<p class="asked"><b>You, about {about}:</b> {asked}</p>')
+            parts.append(_answer_html(exchange, side))
+        return f'<div class="said" aria-live="polite">{"".join(parts)}</div>'
+
+
+def rule(exchange: Exchange, side: str, oracle: Oracle) -> list[Verdict]:
+    """The oracle's verdicts on an answer, sentence by sentence; none where nothing is known."""
+    known = exchange.picture.evidence
+    if known is None:
+        return []
+    claims = claims_of(exchange.question, exchange.answers[side], oracle)
+    case = Case(case_id=known.image_id, model=side, claims=tuple(claims), evidence=known)
+    return judges.rule_all(oracle, [case])
+
+
+def claims_of(question: str, answer: str, oracle: Oracle) -> Sequence[str]:
+    """What an answer claims: a bare yes or no claims what the question asks about."""
+    said = sentences(answer)
+    asked = [mention.name for mention in oracle.vocabulary.read(question).mentions]
+    read = yes_no_strict(answer)
+    if read is None or not asked or len(said) > 1:
+        return said
+    if read == "no":
+        return [f"There is no {name}" for name in asked]
+    return [f"There is {article(name)} {name}" for name in asked]
+
+
+def _answer_html(exchange: Exchange, side: str) -> str:
+    ending = {
+        "running": '<span class="more">...</span>',
+        "stopped": '<p class="note">(stopped)</p>',
+        "length": '<p class="note">(cut off at the longest answer allowed)</p>',
+    }.get(exchange.finish[side], "")
+    ruled = exchange.verdicts.get(side, [])
+    if not ruled:
+        return f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
+    lines = []
+    if [v.claim for v in ruled] != sentences(exchange.answers[side]):
+        lines.append(f'<p class="plain">{html.escape(exchange.answers[side])}</p>')
+    for verdict in ruled:
+        tone = _TONES.get(verdict.label, "unknown")
+        sign = SIGNS[tone]  # pyright: ignore[reportArgumentType]
+        reason = f" ({html.escape(verdict.reason)})" if tone == "invented" else ""
+        lines.append(
+            f'<p class="{tone}" title="{html.escape(verdict.reason)}"><b aria-hidden="true">{sign}'
+            f"</b> {html.escape(verdict.claim)}. <small>{_SAYS[tone]}{reason}</small></p>"
+        )
+    wrong = sum(v.label == "hallucination" for v in ruled)
+    lines.append(f'<p class="count">{wrong} of {len(ruled)} wrong</p>')
+    return "".join(lines) + ending

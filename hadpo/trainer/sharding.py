@@ -1,0 +1,116 @@
+"""FSDP2: each process keeps a part of every decoder layer, and gathers a layer when it is used.
+
+Only the decoder layers are shared out, which hold almost all weights and all of LoRA; embeddings,
+output layer and vision encoder are whole in every process, so that they can be used at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hadpo.backbones._base import Backbone
+from hadpo.config import TrainConfig
+from hadpo.records import BadInput
+
+
+def is_on() -> bool:
+    """Whether the processes were started with FSDP, as accelerate says it to them."""
+    return _says("ACCELERATE_USE_FSDP")
+
+
+def check(backbone: Backbone, settings: TrainConfig, objective: str) -> None:
+    """Refuse what does not work in processes that were started so.
+
+    Raises:
+        BadInput: names the setting to change.
+    """
+    if _says("ACCELERATE_USE_DEEPSPEED"):
+        raise BadInput(
+            "DeepSpeed: the trainer does not drive it; parallel: zero2 and zero3 (or an accelerate "
+            "config with fsdp_version: 2) share out the same things through FSDP2"
+        )
+    if not is_on():
+        return
+    if os.environ.get("FSDP_VERSION", "2") != "2":
+        raise BadInput("fsdp_version: found 1, expected 2; see hadpo/recipes/accelerate/fsdp2.yaml")
+    if objective == "dpo" and settings.reference == "adapter_off":
+        raise BadInput(
+            "reference: found adapter_off, which FSDP breaks (switching the adapter off changes "
+            "which of the shared weights learn); set reference: cache"
+        )
+    if "connector" in settings.trained:
+        raise BadInput(f"trained: found {settings.trained}, but FSDP shares out the adapter only")
+    if backbone.dtype == torch.float16:
+        raise BadInput("dtype: found float16, whose gradient scaler FSDP breaks; set bfloat16")
+
+
+def share_out(backbone: Backbone) -> None:
+    """Turn the weights of the decoder layers, adapter included, into parts, where FSDP is on."""
+    if not is_on():
+        return
+    mesh = init_device_mesh(backbone.device.type, (torch.distributed.get_world_size(),))
+    is_freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
+    for layer in backbone.language_model.model.layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=is_freed)
+
+
+@contextmanager
+def not_exchanged(backbone: Backbone) -> Iterator[None]:
+    """Within it, gradients are summed up in each process, and not exchanged yet."""
+    layers = [m for m in backbone.language_model.modules() if isinstance(m, FSDPModule)]
+    for layer in layers:
+        layer.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_requires_gradient_sync(True)
+
+
+def whole(value: Any) -> Any:
+    """The same values with whole tensors for parts; every process must ask for them."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, Mapping):
+        return {key: whole(item) for key, item in value.items()}
+    return value
+
+
+def parts(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors, cut as those of `like` are."""
+    return {key: _cut(value, like.get(key)) for key, value in weights.items()}
+
+
+def cut_state(optimizer: torch.optim.Optimizer) -> None:
+    """Cut an optimizer's state, loaded whole, as its parameters are."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = _cut(value, parameter)
+
+
+def gather_trained(backbone: Backbone) -> None:
+    """Make the trained weights whole, to be saved; the backbone cannot be trained on after it."""
+    for module in backbone.language_model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(parameter, DTensor) and parameter.requires_grad:
+                module.register_parameter(name, nn.Parameter(parameter.full_tensor()))
+
+
+def _cut(value: Tensor, like: Tensor | None) -> Tensor:
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def _says(name: str) -> bool:
+    return os.environ.get(name, "false").lower() == "true"

@@ -1,0 +1,97 @@
+"""One of the processes that train together: `accelerate launch -m hadpo.worker --run runs/NAME`.
+
+The notebook starts them for `processes` above 1. On a cluster, start them yourself on every machine
+once the stage `prepare` is done; what they write is then the finished stage `train`.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hadpo import trainer
+from hadpo.records import BadInput
+from hadpo.runs import BadEnvironment, Run, Stopped, join_run, open_run, read_manifest
+from hadpo.trainer import launch
+
+_CODES = {Stopped: 130, BadInput: 2, BadEnvironment: 3}  # as the command line's
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train; the exit code. Every process leaves a word on how it ended."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    given = _parser().parse_args(arguments)
+    folder = Path(given.run).absolute()
+    os.environ["HADPO_RUNS"] = str(folder.parent)
+    error: BaseException | None = None
+    try:
+        _work(folder, given)
+    except BaseException as caught:  # noqa: BLE001 - whatever it is, somebody waits to hear of it
+        error = caught
+        known = tuple(_CODES)
+        _log.error("%s", error, exc_info=None if isinstance(error, known) else error)
+    words = folder / "train" / "workers"
+    words.mkdir(parents=True, exist_ok=True)
+    launch.leave_word(words, error)
+    return _CODES.get(type(error), 1) if error else 0
+
+
+def _work(folder: Path, given: argparse.Namespace) -> None:
+    recipe, overrides, earlier = _asked(folder, given)
+    is_owner = launch.is_first() and not given.followed
+    enter = open_run if is_owner else join_run
+    run = enter("train", recipe, folder.name, overrides, earlier=earlier)
+    try:
+        for step in trainer.train(run):
+            _log.info("%s %d: loss %s", step.objective, step.step, step.metrics.get("loss"))
+    except BaseException as error:
+        _end(run, is_owner, error)
+        raise
+    _end(run, is_owner, None)
+
+
+def _end(run: Run, is_owner: bool, error: BaseException | None) -> None:
+    if is_owner and error is None:
+        run.finish()
+    elif is_owner and error is not None:
+        run.fail(error)
+
+
+def _asked(folder: Path, given: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
+    """Recipe, settings and earlier run: as given, or as the stage was begun with."""
+    if given.recipe:
+        return given.recipe, _settings(given.parameter), given.from_run
+    manifest = read_manifest(folder / "train")
+    if manifest is None:
+        raise BadInput(f"{folder / 'train'} has not been begun; say which --recipe to train")
+    return manifest.recipe, manifest.overrides, manifest.earlier
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="accelerate launch -m hadpo.worker", description=__doc__)
+    parser.add_argument("--run", required=True, metavar="DIR", help="the run's folder, runs/NAME")
+    parser.add_argument("--recipe", default="", help="default: what the stage was begun with")
+    parser.add_argument("--from", dest="from_run", default="", help="run of the earlier stages")
+    parser.add_argument(
+        "-p", dest="parameter", action="append", default=[], metavar="KEY=VALUE", help="a setting"
+    )
+    parser.add_argument("--followed", action="store_true", help="a notebook keeps the manifest")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

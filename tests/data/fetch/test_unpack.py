@@ -1,0 +1,98 @@
+"""Archives: good ones, broken ones, and those that reach out of their folder."""
+
+import io
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from hadpo.data.fetch import FetchFailed
+from hadpo.data.fetch.unpack import unpack
+
+
+def zipped(path, members, *, links=()):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+        for name in links:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            file.writestr(info, "/etc/passwd")
+    return path
+
+
+def tarred(path, members, *, extra=()):
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+        for info in extra:
+            file.addfile(info)
+    return path
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_archives_fill_their_folder(tmp_path, make):
+    target = tmp_path / "VG"
+    (target / "VG_100K").mkdir(parents=True)
+    (target / "VG_100K" / "0.jpg").write_bytes(b"mine")
+    members = {
+        "VG_100K/1.jpg": b"one",
+        "VG_100K/2.jpg": b"two",
+        "__MACOSX/VG_100K/._1.jpg": b"junk",
+    }
+    assert unpack(make(tmp_path / "a", members), target) == 2
+    assert tree(target) == {"VG_100K/0.jpg", "VG_100K/1.jpg", "VG_100K/2.jpg"}
+    assert (target / "VG_100K" / "1.jpg").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil"])
+def test_no_path_leads_out(tmp_path, make, name):
+    target = tmp_path / "inside"
+    archive = make(tmp_path / "a", {"good": b"1", name: b"2"})
+    with pytest.raises(FetchFailed, match="would be written outside of its folder; refused"):
+        unpack(archive, target)
+    assert tree(tmp_path) == {"a"}
+
+
+def test_links_and_devices_are_refused(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {"good": b"1"}, links=["link"])
+    with pytest.raises(FetchFailed, match="'link' is a link; refused"):
+        unpack(archive, tmp_path / "inside")
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE):
+        info = tarfile.TarInfo("odd")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive = tarred(tmp_path / "a.tar.gz", {"good": b"1"}, extra=[info])
+        with pytest.raises(FetchFailed, match="'odd' is a link or a device; refused"):
+            unpack(archive, tmp_path / "inside")
+    assert tree(tmp_path / "inside") == set()
+
+
+def test_what_is_no_archive_or_a_broken_one(tmp_path):
+    (tmp_path / "a").write_bytes(b"no archive")
+    with pytest.raises(FetchFailed, match="neither a zip nor a tar"):
+        unpack(tmp_path / "a", tmp_path / "inside")
+    whole = zipped(tmp_path / "b", {"file": b"content" * 100}).read_bytes()
+    (tmp_path / "b").write_bytes(whole.replace(b"content", b"c0ntent", 1))
+    with pytest.raises(FetchFailed, match=r"a broken archive .*CRC"):
+        unpack(tmp_path / "b", tmp_path / "inside")
+    whole = tarred(tmp_path / "c", {"file": bytes(range(256)) * 999}).read_bytes()
+    (tmp_path / "c").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FetchFailed, match=r"neither|a broken archive"):
+        unpack(tmp_path / "c", tmp_path / "inside")
+    assert tree(tmp_path / "inside") == set()
+
+
+def test_a_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
+    archive = zipped(tmp_path / "a", {"big": b"0" * 100})
+    usage = type("Usage", (), {"free": 50 + (1 << 26)})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(FetchFailed, match="GB free"):
+        unpack(archive, tmp_path / "inside")

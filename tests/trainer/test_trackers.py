@@ -1,0 +1,33 @@
+"""Trackers beside our own log: off by default, by name, and only where they are installed."""
+
+from dataclasses import replace
+
+import pytest
+
+from hadpo import runs, trainer
+from hadpo.records import BadInput
+from hadpo.trainer import trackers
+
+
+def test_off_by_default_and_refused_by_name(fast, monkeypatch):
+    assert trackers.names(fast) == []
+    with pytest.raises(BadInput, match=r"no tracker 'tensorbord'.*tensorboard"):
+        trackers.names(replace(fast, trackers="tensorbord"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="wandb is not installed; pip install wandb"):
+        trackers.names(replace(fast, trackers="wandb"))
+
+
+def test_tensorboard_gets_every_step(tiny_run):
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe, _ = tiny_run(trackers="tensorboard")
+    run = runs.open_run("train", recipe, "a", {})
+    steps = list(trainer.train(run))
+    (folder,) = run.path("trackers", "dpo").iterdir()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("rewards/margins")]
+    expected = [(step.step, step.metrics["rewards/margins"]) for step in steps]
+    assert found == pytest.approx(expected, abs=1e-6)

@@ -63,12 +63,12 @@ def arguments(sharded, tiny_folder, quantization):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_the_peak_is_the_model_and_a_shard(sharded, tiny_folder, quantization, capsys):
-    if quantization != "none":
-        pytest.importorskip("bitsandbytes")
+def test_the_peak_is_the_model_and_a_shard(sharded, tiny_folder, capsys):
+    """Not for 4 bits: on a CPU bitsandbytes compares each weight with all 16 values at once."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("no /proc here that tells the peak of a process")
     done = subprocess.run(
-        arguments(sharded, tiny_folder, quantization), capture_output=True, text=True, check=False
+        arguments(sharded, tiny_folder, "none"), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -76,7 +76,7 @@ def test_the_peak_is_the_model_and_a_shard(sharded, tiny_folder, quantization, c
     shards = (found["growth"] - found["model"]) / largest
     with capsys.disabled():
         sys.stdout.write(
-            f"\nloading, {quantization}: model {found['model'] / 1e6:.0f} MB, largest shard "
+            f"\nloading: model {found['model'] / 1e6:.0f} MB, largest shard "
             f"{largest / 1e6:.1f} MB, grew by {found['growth'] / 1e6:.0f} MB: model + {shards:.2f} "
             "shards\n"
         )

@@ -112,6 +112,7 @@ CHANGED = {
     "controls": "sft",
     "early_stop": 1,
     "checkpoint_every": 1,
+    "keep_steps": True,
     "log_every": 2,
     "eval_every": 2,
     "trackers": "nobody",

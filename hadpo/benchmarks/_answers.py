@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE, TUNED = "base", "merged"
+ADAPTER, CONNECTOR, STEP = "adapter", "connector", "step-"
 Files = dict[str, str | Path]
 
 
@@ -42,12 +43,16 @@ def names(text: str) -> list[str]:
 def files_of(run: "Run", name: str) -> Files:
     """The files of one model: the recipe's, with the merged language model for all but the base.
 
+    `step-<n>` is the base with what was trained up to update n (`train.keep_steps`), beside it.
+
     Raises:
         BadInput: no such model was trained and merged.
     """
     parts: Files = backbones.files_of(run.recipe, run.resolve)
     if name == BASE:
         return parts
+    if name.startswith(STEP):
+        return parts | _kept_step(run, name)
     folder = run.earlier("merge")
     controls = sorted(path.parent.name for path in folder.glob("controls/*/merged"))
     if name != TUNED and name not in controls:
@@ -65,9 +70,22 @@ def files_of(run: "Run", name: str) -> Files:
     target = run.earlier("merge", *place)
     if (target / "config.json").is_file():
         found["language_model"] = target
-    if (target / "connector").is_dir():
-        found["connector"] = target / "connector"
+    if (target / CONNECTOR).is_dir():
+        found[CONNECTOR] = target / CONNECTOR
     return found
+
+
+def _kept_step(run: "Run", name: str) -> Files:
+    """What was trained up to one update: its adapter, its connector, or both."""
+    steps = run.earlier("train") / "steps"
+    known = sorted((path.name for path in steps.glob(f"{STEP}*")), key=lambda n: (len(n), n))
+    if name not in known:
+        raise BadInput(
+            f"evaluate.models: no model {name!r}; kept were {', '.join(known) or 'none'}; "
+            "train.keep_steps keeps one at every checkpoint"
+        )
+    found = {part: steps / name / part for part in (ADAPTER, CONNECTOR)}
+    return {part: path for part, path in found.items() if path.is_dir()}
 
 
 def answers_of(
@@ -145,6 +163,9 @@ def _ask(
         "model": model,
         "exact": settings.exact,
     }
+    learned = parts.get(ADAPTER)
+    if settings.answer_processes > 1 and learned:
+        raise BadInput(f"evaluate.models: {model} is not merged, so answer_processes must be 1")
     if settings.answer_processes > 1:
         job = Job(
             settings=asdict(run.recipe.model),  # pyright: ignore[reportArgumentType]
@@ -156,7 +177,12 @@ def _ask(
         folder = run.path("processes", model)
         yield from generate_in_processes(job, folder, settings.answer_processes)
         return
-    backbone = backbones.load_for(run.recipe, parts)
+    backbone = backbones.load_for(run.recipe, {p: f for p, f in parts.items() if p != ADAPTER})
+    if learned:
+        from hadpo import adapter  # it needs torch; judging does not
+
+        adapter.load(backbone, Path(learned))
+        adapter.merge(backbone)
     for part in asked:
         yield from generate(backbone, part.questions, part.decoding, done=done, **options)
 

@@ -23,6 +23,7 @@ from hadpo.figures.descriptions import invented_objects, length_against_hallucin
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
 from hadpo.figures.gallery import Gallery, compare, hallucination_cards
 from hadpo.figures.heat import heat_maps
+from hadpo.figures.learning import learning_curve
 from hadpo.figures.lengths import length_figure
 from hadpo.figures.margins import margin_histogram
 from hadpo.figures.mask import mask_picture
@@ -55,6 +56,7 @@ __all__ = [
     "hallucination_cards",
     "heat_maps",
     "invented_objects",
+    "learning_curve",
     "length_against_hallucination",
     "length_figure",
     "margin_histogram",

@@ -12,9 +12,10 @@ from hadpo.figures._card import Card
 from hadpo.figures._style import Figure
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.figures.cards import best_and_worst
-from hadpo.figures.curves import training_curves
+from hadpo.figures.curves import read_steps, training_curves
 from hadpo.figures.descriptions import invented_objects, length_against_hallucination
 from hadpo.figures.dumbbell import dumbbell, published_dumbbell
+from hadpo.figures.learning import STEP, learning_curve
 from hadpo.records import BadInput, Evidence, Question, Verdict, read_jsonl
 from hadpo.runs import Run, read_manifest
 
@@ -76,6 +77,8 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
         wanted["length"] = partial(length_against_hallucination, first)
         for model in ("base", "merged"):
             wanted[f"invented objects, {model}"] = partial(_invented, first, model)
+        if any(model.startswith(STEP) for *_, model in first.metrics):
+            wanted["learning curve"] = partial(_learning, first)
         wanted["curves"] = partial(training_curves, log, is_mini=first.is_mini)
         wanted["card"] = partial(_best_card, first)
     elif published:
@@ -106,6 +109,15 @@ def _best_card(result: tables.RunResults) -> Card:
     assert isinstance(best, Card)
     note = f"Of all descriptions of {result.name} the one that gained most, not a typical one."
     return replace(best, name="hallucination_card", note=f"{note} {best.note}")
+
+
+def _learning(result: tables.RunResults) -> Figure:
+    """The learning curve of a run; how many updates it had stands in its training log."""
+    if result.training_log is None:
+        raise BadInput(f"run {result.name!r} has no training log")
+    own = [step for step in read_steps(result.training_log) if step["objective"] == "dpo"]
+    last = own or read_steps(result.training_log)
+    return learning_curve(result, updates=last[-1]["step"] + 1)
 
 
 def _invented(result: tables.RunResults, model: str) -> Figure:

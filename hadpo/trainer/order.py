@@ -184,6 +184,11 @@ def check(settings: TrainConfig) -> None:
             f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
             "reference: cache"
         )
+    if settings.keep_steps and settings.parallel != "ddp" and settings.processes > 1:
+        problems.append(
+            f"keep_steps: with parallel: {settings.parallel} no process holds all weights before "
+            "the end; set keep_steps: false, or parallel: ddp"
+        )
     problems += [
         f"controls: unknown control {name!r}; known: sft"
         for name in control_names(settings)

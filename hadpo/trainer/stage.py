@@ -33,8 +33,8 @@ def train(run: Run) -> Iterator[StepMetrics]:
     them, and yields what they write.
 
     Args:
-        run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both, and
-            `controls/<name>/adapter/`.
+        run: an open train stage; gets `metrics.jsonl`, `adapter/` or `connector/` or both,
+            `controls/<name>/adapter/`, and with `keep_steps` the same in `steps/step-<n>/`.
 
     Raises:
         BadInput: settings or pairs that do not fit.
@@ -89,6 +89,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
             ):
                 if launch.is_first():
                     run.log(log.as_line(step))
+                    _keep(run, backbone, step)
                 track(step)
                 yield step
         sharding.gather_trained(backbone)
@@ -98,6 +99,14 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
         adapter.trained.end(backbone)
         if sharding.is_on():
             _LOADED.pop(run, None)  # of its weights only parts are left here
+
+
+def _keep(run: Run, backbone: Backbone, step: StepMetrics) -> None:
+    """With `keep_steps`, keep what was trained at a checkpoint of the run itself, in `steps/`."""
+    settings, done = run.recipe.train, step.step + 1
+    is_own = step.objective == settings.objective
+    if settings.keep_steps and is_own and done % settings.checkpoint_every == 0:
+        adapter.trained.save(backbone, run.path("steps", f"step-{done}"))
 
 
 def objectives_of(settings: TrainConfig) -> list[Objective]:

@@ -70,7 +70,10 @@ def test_a_mini_picture_says_so(make, steps, metrics):
 
 def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
     of_tables = {"dumbbell", "published_dumbbell", "compare", "hallucination_cards"}
-    of_tables |= {"length_against_hallucination"}  # a run's results say it themselves
+    of_tables |= {
+        "length_against_hallucination",
+        "learning_curve",
+    }  # a run's results say it themselves
     of_no_run = {"read_steps", "smooth", "speedup_bars", "verdict_lines"}
     of_records = set()
     for name in set(hadpo.figures.__all__) - of_tables - of_no_run:

@@ -10,8 +10,8 @@ import pytest
 from hadpo import adapter, batch, trainer
 from hadpo.adapter import proof
 from hadpo.config import ModelConfig, Recipe
-from hadpo.records import write_jsonl
-from hadpo.trainer import checkpoints
+from hadpo.records import BadInput, write_jsonl
+from hadpo.trainer import checkpoints, order
 
 
 class FakeRun:
@@ -234,3 +234,20 @@ def test_an_adapter_is_described_without_a_model(stage, fast):
     assert facts["rank"] == 4 and facts["scale"] == 2
     assert facts["LoRA modules"] == 2 * targets  # of two layers
     assert facts["largest norm of B"] > 0
+
+
+def test_what_was_trained_at_each_checkpoint_stays_where_it_is_asked_for(stage):
+    run = stage(keep_steps=True)
+    list(trainer.train(run))
+    kept = sorted(path.name for path in run.path("steps").iterdir())
+    assert kept == ["step-2", "step-4"]  # of the run itself, not of its control
+    hashes = {
+        hashlib.sha256(
+            (run.path("steps", name, "adapter") / "adapter_model.safetensors").read_bytes()
+        ).hexdigest()
+        for name in kept
+    }
+    assert len(hashes | {hashlib.sha256(weights_of(run)).hexdigest()}) == 3
+    config = replace(run.recipe.train, parallel="fsdp2", processes=2, reference="cache")
+    with pytest.raises(BadInput, match="keep_steps: with parallel: fsdp2"):
+        order.check(config)

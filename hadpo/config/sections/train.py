@@ -59,6 +59,7 @@ class TrainConfig:
     early_stop: Count = 0  # stop after so many looks without a better held-out loss; 0: never
     controls: str = ""  # sft: also finetune on the chosen texts only, as a control
     checkpoint_every: AtLeastOne = 50  # updates between checkpoints
+    keep_steps: bool = False  # what was trained at each checkpoint stays, to be evaluated: step-50
     log_every: AtLeastOne = 1  # updates between metric lines
     eval_every: Count = 0  # updates between looks at the held-out pairs; 0: at checkpoints
     trackers: str = ""  # tensorboard, wandb (comma separated), through accelerate; empty: none

@@ -6,6 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_the_bar_is_shown_in_a_terminal_only(sharded, tiny_folder):
     plain = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "weights" not in plain.stderr
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))  # a terminal without a width shows nothing
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         shown = b""

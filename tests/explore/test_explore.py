@@ -2,6 +2,7 @@ import asyncio
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -181,7 +182,8 @@ def test_curves_follow_the_file_of_a_training(root):
         curves.live.value = False
         return before
 
-    assert asyncio.run(press()) != curves.shown.value
+    with ThreadPoolExecutor(max_workers=1) as pool:  # where no loop runs, whatever ran before
+        assert pool.submit(asyncio.run, press()).result() != curves.shown.value
 
 
 def test_runs_that_are_not_there_are_named(root):

@@ -1,10 +1,11 @@
-"""The committed tables of published numbers are those that the code makes, byte for byte."""
+"""The committed tables, of published numbers and of our runs, are those that the code makes."""
 
 from pathlib import Path
 
 from hadpo import config
 from hadpo.runs.run import open_run
-from hadpo.tables import REPORTED, compare
+from hadpo.tables import REPORTED, compare, comparison, overview, read_results
+from hadpo.tables.results import REPRODUCED
 
 
 def test_the_committed_tables_are_regenerated(tmp_path: Path, monkeypatch):
@@ -22,3 +23,33 @@ def test_the_recipe_reported_reads_every_file():
     systems = {path.stem.partition("_")[0] for path in REPORTED.glob("*_*.csv")}
     named = config.load_recipe("reported").compare.reported
     assert {name.strip() for name in named.split(",")} == systems
+
+
+def test_the_committed_tables_of_our_runs_are_regenerated(tmp_path: Path, monkeypatch):
+    """Where they differ: hadpo stage compare results, and copy its md and csv to tables/.
+
+    The runs are read from their exports: no answer, no model and no other run is needed.
+    """
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path))
+    run = open_run("compare", "results", "results", {})
+    compare(run)
+    made = {
+        path.name: path.read_bytes()
+        for path in (run.folder / "tables").iterdir()
+        if path.suffix in (".md", ".csv") and not path.name.startswith(("reported_", "audit_"))
+    }
+    there = {path.name: path.read_bytes() for path in (REPRODUCED / "tables").iterdir()}
+    assert there.keys() == made.keys()
+    assert [name for name in made if made[name] != there[name]] == []
+
+
+def test_the_table_in_the_readme_is_that_of_the_committed_runs():
+    seeds = ("mini-llava", "mini-llava-seed1", "mini-llava-seed2")
+    table = overview(comparison([read_results(name, REPRODUCED) for name in seeds]))
+    text = (config.ROOT / "README.md").read_text().partition("<!-- mini table -->\n")[2]
+    lines = [line.strip("| ").split(" | ") for line in text.partition("\n\n")[0].splitlines()]
+    columns, rows = lines[0], lines[2:]
+    cells = table.shown.copy()
+    for at, column in table.bold:
+        cells.loc[at, column] = f"**{cells.loc[at, column]}**"
+    assert rows == cells[columns].to_numpy().tolist()

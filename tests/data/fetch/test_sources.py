@@ -45,16 +45,12 @@ def recipes_for_real_models():
 def test_recipes_look_where_fetch_puts_things():
     seen = 0
     for name, recipe in recipes_for_real_models():
-        places = {item.to for item in fetch.source(recipe.model.backbone).items}
-        assert set(recipe.model.files.values()) <= places, name
-        for path in (
-            recipe.data.visual_genome,
-            recipe.data.coco,
-            recipe.data.pope,
-            recipe.data.shr,
-        ):
-            assert fetch.names_for(path), (name, path)
-        assert fetch.names_for(recipe.data.pairs_folder) == ["hadpo-pairs"], name
+        data = recipe.data
+        sets = [data.visual_genome, data.coco, data.pope, data.shr, data.pairs_folder]
+        for path in [*recipe.model.files.values(), *filter(None, sets)]:
+            assert fetch.names_for(path) or "_stage1_" in path, (name, path)  # of those, no address
+        if data.pairs_folder:
+            assert fetch.names_for(data.pairs_folder) == ["hadpo-pairs"], name
         seen += 1
     assert seen >= 6
 

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = (
     ("records", "config", "plugins", "text", "loss"),
-    ("chat", "runs", "data", "backbones"),
+    ("chat", "runs", "data", "backbones", "memory"),
     ("judges", "batch", "adapter", "generation", "tables"),
     ("pairs", "instructions", "benchmarks", "trainer", "figures"),
     ("mini", "explore", "page", "classroom", "doctor", "worker", "speed", "cli", "__main__"),
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"records", "config", "plugins"},
     "data": {"records", "plugins", "text"},
     "backbones": {"records", "config", "plugins"},
+    "memory": {"config"},  # of a training step: the plan and the doctor estimate it alike
     # 2
     "judges": {"records", "plugins", "text", "chat"},
     "batch": {"records", "loss", "backbones"},
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
         *("judges", "backbones", "adapter", "generation"),
     },
-    "trainer": {"records", "config", "plugins", "runs", "backbones", "batch", "loss", "adapter"},
+    "trainer": {"records", "config", "plugins", "runs", "backbones", "batch", "loss", "adapter"}
+    | {"memory"},
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
     "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
@@ -60,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "classroom": {
         *("records", "text", "runs", "judges", "backbones", "batch", "adapter", "figures"),
     },
-    "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini"},
+    "doctor": {"records", "config", "plugins", "runs", "data", "backbones", "mini", "memory"},
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {"records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"}
     | {"benchmarks", "figures", "backbones", "adapter", "data", "doctor", "page"}

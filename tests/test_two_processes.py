@@ -1,4 +1,4 @@
-"""Two processes learn what one learns: gradients are exchanged, adapters stay the same."""
+"""Two processes learn what one learns: each gradient is the same, and so are the adapters."""
 
 import os
 import socket
@@ -37,8 +37,12 @@ WORKER = """
     files = {"language_model": language_model, "vision": vision}
     backbone = backbones.load("llava/mini", files, device="cpu").to(torch.float64)
     pairs = list(read_jsonl(folder / "pairs.jsonl", Pair))
-    found = list(trainer.steps(backbone, pairs, TrainConfig(**SETTINGS), folder=folder / "steps"))
-    result = {"metrics": [step.metrics for step in found], "adapter": adapter.state(backbone)}
+    metrics, gradients = [], []
+    for step in trainer.steps(backbone, pairs, TrainConfig(**SETTINGS), folder=folder / "steps"):
+        metrics.append(step.metrics)
+        named = backbone.named_parameters()
+        gradients.append({n: p.grad.clone() for n, p in named if p.grad is not None})
+    result = {"metrics": metrics, "gradients": gradients, "adapter": adapter.state(backbone)}
     torch.save(result, folder / f"rank-{rank}.pt")
 """
 
@@ -66,9 +70,18 @@ def test_two_processes_learn_what_one_learns(tmp_path, tiny_llava, tiny_files, t
 
     backbone = tiny_llava("float64")
     # 11 visits of ten pairs: the third update has one pair, and the second process none of its own
-    expected = list(trainer.steps(backbone, tiny_pairs, TrainConfig(**SETTINGS)))
-    assert len(expected) == 3
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in "01")
+    expected = []
+    for step in trainer.steps(backbone, tiny_pairs, TrainConfig(**SETTINGS)):
+        expected.append(step)
+        named = {n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}
+        assert len(named) == 12 and any(gradient.abs().max() > 0 for gradient in named.values())
+        for other in (first["gradients"][step.step], second["gradients"][step.step]):
+            assert other.keys() == named.keys()
+            for name, gradient in named.items():
+                far = (other[name] - gradient).abs().max()
+                assert far <= 1e-6 * gradient.abs().max(), (step.step, name)
+    assert len(expected) == 3
     mine = adapter.state(backbone)
     for key, value in mine.items():
         assert torch.equal(first["adapter"][key], second["adapter"][key])

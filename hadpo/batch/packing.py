@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,6 +14,9 @@ from torch import Tensor
 from hadpo.backbones._prompt import IMAGE
 from hadpo.backbones._segments import Part, Parts
 from hadpo.batch.examples import Example
+from hadpo.records import Pair
+
+Shown = TypeVar("Shown", Example, Pair)  # of an image
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
 _ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before it uses them
@@ -128,11 +132,11 @@ def pack_rows(
     )
 
 
-def grouped(examples: Sequence[Example], pairs_per_row: int) -> list[list[Example]]:
+def grouped(examples: Sequence[Shown], pairs_per_row: int) -> list[list[Shown]]:
     """Rows of pairs of one image, at most `pairs_per_row` each, in order of first appearance."""
     if pairs_per_row == 1:
         return [[example] for example in examples]
-    by_image: dict[str, list[Example]] = {}
+    by_image: dict[str, list[Shown]] = {}
     for example in examples:
         by_image.setdefault(example.image, []).append(example)
     return [

@@ -1,20 +1,17 @@
 """How much memory a training needs, term by term, from sizes alone, and which GPU has it.
 
-Formulas: spec of this kit, section cost model: a LLaMA layer has 4 h^2 + 3 h I weights and keeps
-about 14 h + 3 I numbers per position for its backward pass, or h where it recomputes them.
-
-Measured on mini, float32 on a CPU: a step grew by 0.98 times the activations and logits estimated
-here, and by 2.4 times where activations are recomputed: there the scores of attention, which GPU
-kernels never write out, are the larger part (tests/doctor/test_memory.py prints both).
+What a step keeps is `hadpo.memory`; here are the sizes of models whose files may not be there yet:
+a LLaMA layer has 4 h^2 + 3 h I weights (the spec of this kit, section cost model).
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo import backbones, config
+from hadpo import backbones, config, memory
 from hadpo.doctor.report import Check
 from hadpo.records import BadInput
 
@@ -38,37 +35,17 @@ _OTHERS = {  # weights of encoder and connector in millions, image tokens
 }
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROMPT, _ANSWER = 40, 100  # tokens of a description's prompt, and of each of its answers
-_LOGITS = 2**24  # that exist at one time (loss.CHUNK_VALUES)
 _CONTEXT = 1.0e9  # bytes that CUDA itself takes
 _SLACK = 1.1  # the allocator's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class Sizes(memory.Language):
     """A model in numbers; `others` are the weights that are not the language model's."""
 
-    width: int
-    inner: int
-    layers: int
-    vocab: int
     others: float
     image_tokens: int
     source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Bytes of one training step on one GPU."""
-
-    weights: float
-    adapter: float
-    activations: float
-    logits: float
-
-    @property
-    def total(self) -> float:
-        """Their sum, without what CUDA and its allocator add."""
-        return self.weights + self.adapter + self.activations + self.logits
 
 
 def estimate(
@@ -78,7 +55,7 @@ def estimate(
     dtype: str,
     quantization: str = "none",
     positions: int | None = None,
-) -> Estimate:
+) -> memory.Estimate:
     """What a step keeps at its peak.
 
     Args:
@@ -95,20 +72,19 @@ def estimate(
     ends = {"up_proj": h + inner, "gate_proj": h + inner, "down_proj": inner + h}
     targets = [name.strip() for name in train.lora_targets.split(",")]
     lora = sizes.layers * train.lora_rank * sum(ends.get(name, 2 * h) for name in targets)
-    per_weight = 10 if train.optimizer == "adamw_8bit" else 16  # weight, gradient, two moments
     answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
+    scored = 2 * answer * train.micro_batch_pairs
     if positions is None:
-        row = sizes.image_tokens + _PROMPT + 2 * answer * train.pairs_per_row
-        positions = row * train.micro_batch_pairs
-    kept = sizes.layers * (14 * h + 3 * inner)
-    if train.activation_checkpointing:
-        kept = sizes.layers * h + 14 * h + 3 * inner
-    scored = 2 * answer * train.micro_batch_pairs * train.pairs_per_row
-    return Estimate(
+        rows = math.ceil(train.micro_batch_pairs / train.pairs_per_row)
+        positions = rows * (sizes.image_tokens + _PROMPT) + scored
+    return memory.of_step(
+        sizes,
+        train,
         weights=linear * bits / 8 + rest * n_bytes,
-        adapter=float(lora * per_weight),
-        activations=float(positions * kept * n_bytes),
-        logits=float(3 * 4 * min(_LOGITS, scored * sizes.vocab) + scored * h * n_bytes),
+        trained=lora,
+        number_bytes=n_bytes,
+        positions=positions,
+        scored=scored,
     )
 
 

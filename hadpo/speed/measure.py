@@ -22,7 +22,7 @@ from hadpo.speed.models import Geometry
 from hadpo.speed.steps import Steps
 
 MEGABYTE = 2**20
-_EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is freed goes back at once
+EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what is freed goes back at once
 
 
 def prepare(
@@ -101,7 +101,7 @@ def memory_in_processes(
         command += ["--checkpointing"] if checkpointing else []
         done = subprocess.run(
             command,
-            env=os.environ | _EXACT_MALLOC,
+            env=os.environ | EXACT_MALLOC,
             capture_output=True,
             text=True,
             check=False,

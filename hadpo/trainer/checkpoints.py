@@ -52,13 +52,18 @@ def fingerprint(
         "backbone": name,
         "objective": objective,
         **kept,
-        "pairs": _hash([asdict(pair) for pair in pairs]),
+        "pairs": _hash(asdict(pair) for pair in pairs),
         "weights": _hash(contents),
     }
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _hash(values: Iterable[Any]) -> str:
+    """Of the JSON list of the values, which is never there as a whole."""
+    found = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        found.update((", " * (place > 0) + json.dumps(value, sort_keys=True)).encode())
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -1,9 +1,14 @@
-"""Records to token ids: a pair has two answers, an instruction one."""
+"""Records to token ids: a pair has two answers, an instruction one.
+
+A record's ids take several times the memory of its text (image tokens above all), so they are made
+when they are asked for and not kept: what a training holds of a hundred thousand pairs is texts.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from hadpo import batch
 from hadpo.backbones._base import Backbone
@@ -15,27 +20,58 @@ from hadpo.trainer.requests import request
 Record = Pair | Instruction
 
 
+class Examples:
+    """Records as examples, each tokenised anew whenever it is asked for."""
+
+    def __init__(self, backbone: Backbone, settings: TrainConfig) -> None:
+        self.records: list[Record] = []
+        self.cut = 0  # answers of all of them that are cut to fit
+        self._backbone, self._settings = backbone, settings
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: int) -> Example:
+        found = _example(self._backbone, self.records[place], self._settings)
+        assert isinstance(found, Example)  # only records that have one are here
+        return found
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[place] for place in range(len(self)))
+
+
 def tokenized(
     backbone: Backbone, records: Sequence[Record], settings: TrainConfig
-) -> tuple[list[Example], Counter[str]]:
+) -> tuple[Examples, Counter[str]]:
     """Examples of all records that leave something to learn; and how many do not, by reason.
+
+    Every record is tokenised once here, so that one that does not fit is found before the start.
 
     Raises:
         BadInput: records are left, but no example; or a pair whose prompt leaves no room.
     """
-    examples, left_out = [], Counter[str]()
+    examples, left_out = Examples(backbone, settings), Counter[str]()
     for record in records:
-        if isinstance(record, Pair):
-            examples.append(batch.tokenize(backbone, record, max_length=settings.max_length))
-            continue
-        example = of_instruction(backbone, record, settings)
+        example = _example(backbone, record, settings)
         if isinstance(example, str):
             left_out[example] += 1
         else:
-            examples.append(example)
+            examples.records.append(record)
+            examples.cut += example.cut
     if records and not examples:
         raise BadInput(f"nothing to learn from: {dict(left_out)}; raise max_length")
     return examples, left_out
+
+
+def kind_of(record: Record) -> Literal["description", "pope", "instruction"]:
+    """The kind of a record's example."""
+    return record.kind if isinstance(record, Pair) else "instruction"
+
+
+def _example(backbone: Backbone, record: Record, settings: TrainConfig) -> Example | str:
+    if isinstance(record, Pair):
+        return batch.tokenize(backbone, record, max_length=settings.max_length)
+    return of_instruction(backbone, record, settings)
 
 
 def of_instruction(backbone: Backbone, record: Instruction, settings: TrainConfig) -> Example | str:

@@ -1,6 +1,7 @@
 """How the rows of an update are laid into micro-batches."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from hadpo import batch
 from hadpo.backbones._base import Backbone
@@ -8,15 +9,17 @@ from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 
+Item = TypeVar("Item")
+
 
 def by_length(rows: Sequence[list[Example]]) -> list[list[Example]]:
     """Like lengths side by side, so that rows of a micro-batch have little padding."""
     return sorted(rows, key=batch.row_length)
 
 
-def micro_batches(rows: Sequence[list[Example]], pairs: int) -> Iterator[list[list[Example]]]:
+def micro_batches(rows: Sequence[list[Item]], pairs: int) -> Iterator[list[list[Item]]]:
     """Rows one after the other, as many as hold at most `pairs` pairs, and at least one."""
-    part: list[list[Example]] = []
+    part: list[list[Item]] = []
     for row in rows:
         if part and sum(map(len, part)) + len(row) > pairs:
             yield part

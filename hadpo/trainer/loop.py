@@ -14,7 +14,7 @@ from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.runs import Stopped, noticed
 from hadpo.trainer import features, order, reference
-from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.examples import Record, kind_of, tokenized
 from hadpo.trainer.micro import Micro
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
@@ -79,12 +79,14 @@ def steps(
             wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
             references = reference.prepare(backbone, wanted, settings, cache)
         training = Training(backbone, pairs, settings, folder, objective, references, captions)
-        plan = order.of_examples(training.examples, settings)
-        beside = order.captions(len(captions), plan, settings) if captions else [[] for _ in plan]
+        records = training.examples.records
+        plan = order.of_records(records, settings)
+        count = len(training.captions)
+        beside = order.captions(count, plan, settings) if count else [[] for _ in plan]
         done = training.resume()
         if training.stopping.is_over:
             plan = plan[:done]
-        epoch_pairs = len(order.copies([example.kind for example in training.examples], settings))
+        epoch_pairs = len(order.copies([kind_of(record) for record in records], settings))
         seen = sum(map(len, plan[:done]))
         held, _ = tokenized(backbone, held_out, settings)
         eval_every = settings.eval_every or settings.checkpoint_every

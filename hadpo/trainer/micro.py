@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,19 +50,20 @@ class Maker:
 
     def of(
         self, examples: Sequence[Example], *, total: float, is_auxiliary: bool = False
-    ) -> list[Micro]:
-        """This process's share of examples whose weights sum up to 1 / `total` of the update."""
+    ) -> Iterator[Micro]:
+        """This process's share of examples whose weights sum up to 1 / `total` of the update.
+
+        Images are read when their micro-batch is asked for.
+        """
         objective = "sft" if is_auxiliary else self.objective
         rows = by_length(batch.grouped(examples, self.settings.pairs_per_row))
         size = self.settings.micro_batch_pairs
         passes = [len(list(micro_batches(rows[k :: self.world], size))) for k in range(self.world)]
         wanted = max(passes) if sharding.is_on() else 1
-        mine = [
-            self._micro(part, objective, is_auxiliary, total)
-            for part in micro_batches(rows[self.rank :: self.world], size)
-        ]
-        idle = [self._micro(rows[:1], objective, is_auxiliary, 0.0)] if len(mine) < wanted else []
-        return mine + idle * (wanted - len(mine))
+        for part in micro_batches(rows[self.rank :: self.world], size):
+            yield self._micro(part, objective, is_auxiliary, total)
+        if (idle := wanted - passes[self.rank]) > 0:
+            yield from [self._micro(rows[:1], objective, is_auxiliary, 0.0)] * idle
 
     def _micro(
         self, rows: Sequence[list[Example]], objective: Objective, is_auxiliary: bool, total: float

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
+from hadpo.trainer.examples import Record, kind_of
 
 Kind = Literal["description", "pope", "instruction"]
 
@@ -73,13 +73,13 @@ def batches(
     ]
 
 
-def of_examples(examples: Sequence[Example], settings: TrainConfig) -> list[list[int]]:
-    """`batches` of examples, by their kinds, images and sources."""
+def of_records(records: Sequence[Record], settings: TrainConfig) -> list[list[int]]:
+    """`batches` of records, by their kinds, images and sources."""
     return batches(
-        [example.kind for example in examples],
+        [kind_of(record) for record in records],
         settings,
-        images=[example.image for example in examples],
-        sources=[example.source for example in examples],
+        images=[record.image for record in records],
+        sources=[record.source for record in records],
     )
 
 

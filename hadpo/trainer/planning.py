@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hadpo import adapter, batch
+from hadpo import adapter, batch, memory
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.trainer import features, order, reference
-from hadpo.trainer.examples import tokenized
+from hadpo.trainer.examples import Examples, Record, kind_of, tokenized
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES
 from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_captions, read_records
@@ -45,8 +45,8 @@ def plan(run: Run) -> dict[str, Any]:
     pairs, held_out = read_records(run)
     backbone = loaded(run)
     examples, left_out = tokenized(backbone, pairs, settings)
-    updates = order.of_examples(examples, settings)
-    positions = tokens = longest = packed_rows = 0
+    updates = order.of_records(examples.records, settings)
+    positions = tokens = longest = scored = packed_rows = 0
     objectives = objectives_of(settings)
     cost = _Cost.of(backbone, settings)
     operations = 0.0
@@ -55,6 +55,7 @@ def plan(run: Run) -> dict[str, Any]:
         size = batch.aligned(max(lengths)) * len(part)
         positions += size
         longest = max(longest, size)
+        scored = max(scored, sum(len(e.chosen) + len(e.rejected) for row in part for e in row))
         tokens += sum(lengths)
         packed_rows += len(part)
         operations += sum(cost.micro_batch(part, objective) for objective in objectives)
@@ -62,7 +63,7 @@ def plan(run: Run) -> dict[str, Any]:
         settings.reference == "cache" and "dpo" in objectives
     ):  # each pair once; of a cache that is there, less
         operations += sum(cost.forward([e], SIDES["dpo"]) + cost.vision for e in examples)
-    seen = [examples[i] for update in updates for i in update]
+    seen = [examples.records[i] for update in updates for i in update]
     rate, device = _rate(backbone.device)
     hours = operations / 1e12 / rate / settings.processes / 3600 if rate else None
     facts = {
@@ -78,14 +79,14 @@ def plan(run: Run) -> dict[str, Any]:
         "packed_rows": packed_rows,
         "tokens": tokens,
         "padding": round(1 - tokens / positions, 4),
-        "answers_cut": sum(e.cut for e in examples),
+        "answers_cut": examples.cut,
         "attention": settings.attention,
         "vision_cache": features.describe(cache_folder(run), settings),
         "objectives": objectives,
         "checkpoint_every": settings.checkpoint_every,
         "early_stop": settings.early_stop,
         "processes": f"{settings.processes} ({settings.parallel})",
-        "memory_gb": round(_memory_bytes(backbone, settings, longest) / 1e9, 3),
+        "memory_gb": round(_memory(backbone, settings, longest, scored).total / 1e9, 3),
         "tera_operations": round(operations / 1e12, 4),
         "hours": "unknown for this device" if hours is None else float(f"{hours:.2g}"),
         "rate": device,
@@ -98,16 +99,16 @@ def plan(run: Run) -> dict[str, Any]:
 
 
 def _by_objective(
-    seen: Sequence[Example], left_out: Counter[str], settings: TrainConfig
+    seen: Sequence[Record], left_out: Counter[str], settings: TrainConfig
 ) -> dict[str, Any]:
     if settings.objective == "dpo":
-        return {"description_pairs_seen": sum(e.kind == "description" for e in seen)}
-    sources = Counter(example.source for example in seen)
+        return {"description_pairs_seen": sum(kind_of(r) == "description" for r in seen)}
+    sources = Counter(record.source for record in seen)
     return {"left_out": dict(left_out), "seen_by_source": dict(sorted(sources.items()))}
 
 
 def _micro_batches(
-    updates: Sequence[Sequence[int]], examples: Sequence[Example], settings: TrainConfig
+    updates: Sequence[Sequence[int]], examples: Examples, settings: TrainConfig
 ) -> Iterator[list[list[Example]]]:
     for update in updates:
         rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
@@ -207,19 +208,26 @@ def _lora_weights(backbone: Backbone, settings: TrainConfig) -> int:
     )
 
 
-def _memory_bytes(backbone: Backbone, settings: TrainConfig, positions: int) -> float:
-    """Rough need: weights, 16 bytes per adapter weight, activations of the largest micro-batch.
-
-    Per position and layer a LLaMA keeps about 14 h + 3 I numbers, or h with recomputation.
-    """
+def _memory(
+    backbone: Backbone, settings: TrainConfig, positions: int, scored: int
+) -> memory.Estimate:
+    """What a step on the largest micro-batch keeps: `positions`, of them `scored` answer tokens."""
     config = backbone.language_model.config
-    width, inner, depth = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    size = backbone.embedding.weight.element_size()
-    weights = sum(p.numel() * p.element_size() for p in backbone.parameters())
     learns = adapter.trained.parts(settings)
-    lora = 16 * _lora_weights(backbone, settings) * ("adapter" in learns)
+    trained = _lora_weights(backbone, settings) if "adapter" in learns else 0
     if "connector" in learns:
-        lora += 16 * sum(p.numel() for p in backbone.connector.parameters())
-    per_layer = width if settings.activation_checkpointing else 14 * width + 3 * inner
-    head = 4 * 2**24  # logits that exist at one time
-    return weights + lora + positions * depth * per_layer * size + head
+        trained += sum(p.numel() for p in backbone.connector.parameters())
+    return memory.of_step(
+        memory.Language(
+            width=config.hidden_size,
+            inner=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            vocab=len(backbone.lm_head_weight),
+        ),
+        settings,
+        weights=float(sum(p.numel() * p.element_size() for p in backbone.parameters())),
+        trained=trained,
+        number_bytes=backbone.embedding.weight.element_size(),
+        positions=positions,
+        scored=scored,
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Pair
 from hadpo.trainer import provenance
-from hadpo.trainer.layout import by_length, micro_batches
+from hadpo.trainer.layout import micro_batches
 from hadpo.trainer.provenance import digest
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
@@ -96,23 +96,28 @@ def prepare(
     """
     if folder is None:
         raise BadInput("reference: cache needs a folder to keep the log-probabilities in")
-    length = settings.max_length
-    examples = {p.pair_id: batch.tokenize(backbone, p, max_length=length) for p in pairs}
+    by_id = {pair.pair_id: pair for pair in pairs}
+
+    def examples(row: Sequence[Pair]) -> list[Example]:
+        """Token ids are made where they are needed, and not kept."""
+        return [batch.tokenize(backbone, p, max_length=settings.max_length) for p in row]
+
     asked = _pair_keys(pairs, examples)
     store = _open(folder, provenance.made_from(backbone))
     for pair_id, key in asked.items():
         provenance.refuse_other(
             folder, f"{_WHAT}: pair {pair_id}", store.pairs.get(pair_id, key), key
         )
-    missing = [examples[pair_id] for pair_id in asked if pair_id not in store.pairs]
+    missing = [by_id[pair_id] for pair_id in asked if pair_id not in store.pairs]
     device = backbone.device
     accelerator = Accelerator(
         cpu=device.type == "cpu", device_placement=False, mixed_precision="no"
     )
-    rows = by_length(batch.grouped(missing, settings.pairs_per_row))
+    rows = batch.grouped(missing, settings.pairs_per_row)
+    rows.sort(key=lambda row: batch.row_length(examples(row)))
     for part in micro_batches(rows, _SAVED_PAIRS):
-        mine = part[accelerator.process_index :: accelerator.num_processes]
-        order = [example.pair_id for row in part for example in row]
+        mine = [*map(examples, part[accelerator.process_index :: accelerator.num_processes])]
+        order = [pair.pair_id for row in part for pair in row]
         found = _compute(backbone, mine, settings.micro_batch_pairs)
         logps = torch.zeros(2, len(order), dtype=torch.float64, device=device)
         for pair_id, column in found.items():
@@ -194,13 +199,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _pair_keys(pairs: Sequence[Pair], examples: Mapping[str, Example]) -> dict[str, dict[str, str]]:
+def _pair_keys(
+    pairs: Sequence[Pair], examples: Callable[[Sequence[Pair]], list[Example]]
+) -> dict[str, dict[str, str]]:
     images: dict[str, str] = {}
     keys: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.image not in images:
             images[pair.image] = _image(pair)
-        example = examples[pair.pair_id]
+        (example,) = examples([pair])
         ids = [example.prefix, example.chosen, example.rejected]
         key = {"image": images[pair.image]}
         key |= {n: digest(getattr(pair, n).encode()) for n in ("instruction", "chosen", "rejected")}

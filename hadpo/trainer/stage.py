@@ -136,7 +136,7 @@ def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
     examples, _ = tokenized(backbone, records, settings)
     sides = SIDES[settings.objective]
     rows = []
-    for i in order.of_examples(examples, settings)[0][:n]:
+    for i in order.of_records(examples.records, settings)[0][:n]:
         example = examples[i]
         packed = batch.pack([example], sides=sides)
         answers = packed.targets.split(packed.lengths[:, 0].tolist())

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from hadpo import adapter
 from hadpo.backbones._base import Backbone
-from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.trainer import checkpoints, endings, optimizer, sharding
 from hadpo.trainer.checkpoints import Checkpoint
-from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer.examples import Examples, Record, tokenized
 from hadpo.trainer.layout import check_rows
 from hadpo.trainer.micro import Maker, Micro
 from hadpo.trainer.objective import Objective, Policy, score, weight
@@ -78,12 +77,12 @@ class Training:
         examples = [self.examples[i] for i in rows]
         counted = sum(weight(example, self.objective, self.settings) for example in examples)
         total = self.accelerator.num_processes / counted  # processes average gradients
-        micros = self.maker.of(examples, total=total)
+        micros = list(self.maker.of(examples, total=total))
         if not captions:
             return micros
         chosen = [self.captions[i] for i in captions]
         total = self.settings.gamma * self.accelerator.num_processes / len(captions)
-        return micros + self.maker.of(chosen, total=total, is_auxiliary=True)
+        return [*micros, *self.maker.of(chosen, total=total, is_auxiliary=True)]
 
     def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
@@ -148,12 +147,12 @@ class Training:
         return bool(total)
 
     @torch.no_grad()
-    def evaluate(self, held_out: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, held_out: Examples) -> dict[str, float]:
         """Means over held-out pairs; none for none."""
         if not held_out:
             return {}
         window = Window()
-        for micro in self.maker.of(held_out, total=1.0):
+        for micro in self.maker.of([*held_out], total=1.0):
             _, reported = self._score(micro, is_training=False)
             window.add(reported, micro.counts * (micro.weight > 0))
         return window.read(self.accelerator)

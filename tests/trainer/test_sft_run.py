@@ -228,4 +228,4 @@ def test_captions_without_a_request_get_one(golden, tiny_instructions, fast):
         examples, _ = tokenized(backbone, records, settings)
         assert {example.instruction for example in examples} == set(REQUESTS[name])
         again, _ = tokenized(backbone, records, settings)
-        assert examples == again
+        assert list(examples) == list(again)

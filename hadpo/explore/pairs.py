@@ -1,4 +1,7 @@
-"""Browse preference pairs: what differs is marked; filter by kind, source and length."""
+"""Browse preference pairs, or instructions: filter by kind, source and length.
+
+Of a pair, what differs between the texts is marked.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,18 +9,24 @@ from pathlib import Path
 
 from hadpo.explore.browser import Browser, Entry
 from hadpo.figures import pair_card
-from hadpo.records import Pair, read_jsonl
+from hadpo.records import Instruction, Pair, read_jsonl
 
 
-def browse_pairs(pairs: Path | Sequence[Pair], *, is_mini: bool) -> Browser:
-    """A browser of pairs, or of a file of them (`pairs.jsonl` of a stage prepare).
+def browse_pairs(pairs: Path | Sequence[Pair | Instruction], *, is_mini: bool) -> Browser:
+    """A browser of pairs or instructions, or of a file of pairs (`pairs.jsonl` of prepare).
 
     Raises:
         BadInput: a line that is no pair.
     """
     every = list(read_jsonl(pairs, Pair)) if isinstance(pairs, Path) else pairs
-    entries = [_entry(pair, is_mini=is_mini) for pair in every]
-    return Browser(entries, title="pairs", is_mini=is_mini)
+    entries = [
+        _instruction(record, is_mini=is_mini)
+        if isinstance(record, Instruction)
+        else _entry(record, is_mini=is_mini)
+        for record in every
+    ]
+    is_pairs = all(isinstance(record, Pair) for record in every)
+    return Browser(entries, title="pairs" if is_pairs else "instructions", is_mini=is_mini)
 
 
 def _entry(pair: Pair, *, is_mini: bool) -> Entry:
@@ -34,4 +43,13 @@ def _entry(pair: Pair, *, is_mini: bool) -> Entry:
             "new words in rejected": len(set(rejected) - set(chosen)),
         },
         f"{pair.instruction} {pair.chosen} {pair.rejected}",
+    )
+
+
+def _instruction(record: Instruction, *, is_mini: bool) -> Entry:
+    return Entry(
+        partial(pair_card, record, is_mini=is_mini),
+        {"kind": record.kind, "source": record.source, "task": record.task},
+        {"words of the answer": len(record.answer.split()), "weight": record.weight},
+        f"{record.instruction} {record.answer}",
     )

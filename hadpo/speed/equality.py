@@ -41,7 +41,7 @@ def measure(geometry: str = "tiny") -> dict[str, dict[str, float]]:
         for name in wanted:
             if name != steps.ORIGINAL:
                 loss = abs(ways.step(name) - expected_loss)
-                found[name] = {"loss": loss, "gradient": _gap(ways.gradients(name), expected)}
+                found[name] = {"loss": loss, "gradient": gap(ways.gradients(name), expected)}
     for name, gaps in found.items():
         limits = (_PEER_LOSS, _PEER_GRADIENT) if name in _PEERS else (LOSS, GRADIENT)
         if gaps["loss"] > limits[0] or gaps["gradient"] > limits[1]:
@@ -49,7 +49,12 @@ def measure(geometry: str = "tiny") -> dict[str, dict[str, float]]:
     return found
 
 
-def _gap(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def gap(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of a gradient, relative to the largest of its weight.
+
+    Raises:
+        BadInput: they are of other weights.
+    """
     if found.keys() != expected.keys():
         raise BadInput(f"gradients of other weights: {sorted(found.keys() ^ expected.keys())[:4]}")
     gaps = [(found[k] - v).abs().max() / v.abs().max() for k, v in expected.items()]

@@ -174,7 +174,7 @@ def build(
         folder = LlamaFolder(path=Path(), config=config, tokenizer=unread, model=model)
         sizes = _eva.EvaSizes(**geometry.vision)
         backbone = minigpt4.MiniGPT4("minigpt4/llama2", folder, eva=sizes, qformer=None)
-    _fill(backbone, dtype=dtype, device=device, seed=seed)
+    fill(backbone, dtype=dtype, device=device, seed=seed)
     backbone = backbone.to(device).eval()
     names = "q_proj,k_proj,v_proj"
     adapter.attach(backbone, rank=geometry.rank, alpha=2.0 * geometry.rank, targets=names)
@@ -185,7 +185,7 @@ def build(
     return backbone
 
 
-def _fill(backbone: Backbone, *, dtype: torch.dtype, device: torch.device, seed: int) -> None:
+def fill(backbone: Backbone, *, dtype: torch.dtype, device: torch.device, seed: int) -> None:
     """Random weights in place of those on the meta device; what is no matrix stays near one."""
     generator = torch.Generator(device).manual_seed(seed)
     values = {}

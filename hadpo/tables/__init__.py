@@ -11,6 +11,7 @@ from pathlib import Path
 from hadpo.records import BadInput
 from hadpo.runs import Run
 from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables.ablations import committed_ablations
 from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table
 from hadpo.tables.between import between_runs
 from hadpo.tables.comparable import check_comparable, differences
@@ -57,6 +58,7 @@ __all__ = [
     "audit_table",
     "between_runs",
     "check_comparable",
+    "committed_ablations",
     "compare",
     "compare_runs",
     "comparison",

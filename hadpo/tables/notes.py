@@ -99,6 +99,11 @@ def _training(results: Sequence[RunResults]) -> list[str]:
     settings = results[0].settings.get("train")
     if not settings:
         return []
+    if settings.get("objective") == "sft":
+        return [
+            f"Training: finetuning on answers to instructions, of {settings.get('trained')}; the "
+            f"loss is a mean over {settings.get('mean_over')}."
+        ]
     return [
         f"Training: loss {settings.get('loss')}, beta {settings.get('beta')}, gamma "
         f"{settings.get('gamma')} (weight of the language-modelling term on the chosen text); "

@@ -16,6 +16,7 @@ from hadpo.tables.measures import MODELS, measure_of, model_title
 
 _KEYS = ("group", "benchmark", "split", "measure")
 _FACTS = ("reported_base", "reported_tuned", "difference", "low", "high", "runs")
+_WHOLE = "all"  # the split that holds those beside it
 _COUNTS = ("n_base", "n", "n_unreadable_base", "n_unreadable", "is_mini")
 
 
@@ -38,7 +39,9 @@ def overview(comparison: Table) -> Table:
         value = dict(zip(_KEYS, key, strict=True)) | {"base": tuned["base"]}
         value |= {model: rows[model]["tuned"] if model in rows else None for model in models}
         values.append(value | {name: tuned[name] for name in (*_FACTS, *_COUNTS)})
-        cells.append(_cells(value, tuned, models))
+        splits = {split for _, benchmark, split, _ in groups if benchmark == value["benchmark"]}
+        parts = splits - {_WHOLE} if len(splits) > 1 else set()
+        cells.append(_cells(value, tuned, models, parts))
         if not covers_zero(tuned["low"], tuned["high"]):
             bold.append((at, "Difference"))
     titles = [model_title(model).capitalize() for model in models]
@@ -55,10 +58,14 @@ def overview(comparison: Table) -> Table:
     )
 
 
-def _cells(value: dict[str, Any], tuned: dict[str, Any], models: list[str]) -> dict[str, str]:
+def _cells(
+    value: dict[str, Any], tuned: dict[str, Any], models: list[str], parts: set[str]
+) -> dict[str, str]:
     measure = measure_of(value["benchmark"], value["measure"])
     is_fraction = measure.is_fraction
-    place = f"POPE {value['split']}: " if value["benchmark"] == "pope" else ""
+    is_pope, split = value["benchmark"] == "pope", value["split"]
+    place = f"POPE {split}: " if is_pope else ""
+    behind = f", {split}" if not is_pope and split in parts else ""
     both = [tuned[f"reported_{name}_printed"] or MISSING for name in ("base", "tuned")]
     texts = {
         model_title(model).capitalize(): show(value[model], is_fraction=is_fraction)
@@ -66,7 +73,7 @@ def _cells(value: dict[str, Any], tuned: dict[str, Any], models: list[str]) -> d
     }
     return texts | {
         "Recipe": value["group"],
-        "Measure": place + measure.title,
+        "Measure": place + measure.title + behind,
         "Reported": MISSING if both == [MISSING, MISSING] else " → ".join(both),
         "Base": show(value["base"], is_fraction=is_fraction),
         "Difference": show(tuned["difference"], is_fraction=is_fraction, signed=True),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hadpo import explore
-from hadpo.records import Answer, BadInput, Pair, Question, Verdict, write_jsonl
+from hadpo.records import Answer, BadInput, Instruction, Pair, Question, Verdict, write_jsonl
 from hadpo.runs import Manifest
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -153,6 +153,26 @@ def test_pairs_by_kind_source_and_length(picture):
     browser.filters["chosen is"].value = "longer"
     assert len(browser.found) == 1
     assert "line-through" in browser.shown.value
+
+
+def test_instructions_can_be_browsed_like_pairs(picture):
+    records = [
+        Instruction(
+            instruction_id=kind,
+            image_id="1",
+            image=str(picture),
+            instruction="Who?",
+            answer=answer,
+            kind=kind,
+            source="oracle",
+        )
+        for kind, answer in (("positive", "a red cup"), ("negative", "nobody is there at all"))
+    ]
+    browser = explore.browse_pairs(records, is_mini=True)
+    browser.filters["kind"].value = "negative"
+    [found] = browser.found
+    assert found.orders["words of the answer"] == 5
+    assert "nobody is there at all" in browser.shown.value
 
 
 def step(number):

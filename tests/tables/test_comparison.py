@@ -232,6 +232,31 @@ def test_the_overview_has_a_column_for_a_model_without_a_title(runs_folder: Path
     assert list(table.shown.columns)[-6:-3] == ["Kto", "Tuned", "Difference"]
 
 
+def test_the_overview_names_the_kinds_of_a_benchmark(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    metrics = {
+        ("gavie", split, "accuracy", model): Metric(
+            benchmark="gavie", split=split, name="accuracy", model=model, value=5.0, n=3
+        )
+        for split in ("all", "negative: absent object")
+        for model in ("base", "merged")
+    }
+    table = overview(comparison([dataclasses.replace(result, metrics=result.metrics | metrics)]))
+    titles = list(table.shown["Measure"])
+    assert "GAVIE: accuracy (0-10)" in titles
+    assert "GAVIE: accuracy (0-10), negative: absent object" in titles
+    assert "SHR: hallucinated sentences (%)" in titles  # one split: nothing to name
+
+
+def test_a_finetune_is_not_described_as_preference_training(runs_folder: Path):
+    result = read_results("run-s1", runs_folder)
+    train = {"objective": "sft", "trained": "adapter", "mean_over": "tokens", "beta": 0.1}
+    settings = {**result.settings, "train": train}
+    notes = comparison([dataclasses.replace(result, settings=settings)]).notes
+    [note] = [note for note in notes if note.startswith("Training:")]
+    assert "of adapter" in note and "over tokens" in note and "beta" not in note
+
+
 def test_the_pope_table_shows_the_confusion_matrix(runs_folder: Path):
     tables = {t.name: t for t in compare_runs(["run-s1"], runs_folder=runs_folder)}
     frame = tables["pope"].frame

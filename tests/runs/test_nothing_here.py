@@ -1,4 +1,4 @@
-"""A real recipe on a machine that has downloaded nothing: what is missing, how to get it, code 2."""
+"""A real recipe where nothing was downloaded: what is missing, how to get it, exit code 2."""
 
 import os
 import subprocess

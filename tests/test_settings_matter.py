@@ -60,6 +60,7 @@ CHANGED = {
     "pope": "",
     "shr": "",
     "gavie": "",
+    "gavie_regions": "${WORLD}/nowhere.json",
     "gqa": "",
     "chair_synonyms": "",
     "vocabulary": "",

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -132,9 +133,22 @@ def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> N
 
 
 def _kept(path: Path) -> list[Answer]:
-    """Answers of an earlier start; a line that a killed writer tore is cut off the file."""
+    """Answers of an earlier start; a line that a killed writer tore is cut off the file.
+
+    Raises:
+        BadInput: two answers of one model to one question.
+    """
     drop_torn_end(path)
-    return list(read_jsonl(path, Answer)) if path.is_file() else []
+    found = list(read_jsonl(path, Answer)) if path.is_file() else []
+    times = Counter((answer.model, answer.question_id) for answer in found)
+    twice = [f"{model} to {question}" for (model, question), n in times.items() if n > 1]
+    if twice:
+        few = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
+        raise BadInput(
+            f"{path}: {len(twice)} answers are there twice: {few}; expected one of each model to "
+            "each question; delete the others, or the file"
+        )
+    return found
 
 
 def _ask(

@@ -94,11 +94,16 @@ def score(
         strict reading. A strict answer that is neither yes nor no is wrong in strict_accuracy.
 
     Raises:
-        BadInput: an answer to an unknown question, or two answers to one question.
+        BadInput: a question without a label, an answer to an unknown question, or two answers to
+            one question.
     """
     known = {q.question_id: q for q in questions}
     if len(known) != len(questions):
         raise BadInput("question ids are not unique")
+    unlabelled = [q.question_id for q in questions if q.label not in ("yes", "no")]
+    if unlabelled:
+        few = ", ".join(unlabelled[:5])
+        raise BadInput(f"{len(unlabelled)} questions without a label yes or no: {few} ...")
     unknown = sorted({a.question_id for a in answers} - known.keys())
     if unknown:
         raise BadInput(f"{len(unknown)} answers to unknown questions: {', '.join(unknown[:5])} ...")

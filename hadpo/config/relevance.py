@@ -31,6 +31,7 @@ _SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
 _FITTING = _Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
 _DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
 _INSTRUCTED = _Switch("data", "instructions", operator.ne, "", "instructions")
+_GRADED = _Switch("data", "gavie", operator.ne, "", "gavie")
 _SFT = _Switch("train", "objective", operator.eq, "sft", "objective=sft")
 _ADAPTER = _Switch("train", "trained", operator.ne, "connector", "trained=adapter")
 _COSINE = _Switch(
@@ -65,6 +66,7 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
     "instruction_kinds": _INSTRUCTED,
+    "gavie_regions": _GRADED,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
     "batch_memory_gib": _FITTING,

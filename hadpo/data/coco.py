@@ -53,6 +53,8 @@ def read(folder: Path, report: Report) -> dict[str, Evidence]:
         except OSError as error:
             report.bad(f"{where}: {image} is no readable image ({error})", source="coco")
             continue
+        again = image.stem in found
+        report.left_out("photos named again, the last counts", source="coco", count=int(again))
         found[image.stem] = Evidence(
             image_id=image.stem,
             image=str(image),

@@ -30,9 +30,12 @@ def image_ids(folder: Path, report: Report) -> list[str]:
         try:
             if not isinstance(record, dict):
                 raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-            found[image_id(record, where=where)] = None
+            key = image_id(record, where=where)
         except BadInput as error:
             report.bad(str(error), source="shr")
+            continue
+        report.left_out("images named again", source="shr", count=int(key in found))
+        found[key] = None
     return list(found)
 
 

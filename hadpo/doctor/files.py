@@ -55,6 +55,7 @@ def _data_files(data: Any) -> Iterator[tuple[str, str]]:
             ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
         ),
         ("GAVIE", data.gavie, ("",)),
+        ("GAVIE regions", data.gavie_regions, ("",)),
         ("GQA", data.gqa, ("",)),
         *(
             ("instructions", place.strip(), ("",))

@@ -4,6 +4,7 @@ VG: image_data.json, region_descriptions.json and the images in VG_100K and VG_1
 coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them.
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
 shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
+hadpo/<schema>: desc_data.json and pope_data.json about the train images, as HA-DPO released them.
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.data.pope_questions import SPLITS, pope_questions
+from hadpo.mini import published
 from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
@@ -44,7 +46,7 @@ from hadpo.records import BadInput
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # raise it when the same arguments give another world
+VERSION = 4  # raise it when the same arguments give another world
 FIRST_IMAGE_ID = 2400001
 FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
@@ -96,6 +98,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _coco(folder / "coco2014", test, folder / "VG")
     _pope(folder / "POPE" / "output" / "coco", test, seed)
     _shr(folder / "shr", train, test)
+    published.write(folder / "hadpo", train, seed)
     _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
     _humour(folder / "humour", train, folder / "VG", seed)
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))

@@ -19,6 +19,7 @@ from hadpo.data import (
     pope,
     read_json,
     shr,
+    vg_annotation,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
@@ -71,6 +72,9 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     if data.shr:
         facts = shr.facts(run.resolve(data.shr), report)
         images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}
+    if data.gavie and data.gavie_regions:
+        path = run.note_input(run.resolve(data.gavie_regions))
+        images = _as_lrv_shows(images, path, graded, described, report)
     photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
     questions = _pope_questions(run, report) + _shr_questions(described, images, report)
     if data.gavie:
@@ -167,6 +171,28 @@ def _graded(run: "Run", report: Report) -> list[str]:
     """Ids of the images that GAVIE asks about."""
     path = run.recipe.data.gavie
     return gavie.image_ids(run.resolve(path), report) if path else []
+
+
+def _as_lrv_shows(
+    images: dict[str, Evidence],
+    path: Path,
+    graded: list[str],
+    described: list[str],
+    report: Report,
+) -> dict[str, Evidence]:
+    """The images with LRV's regions where GAVIE asks about them.
+
+    There is one evidence of an image: SHR's judge sees these regions too, which is counted. An
+    image that the file lacks is a broken record; where those are skipped, it keeps its own.
+    """
+    asked = images.keys() & {*graded}
+    found = vg_annotation.read(path, report, image_ids=asked)
+    for key in sorted(asked - found.keys()):
+        report.bad(f"{path}: no image {key}, about which GAVIE asks", source="vg_annotation")
+    both = len(found.keys() & {*described})
+    if both:
+        report.counts["vg_annotation: images whose regions SHR's judge sees too"] += both
+    return images | {key: replace(images[key], regions=found[key]) for key in found}
 
 
 def _shr_questions(

@@ -7,6 +7,10 @@ from typing import Literal
 class BadInput(ValueError):
     """Input that a user must mend: the message says where, what was found, what was expected."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message alone, not the way through our code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:

@@ -181,6 +181,28 @@ def test_a_killed_run_goes_on_where_it_stopped(opened, monkeypatch):
     assert evaluate(run) == rows(whole, "metrics.jsonl", Metric)
 
 
+def test_two_answers_to_one_question_are_refused(opened):
+    run = opened("doubled", models="base", questions_limit=1, cut_control=False)
+    evaluate(run)
+    path = run.path("samples.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, *lines[-2:]]))
+    with pytest.raises(BadInput, match=r"samples\.jsonl: 2 answers are there twice: base to "):
+        evaluate(run)
+
+
+def test_answers_to_unknown_questions_are_not_scored_and_missing_ones_are_asked_for(opened):
+    settings = {"models": "base", "questions_limit": 2, "cut_control": False}
+    run = opened("patched", **settings)
+    metrics = evaluate(run)
+    path = run.path("samples.jsonl")
+    first, *others = path.read_text().splitlines(keepends=True)
+    stranger = json.loads(first) | {"question_id": "pope-random-999999"}
+    path.write_text("".join([*others, json.dumps(stranger) + "\n"]))  # one short, one too many
+    assert evaluate(run) == metrics
+    assert first in path.read_text().splitlines(keepends=True)  # asked again, and answered alike
+
+
 def test_what_the_numbers_rest_on_is_hashed(opened):
     run = opened("hashed", benchmark_names="pope", questions_limit=1, cut_control=False)
     evaluate(run)

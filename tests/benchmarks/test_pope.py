@@ -167,6 +167,13 @@ def test_unknown_and_double_answers_are_refused():
         pope.score([answer(1, "No"), answer(1, "Yes")], [question(1, "yes")])
 
 
+def test_questions_without_labels_and_double_ones_are_refused():
+    with pytest.raises(BadInput, match=r"1 questions without a label yes or no: random-2"):
+        pope.score([answer(1, "No")], [question(1, "yes"), question(2, None)])
+    with pytest.raises(BadInput, match="ids are not unique"):
+        pope.score([answer(1, "No")], [question(1, "yes"), question(1, "no")])
+
+
 @pytest.mark.parametrize("answers", [[], [answer(1, "No")]])
 def test_no_valid_denominator_is_none_with_n_zero(answers):
     for metric in pope.score(answers, [question(1, "no")]):

@@ -231,6 +231,40 @@ def test_a_broken_record_is_named_or_skipped_and_counted(folder, name):
     assert sum(n for key, n in lenient.finish().items() if "broken" in key) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": None}, r"random.json:2: field 'label'"),
+        ({}, r"random.json:2: no field 'label'"),
+        ({"label": ""}, r"random.json:2: field 'label': expected yes or no, found ''"),
+        ({"label": "no", "question_id": 1}, r"random.json:2: question_id 1 is there twice"),
+    ],
+)
+def test_questions_without_labels_and_double_ids_are_named(folder, change, message):
+    first = {"question_id": 1, "image": "7.jpg", "text": "Is there a cup?", "label": "no"}
+    second = {"question_id": 2, "image": "7.jpg", "text": "Is there a dog?"} | change
+    lines = [json.dumps(line) for line in (first, second)]
+    pope.path_of(folder, "random").write_text("\n".join(lines))
+    report = Report()
+    found = [q for q in pope.read(folder, folder, report) if q.split == "random"]
+    assert [(q.question_id, q.label) for q in found] == [("pope-random-1", "no")]
+    with pytest.raises(BadInput, match=message):
+        report.finish()
+
+
+def test_images_that_are_named_twice_are_counted(folder):
+    write(folder / "val_images_final.json", [{"image_id": 7}, {"image_id": 8}, {"image_id": "7"}])
+    objects = [{"image": "7.jpg", "objects": [name]} for name in ("cup", "dog")]
+    (folder / "objects.json").write_text("\n".join(map(json.dumps, objects)))
+    report = Report()
+    assert shr.image_ids(folder, report) == ["7", "8"]
+    assert coco.read(folder, report)["7"].objects == ("dog",)
+    assert report.finish() == {
+        "coco: photos named again, the last counts": 1,
+        "shr: images named again": 1,
+    }
+
+
 def test_all_missing_images_are_listed_at_once(folder):
     lines = [
         {"question_id": i, "image": f"{i}.jpg", "text": "Is there a cup?", "label": "no"}

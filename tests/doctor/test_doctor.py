@@ -34,6 +34,17 @@ def test_what_is_missing_is_all_said_at_once(tmp_path, monkeypatch):
     assert all("HADPO_SHARED" in line for line in lines[1:])
 
 
+def test_the_files_of_gavie_are_looked_for(tmp_path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(
+        "extends: photoset\ndata:\n  gavie: /nowhere/set.json\n"
+        "  gavie_regions: /nowhere/vg_annotation.json\n"
+    )
+    rows = {row["what"]: row for row in doctor.check(str(recipe)).rows}
+    assert rows["GAVIE"]["status"] == rows["GAVIE regions"]["status"] == "missing"
+    assert rows["GAVIE regions"]["found"] == "/nowhere/vg_annotation.json"
+
+
 def test_all_files_of_shr_are_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("HADPO_DATA", str(tmp_path))
     whats = {row["what"] for row in doctor.check("llava-1.5-7b").rows}

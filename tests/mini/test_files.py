@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hadpo.data import Report, hadpo_pairs, visual_genome
 from hadpo.mini import build
 from hadpo.mini.world import COLOURS
 from hadpo.records import BadInput
+from hadpo.text import sentences
 
 TRAIN, TEST = 30, 20
 
@@ -170,3 +172,33 @@ def test_another_world_in_the_same_folder_is_refused(world: Path):
 def test_a_world_needs_images(tmp_path: Path):
     with pytest.raises(BadInput, match="train_images=0"):
         build(tmp_path, seed=0, train_images=0, test_images=5)
+
+
+@pytest.mark.parametrize("schema", hadpo_pairs.SCHEMAS)
+def test_published_pairs_are_of_train_images_and_differ_in_truth_only(world: Path, schema: str):
+    truth, report = read(world / "truth.json"), Report()
+    images = visual_genome.images(world / "VG", report)
+    pairs = hadpo_pairs.read(
+        world / "hadpo" / schema, schema=schema, images=images, seed=0, report=report
+    )
+    assert not report.finish()
+    assert {int(pair.image_id) for pair in pairs} == set(read(world / "split.json")["train"])
+    descriptions = [pair for pair in pairs if pair.kind == "description"]
+    assert TRAIN / 2 < len(descriptions) <= TRAIN
+    for pair in descriptions:
+        true = set(truth[pair.image_id]["sentences"])
+        chosen, rejected = (
+            [f"{text}." for text in sentences(answer)] for answer in (pair.chosen, pair.rejected)
+        )
+        assert set(chosen) <= true
+        assert not set(rejected) <= true
+        assert len(chosen) == len(rejected)
+        changed = [(c, r) for c, r in zip(chosen, rejected, strict=True) if c != r]
+        assert all(c.endswith(" is empty.") and r not in true for c, r in changed)
+    questions = [pair for pair in pairs if pair.kind == "pope"]
+    assert len(questions) == 2 * TRAIN
+    for pair in questions:
+        present = {thing["category"] for thing in truth[pair.image_id]["objects"]}
+        name = pair.instruction.removesuffix(" in the image?").split()[-1]
+        assert pair.chosen == ("Yes." if name in present else "No.")
+        assert {pair.chosen, pair.rejected} == {"Yes.", "No."}

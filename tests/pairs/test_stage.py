@@ -132,6 +132,42 @@ def test_all_broken_records_are_listed_or_skipped_and_counted(tmp_path):
     assert len(rows(run, "questions.jsonl", Question)) == 77 - 6
 
 
+@needs_photos
+def test_the_judge_of_gavie_sees_the_regions_that_lrv_wrote(tmp_path):
+    regions = json.loads((PHOTOS / "VG" / "vg_annotation.json").read_text())
+    regions["2375304"] = regions["2375304"][:3]
+    regions["2375304"][0]["caption"] = "as LRV says it"
+    path = tmp_path / "vg_annotation.json"
+    path.write_text(json.dumps(regions))
+    recipe = tmp_path / "my.yaml"
+    asked = {"gavie": str(PHOTOS / "gavie" / "evaluation_subset.json")}
+    data = asked | {"gavie_regions": str(path)}
+    recipe.write_text(yaml.safe_dump({"extends": "photoset", "data": data}))
+    run = open_prepare(recipe)
+    counts = prepare(run)
+    questions = rows(run, "questions.jsonl", Question)
+    assert sum(q.benchmark == "gavie" for q in questions) == 12
+    found = {e.image_id: e for e in rows(run, "evidence.jsonl", Evidence)}
+    assert {key: len(found[key].regions) for key in regions} == {
+        key: len(some) for key, some in regions.items()
+    }
+    assert found["2375304"].regions[0].phrase == "as LRV says it"
+    assert counts["vg_annotation: images whose regions SHR's judge sees too"] == 5
+    assert any(Path(name).name == "vg_annotation.json" for name in run.manifest.facts["inputs"])
+
+    del regions["2375304"]
+    path.write_text(json.dumps(regions))
+    with pytest.raises(BadInput, match="no image 2375304, about which GAVIE asks"):
+        prepare(open_prepare(recipe, "strict"))
+    run = open_prepare(recipe, "lenient", on_bad="skip")
+    assert prepare(run)["vg_annotation: broken, left out"] == 1
+    kept = {e.image_id: e for e in rows(run, "evidence.jsonl", Evidence)}
+    assert len(kept["2375304"].regions) == 12  # Visual Genome's own
+
+    with pytest.raises(BadInput, match="'gavie_regions' has no effect while gavie is ''"):
+        open_prepare("photoset", "alone", gavie_regions=str(path))
+
+
 def test_split_off_takes_whole_images():
     pairs = [
         Pair(

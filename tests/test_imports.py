@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
     "page": {
         *("records", "config", "plugins", "text", "runs", "judges"),
-        *("backbones", "adapter", "generation", "figures", "mini"),
+        *("backbones", "adapter", "generation", "mini"),
     },
     "classroom": {
         *("records", "text", "runs", "judges", "backbones", "batch", "adapter", "figures"),

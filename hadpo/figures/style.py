@@ -38,6 +38,8 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
         panels[0].set(xlabel="words, chosen - rejected", ylabel="pairs")
         panels[1].hist(shared, bins=20, range=(0, 1), color=BLUE)
         panels[1].set(xlabel="share of the rejected text's word pairs", ylabel="pairs")
+        for panel in panels[:2]:
+            panel.yaxis.get_major_locator().set_params(integer=True)
         if known:
             x = np.array([row["perplexity_rejected"] for row in known])
             y = np.array([row["perplexity_chosen"] for row in known])
@@ -45,6 +47,11 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
             panels[2].plot(ends, ends, color=GREY, linewidth=1)
             panels[2].plot(x, y, ".", color=BLUE, markersize=3)
             panels[2].set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+            ticks = np.geomspace(*ends, 4)  # powers of ten would leave small spans without numbers
+            names = [f"{tick:.3g}" for tick in ticks]
+            for axis in (panels[2].xaxis, panels[2].yaxis):
+                axis.set_ticks(ticks, names)
+                axis.set_ticks([], minor=True)
             panels[2].set(xlabel="perplexity of rejected", ylabel="perplexity of chosen")
             likelier = float((y < x).mean())
             alt += (

@@ -1,5 +1,6 @@
 """From names to a running server on this machine's own address."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -49,6 +50,7 @@ def serve(
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     with tempfile.TemporaryDirectory(prefix="hadpo-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # gone with the process, uploads or not
+        gc.disable()  # imports make a million objects that all stay: looking for others is in vain
         from hadpo import mini
         from hadpo.page.app import build
         from hadpo.page.speakers import speakers
@@ -57,7 +59,10 @@ def serve(
         exhibits = mini.gallery() if recipe.startswith("mini/") else []
         page = build(pair, exhibits)
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
-        _run(mounted(page), listening, lambda: when_ready(address))
+        app = mounted(page)
+        gc.freeze()
+        gc.enable()
+        _run(app, listening, lambda: when_ready(address))
 
 
 def mounted(page: "gradio.Blocks") -> "ASGIApp":

@@ -12,13 +12,14 @@ from typing import Any
 from PIL import Image
 
 from hadpo import judges
-from hadpo.figures import SIGNS
 from hadpo.generation import Decoding, Turn
 from hadpo.judges.oracle import Oracle
 from hadpo.records import Case, Evidence, Verdict
 from hadpo.text import article, sentences, yes_no_strict
 
 _TONES = {"correct": "true", "hallucination": "invented"}
+# As hadpo.figures has them; importing that would load matplotlib for three letters.
+SIGNS = {"true": "✓", "invented": "✗", "unknown": "?"}
 _SAYS = {"true": "true", "invented": "wrong", "unknown": "not to be judged"}
 SIDES = ("left", "right")
 
@@ -156,11 +157,11 @@ def _answer_html(exchange: Exchange, side: str) -> str:
         lines.append(f'<p class="plain">{html.escape(exchange.answers[side])}</p>')
     for verdict in ruled:
         tone = _TONES.get(verdict.label, "unknown")
-        sign = SIGNS[tone]  # pyright: ignore[reportArgumentType]
         reason = f" ({html.escape(verdict.reason)})" if tone == "invented" else ""
         lines.append(
-            f'<p class="{tone}" title="{html.escape(verdict.reason)}"><b aria-hidden="true">{sign}'
-            f"</b> {html.escape(verdict.claim)}. <small>{_SAYS[tone]}{reason}</small></p>"
+            f'<p class="{tone}" title="{html.escape(verdict.reason)}"><b aria-hidden="true">'
+            f"{SIGNS[tone]}</b> {html.escape(verdict.claim)}. "
+            f"<small>{_SAYS[tone]}{reason}</small></p>"
         )
     wrong = sum(v.label == "hallucination" for v in ruled)
     lines.append(f'<p class="count">{wrong} of {len(ruled)} wrong</p>')

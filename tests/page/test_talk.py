@@ -4,12 +4,12 @@ import pytest
 
 pytest.importorskip("gradio", reason="the page's extra is absent: pip install -e '.[page]'")
 
-from hadpo import mini
+from hadpo import figures, mini
 from hadpo.generation import Decoding
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.mini.files import vocabulary
-from hadpo.page.talk import Conversation, Exchange, Picture, rule
+from hadpo.page.talk import SIGNS, Conversation, Exchange, Picture, rule
 
 EXHIBIT = mini.gallery(1)[0]
 PICTURE = Picture(EXHIBIT.name, EXHIBIT.image, EXHIBIT.evidence)
@@ -77,6 +77,7 @@ def test_signs_and_words_say_what_colours_say():
     assert "✗" in shown
     assert "wrong (no umbrella in the annotations)" in shown
     assert "There is an umbrella" in shown
+    assert {tone: figures.SIGNS[tone] for tone in SIGNS} == SIGNS
 
 
 def test_the_export_has_a_line_for_each_question_and_side():

@@ -68,7 +68,7 @@ def generate(
     known = list(vg.read(visual_genome, report := Report()).values())
     report.finish()
     chosen = [evidence for evidence in known if evidence.regions][: images or None]
-    names = [name.strip() for name in kinds.split(",") if name.strip()]
+    names = config.names(kinds)
     chat = ChatModel(settings, Cache(None if dry_run else config.runs_folder() / CACHE))
     if dry_run:
         asked = made.requests(chosen, names, is_json=reply_format != "text")

@@ -185,6 +185,15 @@ def said_alike(text: str) -> str:
     return " ".join(re.findall(r"\w+", folded)) or "".join(folded.split())
 
 
+def filled(template: str, **values: str) -> str:
+    """The template with `{name}` replaced by the value of that name; other braces stay.
+
+    It is one pass: texts that are filled in may themselves hold braces.
+    """
+    slots = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
+    return slots.sub(lambda slot: values[slot[1]], template)
+
+
 def json_object(reply: str) -> dict[str, Any] | None:
     """The JSON object of a reply, also one in a code fence or between sentences; None: none."""
     start, end = reply.find("{"), reply.rfind("}")

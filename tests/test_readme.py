@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import papermill
 import pytest
@@ -40,18 +41,25 @@ def check_hadpo(words: list[str]) -> None:
     """Options and arguments parse; `run` and `stage` do all but the work; the doctor looks."""
     from hadpo.cli import app
 
-    command = typer.main.get_command(app)
+    check_typer(app, "hadpo", words)
     name, *rest = words
-    context = command.make_context("hadpo", [name, *rest])
-    chosen = command.get_command(context, name)  # pyright: ignore[reportAttributeAccessIssue]
-    assert chosen is not None, f"hadpo has no command {name!r}"
-    chosen.make_context(name, list(rest), parent=context)
     if name in ("run", "stage"):
         recipe = rest[0] if name == "run" else rest[1]
         assert config.load_recipe(recipe).name == recipe
         assert "dry run" in run_cli(app, [name, *rest, "--dry-run"], allowed={0})
     elif name == "doctor":
         assert "python" in run_cli(app, words, allowed={0, 3})
+
+
+def check_typer(app: typer.Typer, program: str, words: list[str]) -> None:
+    """The command exists, also within a group; its options and arguments parse."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context(program, list(words))
+    while hasattr(command, "get_command"):
+        name, *words = words
+        command = command.get_command(context, name)
+        assert command is not None, f"{program} has no command {name!r}"
+        context = command.make_context(name, list(words), parent=context)
 
 
 def run_cli(app: typer.Typer, words: list[str], allowed: set[int]) -> str:
@@ -112,6 +120,15 @@ def check_pip(words: list[str]) -> None:
     assert all(re.search(rf"^{extra} = \[", text, flags=re.M) for extra in extras[1].split(","))
 
 
+def check_python(words: list[str]) -> None:
+    """`python -m hadpo.speed COMMAND ...` parses."""
+    from hadpo.speed.__main__ import app
+
+    flag, module, name, *rest = words
+    assert (flag, module) == ("-m", "hadpo.speed")
+    check_typer(app(), module, [name, *rest])
+
+
 def check_python3(words: list[str]) -> None:
     """`python3 -m venv .venv`: the module is there, the folder is the one that the rest names."""
     assert words == ["-m", "venv", ".venv"]
@@ -130,6 +147,7 @@ CHECKS = {
     "papermill": check_papermill,
     "hf": check_hf,
     "pip": check_pip,
+    "python": check_python,
     "python3": check_python3,
     "source": check_source,
 }
@@ -142,7 +160,7 @@ def test_commands_were_found():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(line):
-    word, *rest = shlex.split(line)
+    word, *rest = shlex.split(line, comments=True)
     word = word.removeprefix(".venv/bin/")
     if word not in ("make", "source"):
         assert (BIN / word).exists(), f"{word} is not installed"
@@ -193,3 +211,70 @@ def test_reported_numbers_are_those_of_the_files():
         ]
         expected.add(f"| LLaVA-1.5-7B, {model} | {' | '.join(accuracies)} | {shr} |")
     assert expected == {line for line in README.splitlines() if line.startswith("| LLaVA-1.5")}
+
+
+def test_numbers_of_the_mini_backbones_are_those_of_their_runs():
+    import csv
+
+    def rows(path: str) -> list[dict[str, str]]:
+        with (ROOT / "papers_results/reproduced" / path).open() as file:
+            return list(csv.DictReader(file))
+
+    def percent(fraction: str) -> str:
+        return f"{100 * float(fraction):.1f}"
+
+    expected = []
+    for name in ("llava", "instructblip", "minigpt4", "minigpt4-vicuna0", "mplug-owl"):
+        cells = []
+        for split, measure in (("adversarial", "accuracy"), ("val", "hallucinated_sentence_ratio")):
+            if name == "llava":  # three seeds in one table: the first
+                by_model = {
+                    row["model"]: row
+                    for row in rows("mini-llava/every_run.csv")
+                    if (row["run"], row["split"], row["measure"]) == ("mini-llava", split, measure)
+                }
+                found = [
+                    by_model["merged"]["base"],
+                    *(by_model[m]["tuned"] for m in ("merged", "sft")),
+                ]
+            else:
+                [row] = [
+                    row
+                    for row in rows(f"mini-{name}/compare/tables/overview.csv")
+                    if (row["split"], row["measure"]) == (split, measure)
+                ]
+                found = [row["base"], row["merged"], row["sft"]]
+            cells += map(percent, found)
+        expected.append(f"| `mini/{name}` | {' | '.join(cells)} |")
+    shown = [line for line in README.splitlines() if re.match(r"\| `mini/[a-z0-9-]+` \|", line)]
+    assert shown == expected
+
+
+def test_measured_speed_is_that_of_the_files():
+    import json
+
+    folder = ROOT / "papers_results" / "speed"
+    lines = (folder / "train-cpu-toy.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    measured = {(row[2], row[1]): row[3] for row in cells if row[:1] == ["times faster"]}
+    shown = re.findall(
+        r"^\| than (.+?) \| (.+?) \| ([\d.]+) \| [\d.]+(, missed)? \|$", README, flags=re.M
+    )
+    assert len(shown) == 9
+    for name, kind, factor, missed in shown:
+        name = name.replace(", our reference", "; our reference").replace(", four", "; ours four")
+        name = name.replace("image a row", "image per row")
+        assert measured[name, kind] == factor
+        [row] = [r for r in cells if r[:3] == ["times faster", kind, name]]
+        assert (row[7] == "reaches the aim") is not bool(missed), name
+    answers = json.loads((folder / "evaluate-cpu-toy.json").read_text())
+    assert answers["equal_answers"]
+    for key in ("vs_sequential", "vs_sequential_stop", "beam5_vs_sequential"):
+        assert f"{answers[key]:.1f} times less" in " ".join(README.split())
+    data = json.loads((folder / "prepare.json").read_text())["measured"]
+    for what, records in (
+        ("lrv read, filter, convert", 300_000),
+        ("hic read, filter, convert", 1_000_000),
+    ):
+        [row] = [r for r in data if (r["what"], r["records"]) == (what, records)]
+        assert f"{row['records_per_cpu_second']:,}" in README

@@ -96,6 +96,7 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError, match="midway"):
         write_jsonl(path, broken())
     assert list(read_jsonl(path, Pair)) == [PAIR]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

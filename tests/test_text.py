@@ -162,3 +162,9 @@ def test_the_beginning_by_grammar_keeps_repeated_sentences():
     assert text.first_segments(said, 9, "grammar") == said
     assert text.repeated_segments(said, "grammar") == 1
     assert text.segmentation_of(["A dog is 1.5 m."], said) is None
+
+
+def test_a_template_is_filled_in_one_pass():
+    template = 'Say {what} about {whom}; answer {"like": "{other}"}. {what}'
+    found = text.filled(template, what="{whom}", whom=r"\1 {what}")
+    assert found == r'Say {whom} about \1 {what}; answer {"like": "{other}"}. {whom}'

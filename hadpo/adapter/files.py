@@ -5,7 +5,6 @@ Published adapters load here, and ours load in peft.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from hadpo import plugins
 from hadpo.adapter import lora
 from hadpo.backbones import _checkpoint
 from hadpo.backbones._base import Backbone
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput, replacing, write_text
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +45,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").unlink(missing_ok=True)  # an adapter with one is whole
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-    part = folder / (_WEIGHTS[0] + ".part")
-    save_file(plain, part, metadata={"format": "pt"})
-    os.replace(part, folder / _WEIGHTS[0])  # noqa: PTH105 - says "atomic"
+    with replacing(folder / _WEIGHTS[0]) as part:
+        save_file(plain, part, metadata={"format": "pt"})
     write_text(folder / "adapter_config.json", json.dumps(config, indent=1))
 
 

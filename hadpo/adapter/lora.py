@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from hadpo import plugins
+from hadpo import config, plugins
 from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput
 
@@ -192,7 +192,7 @@ def _target_names(backbone: Backbone, targets: str, dropout: float) -> list[str]
         for name, module in backbone.language_model.named_modules()
         if isinstance(module, nn.Linear)
     }
-    names = [name.strip() for name in targets.split(",") if name.strip()]
+    names = config.names(targets)
     if not names:
         raise BadInput(f"lora_targets is empty; known: {', '.join(sorted(linear))}")
     for name in names:

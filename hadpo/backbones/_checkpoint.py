@@ -5,7 +5,6 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 """
 
 import json
-import os
 import pickle
 import re
 import struct
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hadpo.backbones import _quantised
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput, replacing, write_text
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -222,10 +221,9 @@ def write_tensors(
         if old.name not in names:  # an index of earlier weights would win over the new file
             old.unlink(missing_ok=True)
     for name, keys in zip(names, shards, strict=True):
-        part = folder / (name + ".part")
         shard = {key: tensors[key].detach().to("cpu", dtype).contiguous() for key in keys}
-        save_file(shard, part, metadata={"format": "pt"})
-        os.replace(part, folder / name)  # noqa: PTH105 - says "atomic"
+        with replacing(folder / name) as part:
+            save_file(shard, part, metadata={"format": "pt"})
     if len(shards) > 1:
         places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {}, "weight_map": places}

@@ -5,7 +5,6 @@ finetune do the same; LLaVA's first stage trains `mm_projector`. A family's `CON
 which weights these are.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import nn
 from hadpo.backbones import _bare, _checkpoint
 from hadpo.backbones._base import Backbone
 from hadpo.backbones._hub import locate
-from hadpo.records import BadInput
+from hadpo.records import BadInput, replacing
 
 PART = "file of a finetuned connector, to take the place of the base's; not needed otherwise"
 
@@ -35,9 +34,8 @@ def save(backbone: Backbone, folder: Path) -> Path:
     weights = {key: p.detach().cpu().clone() for key, p in parameters(backbone).items()}
     path = folder / backbone.CONNECTOR_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save({"model": weights} if path.suffix == ".pth" else weights, part)
-    os.replace(part, path)  # noqa: PTH105 - says "atomic"
+    with replacing(path) as part:
+        torch.save({"model": weights} if path.suffix == ".pth" else weights, part)
     return path
 
 

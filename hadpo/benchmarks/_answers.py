@@ -36,11 +36,6 @@ ADAPTER, CONNECTOR, STEP = "adapter", "connector", "step-"
 Files = dict[str, str | Path]
 
 
-def names(text: str) -> list[str]:
-    """Names of a comma-separated setting, each once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def files_of(run: "Run", name: str) -> Files:
     """The files of one model: the recipe's, with the merged language model for all but the base.
 

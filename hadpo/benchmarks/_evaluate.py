@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from hadpo import plugins
 from hadpo.benchmarks import _judge
-from hadpo.benchmarks._answers import BASE, TUNED, answers_of, files_of, names
+from hadpo.benchmarks._answers import BASE, TUNED, answers_of, files_of
 from hadpo.benchmarks._outcomes import outcomes as outcomes_of
-from hadpo.config import EvaluateConfig
+from hadpo.config import EvaluateConfig, names
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
     Answer,

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from hadpo import config, judges, plugins
-from hadpo.chat import ChatSettings
+from hadpo.chat import ChatSettings, cache_file
 from hadpo.config import EvaluateConfig
 from hadpo.judges import JudgeSettings
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from hadpo.runs import Run
 
 ASKS_NOBODY = "oracle"
-CACHE = "judge_cache.sqlite"  # beside the runs: a stage that is redone pays nothing twice
 
 
 def check(
@@ -57,13 +56,12 @@ def check(
     )
     if settings.judge_replies and settings.judge == "llm":
         raise BadInput("judge_replies is for judge replay; judge llm has the cache of all runs")
-    cache = config.runs_folder() / CACHE
     return module, JudgeSettings(
         chat=chat,
         prompts=resolve(settings.judge_prompts) if settings.judge_prompts else None,
         reader=settings.judge_reader,
         attempts=settings.judge_attempts,
-        replies=resolve(settings.judge_replies) if settings.judge_replies else cache,
+        replies=resolve(settings.judge_replies) if settings.judge_replies else cache_file(),
         rubrics=tuple(rubrics),
     )
 

@@ -4,9 +4,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hadpo.benchmarks import _judge
-from hadpo.benchmarks._answers import files_of, names
+from hadpo.benchmarks._answers import files_of
 from hadpo.benchmarks._evaluate import modules_of, questions_of
-from hadpo.config import EvaluateConfig
+from hadpo.config import EvaluateConfig, names
 
 if TYPE_CHECKING:
     from hadpo.runs import Run

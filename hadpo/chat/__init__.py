@@ -6,8 +6,17 @@ refusals and truncated replies are never cached. The server's address and key co
 environment (OPENAI_BASE_URL, OPENAI_API_KEY) and are written nowhere.
 """
 
-from hadpo.chat.cache import Cache
+from hadpo.chat.cache import Cache, cache_file
 from hadpo.chat.model import Bill, ChatModel, Outcome
 from hadpo.chat.request import ChatSettings, Reply, Request
 
-__all__ = ["Bill", "Cache", "ChatModel", "ChatSettings", "Outcome", "Reply", "Request"]
+__all__ = [
+    "Bill",
+    "Cache",
+    "ChatModel",
+    "ChatSettings",
+    "Outcome",
+    "Reply",
+    "Request",
+    "cache_file",
+]

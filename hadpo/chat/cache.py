@@ -5,10 +5,16 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from hadpo import config
 from hadpo.chat.request import Reply
 from hadpo.records import BadInput, read_jsonl
 
 _COLUMNS = "key, text, model, input_tokens, output_tokens"
+
+
+def cache_file() -> Path:
+    """The cache of all runs, beside them: a stage that is redone pays nothing twice."""
+    return config.runs_folder() / "judge_cache.sqlite"
 
 
 @dataclass(frozen=True)

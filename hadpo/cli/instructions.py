@@ -23,7 +23,6 @@ OnBad = Annotated[str, typer.Option(help="a broken record: error, or skip and co
 ValShare = Annotated[float, typer.Option(help="share of the images kept from training")]
 Seed = Annotated[int, typer.Option(help="draws the images of val, and what balances")]
 Settings = TypeVar("Settings")
-CACHE = "judge_cache.sqlite"  # the one of the judges
 
 
 @commands.command()
@@ -51,7 +50,7 @@ def generate(
 
     Example: hadpo instructions generate data/VG --model MODEL --out data/mine --images 100
     """
-    from hadpo.chat import Cache, ChatModel, ChatSettings
+    from hadpo.chat import Cache, ChatModel, ChatSettings, cache_file
     from hadpo.data import visual_genome as vg
     from hadpo.instructions import generate as made
     from hadpo.instructions.filters import FilterSettings
@@ -68,8 +67,8 @@ def generate(
     known = list(vg.read(visual_genome, report := Report()).values())
     report.finish()
     chosen = [evidence for evidence in known if evidence.regions][: images or None]
-    names = [name.strip() for name in kinds.split(",") if name.strip()]
-    chat = ChatModel(settings, Cache(None if dry_run else config.runs_folder() / CACHE))
+    names = config.names(kinds)
+    chat = ChatModel(settings, Cache(None if dry_run else cache_file()))
     if dry_run:
         asked = made.requests(chosen, names, is_json=reply_format != "text")
         facts = {"requests": len(asked), "usd_at_most": round(chat.estimate_usd(asked), 4)}

@@ -17,7 +17,7 @@ from hadpo.config.sections import (
     PrepareConfig,
     TrainConfig,
 )
-from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, parameters
+from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, names, parameters
 
 __all__ = [
     "COMPUTED_ALIKE",
@@ -37,6 +37,7 @@ __all__ = [
     "TrainConfig",
     "as_dict",
     "load_recipe",
+    "names",
     "parameters",
     "recipe_names",
     "resolve_path",

@@ -54,6 +54,11 @@ SECTION_TYPES = {
 }
 
 
+def names(setting: str) -> list[str]:
+    """The names in a comma-separated setting, each once."""
+    return list(dict.fromkeys(name.strip() for name in setting.split(",") if name.strip()))
+
+
 def parameters(stage: str) -> dict[str, tuple[str, Any]]:
     """Scalar settings of a stage: name -> (section, type); the parameters of its notebook."""
     found = {}

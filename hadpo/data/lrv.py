@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hadpo.data import Report, field, inside, said
 from hadpo.data._stream import stream_list
-from hadpo.records import BadInput, Instruction
+from hadpo.records import BadInput, Instruction, replacing
 
 _EXPECTED = (
     "expected LRV's instructions: a list of objects with image_id, question, answer and task, or "
@@ -77,8 +77,8 @@ def write(
         How many were written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, count = path.with_name(path.name + ".part"), 0
-    with part.open("w", encoding="utf-8") as file:
+    count = 0
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         file.write("[\n" if shape == "list" else '{"annotations": [\n')
         for record in records:
             value = {"image_id": record.image_id, "question": record.instruction}
@@ -86,7 +86,6 @@ def write(
             file.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
             count += 1
         file.write("\n]\n" if shape == "list" else "\n]}\n")
-    part.replace(path)
     return count
 
 

@@ -58,9 +58,9 @@ def _data_files(data: Any) -> Iterator[tuple[str, str]]:
         ("GAVIE regions", data.gavie_regions, ("",)),
         ("GQA", data.gqa, ("",)),
         *(
-            ("instructions", place.strip(), ("",))
-            for place in data.instructions.split(",")
-            if place.strip() not in ("", "oracle")
+            ("instructions", place, ("",))
+            for place in config.names(data.instructions)
+            if place != "oracle"
         ),
         ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),

@@ -5,7 +5,6 @@ there, negative ones about what is there with a wrong property, and wrong statem
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from hadpo.chat import ChatModel, Request
 from hadpo.instructions.blocks import Block, read_blocks
 from hadpo.judges import Unfinished
 from hadpo.records import BadInput, Evidence, Instruction
+from hadpo.text import filled
 
 PROMPTS = Path(__file__).parent / "prompts"
 SOURCE = "generated"
@@ -26,7 +26,6 @@ TASKS = (
     *("visual entailment", "visual commonsense reasoning", "styled image caption"),
     "referential expression grounding",
 )
-_SLOT = re.compile(r"\{(regions|facts|count|tasks|words|format|task_hint)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +82,18 @@ def requests(
             if not getattr(evidence, KINDS[name].needs):
                 continue
             template = templates[name]
-            values = {
-                "regions": "\n".join(map(_line, evidence.regions)),
-                "facts": "\n".join(evidence.facts),
-                "count": str(KINDS[name].count),
-                "tasks": ", ".join(TASKS),
-                "words": str(ANSWER_WORDS),
-            }
+            text = filled(
+                template,
+                regions="\n".join(map(_line, evidence.regions)),
+                facts="\n".join(evidence.facts),
+                count=str(KINDS[name].count),
+                tasks=", ".join(TASKS),
+                words=str(ANSWER_WORDS),
+            )
             found.append(
                 Request(
                     name=f"{name}-{evidence.image_id}",
-                    text=_SLOT.sub(lambda slot, values=values: values[slot[1]], template),
+                    text=text,
                     prompt_version=hashlib.sha256(template.encode()).hexdigest(),
                     schema=SCHEMA if is_json else None,
                 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hadpo.data import Report, lrv
 from hadpo.instructions.filters import FilterSettings, balanced, kept
-from hadpo.records import BadInput, Instruction, read_jsonl, to_json, write_text
+from hadpo.records import BadInput, Instruction, read_jsonl, replacing, to_json, write_text
 
 SPLITS = ("train", "val")
 
@@ -70,8 +70,10 @@ def convert(
 def _write(passed: Path, places: set[int], out: Path, split: str) -> None:
     """The lines at these places as a file of records, then the same in LRV's form."""
     path = out / f"{split}.jsonl"
-    part = path.with_name(path.name + ".part")
-    with passed.open(encoding="utf-8") as lines, part.open("w", encoding="utf-8") as file:
+    with (
+        passed.open(encoding="utf-8") as lines,
+        replacing(path) as part,
+        part.open("w", encoding="utf-8") as file,
+    ):
         file.writelines(line for place, line in enumerate(lines) if place in places)
-    part.replace(path)
     lrv.write(read_jsonl(path, Instruction), out / split / "filter_cap.json", shape="annotations")

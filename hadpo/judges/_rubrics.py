@@ -1,16 +1,15 @@
 """Rubrics: the prompt that a judge is given for a case, from text files that are hashed."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hadpo.records import BadInput, Case, Evidence
+from hadpo.text import filled
 
 PROMPTS = Path(__file__).parent / "prompts"
-_SLOT = re.compile(r"\{(regions|facts|claims|question|format|case)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +23,14 @@ class Rubric:
 
     def render(self, case: Case) -> str:
         """The prompt for one case."""
-        values = {
-            "regions": _REGIONS[self.name](case.evidence) or "(none)",
-            "facts": "\n".join(case.evidence.facts) or "(none)",
-            "claims": _CLAIMS[self.name](case),
-            "question": case.question,
-            "case": case_mark(case),
-        }
-        # One pass: text that is filled in may itself hold braces.
-        return _SLOT.sub(lambda found: values[found[1]], self.template)
+        return filled(
+            self.template,
+            regions=_REGIONS[self.name](case.evidence) or "(none)",
+            facts="\n".join(case.evidence.facts) or "(none)",
+            claims=_CLAIMS[self.name](case),
+            question=case.question,
+            case=case_mark(case),
+        )
 
 
 def case_mark(case: Case) -> str:

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hadpo.chat import ChatModel, Reply, Request
 from hadpo.judges import Unfinished
 from hadpo.pairs.correct import replace_sentences
 from hadpo.records import Evidence
-from hadpo.text import json_object, said_alike, sentences
+from hadpo.text import filled, json_object, said_alike, sentences
 
 PROMPTS = Path(__file__).parent / "prompts"
 _VERDICTS = ("hallucination", "correct", "cannot judge")
@@ -130,14 +129,14 @@ class Corrector:
         found = []
         for name, (text, evidence) in descriptions.items():
             claims = [" ".join(claim.split()) for claim in sentences(text)]
-            filled = _fill(
+            prompt = filled(
                 template,
                 regions=_relative_boxes(evidence) or "(none)",
                 facts="\n".join(evidence.facts) or "(none)",
                 sentences="\n".join(f"{i}. {claim}" for i, claim in enumerate(claims, start=1)),
             )
             found.append(
-                Request(name=name, text=filled, prompt_version=version, schema=_CORRECTION)
+                Request(name=name, text=prompt, prompt_version=version, schema=_CORRECTION)
             )
         return found
 
@@ -147,7 +146,7 @@ class Corrector:
         return [
             Request(
                 name=f"{name}/{turn}",
-                text=_fill(template, description=text),
+                text=filled(template, description=text),
                 prompt_version=version,
                 attempt=turn,
                 schema=_REWRITE,
@@ -198,15 +197,6 @@ def _prompt(name: str) -> tuple[str, str]:
     """Text and hash of a prompt."""
     text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
     return text, hashlib.sha256(text.encode()).hexdigest()
-
-
-def _fill(template: str, **values: str) -> str:
-    """One slot after the other is split off, so that texts may hold braces."""
-    pieces: list[Any] = [template]
-    for name, value in values.items():
-        left, _, right = pieces.pop().partition("{" + name + "}")
-        pieces += [left, value, right]
-    return "".join(pieces)
 
 
 def _relative_boxes(evidence: Evidence) -> str:

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hadpo import config
-from hadpo.chat import Cache, ChatModel, ChatSettings
+from hadpo.chat import Cache, ChatModel, ChatSettings, cache_file
 from hadpo.config import PrepareConfig
 from hadpo.pairs.asked import Corrector
 from hadpo.pairs.mine import description_pair, finished
@@ -16,7 +15,6 @@ from hadpo.records import Answer, BadInput, Evidence, Pair, Question, write_json
 if TYPE_CHECKING:
     from hadpo.runs import Run
 
-CACHE = "judge_cache.sqlite"  # beside the runs: a stage that is redone pays nothing twice
 Rewrites = dict[str, tuple[list[str], list[str]]]  # pair_id -> of chosen, of rejected
 
 
@@ -60,7 +58,7 @@ def description_pairs(
         Unfinished: requests that got no reply; the same command goes on from there.
     """
     settings = run.settings
-    chat = ChatModel(chat_settings(settings), Cache(config.runs_folder() / CACHE))
+    chat = ChatModel(chat_settings(settings), Cache(cache_file()))
     corrector = Corrector(chat)
     asked = {q.question_id: (q, a) for q, a in finished(questions, answers, counts)}
     try:

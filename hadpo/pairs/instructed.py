@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hadpo.config import names
 from hadpo.data import Report, cc_sbu_align, lrv
 from hadpo.instructions import oracle
 from hadpo.pairs.material import Material
@@ -41,7 +42,7 @@ def read(run: Run, known: Material, report: Report, counts: Counter[str]) -> lis
             a weight that is not above 0.
     """
     settings = run.settings
-    wanted = [kind.strip() for kind in settings.instruction_kinds.split(",") if kind.strip()]
+    wanted = names(settings.instruction_kinds)
     for kind in wanted:
         if kind not in KINDS:
             raise BadInput(f"instruction_kinds: no kind {kind!r}; {choices(kind, KINDS)}")
@@ -71,8 +72,7 @@ def read(run: Run, known: Material, report: Report, counts: Counter[str]) -> lis
 
 def places(run: Run) -> list[str]:
     """The places that the recipe names."""
-    named = (place.strip() for place in run.recipe.data.instructions.split(","))
-    return [place for place in named if place]
+    return names(run.recipe.data.instructions)
 
 
 def _at(run: Run, place: str, known: Material, report: Report) -> Iterable[Instruction]:

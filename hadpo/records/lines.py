@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 import json
-import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -112,24 +112,37 @@ def to_json(record: Any) -> str:
     return _ENCODER.encode(vars(record))
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write a file to; when the block ends well, it becomes `path`, atomically.
+
+    A reader of `path` sees all of the old file or all of the new one, so it may be a done mark.
+    What a block that fails has written is deleted: a full disk needs the room.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Write all records, atomically (never a torn file in sight); returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     count = 0
-    with part.open("w", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(to_json(record) + "\n")
             count += 1
-    os.replace(part, path)  # noqa: PTH105 - Path.replace is the same call; this one says "atomic"
     return count
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a reader sees all of it or none, so it may be a done mark."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Write a text file atomically."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def drop_torn_end(path: Path) -> None:

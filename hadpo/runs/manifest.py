@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadpo import config
-from hadpo.records import BadInput, parse
+from hadpo.records import BadInput, parse, write_text
 from hadpo.runs.process import host, is_alive
 
 # unreadable: never written; how a list shows a manifest that it cannot read
@@ -62,10 +62,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json`; a reader sees the old or the new one, never a torn one."""
-        path = folder / "manifest.json"
-        part = path.with_name("manifest.json.part")
-        part.write_text(json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n")
-        part.replace(path)
+        text = json.dumps(dataclasses.asdict(self), indent=1, default=str)
+        write_text(folder / "manifest.json", text + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

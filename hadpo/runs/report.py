@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from hadpo import config
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 from hadpo.runs.manifest import Manifest, list_manifests
 
 _STYLE = """
@@ -47,16 +47,14 @@ def join_reports(name: str, runs_folder: Path) -> Path:
     title = html.escape(f"{name}: {found[0][0].recipe}")
     mini = "<p><b>mini: it teaches, it is not a result</b></p>\n" if found[0][0].is_mini else ""
     target = folder / "report.html"
-    part = target.with_name("report.html.part")
-    part.write_text(
+    write_text(
+        target,
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{title}</title>\n{styles}\n<style>{_STYLE}</style>\n</head>\n"
         f'<body class="jp-Notebook" data-jp-theme-light="true">\n<nav class="hadpo">\n'
         f"<h1>{title}</h1>\n{mini}<ol>\n{''.join(entries)}</ol>\n</nav>\n"
         f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n",
-        encoding="utf-8",
     )
-    part.replace(target)
     return target
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs import Run
 from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
@@ -108,7 +109,7 @@ def compare(run: Run) -> list[Table]:
 def published_rows(run: Run) -> list[ReportedRow]:
     """The published numbers that a compare stage asks for; raises BadInput if there are none."""
     settings = run.settings
-    return read_reported(_names(settings.reported), backbone=settings.reported_backbone)
+    return read_reported(config.names(settings.reported), backbone=settings.reported_backbone)
 
 
 def published(run: Run) -> Tables:
@@ -118,7 +119,7 @@ def published(run: Run) -> Tables:
 
 def run_results(run: Run) -> list[RunResults]:
     """The evaluated runs that a compare stage is about: those its settings name, or its own."""
-    names = _names(run.settings.run_names)
+    names = config.names(run.settings.run_names)
     if names:
         return [read_results(name, run.root) for name in names]
     if "evaluate" not in run.recipe.stages:  # published numbers only
@@ -181,7 +182,3 @@ def _tables(
     tables.append(between_runs(results, samples=samples, seed=seed))
     ours = [replace(t, notes=(*warnings, *t.notes)) for t in tables if t is not None]
     return [*ours, *reported_tables(reported)]
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hadpo import config
 from hadpo.tables.groups import PLACES, SEEDS, differing, flat
 from hadpo.tables.reported import ReportedRow, matching
 from hadpo.tables.results import RunResults
@@ -82,9 +83,7 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
         way = "greedy" if beams == 1 else f"beam {beams}"
         return f"{name.upper()} {way}, at most {settings.get(f'{name}_max_new_tokens')} new tokens"
 
-    benchmarks = [
-        n.strip() for n in str(settings.get("benchmark_names", "")).split(",") if n.strip()
-    ]
+    benchmarks = config.names(str(settings.get("benchmark_names", "")))
     ways = [decoding(name) for name in benchmarks if f"{name}_beams" in settings]
     limit = settings.get("questions_limit", 0)
     return [

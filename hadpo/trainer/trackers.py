@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from hadpo import config
 from hadpo.config import TrainConfig
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -28,7 +29,7 @@ def names(settings: TrainConfig) -> list[str]:
     Raises:
         BadInput: one that is unknown, or whose package is not installed.
     """
-    found = [name.strip() for name in settings.trackers.split(",") if name.strip()]
+    found = config.names(settings.trackers)
     for name in found:
         if name not in _KNOWN:
             raise BadInput(f"trackers: no tracker {name!r}; {choices(name, _KNOWN)}")

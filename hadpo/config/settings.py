@@ -55,8 +55,8 @@ SECTION_TYPES = {
 
 
 def names(setting: str) -> list[str]:
-    """The names in a comma-separated setting, each once."""
-    return list(dict.fromkeys(name.strip() for name in setting.split(",") if name.strip()))
+    """The names in a comma-separated setting, as they stand."""
+    return [name.strip() for name in setting.split(",") if name.strip()]
 
 
 def parameters(stage: str) -> dict[str, tuple[str, Any]]:

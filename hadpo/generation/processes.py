@@ -1,11 +1,6 @@
 """Several processes answer one model's questions, each with the model on a device of its own."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +8,9 @@ from pathlib import Path
 from hadpo.generation.progress import Progress
 from hadpo.generation.share import JOB, Job, answered
 from hadpo.records import Answer, BadInput, write_text
+from hadpo.runs import end_processes, start_processes
 
 _LOOK_SECONDS = 0.5
-_BAD_INPUT = 2
 
 
 def generate_in_processes(job: Job, folder: Path, processes: int) -> list[Answer]:
@@ -38,13 +33,7 @@ def generate_in_processes(job: Job, folder: Path, processes: int) -> list[Answer
     wanted = [q for part in job.parts for q in part.questions if q.question_id not in job.done]
     said = folder / "log.txt"
     with said.open("w", encoding="utf-8") as log:
-        started = subprocess.Popen(
-            _command(folder, processes),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))},
-        )
+        started = start_processes(("hadpo.generation.share", str(folder)), processes, log)
         progress = Progress(job.model, len({q.image for q in wanted}))
         try:
             while started.poll() is None:
@@ -52,28 +41,13 @@ def generate_in_processes(job: Job, folder: Path, processes: int) -> list[Answer
                 progress.done({answer.image_id for answer in answered(folder)})
         finally:
             progress.close()
-            if started.poll() is None:  # interrupted: they form a group of their own
-                os.killpg(started.pid, signal.SIGTERM)
-                started.wait()
+            end_processes(started)
     found = {answer.question_id: answer for answer in answered(folder)}
     missing = [q for q in wanted if q.question_id not in found]
     if started.returncode or missing:
         lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         _fail(lines, started.returncode, len(missing))
     return [found[question.question_id] for question in wanted]
-
-
-def _command(folder: Path, processes: int) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        "--multi_gpu",  # several processes, also where there is no GPU
-        *("--num_processes", str(processes), "--num_machines", "1"),
-        *("--main_process_port", str(port), "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("-m", "hadpo.generation.share", str(folder)),
-    ]
 
 
 def _fail(lines: list[str], code: int, missing: int) -> None:

@@ -5,6 +5,7 @@ from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 from hadpo.runs.parameters import check_names, run_name
 from hadpo.runs.report import join_reports
 from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
+from hadpo.runs.several import end_processes, start_processes
 from hadpo.runs.stopping import Stopped, noticed
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Run",
     "Stopped",
     "check_names",
+    "end_processes",
     "export",
     "join_reports",
     "join_run",
@@ -22,4 +24,5 @@ __all__ = [
     "read_manifest",
     "run_name",
     "start",
+    "start_processes",
 ]

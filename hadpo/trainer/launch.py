@@ -1,23 +1,17 @@
-"""Several processes: started through accelerate, followed by their metrics, ended as one."""
+"""Several processes train: followed by their metrics, and what ended one of them told."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hadpo.config import PACKAGE, RECIPES
 from hadpo.records import BadInput, write_text
-from hadpo.runs import BadEnvironment, Stopped, noticed
+from hadpo.runs import BadEnvironment, Stopped, end_processes, noticed, start_processes
 from hadpo.trainer import log
 from hadpo.trainer.loop import StepMetrics
 
@@ -25,8 +19,6 @@ if TYPE_CHECKING:
     from hadpo.runs import Run
 
 _PATIENCE_SECONDS = 0.3  # between two looks at the log
-_END_SECONDS = 120  # that processes have to save their work and end
-_PR_SET_PDEATHSIG = 1
 # What a process may end with that is a message to the user; anything else is a fault of ours.
 _SPOKEN = {kind.__name__: kind for kind in (BadInput, BadEnvironment, FloatingPointError, Stopped)}
 
@@ -58,7 +50,9 @@ def follow(run: Run) -> Iterator[StepMetrics]:
     words.mkdir()
     seen, size = len(log.read(path)), -1
     with (words / "log.txt").open("w", encoding="utf-8") as output, noticed() as is_asked:
-        launcher = _start(run, output.fileno())
+        settings = run.recipe.train
+        module = ("hadpo.worker", "--run", str(run.folder.parent), "--followed")
+        launcher = start_processes(module, settings.processes, output, parallel=settings.parallel)
         try:
             is_over = False
             while not is_over:
@@ -73,9 +67,9 @@ def follow(run: Run) -> Iterator[StepMetrics]:
                 if not is_over:
                     time.sleep(_PATIENCE_SECONDS)
         finally:
-            _end(launcher)
+            end_processes(launcher)
     if launcher.returncode:
-        raise _what_happened(words, run.recipe.train.processes)
+        raise _what_happened(words, settings.processes)
 
 
 def leave_word(folder: Path, error: BaseException | None) -> None:
@@ -84,47 +78,6 @@ def leave_word(folder: Path, error: BaseException | None) -> None:
     kind = type(error).__name__ if error is not None else ""
     text = json.dumps({"kind": kind, "message": str(error or "")})
     write_text(folder / f"process-{rank}.json", text)
-
-
-def _start(run: Run, output: int) -> subprocess.Popen[bytes]:
-    settings = run.recipe.train
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(RECIPES / "accelerate" / f"{settings.parallel}.yaml")]
-    command += ["--num_processes", str(settings.processes), "--main_process_port", str(port)]
-    command += ["-m", "hadpo.worker", "--run", str(run.folder.parent), "--followed"]
-    places = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH", "")])]
-    return subprocess.Popen(
-        command,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(places),
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_END_SECONDS),
-        },
-        start_new_session=True,  # Ctrl-C is for us: they are asked to end by SIGTERM
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-    )
-
-
-def _end_with_parent() -> None:
-    """Runs in the child: it is to get SIGTERM when the notebook's kernel is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end(launcher: subprocess.Popen[bytes]) -> None:
-    """Ask all processes to save their work and end, and wait for it."""
-    if launcher.poll() is not None:
-        return
-    launcher.terminate()
-    try:
-        launcher.wait(timeout=_END_SECONDS + 10)
-    except subprocess.TimeoutExpired:
-        os.killpg(launcher.pid, signal.SIGKILL)
-        launcher.wait()
 
 
 def _what_happened(words: Path, processes: int) -> BaseException:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from hadpo.figures._style import (
     BLUE,
@@ -72,7 +73,7 @@ def margin_histogram(
             ]
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.set(xlabel="reward margin, chosen minus rejected (nats)", ylabel="pairs")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(axis="x", colors=GREY)
         counts = ", ".join(f"{name} {len(v)}".strip() for name, v in named.items())
         note = f"n pairs: {counts or 0}. Left of zero: the rejected text is still preferred."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from hadpo.figures._style import BLUE, GREY, Figure, house_style, new_drawing, write_title
 
@@ -39,7 +40,7 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
         panels[1].hist(shared, bins=20, range=(0, 1), color=BLUE)
         panels[1].set(xlabel="share of the rejected text's word pairs", ylabel="pairs")
         for panel in panels[:2]:
-            panel.yaxis.get_major_locator().set_params(integer=True)
+            panel.yaxis.set_major_locator(MaxNLocator(integer=True))
         if known:
             x = np.array([row["perplexity_rejected"] for row in known])
             y = np.array([row["perplexity_chosen"] for row in known])

@@ -227,23 +227,12 @@ def test_numbers_of_the_mini_backbones_are_those_of_their_runs():
     for name in ("llava", "instructblip", "minigpt4", "minigpt4-vicuna0", "mplug-owl"):
         cells = []
         for split, measure in (("adversarial", "accuracy"), ("val", "hallucinated_sentence_ratio")):
-            if name == "llava":  # three seeds in one table: the first
-                by_model = {
-                    row["model"]: row
-                    for row in rows("mini-llava/every_run.csv")
-                    if (row["run"], row["split"], row["measure"]) == ("mini-llava", split, measure)
-                }
-                found = [
-                    by_model["merged"]["base"],
-                    *(by_model[m]["tuned"] for m in ("merged", "sft")),
-                ]
-            else:
-                [row] = [
-                    row
-                    for row in rows(f"mini-{name}/compare/tables/overview.csv")
-                    if (row["split"], row["measure"]) == (split, measure)
-                ]
-                found = [row["base"], row["merged"], row["sft"]]
+            [row] = [
+                row
+                for row in rows(f"mini-{name}/compare/tables/overview.csv")
+                if (row["split"], row["measure"]) == (split, measure)
+            ]
+            found = [row["base"], row["merged"], row["sft"]]
             cells += map(percent, found)
         expected.append(f"| `mini/{name}` | {' | '.join(cells)} |")
     shown = [line for line in README.splitlines() if re.match(r"\| `mini/[a-z0-9-]+` \|", line)]

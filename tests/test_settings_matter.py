@@ -108,7 +108,6 @@ CHANGED = {
     "lora_targets": "q_proj",
     "max_length": 70,
     "attention": "segments",
-    "max_answer_tokens": 4,
     "activation_checkpointing": True,
     "controls": "sft",
     "early_stop": 1,
@@ -244,10 +243,11 @@ def outcome(tmp_path_factory):
 
     def digest(run):
         names = ("pairs.jsonl", "held_out.jsonl", "questions.jsonl", "evidence.jsonl")
-        names += ("vocabulary.json", "metrics.json", "merged/config.json")
+        names += ("vocabulary.json", "metrics.json", "merged/config.json", "decoding.json")
         found = [run.folder / name for name in names if (run.folder / name).is_file()]
         place = str(run.folder)
-        return [p.read_text(encoding="utf-8").replace(place, "") for p in found]
+        kept = sorted(path.name for path in run.folder.glob("steps/*"))
+        return [*kept, *(p.read_text(encoding="utf-8").replace(place, "") for p in found)]
 
     def attempt(stage, overrides):
         with pytest.MonkeyPatch.context() as patch:

@@ -37,6 +37,7 @@ _PANELS = (  # title, unit, metrics with the style of their line and its label
     ),
     ("Language-modelling loss", "nats per token", {"lm_loss": _ALONE}),
 )
+_CROWDED = 3  # more lines than these are named in a legend
 _HELD_OUT = "eval_"  # what the trainer puts before the name of a metric of held-out pairs
 _OBJECTIVES = {"dpo": BLUE, "sft": GREY}
 _MORE = ("#5a3e8e", "#2f7f6f", "#a0522d", "#444444", "#b8860b", "#c2185b")
@@ -97,6 +98,11 @@ def training_curves(
         for step in steps:
             label = " ".join(part for part in (name, step["objective"]) if part)
             lines.setdefault(label, []).append(step)
+    hidden = ""
+    if len(lines) > _CROWDED and len(named) > 1:  # of many runs, without their controls
+        own = {label: steps for label, steps in lines.items() if steps[0]["objective"] == "dpo"}
+        hidden = " Controls are left out." if 0 < len(own) < len(lines) else ""
+        lines = own or lines
     if not lines:
         raise BadInput("no training steps to draw; has the training written metrics.jsonl yet?")
     known = {name for steps in lines.values() for step in steps for name in step["metrics"]}
@@ -105,13 +111,18 @@ def training_curves(
         raise BadInput(f"no metric that this figure knows; found {sorted(known)}")
     rows = -(-len(panels) // 3)
     message = title or _message(lines)
+    is_crowded = len(lines) > _CROWDED
     with house_style():
-        drawing = new_drawing(10.0, 2.2 * rows + 0.9)
+        drawing = new_drawing(10.0 + 1.6 * is_crowded, 2.2 * rows + 0.9)
         for at, panel in enumerate(panels):
-            _draw_panel(drawing.add_subplot(rows, min(3, len(panels)), at + 1), panel, lines)
+            axes = drawing.add_subplot(rows, min(3, len(panels)), at + 1)
+            _draw_panel(axes, panel, lines, has_names=not is_crowded)
+        if is_crowded:  # names at the ends of so many lines would cover each other
+            marks = [Line2D([], [], color=_colour(at, label)) for at, label in enumerate(lines)]
+            drawing.legend(marks, list(lines), loc="outside right upper", fontsize=8)
         count = ", ".join(f"{label} {len(steps)}" for label, steps in lines.items())
         note = "Thin: each step; bold: smoothed. Solid: chosen; dashed: rejected, in "
-        note += f"the loss the preference part. Steps: {count}."
+        note += f"the loss the preference part. Steps: {count}.{hidden}"
         if is_held_out := any(name.startswith(_HELD_OUT) for name in known):
             note += " Dots: held-out pairs, never trained on; hollow where the line is dashed."
             dot = Line2D([], [], linestyle="", marker="o", color=INK, markersize=4.5)
@@ -182,14 +193,20 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     return found
 
 
-def _draw_panel(axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]]) -> None:
+def _colour(at: int, label: str) -> str:
+    return _OBJECTIVES.get(label, _MORE[at % len(_MORE)])
+
+
+def _draw_panel(
+    axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]], *, has_names: bool
+) -> None:
     title, unit, metrics = panel
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     ends = []
     for at, (label, steps) in enumerate(lines.items()):
-        colour = _OBJECTIVES.get(label, _MORE[at % len(_MORE)])
+        colour = _colour(at, label)
         is_whole = _series(steps, "preference_loss") in (_series(steps, "loss"), ([], []))
         shown = {n: v for n, v in metrics.items() if not (is_whole and n == "preference_loss")}
         for name, (style, short) in shown.items():
@@ -205,7 +222,8 @@ def _draw_panel(axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]]) -> 
             )
             dots[0].set_markerfacecolor("white" if style == "--" else colour)
             short = short if len(shown) > 1 else ""
-            text = " ".join(part for part in (label if len(lines) > 1 else "", short) if part)
+            name_ = label if len(lines) > 1 else ""
+            text = " ".join(part for part in (name_, short) if part) if has_names else ""
             ends.append((x[-1], mean[-1], text, colour))
     if title == _ROOMY:
         axes.set_ylim(0, 1.04)

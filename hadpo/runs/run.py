@@ -100,7 +100,13 @@ class Run:
             self._write()
 
     def note_input(self, path: Path) -> Path:
-        """Record the hash of an input file in the manifest; gives the path back."""
+        """Record the hash of an input file in the manifest; gives the path back.
+
+        Raises:
+            BadInput: there is no such file.
+        """
+        if not path.is_file():
+            raise BadInput(f"{path}: no such file; mend the path in the recipe or the parameter")
         if not self.is_reopened:
             self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
             self._write()

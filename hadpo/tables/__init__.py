@@ -75,6 +75,7 @@ __all__ = [
     "mean_interval",
     "measure_of",
     "model_title",
+    "of_runs",
     "overview",
     "paired_difference",
     "pope_table",
@@ -126,6 +127,11 @@ def run_results(run: Run) -> list[RunResults]:
         return []
     metrics = run.earlier("evaluate", "metrics.jsonl")
     return [read_results(metrics.parent.parent.name, run.root)]
+
+
+def of_runs(made: Sequence[Table]) -> Tables:
+    """The tables of `compare` that rest on runs; the published ones are `published`."""
+    return Tables([table for table in made if not table.name.startswith(("reported_", "audit_"))])
 
 
 def compare_runs(

@@ -1,7 +1,7 @@
 """How much memory a training step keeps at its peak: one formula for all who estimate it.
 
-The spec of this kit, section cost model: a LLaMA layer keeps about 14 h + 3 I numbers per position
-for its backward pass, or h where it recomputes them (one layer at a time is then there in full).
+A LLaMA layer keeps about 14 h + 3 I numbers per position for its backward pass (h: width, I: of its
+MLP), or h where it recomputes them (one layer at a time is then there in full).
 
 Measured on mini, float32 on a CPU: a step grew by 0.98 times the activations and logits estimated
 here, and by 2.4 times where activations are recomputed: there the scores of attention, which GPU

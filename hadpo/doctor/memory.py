@@ -70,7 +70,7 @@ def estimate(
     rest = sizes.others + 2 * sizes.vocab * h + (2 * sizes.layers + 1) * h
     bits = backbones.BITS[quantization] if quantization != "none" else 8 * n_bytes
     ends = {"up_proj": h + inner, "gate_proj": h + inner, "down_proj": inner + h}
-    targets = [name.strip() for name in train.lora_targets.split(",")]
+    targets = config.names(train.lora_targets)
     lora = sizes.layers * train.lora_rank * sum(ends.get(name, 2 * h) for name in targets)
     answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
     scored = 2 * answer * train.micro_batch_pairs

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from hadpo.config import TrainConfig
+from hadpo.config import TrainConfig, names
 from hadpo.records import BadInput
 from hadpo.trainer.examples import Record, kind_of
 
@@ -102,7 +102,7 @@ def mixture(settings: TrainConfig) -> dict[str, float]:
         BadInput: not "source=share, source=share", or shares that do not sum to 1.
     """
     shares = {}
-    for part in filter(str.strip, settings.mixture.split(",")):
+    for part in names(settings.mixture):
         name, _, share = (text.strip() for text in part.rpartition("="))
         try:
             shares[name] = float(share)
@@ -226,7 +226,7 @@ def _of_objective(settings: TrainConfig) -> list[str]:
 
 def control_names(settings: TrainConfig) -> list[str]:
     """The controls to train beside the run itself."""
-    return [name.strip() for name in settings.controls.split(",") if name.strip()]
+    return names(settings.controls)
 
 
 def _groups(pool: Sequence[int], images: Sequence[str], size: int) -> list[list[int]]:

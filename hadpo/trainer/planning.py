@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hadpo import adapter, batch, memory
 from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
-from hadpo.config import TrainConfig
+from hadpo.config import TrainConfig, names
 from hadpo.records import Pair
 from hadpo.trainer import features, order, reference
 from hadpo.trainer.examples import Examples, Record, kind_of, tokenized
@@ -200,7 +200,7 @@ def _rate(device: torch.device) -> tuple[float, str]:
 
 
 def _lora_weights(backbone: Backbone, settings: TrainConfig) -> int:
-    targets = {name.strip() for name in settings.lora_targets.split(",")}
+    targets = names(settings.lora_targets)
     return sum(
         settings.lora_rank * (module.in_features + module.out_features)
         for name, module in backbone.language_model.named_modules()

@@ -42,8 +42,10 @@ def snapshot(
         }
         if not wanted:
             raise FetchFailed(f"{page}: none of its files is {', '.join(patterns)}")
-        left = [f for name, f in wanted.items() if _size(target / name) != f.size]
-        check_space(target, sum(f.size or 0 for f in left), source=page)
+        left = {name: f for name, f in wanted.items() if _size(target / name) != f.size}
+        check_space(target, sum(f.size or 0 for f in left.values()), source=page)
+        for name in left:  # the client goes by times and would keep a file that was spoilt just now
+            (target / name).unlink(missing_ok=True)
         snapshot_download(
             repository,
             repo_type=kind,

@@ -10,6 +10,7 @@ from hadpo.figures._style import (
     Figure,
     house_style,
     new_drawing,
+    spread,
     write_title,
 )
 from hadpo.records import BadInput
@@ -71,7 +72,7 @@ def learning_curve(
     with house_style():
         drawing = new_drawing(7.0, 3.6)
         axes = drawing.add_subplot()
-        for at, (label, points) in enumerate(lines.items()):
+        for at, points in enumerate(lines.values()):
             x, y = [p[0] for p in points], [p[1] for p in points]
             colour = _COLOURS[at % len(_COLOURS)]
             axes.plot(x, y, _STYLES[at % len(_STYLES)], marker="o", markersize=4, color=colour)
@@ -85,7 +86,10 @@ def learning_curve(
                     alpha=0.12,
                     linewidth=0,
                 )
-            axes.annotate(f"  {label}", (x[-1], y[-1]), color=colour, fontsize=7.5, va="center")
+        heights = spread([points[-1][1] for points in lines.values()], 6)
+        for at, ((label, points), height) in enumerate(zip(lines.items(), heights, strict=True)):
+            colour = _COLOURS[at % len(_COLOURS)]
+            axes.text(1.03 * points[-1][0], height, label, color=colour, fontsize=7.5, va="center")
         axes.set(xlabel="updates", ylabel="percent", xlim=(0, 1.45 * updates))
         axes.set_xticks(sorted(places.values()))
         note = f"{result.name}; 0 is the base. Bands: 95 % intervals over images."

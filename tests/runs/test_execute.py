@@ -190,7 +190,14 @@ config.ROOT = pathlib.Path({str(tmp_path)!r})
 cli.main()
 """
     command = [sys.executable, "-c", code, "stage", "compare", "reported", "--name", "a"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # as in a terminal: a shell that starts tests in the background switches Ctrl-C off
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not (folder / "midway").exists():
         assert time.monotonic() < deadline

@@ -62,7 +62,7 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
     file = prepared / "vocabulary.json" if prepared else None
     words = from_json(json.loads(file.read_text("utf-8")) if file else vocabulary())
     make = _judge(judge, judge_model, words)
-    whose = f"the annotations of run {run}" if run else "everything"
+    whose = f"what the annotations of run {run} say" if run else "everything"
     ruler = f"judge {judge} ({judge_model})" if judge_model else f"the {judge}"
     said = [
         f"Of the pictures below {whose} is known, and {ruler} rules by it: ✓ is true, ✗ is wrong, "

@@ -85,7 +85,7 @@ def test_signs_and_words_say_what_colours_say():
     assert "✗" in shown
     assert "wrong (no umbrella in the annotations)" in shown
     assert "There is an umbrella" in shown
-    assert {tone: figures.SIGNS[tone] for tone in SIGNS} == SIGNS
+    assert SIGNS.items() <= dict(figures.SIGNS).items()
 
 
 def test_the_export_has_a_line_for_each_question_and_side():

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
     "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
     "page": {
-        *("records", "config", "plugins", "text", "runs", "judges"),
+        *("records", "config", "plugins", "text", "chat", "runs", "judges"),
         *("backbones", "adapter", "generation", "mini"),
     },
     "classroom": {

@@ -16,6 +16,15 @@ def page(
     against: Annotated[
         str, typer.Option(help="a recipe whose model stands beside it; default: without adapter")
     ] = "",
+    run: Annotated[
+        str, typer.Option(help="a run whose pictures stand in the gallery, judged by its evidence")
+    ] = "",
+    judge: Annotated[
+        str, typer.Option(help="who judges sentences about the gallery: oracle, llm or replay")
+    ] = "oracle",
+    judge_model: Annotated[
+        str, typer.Option(help="of judge llm: a model of the server at OPENAI_BASE_URL")
+    ] = "",
     port: Annotated[int, typer.Option(help="of 127.0.0.1; 0: a free one", min=0, max=65535)] = 7860,
 ) -> None:
     """Open a page on this machine where two models answer side by side.
@@ -29,6 +38,9 @@ def page(
         recipe,
         tuned=adapter,
         against=against,
+        run=run,
+        judge=judge,
+        judge_model=judge_model,
         port=port,
         when_ready=lambda address: typer.echo(f"the page: {address}   (Ctrl-C ends it)"),
     )

@@ -10,10 +10,7 @@ import gradio as gr
 from gradio.themes import Default
 
 from hadpo.generation import Decoding
-from hadpo.judges import oracle
-from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.mini import Exhibit
-from hadpo.mini.files import vocabulary
+from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf
 from hadpo.page.speakers import Speaker
 from hadpo.page.talk import SIDES, Conversation, Exchange, Picture, rule
 from hadpo.page.uploads import LARGEST_BYTES, read_picture
@@ -22,14 +19,7 @@ from hadpo.records import BadInput
 GREEDY, SAMPLED = "greedy", "sampled"
 TEMPERATURE = 1.0  # of the demos of MiniGPT-4, LRV-Instruction and mPLUG-Owl
 SECONDS_BETWEEN_LOOKS = 0.05
-DESCRIBE = "Describe this image in detail."
 LONGEST_QUESTION = 500
-ANYWHERE = (  # for pictures of which nothing is known: ask about what is not there
-    DESCRIBE,
-    "Is there a dog in the image?",
-    "What colour is the umbrella that the child holds?",
-    "What does the sign behind the elephant say?",
-)
 CSS = """
 .asked { margin: 10px 0 2px }
 .said p { padding: 3px 8px; margin: 3px 0; border-left: 4px solid transparent }
@@ -55,16 +45,16 @@ def theme() -> Any:
     return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
 
 
-def build(pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> gr.Blocks:
-    """The page of two models; `exhibits` are pictures to begin with."""
-    desk = Desk(pair, exhibits)
+def build(pair: tuple[Speaker, Speaker], known: Shelf) -> gr.Blocks:
+    """The page of two models; `known` has pictures to begin with, and the judge."""
+    desk, exhibits = Desk(pair, known), known.exhibits
     with gr.Blocks(
         title="hadpo: two models side by side", analytics_enabled=False, delete_cache=(60, 600)
     ) as page:
         gr.Markdown(
             "# Two models, one picture\n"
             "Ask about something that is **not** there, and see who invents it. "
-            + (desk.explanation if exhibits else "")
+            + known.explanation
         )
         talk = gr.State(desk.new_talk(), time_to_live=3600)
         exported = gr.Textbox(visible="hidden", label="exported")  # a state never leaves us
@@ -153,18 +143,11 @@ def build(pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> gr.Bloc
 class Desk:
     """Answers what visitors do; holds the models, and nothing of any visitor."""
 
-    explanation = (
-        "Of the drawn pictures everything is known: ✓ is true, ✗ is wrong, ? cannot be judged. "
-        "The left model was taught to invent; it shows the method and is no evidence about real "
-        "models."
-    )
-
-    def __init__(self, pair: tuple[Speaker, Speaker], exhibits: Sequence[Exhibit]) -> None:
+    def __init__(self, pair: tuple[Speaker, Speaker], known: Shelf) -> None:
         self._pair = dict(zip(SIDES, pair, strict=True))
         self._take_images = all(speaker.takes_images for speaker in pair)
-        self._exhibits = exhibits
+        self._known, exhibits = known, known.exhibits
         self._pictures = [Picture(e.name, e.image, e.evidence) for e in exhibits]
-        self._oracle = oracle.make(vocabulary=from_json(vocabulary()))
         self.first_questions = list(exhibits[0].questions if exhibits else ANYWHERE)
         self.first_html = self._pictures[0].to_html() if exhibits else "No picture yet."
 
@@ -240,8 +223,13 @@ class Desk:
         for side in SIDES:
             if exchange.finish[side] == "running":
                 exchange.finish[side] = "stopped"
-            exchange.verdicts[side] = rule(exchange, side, self._oracle)
+        for side in SIDES:
+            exchange.unjudged[side] = "the judge is still reading"
         yield self._shown(talk)
+        for side in SIDES:
+            del exchange.unjudged[side]
+            rule(exchange, side, self._known.judge, self._known.words)
+            yield self._shown(talk)
 
     def describe(self, talk: Conversation, *how: Any) -> Iterator[Any]:
         """Ask for a description."""
@@ -259,7 +247,7 @@ class Desk:
     def pick(self, talk: Conversation, choice: gr.SelectData) -> Any:
         """Look at one of the pictures that are there."""
         at = int(choice.index)
-        return self._look(talk, self._pictures[at], self._exhibits[at].questions)
+        return self._look(talk, self._pictures[at], self._known.exhibits[at].questions)
 
     def upload(self, talk: Conversation, file: str | None) -> Any:
         """Look at a visitor's picture; the file is gone afterwards, taken or not."""

@@ -25,6 +25,9 @@ def serve(
     *,
     tuned: str = "",
     against: str = "",
+    run: str = "",
+    judge: str = "oracle",
+    judge_model: str = "",
     port: int = 7860,
     when_ready: Callable[[str], None] = log.info,
 ) -> None:
@@ -34,6 +37,9 @@ def serve(
         recipe: whose model is shown.
         tuned: an adapter's folder or a run's name; "": the one that comes with the mini weights.
         against: a recipe whose model stands on the left; "": the same model without adapter.
+        run: its pictures stand in the gallery; "": those drawn for the mini models.
+        judge: rules on what is said of the gallery's pictures, whose annotations are known.
+        judge_model: the language model that judge llm asks.
         port: 0 takes a free one.
         when_ready: is told the address once the page can be opened.
 
@@ -51,13 +57,12 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="hadpo-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # gone with the process, uploads or not
         gc.disable()  # imports make a million objects that all stay: looking for others is in vain
-        from hadpo import mini
         from hadpo.page.app import build
+        from hadpo.page.shelf import shelf_of
         from hadpo.page.speakers import speakers
 
-        pair = speakers(recipe, tuned, against)
-        exhibits = mini.gallery() if recipe.startswith("mini/") else []
-        page = build(pair, exhibits)
+        known = shelf_of(recipe, run, judge, judge_model)  # before weights take their time
+        page = build(speakers(recipe, tuned, against), known)
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         app = mounted(page)
         gc.freeze()

@@ -4,7 +4,8 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,20 +14,21 @@ from PIL import Image
 
 from hadpo import judges
 from hadpo.generation import Decoding, Turn
-from hadpo.judges.oracle import Oracle
-from hadpo.records import Case, Evidence, Verdict
+from hadpo.judges.oracle.vocabulary import Vocabulary
+from hadpo.records import BadInput, Case, Evidence, Verdict
 from hadpo.text import article, sentences, yes_no_strict
 
 _TONES = {"correct": "true", "hallucination": "invented"}
 # As hadpo.figures has them; importing that would load matplotlib for three letters.
 SIGNS = {"true": "✓", "invented": "✗", "unknown": "?"}
 _SAYS = {"true": "true", "invented": "wrong", "unknown": "not to be judged"}
+_UNREAD = "not judged: the judge's reply cannot be read"
 SIDES = ("left", "right")
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What is looked at; `evidence` is what is known of it, for pictures of the mini world."""
+    """What is looked at; `evidence` is what is known of it, if anything is."""
 
     name: str
     image: Image.Image
@@ -52,7 +54,8 @@ class Picture:
         """In words, for those who do not see it."""
         if self.evidence is None:
             return f"{self.name}, {self.image.width} x {self.image.height} pixels"
-        return f"{self.name}, a drawn scene with {', '.join(self.evidence.objects)}"
+        there = self.evidence.objects or [r.phrase for r in self.evidence.regions[:5]]
+        return f"{self.name}, a scene with {', '.join(there)}"
 
 
 @dataclass(eq=False)
@@ -66,6 +69,7 @@ class Exchange:
     answers: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, ""))
     finish: dict[str, str] = field(default_factory=lambda: dict.fromkeys(SIDES, "running"))
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
+    unjudged: dict[str, str] = field(default_factory=dict)  # why a side has no verdicts
 
 
 @dataclass(eq=False)
@@ -105,6 +109,7 @@ class Conversation:
                     "finish": exchange.finish[side],
                     "decoding": vars(exchange.decoding),
                     "verdicts": [vars(v) for v in exchange.verdicts.get(side, ())],
+                    "not_judged": exchange.unjudged.get(side, ""),
                     "exported": now,
                 }
                 lines.append(json.dumps(row, ensure_ascii=False))
@@ -121,26 +126,49 @@ class Conversation:
         return f'<div class="said" aria-live="polite">{"".join(parts)}</div>'
 
 
-def rule(exchange: Exchange, side: str, oracle: Oracle) -> list[Verdict]:
-    """The oracle's verdicts on an answer, sentence by sentence; none where nothing is known."""
+def rule(
+    exchange: Exchange, side: str, judge: Callable[[], judges.Judge], words: Vocabulary
+) -> None:
+    """Note a judge's verdicts on an answer, sentence by sentence, or why there are none.
+
+    Args:
+        exchange: gets `verdicts` or `unjudged` of the side.
+        side: whose answer is ruled on.
+        judge: makes the judge; one that cannot be made, or gets no reply, fails nobody else.
+        words: a bare yes or no is read by them.
+    """
     known = exchange.picture.evidence
     if known is None:
-        return []
-    claims = claims_of(exchange.question, exchange.answers[side], oracle)
-    case = Case(case_id=known.image_id, model=side, claims=tuple(claims), evidence=known)
-    return judges.rule_all(oracle, [case])
+        exchange.unjudged[side] = "nothing is known of this picture"
+        return
+    question, answer = exchange.question, exchange.answers[side]
+    try:
+        ruler = judge()
+        is_asking = isinstance(ruler, judges.AskingJudge)
+        claims = claims_told(question, answer) if is_asking else claims_of(question, answer, words)
+        case = Case(case_id=known.image_id, model=side, claims=tuple(claims), evidence=known)
+        exchange.verdicts[side] = judges.rule_all(ruler, [case])
+    except (judges.Unfinished, BadInput, sqlite3.Error) as error:  # no reply, no key, no cache
+        exchange.unjudged[side] = str(error)
 
 
-def claims_of(question: str, answer: str, oracle: Oracle) -> Sequence[str]:
+def claims_of(question: str, answer: str, known: Vocabulary) -> Sequence[str]:
     """What an answer claims: a bare yes or no claims what the question asks about."""
     said = sentences(answer)
-    asked = [mention.name for mention in oracle.vocabulary.read(question).mentions]
+    asked = [mention.name for mention in known.read(question).mentions]
     read = yes_no_strict(answer)
     if read is None or not asked or len(said) > 1:
         return said
     if read == "no":
         return [f"There is no {name}" for name in asked]
     return [f"There is {article(name)} {name}" for name in asked]
+
+
+def claims_told(question: str, answer: str) -> Sequence[str]:
+    """What a language model is told that an answer claims: a bare yes or no, to which question."""
+    said = sentences(answer)
+    read = yes_no_strict(answer)
+    return said if read is None or len(said) > 1 else [f'The answer to "{question}" is {read}']
 
 
 def _answer_html(exchange: Exchange, side: str) -> str:
@@ -151,17 +179,20 @@ def _answer_html(exchange: Exchange, side: str) -> str:
     }.get(exchange.finish[side], "")
     ruled = exchange.verdicts.get(side, [])
     if not ruled:
-        return f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
+        said = f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
+        why = exchange.unjudged.get(side)
+        return said + (f'<p class="note">not judged: {html.escape(why)}</p>' if why else "")
     lines = []
     if [v.claim for v in ruled] != sentences(exchange.answers[side]):
         lines.append(f'<p class="plain">{html.escape(exchange.answers[side])}</p>')
     for verdict in ruled:
         tone = _TONES.get(verdict.label, "unknown")
+        says = _UNREAD if verdict.label == "unparsed" else _SAYS[tone]
         reason = f" ({html.escape(verdict.reason)})" if tone == "invented" else ""
         lines.append(
             f'<p class="{tone}" title="{html.escape(verdict.reason)}"><b aria-hidden="true">'
             f"{SIGNS[tone]}</b> {html.escape(verdict.claim)}. "
-            f"<small>{_SAYS[tone]}{reason}</small></p>"
+            f"<small>{says}{reason}</small></p>"
         )
     wrong = sum(v.label == "hallucination" for v in ruled)
     lines.append(f'<p class="count">{wrong} of {len(ruled)} wrong</p>')

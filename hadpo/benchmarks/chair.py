@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.benchmarks._decoding import decoding_of
 from hadpo.config import EvaluateConfig
 from hadpo.data.chair import SPLIT, questions
 from hadpo.judges.oracle.vocabulary import Vocabulary
@@ -29,14 +30,7 @@ READINGS = {"": "synonyms"}
 
 def decoding(settings: EvaluateConfig) -> "Decoding":
     """How descriptions are generated."""
-    from hadpo.generation import Decoding  # it needs torch; scoring does not
-
-    return Decoding(
-        name="chair",
-        beams=settings.chair_beams,
-        max_new_tokens=settings.chair_max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
-    )
+    return decoding_of("chair", settings)
 
 
 def cases(

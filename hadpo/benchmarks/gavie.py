@@ -5,8 +5,6 @@ All models' answers to one question stand in one case, in an order that is drawn
 sees the regions of the image and no right answer.
 """
 
-import random
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.benchmarks._decoding import decoding_of
+from hadpo.benchmarks._together import together
 from hadpo.config import EvaluateConfig
 from hadpo.data.gavie import SPLIT, questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -32,14 +32,7 @@ _GRADED, _WORDS, _ANSWERS = 2, 3, 4  # columns after those of the criteria
 
 def decoding(settings: EvaluateConfig) -> "Decoding":
     """How answers are generated."""
-    from hadpo.generation import Decoding  # it needs torch; scoring does not
-
-    return Decoding(
-        name="gavie",
-        beams=settings.gavie_beams,
-        max_new_tokens=settings.gavie_max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
-    )
+    return decoding_of("gavie", settings)
 
 
 def cases(
@@ -58,19 +51,14 @@ def cases(
     """
     settings = settings or EvaluateConfig()
     asked = {question.question_id: question for question in questions}
-    together: dict[str, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        together[answer.question_id].append(answer)
     found = []
-    for key, group in together.items():
+    for key, shown in together(answers, seed=settings.evaluate_seed):
         question = asked[key]
         if question.image_id not in evidence:
             raise BadInput(f"no evidence of image {question.image_id}: {key} cannot be judged")
         known = evidence[question.image_id]
         if settings.height_bug_compat:
             known = replace(known, regions=tuple(replace(r, height=r.width) for r in known.regions))
-        shown = sorted(group, key=lambda answer: answer.model)
-        random.Random(f"{settings.evaluate_seed}/{key}").shuffle(shown)
         found.append(
             Case(
                 case_id=key,

@@ -5,7 +5,6 @@ the question, the right answer and the answers of all models. Special tokens are
 published examples were full of them. All models' answers stand in one case, in a drawn order.
 """
 
-import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
+from hadpo.benchmarks._decoding import decoding_of
+from hadpo.benchmarks._together import together
 from hadpo.config import EvaluateConfig
 from hadpo.data.gqa import SPLIT, questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -32,14 +33,7 @@ _DEBRIS = re.compile(r"</?(?:s|unk|pad|Img|ImageHere)>|###", flags=re.IGNORECASE
 
 def decoding(settings: EvaluateConfig) -> "Decoding":
     """How answers are generated."""
-    from hadpo.generation import Decoding  # it needs torch; scoring does not
-
-    return Decoding(
-        name="gqa",
-        beams=settings.gqa_beams,
-        max_new_tokens=settings.gqa_max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
-    )
+    return decoding_of("gqa", settings)
 
 
 def cases(
@@ -55,16 +49,11 @@ def cases(
     """
     seed = (settings or EvaluateConfig()).evaluate_seed
     asked = {question.question_id: question for question in questions}
-    together: dict[str, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        together[answer.question_id].append(answer)
     found = []
-    for key, group in together.items():
+    for key, shown in together(answers, seed=seed):
         question = asked[key]
         if not question.label:
             raise BadInput(f"{key} has no right answer: nothing to examine by")
-        shown = sorted(group, key=lambda answer: answer.model)
-        random.Random(f"{seed}/{key}").shuffle(shown)
         known = Evidence(image_id=question.image_id, image=question.image, width=0, height=0)
         found.append(
             Case(

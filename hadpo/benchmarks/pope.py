@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hadpo.benchmarks._bootstrap import Values, intervals, number, ratio
+from hadpo.benchmarks._decoding import decoding_of
 from hadpo.config import EvaluateConfig
 from hadpo.data.pope import read as questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -43,15 +44,7 @@ _TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
 
 def decoding(settings: EvaluateConfig) -> "Decoding":
     """How answers are generated."""
-    from hadpo.generation import Decoding  # it needs torch; scoring does not
-
-    return Decoding(
-        name="pope",
-        beams=settings.pope_beams,
-        max_new_tokens=settings.pope_max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
-        stop_at="." if settings.pope_stop_at_period else "",
-    )
+    return decoding_of("pope", settings, stop_at="." if settings.pope_stop_at_period else "")
 
 
 def cases(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hadpo.benchmarks._decoding import decoding_of
 from hadpo.benchmarks._shr_files import write as export
 from hadpo.benchmarks._shr_measures import COLUMNS, CUT, RATIOS, count, metric, metrics, recall
 from hadpo.config import EvaluateConfig
@@ -45,14 +46,7 @@ READINGS = {"": "upstream"}  # sentences as the original segments them; see `rea
 
 def decoding(settings: EvaluateConfig) -> "Decoding":
     """How descriptions are generated."""
-    from hadpo.generation import Decoding  # it needs torch; scoring does not
-
-    return Decoding(
-        name="shr",
-        beams=settings.shr_beams,
-        max_new_tokens=settings.shr_max_new_tokens,
-        repetition_penalty=settings.repetition_penalty,
-    )
+    return decoding_of("shr", settings)
 
 
 def readings(settings: EvaluateConfig) -> dict[str, str]:

@@ -16,7 +16,7 @@ KEPT = (
     *("manifest.json", "metrics.json", "metrics.jsonl", "outcomes.jsonl"),
     *("counts.json", "decoding.json"),
 )
-FORMS = (".md", ".csv", ".tex", ".html")  # of tables
+FORMS = (".md", ".csv")  # of tables; `hadpo compare` makes the others of an export again
 PUBLISHED = ("reported_", "audit_")  # tables that papers_results/reported has already
 MOST_BYTES = 1_000_000  # of one file
 MOST_BYTES_IN_ALL = 3_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 from hadpo import config
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Question, read_jsonl
-from hadpo.runs import Run, read_manifest
+from hadpo.runs import Run, read_manifest, stage_folder
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,5 @@ def folders_of(run: Run | str) -> Folders:
     if manifest is None or not (evaluated / "samples.jsonl").is_file():
         known = [path.parents[1].name for path in root.glob("*/evaluate/samples.jsonl")]
         raise BadInput(f"no answers of a run {name!r} in {root}; {choices(name, known)}")
-    own = root / name / "prepare"
-    earlier = root / manifest.earlier / "prepare"
-    has_own = not manifest.earlier or read_manifest(own) is not None
-    return Folders(name, evaluated, own if has_own else earlier, manifest.is_mini)
+    prepared = stage_folder(root, name, "prepare", manifest.earlier)
+    return Folders(name, evaluated, prepared, manifest.is_mini)

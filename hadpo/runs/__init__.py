@@ -6,6 +6,7 @@ from hadpo.runs.parameters import check_names, run_name
 from hadpo.runs.report import join_reports
 from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
 from hadpo.runs.several import end_processes, start_processes
+from hadpo.runs.state import stage_folder
 from hadpo.runs.stopping import Stopped, noticed
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "open_run",
     "read_manifest",
     "run_name",
+    "stage_folder",
     "start",
     "start_processes",
 ]

@@ -19,7 +19,7 @@ from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.parameters import check
 from hadpo.runs.run import BadEnvironment
-from hadpo.runs.state import discard, finished, holder, look, refuse_stale
+from hadpo.runs.state import discard, finished, look, refuse_stale, stage_folder
 from hadpo.runs.stopping import Stopped, noticed, pass_on
 
 NOTEBOOKS = {
@@ -81,8 +81,8 @@ def execute(
         if old.status == "done":
             return Outcome(folder, was_done=True, seconds=0.0)
     for earlier in _needed(stage, resolved):
-        found = finished(holder(name, earlier, from_run), earlier, wanted_by=stage, recipe=recipe)
-        refuse_stale(found)
+        source = stage_folder(config.runs_folder(), name, earlier, from_run)
+        refuse_stale(finished(source, wanted_by=stage, recipe=recipe))
     if force:  # only now that nothing else is in the way
         discard(name, stage)
     try:

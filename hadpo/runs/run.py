@@ -19,7 +19,7 @@ from hadpo.runs.manifest import Manifest, describe_code, describe_versions, sha2
 from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
 from hadpo.runs.process import host, started_at
-from hadpo.runs.state import finished, holder, look, settings_of
+from hadpo.runs.state import finished, look, settings_of, stage_folder
 from hadpo.runs.watch import watch_notebook
 
 
@@ -66,11 +66,12 @@ class Run:
         Raises:
             BadInput: that stage is not there or not done, or the file is absent.
         """
-        name = holder(self.name, stage, self.manifest.earlier)
-        folder = self.root / name / stage
-        manifest = finished(name, stage, wanted_by=self.stage, recipe=self.recipe.name)
+        folder = stage_folder(self.root, self.name, stage, self.manifest.earlier)
+        manifest = finished(folder, wanted_by=self.stage, recipe=self.recipe.name)
         if manifest.is_mini and not self.is_mini:
-            raise BadInput(f"run {name!r} is of the mini world; recipe {self.recipe.name} is not")
+            raise BadInput(
+                f"run {folder.parent.name!r} is of the mini world; recipe {self.recipe.name} is not"
+            )
         known = self.manifest.parents.setdefault(stage, manifest.run_id)
         if known != manifest.run_id:
             raise BadInput(

@@ -28,15 +28,25 @@ def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> 
     return old
 
 
-def holder(name: str, stage: str, earlier: str) -> str:
-    """The run whose `stage` is read: `name` where it has that stage, else `earlier`, if named."""
-    has_own = read_manifest(config.runs_folder() / name / stage) is not None
-    return name if has_own or not earlier else earlier
+def stage_folder(root: Path, name: str, stage: str, earlier: str) -> Path:
+    """The folder of `stage` that run `name` reads: its own, else that of the run `earlier`.
+
+    A run that trains again on another run's pairs reads its own training, although its manifest
+    names the other run.
+
+    Args:
+        root: the folder of all runs.
+        name: the run.
+        stage: the stage to read.
+        earlier: the run that its manifest names as `from_run`; "": none.
+    """
+    own = root / name / stage
+    return own if not earlier or read_manifest(own) is not None else root / earlier / stage
 
 
-def finished(name: str, stage: str, *, wanted_by: str, recipe: str) -> Manifest:
-    """The manifest of a finished stage of run `name`; BadInput where it is not done."""
-    manifest = read_manifest(config.runs_folder() / name / stage)
+def finished(folder: Path, *, wanted_by: str, recipe: str) -> Manifest:
+    """The manifest of the finished stage in `folder`; BadInput if it is not done."""
+    manifest, name, stage = read_manifest(folder), folder.parent.name, folder.name
     if manifest is None or manifest.status != "done":
         state = f"is {manifest.status}" if manifest else "has not been run"
         raise BadInput(
@@ -72,7 +82,7 @@ def refuse_stale(manifest: Manifest) -> None:
     """Raise BadInput where a stage was made from an earlier stage that was redone since."""
     name = manifest.name
     for stage, run_id in manifest.parents.items():
-        place = config.runs_folder() / holder(name, stage, manifest.earlier) / stage
+        place = stage_folder(config.runs_folder(), name, stage, manifest.earlier)
         now = read_manifest(place)
         if now is not None and now.run_id != run_id:
             raise BadInput(

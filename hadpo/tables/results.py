@@ -9,7 +9,7 @@ import numpy as np
 
 from hadpo.config import ROOT
 from hadpo.records import BadInput, Metric, Outcome, read_jsonl
-from hadpo.runs import read_manifest
+from hadpo.runs import read_manifest, stage_folder
 
 REPRODUCED = ROOT / "papers_results" / "reproduced"  # runs of ours, as `hadpo export` wrote them
 Key = tuple[str, str, str, str]  # benchmark, split, metric, model
@@ -99,7 +99,7 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
     settings = dict(manifest.settings)
     stages = {"evaluate": folder}
     for stage in ("merge", "train", "prepare"):
-        stages[stage] = _stage_folder(runs_folder, name, stage, manifest.earlier)
+        stages[stage] = stage_folder(runs_folder, name, stage, manifest.earlier)
         earlier = read_manifest(stages[stage])
         settings = (dict(earlier.settings) if earlier else {}) | settings
     log = stages["train"] / "metrics.jsonl"
@@ -123,16 +123,6 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         training_log=log if log.is_file() and log.stat().st_size else None,
         folders=stages,
     )
-
-
-def _stage_folder(runs_folder: Path, name: str, stage: str, earlier: str) -> Path:
-    """Where run `name` has read `stage`: its own where it has one, else that of run `earlier`.
-
-    The rule is that of `hadpo.runs`: a run that trains anew from another's pairs reads its own
-    training, although its manifest names the other run.
-    """
-    own = runs_folder / name / stage
-    return own if not earlier or read_manifest(own) is not None else runs_folder / earlier / stage
 
 
 def _items(outcomes: Sequence[Outcome]) -> dict[Key, Sums]:

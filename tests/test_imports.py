@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hadpo"
 FILES = sorted(PACKAGE.rglob("*.py"))
+TOOLS = sorted((PACKAGE.parent / "tools").rglob("*.py"))
 
 LEVELS = (
     ("records", "config", "plugins", "text", "loss"),
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"memory"},
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     # 4
-    "mini": {"records", "plugins", "text", "data", "backbones"},  # base_* trains through them
+    "mini": {"records", "plugins", "text", "data"},
     "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
     "page": {
         *("records", "config", "plugins", "text", "chat", "runs", "judges"),
@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"benchmarks", "figures", "backbones", "adapter", "data", "doctor", "page"}
     | {"instructions", "chat"},
     "__main__": {"cli"},
+    "speed": set(),  # names the command that it became
 }
 # Edges between parts of one level; all others go downwards.
 SIDEWAYS = {
@@ -82,15 +83,11 @@ SIDEWAYS = {
     ("page", "mini"),
     ("__main__", "cli"),
 }
-OUTSIDE_THE_FENCES = {
-    "speed"
-}  # measures us against the peers, so it may import all of us, and them
-
-# Third-party names -> the only modules that import them ("mini.base_*" is a pattern of modules).
+# Third-party names -> the only parts that import them; tools/ may import all of hadpo, and these.
 ONLY_IN: dict[str, set[str]] = {
     "openai": {"chat"},
     "peft": {"adapter"},
-    "transformers": {"backbones", "mini.base_*"},
+    "transformers": {"backbones"},
     "papermill": {"runs"},
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},
@@ -104,7 +101,7 @@ ONLY_IN: dict[str, set[str]] = {
     "liger_kernel": set(),
     "torch": {
         *("loss", "backbones", "batch", "adapter", "generation", "trainer"),
-        *("doctor", "worker", "page", "classroom", "mini.base_*"),
+        *("doctor", "worker", "page", "classroom"),
     },
     "huggingface_hub": {"data", "backbones"},
     "requests": {"data", "backbones"},
@@ -169,11 +166,11 @@ def wrong_imports(source: str, module: str, modules: set[str]) -> Iterator[str]:
             yield f"{here}: name what you import"
         elif within(name, "hadpo"):
             yield from (f"{here}: {why}" for why in _wrong_edge(name, module, part, modules))
-        elif part not in OUTSIDE_THE_FENCES:
+        else:
+            if within(name, "tools"):
+                yield f"{here}: tools/ is not installed"
             for fenced, allowed in ONLY_IN.items():
-                if within(name, fenced) and not any(
-                    fnmatch(p, a) for p in (part, module) for a in allowed
-                ):
+                if within(name, fenced) and part not in allowed:
                     yield f"{here}: {fenced} belongs to {sorted(allowed) or 'nobody'}"
 
 
@@ -182,7 +179,7 @@ def _wrong_edge(name: str, module: str, part: str, modules: set[str]) -> Iterato
     while target and target not in modules:  # from hadpo.records import Pair -> records
         target = target.rpartition(".")[0]
     target_part = target.partition(".")[0]
-    if not target or part in OUTSIDE_THE_FENCES:
+    if not target:
         return  # hadpo itself holds its version only
     if not part:
         yield "hadpo/__init__.py imports nothing of hadpo"
@@ -217,7 +214,7 @@ def test_every_import_is_an_allowed_edge():
 
 def test_every_part_has_a_row():
     parts = {module.partition(".")[0] for module in MODULES} - {""}
-    assert parts <= set(MAY_IMPORT) | OUTSIDE_THE_FENCES
+    assert parts <= set(MAY_IMPORT)
 
 
 def test_edges_go_downwards():
@@ -249,6 +246,7 @@ def test_edges_go_downwards():
         ("config", "from hadpo.records import *", "name what you import"),
         ("newcomer", "from hadpo.records import Pair", "no row"),
         ("", "from hadpo.records import Pair", "imports nothing"),
+        ("trainer", "from tools.speed import machine", "not installed"),
     ],
 )
 def test_a_bad_edge_is_found(module, line, why):
@@ -267,8 +265,6 @@ def test_a_bad_edge_is_found(module, line, why):
         ("backbones", "from hadpo.backbones import llava"),
         ("batch", "from hadpo.backbones._base import Backbone"),
         ("judges.oracle.world", "from hadpo.judges.oracle.vocabulary import Reading"),
-        ("mini.base_language", "import torch"),
-        ("speed.train", "import trl, liger_kernel, peft\nfrom hadpo.trainer import steps"),
         ("cli", "from hadpo import __version__"),
         ("data.coco", "from urllib.parse import quote"),
     ],
@@ -280,19 +276,20 @@ def test_a_good_edge_is_not(module, line):
 
 
 def test_no_file_is_too_long_to_read():
-    long = {dotted(p): n for p in FILES if (n := len(p.read_text().splitlines())) > LINES}
+    long = {str(p): n for p in FILES + TOOLS if (n := len(p.read_text().splitlines())) > LINES}
     assert not long, f"over {LINES} lines; split by idea into a package of the same name: {long}"
 
 
 def test_no_file_has_an_empty_name():
-    names = {piece.strip("_") for module in MODULES for piece in module.split(".")}
+    modules = MODULES | {dotted(path, PACKAGE.parent) for path in TOOLS}
+    names = {piece.strip("_") for module in modules for piece in module.split(".")}
     assert names.isdisjoint(EMPTY_NAMES)
 
 
 def test_the_library_does_not_print():
     calls = [
-        f"{dotted(path)}:{node.lineno}"
-        for path in FILES
+        f"{path}:{node.lineno}"
+        for path in FILES + TOOLS
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
     ]

@@ -121,11 +121,11 @@ def check_pip(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
-    """`python -m hadpo.speed COMMAND ...` parses."""
-    from hadpo.speed.__main__ import app
+    """`python -m tools.speed COMMAND ...` parses."""
+    from tools.speed.__main__ import app
 
     flag, module, name, *rest = words
-    assert (flag, module) == ("-m", "hadpo.speed")
+    assert (flag, module) == ("-m", "tools.speed")
     check_typer(app(), module, [name, *rest])
 
 

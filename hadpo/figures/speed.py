@@ -21,7 +21,7 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "", is_mini: b
 
     Args:
         rows: with `what`, `pairs`, `than`, `median`, `least`, `greatest`, `floor` and `aim`, as
-            `hadpo.speed.report.rows` gives them; those without a median are left out.
+            `tools.speed.report.rows` gives them; those without a median are left out.
         title: the message; empty: made from the rows.
         is_mini: whether this was measured on a model that is too small to mean anything.
 

@@ -1,0 +1,1 @@
+"""Programs beside the library, run from the repository: `python -m tools.NAME`; not installed."""

@@ -1,0 +1,156 @@
+"""`python -m tools.speed train`: a training step, ours and the peers'."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from hadpo import config, figures
+from hadpo.backbones._base import choose_device
+from tools.speed import cost, equality, machine, measure, models, report, steps
+from tools.speed.models import Geometry
+from tools.speed.report import Report
+
+FOLDER = config.ROOT / "papers_results" / "speed"
+GROUP = 4  # pairs of one image per row
+_GEOMETRIES = {"cpu": ("toy",), "cuda": ("llava-7b", "minigpt4-7b")}
+_MEMORY_GEOMETRY = {"toy": "toy-memory"}  # others are measured as they are
+_MEMORY_PAIRS = 2
+_SINGLE = (
+    *(steps.ORIGINAL, steps.TRL, steps.TRL_COMPACTION, steps.LIGER),
+    *(steps.OURS, steps.SEGMENTS, steps.CACHED),
+)
+_GROUPED = (steps.TRL_COMPACTION, steps.GROUPED)
+_REMEMBERED = (steps.ORIGINAL, steps.TRL_COMPACTION, steps.LIGER, steps.OURS)
+
+
+def command(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    geometry: Annotated[str, typer.Option(help="sizes; default: those of the device")] = "",
+    rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 5,
+    memory: Annotated[bool, typer.Option(help="measure peak memory, too")] = True,
+    folder: Annotated[Path, typer.Option(help="for table and figure")] = FOLDER,
+) -> None:
+    """Equality first, then time and peak memory; a table, a figure and a JSON file.
+
+    Example: python -m tools.speed train --json speed.json
+    """
+    names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
+    reports = []
+    for name in names:
+        sizes = models.find(name)
+        for step, reason in steps.available(sizes).items():
+            if reason:
+                typer.echo(f"{name}: without {steps.NAMES[step]}: {reason}", err=True)
+        found = run(name, device=device, rounds=rounds, memory=memory)
+        typer.echo(found.table())
+        save(found, folder)
+        reports.append(found)
+    if json_file is not None:
+        first, *others = (found.values for found in reports)
+        value = first | ({"others": {o["geometry"]["name"]: o for o in others}} if others else {})
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = True) -> Report:
+    """Measure everything on one geometry.
+
+    Args:
+        geometry: a name of `models.GEOMETRIES`.
+        device: cpu or cuda; a CPU is measured in float32 on one thread, a GPU in bfloat16.
+        rounds: of the times.
+        memory: whether to measure peak memory, too; on a CPU in fresh processes, which takes most
+            of the time.
+
+    Raises:
+        BadInput: somebody computes something else; then no time means anything.
+    """
+    sizes = models.find(geometry)
+    place = choose_device(device)
+    is_gpu = place.type == "cuda"
+    threads = torch.get_num_threads()
+    if not is_gpu:
+        torch.set_num_threads(1)
+    try:
+        found: dict[str, Any] = {"machine": machine.describe(place), "rounds": rounds}
+        found["geometry"] = _facts(sizes)
+        found["dtype"] = "bfloat16" if is_gpu else "float32"
+        found["clock"] = "seconds of the clock" if is_gpu else "CPU seconds of the process"
+        found["absent"] = {k: why for k, why in steps.available(sizes).items() if why}
+        tiny = "tiny" if sizes.family == "llava" else "tiny-minigpt4"
+        found["equal"] = equality.measure(tiny)
+        found |= _measured(
+            sizes, place, rounds, dtype=getattr(torch, found["dtype"]), memory=memory
+        )
+        return Report(report.summary(found))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def save(found: Report, folder: Path = FOLDER) -> list[Path]:
+    """Write the table, the figures and the JSON into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / f"{found.name}.md", folder / f"{found.name}.json"]
+    written[0].write_text(found.table(), encoding="utf-8")
+    written[1].write_text(json.dumps(found.values, indent=1) + "\n", encoding="utf-8")
+    figure = figures.speed_bars(found.rows, is_mini=found.is_mini)
+    return written + figure.save(folder, found.name)
+
+
+def _measured(
+    sizes: Geometry, device: torch.device, rounds: int, *, dtype: torch.dtype, memory: bool
+) -> dict[str, Any]:
+    backbone = models.build(sizes, dtype=dtype, device=device)
+    time, seconds, tflop, mfu = {}, {}, {}, {}
+    peaks: dict[str, dict[str, float]] = {}
+    peak = machine.peak_flops(device)
+    for kind in sizes.answers:
+        single = _there(_SINGLE, sizes)
+        ways = measure.prepare(backbone, sizes, kind, sizes.pairs, single, images=sizes.pairs)
+        alone = measure.seconds(ways, single, rounds=rounds)
+        if memory and device.type == "cuda":
+            peaks[kind] = {n: measure.peak_memory(ways, n) for n in _there(_REMEMBERED, sizes)}
+        del ways
+        group = _there(_GROUPED, sizes)
+        ways = measure.prepare(backbone, sizes, kind, GROUP, group, images=1)
+        together = measure.seconds(ways, group, rounds=max(rounds - 2, 1))
+        del ways
+        time[kind] = report.time_ratios(alone, together)
+        seconds[kind] = report.median_seconds(alone, sizes.pairs)
+        seconds[kind][steps.GROUPED] = report.median_seconds(together, GROUP)[steps.GROUPED]
+        flops = {n: cost.pair_flops(sizes, kind, n, pairs_per_row=GROUP) for n in seconds[kind]}
+        tflop[kind] = {n: value / 1e12 for n, value in flops.items()}
+        mfu[kind] = {n: v / seconds[kind][n] / peak for n, v in flops.items()} if peak else {}
+    if memory and device.type != "cuda":
+        peaks = _memory_on_cpu(models.find(_MEMORY_GEOMETRY.get(sizes.name, sizes.name)))
+    return {"time": time, "seconds": seconds, "tflop": tflop, "mfu": mfu, "memory_mb": peaks}
+
+
+def _memory_on_cpu(sizes: Geometry) -> dict[str, dict[str, float]]:
+    wanted = _there(_REMEMBERED, sizes)
+    return {
+        name: measure.memory_in_processes(
+            sizes, "desc", wanted, pairs=_MEMORY_PAIRS, checkpointing=is_checkpointing
+        )
+        for name, is_checkpointing in (("desc", False), ("desc_checkpointing", True))
+    }
+
+
+def _there(names: Sequence[str], sizes: Geometry) -> list[str]:
+    reasons = steps.available(sizes)
+    return [name for name in names if not reasons[name]]
+
+
+def _facts(sizes: Geometry) -> dict[str, Any]:
+    return dataclasses.asdict(sizes) | {
+        "image_tokens": sizes.image_tokens,
+        "answers": sizes.answers,
+    }

@@ -1,18 +1,37 @@
-"""One idiom for every seam: the module's name is the plugin's name."""
+"""One idiom for every seam: the module's name is the plugin's name.
+
+`HADPO_PLUGINS` names a folder of one's own plugins (several: separated as in PATH): its files
+`benchmarks/x.py` and `backbones/y.py` are then found as if they stood in this package.
+"""
 
 import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 from hadpo.records import BadInput
 
+_added: dict[str, list[str]] = {}  # package -> folders of HADPO_PLUGINS on its path
+
 
 def available(package: str) -> list[str]:
-    """Names of the plugins in `package`: its public modules, sorted."""
-    path = importlib.import_module(package).__path__
-    return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+    """Names of the plugins in `package`: its public modules, sorted.
+
+    Raises:
+        BadInput: `HADPO_PLUGINS` names no folder, or a file in it has the name of another plugin.
+    """
+    modules = [m.name for place in _search_path(package) for m in pkgutil.iter_modules([place])]
+    names = sorted(name for name in modules if not name.startswith("_"))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(
+            f"two modules of {package} are named {', '.join(twice)}; rename the file in one of the "
+            f"folders {', '.join(_search_path(package))}"
+        )
+    return names
 
 
 def load(package: str, name: str) -> ModuleType:
@@ -26,6 +45,21 @@ def load(package: str, name: str) -> ModuleType:
         kind = package.rpartition(".")[2]
         raise BadInput(f"no {kind} module named {name!r}; {choices(name, names)}")
     return importlib.import_module(f"{package}.{name}")
+
+
+def _search_path(package: str) -> list[str]:
+    """The package's path, with the folders that `HADPO_PLUGINS` names now."""
+    path = importlib.import_module(package).__path__
+    wanted = []
+    for place in filter(None, os.environ.get("HADPO_PLUGINS", "").split(os.pathsep)):
+        if not Path(place).is_dir():
+            raise BadInput(f"HADPO_PLUGINS: {place} is no folder; expected one of plugins")
+        wanted.append(str(Path(place).resolve() / package.rpartition(".")[2]))
+    if wanted != _added.get(package, []):
+        path[:] = [p for p in path if p not in _added.get(package, [])] + wanted
+        _added[package] = wanted
+        importlib.invalidate_caches()
+    return list(path)
 
 
 def choices(name: str, known: Iterable[str]) -> str:

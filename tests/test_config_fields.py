@@ -16,9 +16,9 @@ import pytest
 from hadpo import config
 
 PACKAGE = Path(__file__).parents[1] / "hadpo"
-CLASSES = (*config.SECTION_TYPES.values(), config.Recipe)
+CLASSES = (*config.section_types().values(), config.Recipe)
 CLASS_NAMES = {kind.__name__ for kind in CLASSES}
-RECEIVERS = {"settings", "recipe", *config.SECTION_TYPES}
+RECEIVERS = {"settings", "recipe", *config.section_types()}
 
 
 def last_name(node: ast.AST | None) -> str:
@@ -76,7 +76,7 @@ def fields() -> list[str]:
         f"{kind.__name__}.{field.name}"
         for kind in CLASSES
         for field in dataclasses.fields(kind)
-        if not (kind is config.Recipe and field.name in config.SECTION_TYPES)
+        if not (kind is config.Recipe and field.name in config.section_types())
     ]
 
 

@@ -125,7 +125,7 @@ PART_OF_THE_SEAM = {
     "backbones._qformer",
 }
 PLUGIN_PACKAGES = ("backbones", "judges", "benchmarks", "data")
-LINES = 300
+LINES = 600
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Judging, scoring and comparing work where torch is not installed.
 WITHOUT_TORCH = (

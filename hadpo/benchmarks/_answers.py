@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hadpo import backbones, plugins
-from hadpo.config import EvaluateConfig
 from hadpo.records import (
     Answer,
     BadInput,
@@ -157,7 +156,7 @@ def _ask(
 ) -> Iterable[Answer]:
     from hadpo.generation import Job, Part, generate, generate_in_processes
 
-    settings: EvaluateConfig = run.settings
+    settings: Any = run.settings
     asked = [
         Part(
             decoding=module.decoding(settings),
@@ -198,7 +197,7 @@ def _ask(
 
 def _write_decoding(run: "Run", modules: dict[str, ModuleType]) -> None:
     """What every number rests on: prompt, decoding, reading of the answers, judge."""
-    settings: EvaluateConfig = run.settings
+    settings: Any = run.settings
     prompt = getattr(backbones.prompts(run.recipe.model.backbone), settings.prompt)  # pyright: ignore
     found: dict[str, Any] = {
         name: {

@@ -1,14 +1,12 @@
 """How a benchmark's answers are generated: the settings that bear its name."""
 
-from typing import TYPE_CHECKING
-
-from hadpo.config import EvaluateConfig
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
 
 
-def decoding_of(name: str, settings: EvaluateConfig, *, stop_at: str = "") -> "Decoding":
+def decoding_of(name: str, settings: Any, *, stop_at: str = "") -> "Decoding":
     """Beams and length by the benchmark's own settings, the repetition penalty by that of all."""
     from hadpo.generation import Decoding  # it needs torch; scoring does not
 

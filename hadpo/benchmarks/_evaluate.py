@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hadpo import plugins
 from hadpo.benchmarks import _judge
 from hadpo.benchmarks._answers import BASE, TUNED, answers_of, files_of
 from hadpo.benchmarks._outcomes import outcomes as outcomes_of
-from hadpo.config import EvaluateConfig, names
+from hadpo.config import names
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import (
     Answer,
@@ -111,7 +111,7 @@ def _responses(run: "Run", questions: Sequence[Question], names: Iterable[str]) 
     return _shr_files.read_responses(path, [q for q in questions if q.benchmark == "shr"])
 
 
-def modules_of(settings: EvaluateConfig) -> dict[str, ModuleType]:
+def modules_of(settings: Any) -> dict[str, ModuleType]:
     """The benchmarks that the settings name, by name."""
     return {name: _plugin("hadpo.benchmarks", name) for name in names(settings.benchmark_names)}
 

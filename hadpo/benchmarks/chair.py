@@ -7,13 +7,14 @@ digits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
 from hadpo.benchmarks._decoding import decoding_of
-from hadpo.config import EvaluateConfig
+from hadpo.config import STRICT, AtLeastOne
 from hadpo.data.chair import SPLIT, questions
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -28,7 +29,22 @@ RUBRIC = ""  # no judge
 READINGS = {"": "synonyms"}
 
 
-def decoding(settings: EvaluateConfig) -> "Decoding":
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie."""
+
+    chair_synonyms: str = ""  # file of CHAIR's synonyms; with it, COCO's photos are described
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How descriptions are generated."""
+
+    chair_beams: AtLeastOne = 1  # 1: greedy
+    chair_max_new_tokens: AtLeastOne = 512  # a description
+
+
+def decoding(settings: Any) -> "Decoding":
     """How descriptions are generated."""
     return decoding_of("chair", settings)
 
@@ -37,7 +53,7 @@ def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Case]:
     """Nothing: the annotations say what is there."""
     return []
@@ -80,7 +96,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 

@@ -7,14 +7,15 @@ sees the regions of the image and no right answer.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
 from hadpo.benchmarks._decoding import decoding_of
 from hadpo.benchmarks._together import together
-from hadpo.config import EvaluateConfig
+from hadpo.config import STRICT, AtLeastOne, section_types
 from hadpo.data.gavie import SPLIT, questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
 from hadpo.text import word_count
@@ -30,7 +31,24 @@ CRITERIA = ("relevancy", "accuracy")
 _GRADED, _WORDS, _ANSWERS = 2, 3, 4  # columns after those of the criteria
 
 
-def decoding(settings: EvaluateConfig) -> "Decoding":
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie."""
+
+    gavie: str = ""  # GAVIE's evaluation_set.json: questions about Visual Genome images
+    gavie_regions: str = ""  # LRV's vg_annotation.json: what GAVIE's judge sees; empty: VG's own
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How answers are generated, and what the judge sees."""
+
+    gavie_beams: AtLeastOne = 1  # 1: greedy
+    gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
+    height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
+
+
+def decoding(settings: Any) -> "Decoding":
     """How answers are generated."""
     return decoding_of("gavie", settings)
 
@@ -39,7 +57,7 @@ def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
-    settings: EvaluateConfig | None = None,
+    settings: Any = None,
 ) -> list[Case]:
     """A case per question with the answers of all models, in an order drawn by `evaluate_seed`.
 
@@ -49,7 +67,7 @@ def cases(
     Raises:
         BadInput: no evidence of an image.
     """
-    settings = settings or EvaluateConfig()
+    settings = settings or section_types()["evaluate"]()
     asked = {question.question_id: question for question in questions}
     found = []
     for key, shown in together(answers, seed=settings.evaluate_seed):
@@ -82,7 +100,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
-    settings: EvaluateConfig | None = None,
+    settings: Any = None,
 ) -> list[Metric]:
     """The metrics of every model, over all questions and, where there are several, of each task.
 

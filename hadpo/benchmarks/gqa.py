@@ -9,14 +9,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks._bootstrap import intervals, number, ratio
 from hadpo.benchmarks._decoding import decoding_of
 from hadpo.benchmarks._together import together
-from hadpo.config import EvaluateConfig
+from hadpo.config import STRICT, AtLeastOne, EvaluateConfig
 from hadpo.data.gqa import SPLIT, questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
 from hadpo.text import word_count
@@ -31,7 +32,22 @@ READINGS = {"": "examiner"}
 _DEBRIS = re.compile(r"</?(?:s|unk|pad|Img|ImageHere)>|###", flags=re.IGNORECASE)
 
 
-def decoding(settings: EvaluateConfig) -> "Decoding":
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie."""
+
+    gqa: str = ""  # questions of GQA with right answers, about Visual Genome images
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How answers are generated."""
+
+    gqa_beams: AtLeastOne = 1  # 1: greedy
+    gqa_max_new_tokens: AtLeastOne = 64  # an answer to one question
+
+
+def decoding(settings: Any) -> "Decoding":
     """How answers are generated."""
     return decoding_of("gqa", settings)
 
@@ -40,7 +56,7 @@ def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Case]:
     """A case per question with the answers of all models; its only fact is the right answer.
 
@@ -78,7 +94,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 

@@ -8,14 +8,15 @@ first word, and count what is neither yes nor no as unreadable.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks._bootstrap import Values, intervals, number, ratio
 from hadpo.benchmarks._decoding import decoding_of
-from hadpo.config import EvaluateConfig
+from hadpo.config import STRICT, AtLeastOne
 from hadpo.data.pope import read as questions
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
@@ -42,7 +43,23 @@ READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> rea
 _TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
 
 
-def decoding(settings: EvaluateConfig) -> "Decoding":
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie."""
+
+    pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How answers are generated."""
+
+    pope_beams: AtLeastOne = 1  # 1: greedy
+    pope_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
+
+
+def decoding(settings: Any) -> "Decoding":
     """How answers are generated."""
     return decoding_of("pope", settings, stop_at="." if settings.pope_stop_at_period else "")
 
@@ -51,7 +68,7 @@ def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Case]:
     """Nothing: questions have gold labels, no judge is asked."""
     return []
@@ -66,7 +83,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Metric]:
     """The metrics of every model and split; answers meet their questions by id, never by position.
 

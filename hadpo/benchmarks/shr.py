@@ -9,14 +9,15 @@ repetitions.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks._decoding import decoding_of
 from hadpo.benchmarks._shr_files import write as export
 from hadpo.benchmarks._shr_measures import COLUMNS, CUT, RATIOS, count, metric, metrics, recall
-from hadpo.config import EvaluateConfig
+from hadpo.config import STRICT, AtLeastOne
 from hadpo.data.shr import SPLIT, questions
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
@@ -44,12 +45,29 @@ RUBRIC = "shr"  # how a judge is to rule on the cases
 READINGS = {"": "upstream"}  # sentences as the original segments them; see `readings`
 
 
-def decoding(settings: EvaluateConfig) -> "Decoding":
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie."""
+
+    shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How descriptions are generated and cut into sentences."""
+
+    shr_beams: AtLeastOne = 5  # the papers' setting
+    shr_max_new_tokens: AtLeastOne = 512  # LLaVA's own setting
+    shr_segmentation: Literal["upstream", "grammar"] = "upstream"  # grammar: not inside 3.5 or Mr.
+    shr_responses: str = ""  # file of image ids and descriptions, scored as the model "responses"
+
+
+def decoding(settings: Any) -> "Decoding":
     """How descriptions are generated."""
     return decoding_of("shr", settings)
 
 
-def readings(settings: EvaluateConfig) -> dict[str, str]:
+def readings(settings: Any) -> dict[str, str]:
     """How descriptions are cut into sentences."""
     return {"": settings.shr_segmentation}
 
@@ -58,7 +76,7 @@ def cases(
     answers: Iterable[Answer],
     evidence: Mapping[str, Evidence],
     questions: Sequence[Question] = (),
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Case]:
     """A case per answer; its claims are the sentences, each with its end, as `shr_segmentation`.
 
@@ -83,7 +101,7 @@ def cases(
 
 
 def cut(
-    base: Iterable[Answer], tuned: Iterable[Answer], settings: EvaluateConfig | None = None
+    base: Iterable[Answer], tuned: Iterable[Answer], settings: Any | None = None
 ) -> list[Answer]:
     """The base's descriptions, each cut to the sentence count of the tuned model's.
 
@@ -114,7 +132,7 @@ def score(
     *,
     samples: int = 1000,
     seed: int = 42,
-    settings: EvaluateConfig | None = None,
+    settings: Any | None = None,
 ) -> list[Metric]:
     """The metrics of every model.
 

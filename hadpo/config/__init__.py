@@ -17,7 +17,8 @@ from hadpo.config.sections import (
     PrepareConfig,
     TrainConfig,
 )
-from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, names, parameters
+from hadpo.config.sections.ranges import STRICT, Amount, AtLeastOne, Count, Positive, Share
+from hadpo.config.settings import SECTIONS, Recipe, names, parameters, section_types
 
 __all__ = [
     "COMPUTED_ALIKE",
@@ -26,14 +27,19 @@ __all__ = [
     "RECIPES",
     "ROOT",
     "SECTIONS",
-    "SECTION_TYPES",
+    "STRICT",
+    "Amount",
+    "AtLeastOne",
     "CompareConfig",
+    "Count",
     "DataConfig",
     "EvaluateConfig",
     "MergeConfig",
     "ModelConfig",
+    "Positive",
     "PrepareConfig",
     "Recipe",
+    "Share",
     "TrainConfig",
     "as_dict",
     "load_recipe",
@@ -42,4 +48,5 @@ __all__ = [
     "recipe_names",
     "resolve_path",
     "runs_folder",
+    "section_types",
 ]

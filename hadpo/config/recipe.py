@@ -10,7 +10,7 @@ import yaml
 
 from hadpo.config.paths import RECIPES
 from hadpo.config.relevance import refuse_without_effect
-from hadpo.config.settings import SECTION_TYPES, SECTIONS, Recipe, parameters
+from hadpo.config.settings import SECTIONS, Recipe, parameters, recipe_type, section_types
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 
@@ -39,7 +39,7 @@ def load_recipe(
             place = f"stage {stage}" if stage else "any stage"
             raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
         values.setdefault(known[key], {})[key] = value
-    recipe = _check(Recipe, {"name": name} | values, where=f"recipe {name}")
+    recipe = _check(recipe_type(), {"name": name} | values, where=f"recipe {name}")
     refuse_without_effect(recipe, given, where=f"recipe {name}")
     return recipe
 
@@ -75,7 +75,7 @@ def _read(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected settings, found {type(values).__name__}")
     # `train:` with nothing below it sets nothing.
-    values = {k: v for k, v in values.items() if v is not None or k not in SECTION_TYPES}
+    values = {k: v for k, v in values.items() if v is not None or k not in section_types()}
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -103,7 +103,7 @@ def _explain(error: Any, where: str) -> str:
     *section, name = [str(part) for part in error["loc"]] or [""]
     place = f"{where}: {'.'.join([*section, name])}"
     if error["type"] == "unexpected_keyword_argument":
-        kind = SECTION_TYPES[section[0]] if section else Recipe
+        kind = section_types()[section[0]] if section else Recipe
         return (
             f"{place}: unknown setting; {choices(name, [f.name for f in dataclasses.fields(kind)])}"
         )

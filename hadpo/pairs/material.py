@@ -58,7 +58,7 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     Raises:
         BadInput: a file that cannot be read as a whole.
     """
-    data = run.recipe.data
+    data: Any = run.recipe.data
     folder = visual_genome_folder(run)
     described = _described(run, report)
     graded = [*_graded(run, Report("skip")), *_examined(run)]  # problems: with their questions
@@ -114,7 +114,7 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
 
 def published_pairs(run: "Run", report: Report) -> list[Pair]:
     """The pairs of the released files that the recipe names."""
-    data = run.recipe.data
+    data: Any = run.recipe.data
     if not data.pairs_folder:
         raise BadInput("prepare.pair_source is 'published', but data.pairs_folder names no folder")
     for name in ("desc_data.json", "pope_data.json"):
@@ -145,19 +145,20 @@ def _noted(run: "Run", folder: str, name: str) -> Path:
 
 def _described(run: "Run", report: Report) -> list[str]:
     """Ids of the images that SHR describes."""
-    if not run.recipe.data.shr:
+    data: Any = run.recipe.data
+    if not data.shr:
         return []
-    return shr.image_ids(_noted(run, run.recipe.data.shr, "val_images_final.json"), report)
+    return shr.image_ids(_noted(run, data.shr, "val_images_final.json"), report)
 
 
 def _examined(run: "Run") -> list[str]:
     """Ids of the images that GQA asks about."""
-    data = run.recipe.data
+    data: Any = run.recipe.data
     return gqa.image_ids(run.resolve(data.gqa), Report("skip")) if data.gqa else []
 
 
 def _pope_questions(run: "Run", report: Report) -> list[Question]:
-    data = run.recipe.data
+    data: Any = run.recipe.data
     if not data.pope:
         return []
     if not data.coco:
@@ -169,7 +170,8 @@ def _pope_questions(run: "Run", report: Report) -> list[Question]:
 
 def _graded(run: "Run", report: Report) -> list[str]:
     """Ids of the images that GAVIE asks about."""
-    path = run.recipe.data.gavie
+    data: Any = run.recipe.data
+    path = data.gavie
     return gavie.image_ids(run.resolve(path), report) if path else []
 
 

@@ -11,7 +11,7 @@ import hadpo.backbones
 import hadpo.generation
 from hadpo import plugins
 from hadpo.benchmarks import evaluate
-from hadpo.config import EvaluateConfig
+from hadpo.config import section_types
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.mini import build
 from hadpo.pairs import prepare
@@ -303,7 +303,7 @@ def test_the_contract_holds_for_every_benchmark(name):
     module = plugins.load("hadpo.benchmarks", name)
     for part in ("questions", "decoding", "cases", "score"):
         assert callable(getattr(module, part)), part
-    assert module.decoding(EvaluateConfig()).name == name
+    assert module.decoding(section_types()["evaluate"]()).name == name
     assert module.READINGS
     assert module.cases([], {}) == []
     assert all(isinstance(m, Metric) for m in module.score([], [], [], {}, Vocabulary()))

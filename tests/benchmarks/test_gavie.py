@@ -6,7 +6,7 @@ import pytest
 
 from hadpo.benchmarks import gavie
 from hadpo.chat import ChatSettings
-from hadpo.config import EvaluateConfig
+from hadpo.config import section_types
 from hadpo.data import Report, visual_genome
 from hadpo.data import gavie as data
 from hadpo.judges import JudgeSettings, llm, oracle, rule_all
@@ -46,22 +46,22 @@ def scored(key, model, relevancy, accuracy):
 def test_answers_of_all_models_are_shuffled_by_the_seed_and_keep_their_names():
     asked = [question(str(i)) for i in range(40)]
     answers = [answer(q.question_id, m, f"by {m}") for m in ("b", "a", "c") for q in asked]
-    found = gavie.cases(answers, KNOWN, asked, EvaluateConfig())
+    found = gavie.cases(answers, KNOWN, asked, section_types()["evaluate"]())
     assert len(found) == 40
     for case in found:
         assert [f"by {m}" for m in case.claim_models] == list(case.claims)
         assert sorted(case.claim_models) == ["a", "b", "c"]
     assert len({case.claim_models for case in found}) == 6
-    again = gavie.cases(answers[::-1], KNOWN, asked, EvaluateConfig())
+    again = gavie.cases(answers[::-1], KNOWN, asked, section_types()["evaluate"]())
     assert {c.case_id: c for c in again} == {c.case_id: c for c in found}
-    other = gavie.cases(answers, KNOWN, asked, EvaluateConfig(evaluate_seed=1))
+    other = gavie.cases(answers, KNOWN, asked, section_types()["evaluate"](evaluate_seed=1))
     assert [c.claim_models for c in other] != [c.claim_models for c in found]
 
 
 def test_boxes_are_right_unless_the_published_bug_is_asked_for():
     asked, said = [question("1")], [answer("1", "base")]
-    [right] = gavie.cases(said, KNOWN, asked, EvaluateConfig())
-    [bug] = gavie.cases(said, KNOWN, asked, EvaluateConfig(height_bug_compat=True))
+    [right] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"]())
+    [bug] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"](height_bug_compat=True))
     assert pixel_boxes(right.evidence) == "a red cup X:1 Y:2 Width:30 Height:40"
     assert pixel_boxes(bug.evidence) == "a red cup X:1 Y:2 Width:30 Height:30"
 
@@ -136,7 +136,7 @@ def grade(asked, evidence, tmp_path):
     chat = ChatSettings(model="teacher", reply_format="text", concurrency=4)
     settings = JudgeSettings(chat=chat, replies=tmp_path / "r.sqlite", rubrics=("gavie",))
     judge = llm.make(vocabulary=None, settings=settings)
-    cases = gavie.cases(answers, evidence, asked, EvaluateConfig())
+    cases = gavie.cases(answers, evidence, asked, section_types()["evaluate"]())
     verdicts = rule_all(judge, cases)
     assert {v.place for v in verdicts if v.model == "merged"} == {1, 2, 3}
     metrics = gavie.score(answers, asked, verdicts, samples=50)
@@ -179,7 +179,7 @@ def test_the_oracle_grades_what_it_can_decide():
         answer("1", "b", "A kite. A cup."),
         answer("1", "c", "Hm."),
     ]
-    [case] = gavie.cases(said, KNOWN, asked, EvaluateConfig())
+    [case] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"]())
     words = Vocabulary(objects=("cup", "kite"), attributes={"colour": ("red", "blue")})
     found = {v.model: v for v in rule_all(oracle.make(vocabulary=words), [case])}
     assert found["a"].scores == {"relevancy": 10, "accuracy": 10}

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hadpo.benchmarks import pope
-from hadpo.config import EvaluateConfig
 from hadpo.records import Answer, BadInput, Question
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
@@ -242,7 +241,7 @@ def test_with_the_stop_what_needs_whole_answers_has_no_value():
     asked = [question("1", "yes"), question("2", "no")]
     said = [answer("1", "Yes."), answer("2", "No.")]
     whole = pope.score(said, asked)
-    found = pope.score(said, asked, settings=EvaluateConfig(pope_stop_at_period=True))
+    found = pope.score(said, asked, settings=pope.Settings(pope_stop_at_period=True))
     assert [m.name for m in found] == [m.name for m in whole]
     for before, after in zip(whole, found, strict=True):
         if before.name.startswith("strict_") or before.name == "words_per_answer":

@@ -84,7 +84,7 @@ def test_a_value_out_of_range_is_refused(tmp_path, section, setting, bad, good):
 
 def test_every_number_has_a_range():
     kinds = [
-        field.type for kind in config.SECTION_TYPES.values() for field in dataclasses.fields(kind)
+        field.type for kind in config.section_types().values() for field in dataclasses.fields(kind)
     ]
     assert len(kinds) > 40
     assert int not in kinds
@@ -171,14 +171,14 @@ def test_names_of_settings_are_unique_over_the_sections_of_a_stage():
         names = [
             f.name
             for section in sections
-            for f in dataclasses.fields(config.SECTION_TYPES[section])
+            for f in dataclasses.fields(config.section_types()[section])
         ]
         assert len(names) == len(set(names)), stage
 
 
 def test_one_name_never_means_two_settings():
     owners = {}
-    for section, kind in config.SECTION_TYPES.items():
+    for section, kind in config.section_types().items():
         for field in dataclasses.fields(kind):
             assert owners.setdefault(field.name, section) == section
 
@@ -220,3 +220,55 @@ def test_the_published_settings(name, twin):
     module = plugins.load("hadpo.backbones", family)
     assert variant in module.VARIANTS and set(recipe.model.files) <= set(module.PARTS)
     assert recipe.data.pairs_folder.startswith("${HADPO_DATA}/hadpo/")
+
+
+OWN = """
+from pydantic.dataclasses import dataclass
+from hadpo.config import STRICT, AtLeastOne
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    {data}: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    {data}_beams: AtLeastOne = 3
+"""
+
+
+@pytest.fixture
+def own_benchmark(tmp_path, monkeypatch):
+    """Writes a benchmark that brings its own settings into a folder of plugins."""
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setenv("HADPO_PLUGINS", str(tmp_path))
+
+    def write_it(name, data):
+        (tmp_path / "benchmarks" / f"{name}.py").write_text(OWN.format(data=data))
+
+    yield write_it
+    monkeypatch.delenv("HADPO_PLUGINS")
+    config.section_types()
+
+
+def test_a_benchmark_brings_its_own_settings(tmp_path, own_benchmark):
+    own_benchmark("glasses", "glasses")
+    assert config.load_recipe("mini/llava").evaluate.glasses_beams == 3
+    recipe = config.load_recipe("mini/llava", {"glasses_beams": "4", "glasses": "there"})
+    assert (recipe.evaluate.glasses_beams, recipe.data.glasses) == (4, "there")
+    path = write(tmp_path / "r.yaml", evaluate={"glasses_beams": 5})
+    assert config.load_recipe(path).evaluate.glasses_beams == 5
+    assert config.parameters("evaluate")["glasses_beams"] == ("evaluate", int)
+    for wrong, why in (({"glasses_beams": 0}, "greater than"), ({"glasses_beam": 1}, "'glasses_b")):
+        with pytest.raises(BadInput, match=why):
+            config.load_recipe("mini/llava", wrong)
+    path = write(tmp_path / "r.yaml", evaluate={"glasses_beam": 5})
+    with pytest.raises(BadInput, match="unknown setting; did you mean 'glasses_beams'"):
+        config.load_recipe(path)
+
+
+def test_a_benchmark_cannot_take_a_name_that_is_there(own_benchmark):
+    own_benchmark("goggles", "gavie")
+    with pytest.raises(BadInput, match=r"goggles: its setting 'gavie\w*' is declared by \S+gavie"):
+        config.section_types()

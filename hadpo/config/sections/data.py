@@ -19,10 +19,4 @@ class DataConfig:
     pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"  # of these files
     instructions: str = ""  # to finetune on, comma separated: LRV's .json, .jsonl, caption folders
     coco: str = ""  # folder with val2014 and objects.json
-    pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
-    shr: str = ""  # folder with val_images_final.json and shr_factual_part{1,2}.jsonl
-    gavie: str = ""  # GAVIE's evaluation_set.json: questions about Visual Genome images
-    gavie_regions: str = ""  # LRV's vg_annotation.json: what GAVIE's judge sees; empty: VG's own
-    gqa: str = ""  # questions of GQA with right answers, about Visual Genome images
-    chair_synonyms: str = ""  # file of CHAIR's synonyms; with it, COCO's photos are described
     vocabulary: str = ""  # JSON of the words the oracle judge knows; empty: from the evidence

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loss": set(),
     "config": {"records", "plugins"},
     # 1
-    "chat": {"records", "config"},
+    "chat": {"records", "config", "text"},
     "runs": {"records", "config", "plugins"},
     "data": {"records", "plugins", "text"},
     "backbones": {"records", "config", "plugins"},

@@ -41,19 +41,7 @@ def check(
                 f"{', '.join(changed)}; leave them out, or set judge to llm or replay"
             )
         return module, JudgeSettings()
-    chat = ChatSettings(
-        model=settings.judge_model,
-        temperature=settings.judge_temperature,
-        max_tokens=settings.judge_max_tokens,
-        reply_format=settings.judge_format,
-        delivery=settings.judge_delivery,
-        concurrency=settings.judge_concurrency,
-        timeout_seconds=settings.judge_timeout_seconds,
-        retries=settings.judge_retries,
-        input_price=settings.judge_input_price,
-        output_price=settings.judge_output_price,
-        max_cost_usd=settings.judge_max_cost_usd,
-    )
+    chat = ChatSettings.of_section(settings, "judge_")
     if settings.judge_replies and settings.judge == "llm":
         raise BadInput("judge_replies is for judge replay; judge llm has the cache of all runs")
     return module, JudgeSettings(

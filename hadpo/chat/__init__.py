@@ -7,8 +7,17 @@ environment (OPENAI_BASE_URL, OPENAI_API_KEY) and are written nowhere.
 """
 
 from hadpo.chat.cache import Cache, cache_file
-from hadpo.chat.model import Bill, ChatModel, Outcome
-from hadpo.chat.request import ChatSettings, Reply, Request
+from hadpo.chat.model import ChatModel
+from hadpo.chat.request import (
+    Bill,
+    ChatSettings,
+    Outcome,
+    Prompt,
+    Reply,
+    Request,
+    Unfinished,
+    object_schema,
+)
 
 __all__ = [
     "Bill",
@@ -16,7 +25,10 @@ __all__ = [
     "ChatModel",
     "ChatSettings",
     "Outcome",
+    "Prompt",
     "Reply",
     "Request",
+    "Unfinished",
     "cache_file",
+    "object_schema",
 ]

@@ -1,56 +1,29 @@
-"""ChatModel: many requests at a time, from the cache where it knows them, within a budget."""
+"""ChatModel: many requests at a time, replies from the cache first, within a budget."""
 
+import asyncio
 import logging
-import threading
-from collections import deque
-from collections.abc import Sequence
+import uuid
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hadpo.chat.cache import Cache
-from hadpo.chat.request import ChatSettings, Reply, Request
+from hadpo.chat.cache import Batch, Cache
+from hadpo.chat.request import Bill, ChatSettings, NoAnswer, Outcome, Reply, Request, RequestFailed
 
 if TYPE_CHECKING:
     from hadpo.chat.client import Client
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _GIVE_UP = 3  # requests that fail one after the other, each after all its repeats
 _PROGRESS = 20  # log lines in all
-
-
-@dataclass
-class Bill:
-    """What a start has asked and used; goes into the manifest."""
-
-    cached: int = 0
-    asked: int = 0
-    failed: int = 0
-    refused_or_cut: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
-    estimated_usd: float = 0.0  # before the first request, with replies of full length
-
-    def add(self, reply: Reply, settings: ChatSettings) -> None:
-        """Count the tokens of a reply."""
-        self.input_tokens += reply.input_tokens
-        self.output_tokens += reply.output_tokens
-        self.cost_usd = settings.cost_usd(self.input_tokens, self.output_tokens)
-
-
-@dataclass
-class Outcome:
-    """What became of requests, by their names; all three together are all requests."""
-
-    replies: dict[str, Reply] = field(default_factory=dict)
-    without: dict[str, str] = field(default_factory=dict)  # refused or cut off: why
-    missing: dict[str, str] = field(default_factory=dict)  # to be asked again: why
+_BATCH_REQUESTS = 50_000  # the API's limit
 
 
 class ChatModel:
-    """A language model behind a cache; without a `client` it answers from the cache alone."""
+    """A language model behind a cache; with `is_replay` it answers from the cache alone."""
 
     def __init__(self, settings: ChatSettings, cache: Cache, *, is_replay: bool = False) -> None:
         self.settings = settings
@@ -58,149 +31,236 @@ class ChatModel:
         self.is_replay = is_replay
         self.bill = Bill()
         self._client: Client | None = None
-        self._turn = threading.Condition()
-        self._on_their_way = 0
-        self._reserved = 0.0  # dollars that they may cost
         self._failures = 0  # in a row
-        self._stopped = ""
+        self._stopped = ""  # why nothing more is sent
 
     def ask(self, requests: Sequence[Request]) -> Outcome:
         """Reply to every request that can get one; never raises for a server's failure.
 
         A request is sent only while the budget can bear it. After an error that all others would
         meet (key, quota, unknown model), or several requests in a row without success, no more
-        are sent.
+        are sent. Requests that are equal but for their names are sent once.
+
+        Raises:
+            BadInput: there is no key in the environment.
         """
-        outcome, open_requests = Outcome(), []
+        outcome = Outcome()
+        new: dict[str, Request] = {}  # by key
+        equal: list[tuple[str, str]] = []  # names of a request, and of the one that is sent for it
         for request in requests:
-            known = self.cache.get(request.key(self.settings))
-            if known is not None:
-                outcome.replies[request.name] = known
-                self.bill.cached += 1
+            key = request.key(self.settings)
+            reply = self.cache.get(key)
+            if reply is not None:
+                outcome.replies[request.name] = reply
+            elif key in new:
+                equal.append((request.name, new[key].name))
             else:
-                open_requests.append(request)
-        if not open_requests:
-            return outcome
-        if self.is_replay:
+                new[key] = request
+        self.bill.cached += len(requests) - len(new)
+        if new and self.is_replay:
             why = "not among the stored replies (another model, setting, prompt or answer?)"
-            outcome.missing = {request.name: why for request in open_requests}
-            return outcome
-        self._announce(open_requests)
-        if self._client is None:
-            from hadpo.chat.client import Client  # openai is slow to import, and replay needs none
-
-            self._client = Client(self.settings)
-        if self.settings.delivery == "batch":
-            from hadpo.chat.batches import ask_in_batches
-
-            ask_in_batches(self._client, self.cache, open_requests, outcome, self.bill)
-        else:
-            self._send_all(open_requests, outcome)
+            outcome.missing = {request.name: why for request in new.values()}
+        elif new:
+            self._announce(list(new.values()))
+            in_own_loop(self._ask_server(new, outcome))
+        for results in vars(outcome).values():
+            results.update({name: results[sent] for name, sent in equal if sent in results})
         return outcome
 
     def estimate_usd(self, requests: Sequence[Request]) -> float:
         """What requests may cost at most, if each reply is as long as it may be."""
-        return sum(self._most(request) for request in requests)
+        return sum(self._most_usd(request) for request in requests)
 
     def _announce(self, requests: Sequence[Request]) -> None:
-        tokens = sum(request.tokens for request in requests)
         estimate = self.estimate_usd(requests)
         self.bill.estimated_usd += estimate
-        cost = f"at most about ${estimate:.2f}" if self.settings.has_prices else "price unknown"
         log.warning(
-            "%s is asked %d times (%d replies are there): about %d prompt tokens, at most %d reply "
-            "tokens, %s",
+            "%s is asked %d times (%d replies are in the cache): about %d prompt tokens, at most "
+            "%d reply tokens, %s",
             self.settings.model,
             len(requests),
             self.bill.cached,
-            tokens,
+            sum(request.tokens for request in requests),
             len(requests) * self.settings.max_tokens,
-            cost,
+            f"at most about ${estimate:.2f}" if self.settings.has_prices else "price unknown",
         )
 
-    def _most(self, request: Request) -> float:
-        return self.settings.cost_usd(request.tokens, self.settings.max_tokens)
+    async def _ask_server(self, requests: dict[str, Request], outcome: Outcome) -> None:
+        from hadpo.chat.client import Client  # openai is slow to import, and replay needs none
 
-    def _send_all(self, requests: Sequence[Request], outcome: Outcome) -> None:
-        queue, total = deque(requests), len(requests)
-        threads = min(self.settings.concurrency, total)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="chat")
+        if self._client is None:
+            self._client = Client(self.settings)
+        async with self._client as client:
+            if self.settings.delivery == "batch":
+                await self._ask_in_batches(client, requests, outcome)
+            else:
+                await self._send_all(client, list(requests.values()), outcome)
+
+    async def _send_all(
+        self, client: "Client", requests: Sequence[Request], outcome: Outcome
+    ) -> None:
+        """Send requests, `concurrency` at a time, each with its possible cost reserved before."""
+        reserved: dict[asyncio.Task[None], float] = {}  # dollars of each request under way
+        step = max(1, len(requests) // _PROGRESS)
         try:
-            for worker in [pool.submit(self._work, queue, outcome, total) for _ in range(threads)]:
-                worker.result()
-        except BaseException:  # Ctrl-C: what is on its way is given up, nothing new is sent
-            self._stopped = self._stopped or "interrupted"
-            if self._client is not None:
-                self._client.close()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-
-    def _work(self, queue: deque[Request], outcome: Outcome, total: int) -> None:
-        step = max(1, total // _PROGRESS)
-        while (request := self._next(queue, outcome)) is not None:
-            try:
-                self._send(request, outcome)
-            finally:
-                with self._turn:
-                    self._reserved -= self._most(request)
-                    self._on_their_way -= 1
-                    self._turn.notify_all()
-            if self.bill.asked % step == 0:
-                log.info("%d of %d asked, $%.4f", self.bill.asked, total, self.bill.cost_usd)
-
-    def _next(self, queue: deque[Request], outcome: Outcome) -> Request | None:
-        """The next request that may be sent, its possible cost reserved; None: no more."""
-        limit = self.settings.max_cost_usd
-        with self._turn:
-            while queue:
-                most = self._most(queue[0])
-                if limit and not self._stopped:
-                    if self.bill.cost_usd + self._reserved + most > limit and self._on_their_way:
-                        self._turn.wait()  # they may cost less than was reserved for them
-                        continue
-                    if self.bill.cost_usd + self._reserved + most > limit:
-                        self._stopped = f"not asked: it might pass max_cost_usd ({limit:g})"
-                request = queue.popleft()
+            for request in requests:
+                most = self._most_usd(request)
+                while not self._stopped and (
+                    len(reserved) >= self.settings.concurrency
+                    or (reserved and self._passes_limit(sum(reserved.values()) + most))
+                ):  # a reply frees a place, and may cost less than was reserved for it
+                    done, _ = await asyncio.wait(reserved, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        del reserved[task]
+                        task.result()
+                    if self.bill.asked % step == 0:
+                        cost = self.bill.cost_usd
+                        log.info("%d of %d asked, $%.4f", self.bill.asked, len(requests), cost)
+                if not self._stopped and self._passes_limit(most):
+                    self._stopped = self._not_affordable()
                 if self._stopped:
                     outcome.missing[request.name] = self._stopped
-                    continue
-                self._reserved += most
-                self._on_their_way += 1
-                return request
-        return None
+                else:
+                    reserved[asyncio.create_task(self._send(client, request, outcome))] = most
+            await asyncio.gather(*reserved)
+        finally:  # Ctrl-C, or an error of the cache: what is under way is given up
+            for task in reserved:
+                task.cancel()
+            await asyncio.gather(*reserved, return_exceptions=True)
 
-    def _send(self, request: Request, outcome: Outcome) -> None:
-        from hadpo.chat.client import NoAnswer, RequestFailed
-
-        assert self._client is not None  # `ask` made it
-        why = ""
+    async def _send(self, client: "Client", request: Request, outcome: Outcome) -> None:
         try:
-            reply = self._client.send(request)
-            self.cache.put(reply)  # before anything else can go wrong
-        except NoAnswer as error:
-            reply, why = error.reply, str(error)
-        except RequestFailed as error:
-            self._failed(request, error, outcome, is_hopeless=error.is_hopeless)
-            return
-        with self._turn:
+            self._book(request, await client.send(request), outcome)
             self._failures = 0
-            self.bill.asked += 1
-            self.bill.add(reply, self.settings)
-            if why:
-                self.bill.refused_or_cut += 1
-                outcome.without[request.name] = why
-            else:
-                outcome.replies[request.name] = reply
-
-    def _failed(
-        self, request: Request, error: Exception, outcome: Outcome, *, is_hopeless: bool
-    ) -> None:
-        log.warning("%s: %s", request.name, error)
-        with self._turn:
-            self.bill.asked += 1
-            self.bill.failed += 1
+        except NoAnswer as error:
+            self._book(request, error, outcome)
+            self._failures = 0
+        except RequestFailed as error:
+            log.warning("%s: %s", request.name, error)
+            self._book(request, error, outcome)
             self._failures += 1
-            outcome.missing[request.name] = str(error)
-            if is_hopeless or self._failures >= _GIVE_UP:
+            if error.is_hopeless or self._failures >= _GIVE_UP:
                 self._stopped = self._stopped or f"not asked, after: {error}"
+
+    def _book(
+        self, request: Request, result: Reply | NoAnswer | RequestFailed, outcome: Outcome
+    ) -> None:
+        """Store a reply in the cache, count it, and note what became of its request."""
+        if isinstance(result, Reply):
+            self.cache.put(result)  # before anything else can go wrong
+            outcome.replies[request.name] = result
+            self.bill.add(result, self.settings)
+        elif isinstance(result, NoAnswer):
+            outcome.without[request.name] = str(result)
+            self.bill.add(result.reply, self.settings)
+            self.bill.refused_or_cut += 1
+        else:
+            outcome.missing[request.name] = str(result)
+            self.bill.failed += 1
+        self.bill.asked += 1
+
+    async def _ask_in_batches(
+        self, client: "Client", requests: dict[str, Request], outcome: Outcome
+    ) -> None:
+        """Collect what was handed in at an earlier start, and hand in what never was.
+
+        Args:
+            client: open.
+            requests: those without a reply in the cache, by key.
+            outcome: gets each of them: what came back, what was refused, what is still to come.
+        """
+        under_way: dict[str, str] = {}  # key -> where it is
+        ended: list[Batch] = []
+        for batch in self.cache.batches():
+            keys = batch.keys & requests.keys()
+            if not keys:
+                continue  # of another run
+            try:
+                state = await self._collect(client, batch, requests, outcome)
+            except RequestFailed as error:
+                state = f"it cannot be asked for now: {error}"
+            if state:
+                under_way |= dict.fromkeys(keys, state)
+            else:
+                ended.append(batch)
+        decided = {*outcome.replies, *outcome.without, *outcome.missing}
+        new: list[tuple[str, Request]] = []
+        most = 0.0
+        for key, request in requests.items():
+            if key in under_way or request.name in decided:
+                continue
+            most += self._most_usd(request)
+            if self._passes_limit(most):
+                outcome.missing[request.name] = self._not_affordable()
+            else:
+                new.append((key, request))
+        for start in range(0, len(new), _BATCH_REQUESTS):
+            part = dict(new[start : start + _BATCH_REQUESTS])
+            under_way |= dict.fromkeys(part, await self._hand_in(client, part))
+        outcome.missing |= {requests[key].name: state for key, state in under_way.items()}
+        # Refusals are not cached: while others are missing, they are collected again next time.
+        refused = {key for key, request in requests.items() if request.name in outcome.without}
+        for batch in ended:
+            if not (outcome.missing and batch.keys & refused):
+                self.cache.drop_batch(batch)
+
+    async def _collect(
+        self, client: "Client", batch: Batch, requests: dict[str, Request], outcome: Outcome
+    ) -> str:
+        """Book what a batch brought; "" once it has ended, else where it is."""
+        batch_id = batch.id or await client.find(batch.mark)
+        if batch_id is None:  # it was never handed in: a kill came between
+            self.cache.drop_batch(batch)
+            return ""
+        if batch.id is None:
+            self.cache.put_batch(Batch(batch.mark, batch_id, batch.keys))
+        status, results = await client.collect(batch_id)
+        if results is None:
+            return f"batch {batch_id} is {status}; collect it with the same command later"
+        lost = RequestFailed(f"batch {batch_id} ended as {status} without it")
+        for key in batch.keys & requests.keys():
+            self._book(requests[key], results.get(key, lost), outcome)
+        log.info("batch %s: %s, %d replies", batch_id, status, len(results))
+        return ""
+
+    async def _hand_in(self, client: "Client", requests: dict[str, Request]) -> str:
+        """Hand requests in; says where they are, or why the server did not take them."""
+        batch = Batch(f"hadpo-{uuid.uuid4().hex}", None, frozenset(requests))
+        self.cache.put_batch(batch)  # before it costs: a kill in between must not pay twice
+        try:
+            batch_id = await client.hand_in(list(requests.values()), batch.mark)
+        except RequestFailed as error:
+            return f"the batch was not taken: {error}"  # if it was after all, the mark finds it
+        self.cache.put_batch(Batch(batch.mark, batch_id, batch.keys))
+        log.warning("batch %s: %d requests are handed in", batch_id, len(requests))
+        return f"handed in as batch {batch_id}; collect it with the same command later"
+
+    def _most_usd(self, request: Request) -> float:
+        return self.settings.cost_usd(request.tokens, self.settings.max_tokens)
+
+    def _passes_limit(self, dollars: float) -> bool:
+        """Whether this start could cost more than its limit if it spent so much more."""
+        limit = self.settings.max_cost_usd
+        return limit > 0 and self.bill.cost_usd + dollars > limit
+
+    def _not_affordable(self) -> str:
+        return f"not asked: it might pass max_cost_usd ({self.settings.max_cost_usd:g})"
+
+
+def in_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that runs in a thread and an event loop of its own.
+
+    So it works inside a notebook, whose thread runs a loop already. An interrupt of the caller
+    cancels the coroutine, and is raised when that has ended.
+    """
+    with (
+        closing(asyncio.new_event_loop()) as loop,
+        ThreadPoolExecutor(1, thread_name_prefix="chat") as thread,
+    ):
+        task = loop.create_task(work)
+        result = thread.submit(loop.run_until_complete, task)
+        try:
+            return result.result()
+        except BaseException:
+            loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -1,37 +1,49 @@
-"""What is asked of a language model, how, and what it said."""
+"""What is asked of a language model, how, and what became of it."""
 
+import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hadpo.records import BadInput
+from hadpo.text import filled
 
 _CHARACTERS_PER_TOKEN = 3.0  # of English it is 4; an estimate should not be too low
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSettings:
-    """How a server is asked. Prices are dollars per million tokens; 0: unknown."""
+    """How a server is asked. Prices are dollars per million tokens; 0: unknown.
+
+    `prefix` is what the names of these settings begin with where the user sets them: messages of
+    errors name them so.
+    """
 
     model: str
     temperature: float = 0.0
     max_tokens: int = 800
     reply_format: Literal["json_schema", "json_object", "text"] = "json_schema"
     delivery: Literal["direct", "batch"] = "direct"  # batch: handed in now, collected later
-    concurrency: int = 8
-    timeout_seconds: float = 60.0
+    concurrency: int = 8  # requests at a time
+    timeout_seconds: float = 60.0  # of one try of one request
     retries: int = 4  # of one request, on errors that may pass
     input_price: float = 0.0
     output_price: float = 0.0
     max_cost_usd: float = 0.0  # of one start; 0: no limit
+    prefix: InitVar[str] = ""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prefix: str) -> None:
         if not self.model:
-            raise BadInput("no judge model is named: set judge_model to a model of the server")
+            raise BadInput(
+                "no model is named: asking a language model needs "
+                f"{prefix}model, the name of a model of the server"
+            )
         low = {"concurrency": self.concurrency, "max_tokens": self.max_tokens}
-        wrong = [f"{name}={value}" for name, value in low.items() if value < 1]
+        wrong = [f"{prefix}{name}={value}" for name, value in low.items() if value < 1]
         if self.timeout_seconds <= 0 or self.retries < 0 or wrong:
             raise BadInput(
                 "concurrency and max_tokens start at 1, timeout_seconds is positive, retries not "
@@ -39,9 +51,24 @@ class ChatSettings:
             )
         if self.max_cost_usd > 0 and not self.has_prices:
             raise BadInput(
-                f"max_cost_usd is {self.max_cost_usd}, but what {self.model} costs is not known; "
-                "set judge_input_price and judge_output_price, in dollars per million tokens"
+                f"{prefix}max_cost_usd is {self.max_cost_usd:g}, but what {self.model} costs is "
+                f"not known; set {prefix}input_price and {prefix}output_price, in dollars per "
+                "million tokens"
             )
+
+    @classmethod
+    def of_section(cls, section: object, prefix: str) -> "ChatSettings":
+        """The settings that a section of a recipe has as `<prefix><name>`.
+
+        What the section lacks keeps its default; `reply_format` is called `<prefix>format` there.
+
+        Raises:
+            BadInput: no model, a value out of range, or a limit of the cost without prices.
+        """
+        names = {f.name: prefix + f.name for f in dataclasses.fields(cls)}
+        names["reply_format"] = prefix + "format"
+        values = {name: getattr(section, n) for name, n in names.items() if hasattr(section, n)}
+        return cls(**values, prefix=prefix)
 
     @property
     def has_prices(self) -> bool:
@@ -49,19 +76,19 @@ class ChatSettings:
         return self.input_price > 0 or self.output_price > 0
 
     def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
-        """Dollars for so many tokens; 0 where prices are unknown."""
+        """Dollars for so many tokens; 0 if the prices are unknown."""
         total = input_tokens * self.input_price + output_tokens * self.output_price
         return total / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One question to the model; `name` is the asker's own."""
+    """One question to the model; `name` is chosen by the caller, who finds the reply by it."""
 
     name: str
     text: str  # the rendered prompt: one user message
     prompt_version: str  # hash of the prompt's files
-    attempt: int = 0  # asking again is another request
+    attempt: int = 0  # the same text again is another request
     schema: Mapping[str, Any] | None = None  # what a JSON reply looks like
 
     @property
@@ -86,11 +113,130 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A text with slots such as {claims}; `version` is its hash, and part of each request's key."""
+
+    template: str
+
+    @classmethod
+    def read(cls, path: Path, **parts: str) -> "Prompt":
+        """The prompt of a file; `parts` fill the slots that are the same in all requests.
+
+        Raises:
+            BadInput: no such file.
+        """
+        if not path.is_file():
+            raise BadInput(f"{path}: no such prompt")
+        template = path.read_text(encoding="utf-8").strip()
+        for slot, text in parts.items():
+            template = template.replace("{" + slot + "}", text)
+        return cls(template=template)
+
+    @property
+    def version(self) -> str:
+        """SHA-256 of the template."""
+        return hashlib.sha256(self.template.encode()).hexdigest()
+
+    def request(
+        self,
+        name: str,
+        slots: Mapping[str, str],
+        *,
+        schema: Mapping[str, Any] | None = None,
+        attempt: int = 0,
+    ) -> Request:
+        """The request with this prompt, its slots filled; see `Request` for the rest."""
+        return Request(
+            name=name,
+            text=filled(self.template, **slots),
+            prompt_version=self.version,
+            attempt=attempt,
+            schema=schema,
+        )
+
+
+def object_schema(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object that has exactly these properties."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What the model said; the line of a file of replies, which `replay` reads."""
 
     key: str  # of the request
     text: str
-    model: str = ""  # as the server calls the one that answered
+    model: str = ""  # the model that answered, as the server names it
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+class RequestFailed(Exception):
+    """No usable reply to one request.
+
+    Attributes:
+        is_hopeless: no other request can get a reply either (key, quota, unknown model).
+        is_malformed: the server does not take a request of this form (400, 422).
+    """
+
+    def __init__(self, why: str, *, is_hopeless: bool = False, is_malformed: bool = False) -> None:
+        super().__init__(why)
+        self.is_hopeless = is_hopeless
+        self.is_malformed = is_malformed
+
+
+class NoAnswer(Exception):
+    """The model refused, or was cut off: paid for, but no value; never cached."""
+
+    def __init__(self, why: str, reply: Reply) -> None:
+        super().__init__(why)
+        self.reply = reply
+
+
+class Unfinished(RuntimeError):
+    """Some requests got no reply; what was paid for is kept, and a rerun asks for the others."""
+
+
+@dataclass
+class Bill:
+    """What a start has asked and used; goes into the manifest."""
+
+    cached: int = 0
+    asked: int = 0
+    failed: int = 0
+    refused_or_cut: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    estimated_usd: float = 0.0  # before the first request, with replies of full length
+
+    def add(self, reply: Reply, settings: ChatSettings) -> None:
+        """Count the tokens of a reply."""
+        self.input_tokens += reply.input_tokens
+        self.output_tokens += reply.output_tokens
+        self.cost_usd = settings.cost_usd(self.input_tokens, self.output_tokens)
+
+
+@dataclass
+class Outcome:
+    """What became of requests, by their names; each request is in one of the three."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)  # refused or cut off: why
+    missing: dict[str, str] = field(default_factory=dict)  # to be asked again: why
+
+    def refuse_missing(self, requests: str) -> None:
+        """Raise Unfinished if a request got no reply; `requests` is what the message calls them."""
+        if self.missing:
+            total = sum(map(len, (self.replies, self.without, self.missing)))
+            common = Counter(self.missing.values()).most_common(3)
+            why = "; ".join(f"{number} x {reason}" for reason, number in common)
+            raise Unfinished(
+                f"{len(self.missing)} of {total} {requests} got no reply ({why}); nothing that was "
+                "paid for is lost, the same command goes on from there"
+            )

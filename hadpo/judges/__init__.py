@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from hadpo.chat import ChatSettings, Reply
+from hadpo.chat import ChatSettings, Reply, Unfinished
 from hadpo.judges._agreement import Agreement, agreement, read_labelled
 from hadpo.records import BadInput, Case, Verdict
 
@@ -24,10 +24,6 @@ __all__ = [
     "read_labelled",
     "rule_all",
 ]
-
-
-class Unfinished(RuntimeError):
-    """Some cases could not be judged; whatever was paid for is kept, and a rerun goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

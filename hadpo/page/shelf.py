@@ -83,7 +83,9 @@ def _judge(name: str, model: str, words: Vocabulary) -> Callable[[], Judge]:
     module = plugins.load("hadpo.judges", name)
     settings = JudgeSettings()
     if name != ASKS_NOBODY:
-        chat = ChatSettings(model=model, timeout_seconds=TIMEOUT_SECONDS, retries=RETRIES)
+        chat = ChatSettings(
+            model=model, timeout_seconds=TIMEOUT_SECONDS, retries=RETRIES, prefix="judge_"
+        )
         settings = JudgeSettings(chat=chat, replies=cache_file())
     elif model:
         raise BadInput(f"judge {name} asks no language model; leave --judge-model out, or --judge")

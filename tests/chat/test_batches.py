@@ -7,6 +7,7 @@ import pytest
 from hadpo.chat import Cache, ChatModel, ChatSettings, Request
 from hadpo.chat.cache import Batch
 from hadpo.chat.client import Client
+from hadpo.chat.model import in_own_loop
 from tests.chat import server as judge
 
 SETTINGS = ChatSettings(model="judge", retries=0, timeout_seconds=5, delivery="batch")
@@ -65,7 +66,12 @@ def test_a_kill_between_handing_in_and_writing_it_down_pays_once(serve, cache):
     server = serve(lambda *_: "yes")
     keys = frozenset(request.key(SETTINGS) for request in requests(3))
     cache.put_batch(Batch("hadpo-mark", None, keys))  # this is as far as it came ...
-    Client(SETTINGS).hand_in(requests(3), "hadpo-mark")  # ... and this was not written down
+
+    async def hand_in():
+        async with Client(SETTINGS) as client:
+            await client.hand_in(requests(3), "hadpo-mark")
+
+    in_own_loop(hand_in())  # ... and this was not written down
     outcome, _ = ask(cache, 3)
     assert "batch_0 is in_progress" in outcome.missing["n0"]
     assert [b.id for b in cache.batches()] == ["batch_0"]
@@ -137,3 +143,12 @@ def test_a_server_without_batches_says_so(serve, cache):
     assert "the batch was not taken" in outcome.missing["n0"]
     server.batch_api.takes_none = False
     assert "handed in" in ask(cache, 1)[0].missing["n0"]
+
+
+def test_equal_requests_are_handed_in_once_and_all_get_the_reply(serve, cache):
+    server = serve(lambda *_: "yes")
+    twice = [*requests(1), dataclasses.replace(requests(1)[0], name="again")]
+    assert set(ChatModel(SETTINGS, cache).ask(twice).missing) == {"n0", "again"}
+    server.batch_api.status = "completed"
+    assert set(ChatModel(SETTINGS, cache).ask(twice).replies) == {"n0", "again"}
+    assert len(server.batch_api.handed_in["batch_0"]) == 1

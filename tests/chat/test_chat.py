@@ -1,7 +1,11 @@
 """ChatModel against a real server on loopback; what happened is read from the server's own log."""
 
+import asyncio
 import dataclasses
+import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -235,3 +239,48 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
     (tmp_path / "x.sqlite").write_text("hello" * 1000)
     with pytest.raises(BadInput, match="file of replies"):
         Cache(tmp_path / "x.sqlite")
+
+
+def test_equal_requests_are_sent_once(serve, cache):
+    server = serve(lambda *_: "yes")
+    twice = [*requests(2), *(dataclasses.replace(r, name=f"again {r.name}") for r in requests(2))]
+    chat = model(cache)
+    assert set(chat.ask(twice).replies) == {"n0", "n1", "again n0", "again n1"}
+    assert len(server.log) == 2
+    assert (chat.bill.asked, chat.bill.cached) == (2, 2)
+
+
+def test_it_asks_from_inside_a_running_loop(serve, cache):
+    """As a cell of a notebook does."""
+    serve(lambda *_: "yes")
+
+    async def cell():
+        return model(cache).ask(requests(3))
+
+    with ThreadPoolExecutor(1) as thread:  # not this one: an earlier test may have left a loop
+        outcome = thread.submit(asyncio.run, cell()).result()
+    assert len(outcome.replies) == 3
+
+
+def test_an_interrupt_keeps_what_came_and_sends_no_more(serve, cache):
+    main = threading.main_thread().ident
+    assert main
+
+    def behave(body, number):
+        if number < 3:
+            return "yes"
+        signal.pthread_kill(main, signal.SIGINT)
+        return lambda handler: server.release.wait(20)
+
+    server = serve(behave)
+    started = time.monotonic()
+    chat = model(cache, concurrency=1)
+    with pytest.raises(KeyboardInterrupt):
+        chat.ask(requests(9))
+    assert time.monotonic() - started < 10  # it does not wait for the open request
+    assert len(server.log) == 4
+    server.release.set()
+    server.behave = lambda *_: "yes"
+    outcome = chat.ask(requests(9))  # the same model goes on
+    assert len(outcome.replies) == 9
+    assert len(server.log) == 4 + 6

@@ -133,7 +133,7 @@ def test_without_a_key_nothing_is_judged(run):
     ("arguments", "reason"),
     [
         (("mini/llava", "sean"), "did you mean 'seen'"),
-        (("mini/llava", "seen", "llm"), "no judge model is named"),
+        (("mini/llava", "seen", "llm"), "no model is named: .* judge_model"),
         (("mini/llava", "seen", "oracle", "gpt"), "asks no language model"),
         (("mini/llava", "seen", "orakel"), "did you mean 'oracle'"),
         (("llava15_7b", "", "llm", "gpt"), "name a --run"),

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hadpo import adapter, backbones, batch, loss
-from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
 from hadpo.batch import Example
 from hadpo.records import BadInput, Pair
+from hadpo.vlm.prompt import IMAGE, Prompts, PromptTemplate
 
 ORDERS = {  # the four families: where begin marker, image tokens and instruction stand
     "llava": "<s>USER: <image>\n{instruction} ASSISTANT:",

@@ -9,9 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from hadpo.backbones import _connector
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone, connector_parameters
 
 
 @dataclass
@@ -34,7 +33,7 @@ def open_connector(backbone: Backbone) -> list[nn.Parameter]:
     Raises:
         BadInput: the family has no connector that is trained on its own.
     """
-    parameters = _connector.parameters(backbone)
+    parameters = connector_parameters(backbone)
     if not parameters:
         raise BadInput(
             f"trained: {backbone.name} has no connector that can be trained; set trained: adapter"
@@ -60,14 +59,14 @@ def is_open(backbone: Backbone) -> bool:
 
 def parameters(backbone: Backbone) -> list[nn.Parameter]:
     """The weights that an open connector trains; none of a closed one."""
-    return list(_connector.parameters(backbone).values()) if is_open(backbone) else []
+    return list(connector_parameters(backbone).values()) if is_open(backbone) else []
 
 
 def state(backbone: Backbone) -> dict[str, Tensor]:
     """Weights of an open connector by the authors' keys; the tensors are the live ones."""
     if not is_open(backbone):
         return {}
-    return {key: parameter.data for key, parameter in _connector.parameters(backbone).items()}
+    return {key: parameter.data for key, parameter in connector_parameters(backbone).items()}
 
 
 def close(backbone: Backbone) -> None:
@@ -77,7 +76,7 @@ def close(backbone: Backbone) -> None:
         return
     for hook in opened.hooks:
         hook.remove()
-    for key, parameter in _connector.parameters(backbone).items():
+    for key, parameter in connector_parameters(backbone).items():
         parameter.data = opened.base[key]
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.adapter.files import read_weights
-from hadpo.backbones import _checkpoint
+from hadpo.vlm import checkpoint
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def describe_learned(places: Mapping[str, Path]) -> dict[str, Any]:
     """
     found = describe(places["adapter"]) if "adapter" in places else {}
     for path in sorted(places["connector"].glob("*")) if "connector" in places else ():
-        weights = dict(_checkpoint.read_tensors(path))
+        weights = dict(checkpoint.read_tensors(path))
         found |= {
             "connector": path.name,
             "connector weights": sum(value.numel() for value in weights.values()),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from hadpo.adapter import files
-from hadpo.backbones import _checkpoint
 from hadpo.records import BadInput, write_text
+from hadpo.vlm import checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def from_dump(
     """
     weights: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
-    for path in _checkpoint.weight_files(dump, what="dump"):
-        for key, value in _checkpoint.read_tensors(path):
+    for path in checkpoint.weight_files(dump, what="dump"):
+        for key, value in checkpoint.read_tensors(path):
             bare = key.removeprefix(_PREFIX)
             found = _LORA.fullmatch(bare)
             if found:
@@ -83,7 +83,7 @@ def from_dump(
                 rest[bare.replace(".base_layer.", ".")] = value
     rank = _check_lora(weights, dump)
     targets = {key.rpartition(".lora_")[0].rpartition(".")[2] for key in weights}
-    compared = _compare(rest, _checkpoint.weight_files(base, what="base"), where=dump)
+    compared = _compare(rest, checkpoint.weight_files(base, what="base"), where=dump)
     report = DumpReport(
         rank=rank, targets=tuple(sorted(targets)), lora_tensors=len(weights), **compared
     )
@@ -141,7 +141,7 @@ def _compare(rest: dict[str, Tensor], base: Iterable[Path], *, where: Path) -> d
     differences: dict[str, float] = {}
     missing, misfits = [], []
     for path in base:
-        for key, value in _checkpoint.read_tensors(path):
+        for key, value in checkpoint.read_tensors(path):
             if key.endswith(_COMPUTED):
                 continue
             dumped = rest.pop(key, None)

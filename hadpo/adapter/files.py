@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hadpo import plugins
 from hadpo.adapter import lora
-from hadpo.backbones import _checkpoint
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput, replacing, write_text
+from hadpo.vlm import checkpoint
+from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         BadInput: a file is missing or broken, or it is not plain LoRA.
     """
     path = folder / "adapter_config.json"
-    config = _checkpoint.read_json(path)
+    config = checkpoint.read_json(path)
     _check_config(config, path)
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            return config, dict(_checkpoint.read_tensors(folder / name))
+            return config, dict(checkpoint.read_tensors(folder / name))
     raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
 
 
@@ -125,8 +125,8 @@ def _load_extra(backbone: Backbone, path: Path) -> None:
     problems, lost = [], set()
     mine = dict(backbone.named_parameters())
     found = {}
-    for key, value in _checkpoint.read_tensors(path):
-        name = _checkpoint.translate(key, backbone.EXTRA_ADAPTER_KEYS)
+    for key, value in checkpoint.read_tensors(path):
+        name = checkpoint.translate(key, backbone.EXTRA_ADAPTER_KEYS)
         if name is None or name not in mine:
             problems.append(f"unexpected key {key!r}")
         elif not value.numel():
@@ -138,7 +138,7 @@ def _load_extra(backbone: Backbone, path: Path) -> None:
             found[name] = value
     for pattern, target in backbone.EXTRA_ADAPTER_KEYS.items():
         for name in mine.keys() - found.keys() - lost:
-            key = _checkpoint.translate_back(name, pattern, target)
+            key = checkpoint.translate_back(name, pattern, target)
             if key is not None and not any(f"{key!r}" in problem for problem in problems):
                 problems.append(f"missing {key!r}")
     if problems:

@@ -13,8 +13,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hadpo import config, plugins
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 _PREFIX = "base_model.model."  # what peft puts before the names of a bare model
 _NAME = "default"

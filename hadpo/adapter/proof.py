@@ -14,10 +14,9 @@ from torch import Tensor
 
 from hadpo import backbones, batch
 from hadpo.adapter import files, lora
-from hadpo.backbones import _connector
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
 from hadpo.runs import read_manifest
+from hadpo.vlm.backbone import Backbone, save_connector
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -151,7 +150,7 @@ def _save(
         places = backbone.files_with(target)
     # Some families keep the connector in the file of the language model.
     if CONNECTOR in learned and (ADAPTER not in learned or CONNECTOR in places):
-        _connector.save(backbone, target / CONNECTOR)
+        save_connector(backbone, target / CONNECTOR)
         places[CONNECTOR] = target / CONNECTOR
     return places
 

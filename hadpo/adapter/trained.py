@@ -8,9 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from hadpo.adapter import connector, files, lora
-from hadpo.backbones import _connector
-from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
+from hadpo.vlm.backbone import Backbone, save_connector
 
 
 def parts(settings: TrainConfig) -> tuple[str, ...]:
@@ -68,7 +67,7 @@ def end(backbone: Backbone) -> None:
 def save(backbone: Backbone, folder: Path) -> None:
     """Write what was trained: `adapter/` as peft has it, `connector/` as the authors have it."""
     if connector.is_open(backbone):
-        _connector.save(backbone, folder / "connector")
+        save_connector(backbone, folder / "connector")
     if lora.is_attached(backbone):
         files.save(backbone, folder / "adapter")
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hadpo import plugins
-from hadpo.backbones._numbers import BITS, Numbers
-from hadpo.backbones._numbers import choose as choose_numbers
 from hadpo.records import BadInput
+from hadpo.vlm.precision import BITS, Precision, choose_precision
 
 if TYPE_CHECKING:
-    from hadpo.backbones._base import Backbone
-    from hadpo.backbones._prompt import Prompts
     from hadpo.config import Recipe
+    from hadpo.vlm.backbone import Backbone
+    from hadpo.vlm.prompt import Prompts
 
-__all__ = ["BITS", "Numbers", "choose_numbers", "files_of", "load", "load_for"]
+__all__ = ["BITS", "Precision", "choose_precision", "files_of", "load", "load_for"]
 
 
 def load(

@@ -16,23 +16,131 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from transformers import LlamaConfig
 
-from hadpo.backbones import (
-    _bare,
-    _checkpoint,
-    _connector,
-    _eva,
-    _instructblip_hub,
-    _llama_folder,
-    _qformer,
-    _quantised,
-)
-from hadpo.backbones._base import Backbone, choose_device, choose_dtype, right_padded
-from hadpo.backbones._bert import WordPieces
-from hadpo.backbones._hub import locate
-from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import Prompts, PromptTemplate
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
+from hadpo.vlm.backbone import (
+    CONNECTOR_PART,
+    Backbone,
+    choose_device,
+    choose_dtype,
+    replace_connector,
+    right_padded,
+)
+from hadpo.vlm.checkpoint import LlamaFolder, locate
+from hadpo.vlm.prompt import Prompts, PromptTemplate
+from hadpo.vlm.qformer import QFormer, QFormerSizes, WordPieces, qformer_ignored, qformer_keys
+from hadpo.vlm.vision import EvaSizes, EvaTower, fill_eva
+
+# InstructBLIP as transformers publishes it: one folder with all parts under other names.
+
+_EVA_SIZES = {  # `vision_config` -> ours
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+}
+_QFORMER_SIZES = {  # `qformer_config` -> ours
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "cross_attention_frequency": "cross_every",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "positions",
+}
+# Published files have no prefix and a head inside the language model; transformers 5 saves both so
+# or with "model." in front and the head outside.
+LANGUAGE_KEYS = {
+    "language_model.model.{}": "model.{}",
+    "language_model.lm_head.weight": "lm_head.weight",
+    "model.language_model.{}": "model.{}",
+    "lm_head.weight": "lm_head.weight",
+}
+_KEYS = {
+    "query_tokens": "connector.query_tokens",
+    "qformer.{}": "connector.transformer.{}",
+    "language_projection.{}": "connector.projection.{}",
+    "vision_model.post_layernorm.{}": "vision.ln_vision.{}",
+    "vision_model.{}": "vision.{}",
+}
+HUB_KEYS = _KEYS | {f"model.{theirs}": ours for theirs, ours in _KEYS.items()}
+_STORED = {
+    "{}inv_freq": "rotary tables are computed in float32",
+    "{}position_ids": "positions are counted, not stored",
+}
+_LANGUAGE = "read as the part language_model"
+_OTHERS = "read as the parts vision and qformer"
+
+
+def is_hub(folder: Path) -> bool:
+    """Whether this is transformers' folder of a whole InstructBLIP."""
+    path = folder / "config.json"
+    return path.is_file() and "qformer_config" in checkpoint.read_json(path)
+
+
+def open_llama(folder: Path) -> LlamaFolder:
+    """The language model's config and tokenizer; BadInput where it is no LLaMA."""
+    config = checkpoint.read_json(folder / "config.json")
+    text = {key: value for key, value in config.get("text_config", {}).items() if key != "dtype"}
+    if text.get("model_type") != "llama":
+        kind = text.get("model_type")
+        raise BadInput(f"{folder}/config.json: text_config is of {kind!r}, expected a Vicuna")
+    # transformers leaves out of the file what is LLaMA's default
+    return LlamaFolder.of(folder, LlamaConfig(**text).to_dict())
+
+
+def hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
+    """Sizes of encoder and Q-Former."""
+    config = checkpoint.read_json(folder / "config.json")
+    queries = {"queries": config["num_query_tokens"]} if "num_query_tokens" in config else {}
+    eva = _renamed(config.get("vision_config", {}), _EVA_SIZES)
+    default = {"vocab_size": 30522}  # transformers', which it leaves out of the file
+    qformer = _renamed(default | config["qformer_config"], _QFORMER_SIZES)
+    return EvaSizes(**eva), QFormerSizes(**qformer, **queries)
+
+
+def fill_language(
+    model: nn.Module, folder: Path, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Fill the language model."""
+    others = {key: _OTHERS for key in HUB_KEYS if key not in LANGUAGE_KEYS}
+    _fill(model, folder, LANGUAGE_KEYS, others, dtype=dtype, device=device)
+
+
+def fill_others(
+    parts: Mapping[str, nn.Module], folder: Path, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Fill `vision` and `connector`."""
+    others = dict.fromkeys(LANGUAGE_KEYS, _LANGUAGE)
+    _fill(nn.ModuleDict(dict(parts)), folder, HUB_KEYS, others, dtype=dtype, device=device)
+
+
+def _fill(
+    module: nn.Module,
+    folder: Path,
+    keys: Mapping[str, str],
+    others: Mapping[str, str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    checkpoint.fill(
+        module,
+        checkpoint.weight_files(folder, what="language_model"),
+        keys=keys,
+        ignored={**others, **_STORED},
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
+    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+
 
 # The picture comes first; the original sets the begin marker to </s>, id 2. No template at all.
 _BARE = PromptTemplate("<image></s>{instruction}")
@@ -65,7 +173,7 @@ PARTS = {
     "vision": "eva_vit_g.pth of LAVIS; not needed beside transformers' folder",
     "qformer": "instruct_blip_vicuna*_trimmed.pth; not needed beside transformers' folder",
     "bert": "folder with vocab.txt of bert-base-uncased; transformers' folder has its own",
-    "connector": _connector.PART,
+    "connector": CONNECTOR_PART,
 }
 OPTIONAL_PARTS = ("vision", "qformer", "bert", "connector")  # a recipe may do without
 PAD_ROWS = "llm_pad_rows.safetensors"
@@ -79,7 +187,7 @@ IGNORED = {
 class InstructBlip(Backbone):
     """InstructBLIP with Vicuna of any size; `from_original` fills it."""
 
-    vision: _eva.EvaTower
+    vision: EvaTower
     connector: Any  # a QFormer
     word_pieces: WordPieces
     PARTS: ClassVar = PARTS
@@ -91,8 +199,8 @@ class InstructBlip(Backbone):
         name: str,
         llama: LlamaFolder,
         *,
-        eva: _eva.EvaSizes,
-        qformer: _qformer.QFormerSizes,
+        eva: EvaSizes,
+        qformer: QFormerSizes,
     ) -> None:
         super().__init__()
         self.name = name
@@ -101,8 +209,8 @@ class InstructBlip(Backbone):
         self.original_config = llama.config
         self.language_model = llama.model
         self.tokenizer = llama.tokenizer
-        self.vision = _eva.EvaTower(eva)
-        self.connector = _qformer.QFormer(
+        self.vision = EvaTower(eva)
+        self.connector = QFormer(
             qformer, features=eva.width, width=llama.model.config.hidden_size, reads_text=True
         )
         self.num_image_tokens = qformer.queries
@@ -149,7 +257,7 @@ class InstructBlip(Backbone):
 
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the Vicuna folder, without a [PAD] row; the other parts stay where they are."""
-        _llama_folder.save(
+        checkpoint.save_llama(
             folder,
             self.language_model,
             config=self.original_config,
@@ -177,9 +285,9 @@ def from_original(
     given = dict(files)
     if "language_model" in given:
         folder = locate(given["language_model"], what="language_model")
-        if _instructblip_hub.is_hub(folder):  # it holds everything
+        if is_hub(folder):  # it holds everything
             given = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | given
-    if "qformer" in given and _instructblip_hub.is_hub(locate(given["qformer"], what="qformer")):
+    if "qformer" in given and is_hub(locate(given["qformer"], what="qformer")):
         given.setdefault("vision", given["qformer"])
     needed = [part for part in PARTS if part != "connector"]
     missing = [f"{part}: {PARTS[part]}" for part in needed if part not in given]
@@ -197,7 +305,7 @@ def from_original(
             f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
             f"but the Q-Former knows {rows}; they are of different models"
         )
-    _connector.replace(backbone, files)
+    replace_connector(backbone, files)
     return backbone.to(place).eval()
 
 
@@ -210,42 +318,42 @@ def _with_weights(
     device: torch.device,
 ) -> InstructBlip:
     folder, source = places["language_model"], places["qformer"]
-    is_hub = _instructblip_hub.is_hub(folder)
-    llama = _instructblip_hub.open_llama(folder) if is_hub else LlamaFolder.open(folder)
-    if _instructblip_hub.is_hub(source):
-        eva, qformer = _instructblip_hub.sizes(source)
+    is_llama_in_hub = is_hub(folder)
+    llama = open_llama(folder) if is_llama_in_hub else LlamaFolder.open(folder)
+    if is_hub(source):
+        eva, qformer = hub_sizes(source)
         backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
         parts = {"vision": backbone.vision, "connector": backbone.connector}
-        _instructblip_hub.fill_others(parts, source, dtype=dtype, device=device)
+        fill_others(parts, source, dtype=dtype, device=device)
     else:
-        source = _bare.find(source, what="qformer")
-        tower = _bare.find(places["vision"], what="vision")
-        eva = _bare.sizes(tower, _eva.EvaSizes)
-        qformer = _bare.sizes(source, _qformer.QFormerSizes)
+        source = checkpoint.find_weights(source, what="qformer")
+        tower = checkpoint.find_weights(places["vision"], what="vision")
+        eva = checkpoint.read_sizes(tower, EvaSizes)
+        qformer = checkpoint.read_sizes(source, QFormerSizes)
         backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
-        _eva.fill(backbone.vision, tower, dtype=dtype, device=device)
-        _checkpoint.fill(
+        fill_eva(backbone.vision, tower, dtype=dtype, device=device)
+        checkpoint.fill(
             nn.ModuleDict(
                 {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
             ),
             [source],
             keys=keys(qformer),
-            ignored=IGNORED | _qformer.ignored(qformer, reads_text=True),
+            ignored=IGNORED | qformer_ignored(qformer, reads_text=True),
             dtype=dtype,
             device=device,
         )
-    _quantised.replace(backbone.language_model, quantization, dtype=dtype)
-    fill_language = _instructblip_hub.fill_language if is_hub else _llama_folder.fill
-    fill_language(backbone.language_model, folder, dtype=dtype, device=device)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
+    fill = fill_language if is_llama_in_hub else checkpoint.fill_llama
+    fill(backbone.language_model, folder, dtype=dtype, device=device)
     pad_rows = source.parent / PAD_ROWS
     if source.is_file() and pad_rows.is_file():
         _add_pad_rows(backbone, pad_rows)
     return backbone
 
 
-def keys(sizes: _qformer.QFormerSizes) -> dict[str, str]:
+def keys(sizes: QFormerSizes) -> dict[str, str]:
     """Keys of the trimmed file -> ours."""
-    inner = _qformer.keys(sizes, reads_text=True)
+    inner = qformer_keys(sizes, reads_text=True)
     return {
         "ln_vision.{}": "ln_vision.{}",
         "llm_proj.{}": "connector.projection.{}",
@@ -255,7 +363,7 @@ def keys(sizes: _qformer.QFormerSizes) -> dict[str, str]:
 
 def _add_pad_rows(backbone: InstructBlip, path: Path) -> None:
     """Put the rows of [PAD] behind the vocabulary, in the softmax too."""
-    found = dict(_checkpoint.read_tensors(path))
+    found = dict(checkpoint.read_tensors(path))
     layers = {
         "model.embed_tokens.weight": backbone.embedding,
         "lm_head.weight": backbone.language_model.lm_head,

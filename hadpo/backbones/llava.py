@@ -6,7 +6,7 @@ mm_utils.py; HA-DPO trains with "user" and evaluates with "human" in the system 
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,22 +17,39 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import (
-    _checkpoint,
-    _clip,
-    _connector,
-    _llama,
-    _llama_folder,
-    _llava_hub,
-    _llava_prompts,
-    _quantised,
-)
-from hadpo.backbones._base import Backbone, choose_device, choose_dtype
-from hadpo.backbones._hub import locate
-from hadpo.backbones._pixels import Preprocessing
-from hadpo.backbones._prompt import Prompts
-from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
+from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm.backbone import (
+    CONNECTOR_PART,
+    Backbone,
+    choose_device,
+    choose_dtype,
+    replace_connector,
+)
+from hadpo.vlm.checkpoint import locate
+from hadpo.vlm.prompt import LlamaTokenizer, Prompts, PromptTemplate
+from hadpo.vlm.vision import CLIP_KEYS, ClipTower, Preprocessing, clip_ignored
+
+# LLaVA's prompts, byte by byte; source: LLaVA's conversation.py.
+
+_TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
+VICUNA = Prompts(
+    train=PromptTemplate(  # conv_vicuna_v1
+        "<s>A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+        + _TURN
+    ),
+    evaluate=PromptTemplate(  # conv_llava_v1: "human" where training says "user"
+        "<s>A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions. "
+        + _TURN
+    ),
+    again=_AGAIN,
+)
+MINI = Prompts(
+    train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN), again=_AGAIN
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +62,14 @@ class Variant:
 
 
 VARIANTS = {
-    "1.5-7b": Variant(prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-7b"),
-    "1.5-13b": Variant(
-        prompts=_llava_prompts.VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120
-    ),
-    "mini": Variant(prompts=_llava_prompts.MINI, source="hadpo/mini/weights/llava"),
+    "1.5-7b": Variant(prompts=VICUNA, source="liuhaotian/llava-v1.5-7b"),
+    "1.5-13b": Variant(prompts=VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120),
+    "mini": Variant(prompts=MINI, source="hadpo/mini/weights/llava"),
 }
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
     "vision": "folder of the CLIP model; not needed beside transformers' LLaVA folder",
-    "connector": _connector.PART,
+    "connector": CONNECTOR_PART,
 }
 OPTIONAL_PARTS = ("vision", "connector")  # a recipe may do without
 
@@ -65,7 +80,7 @@ KEYS = {  # authors' folder -> ours
 }
 IGNORED = {
     "model.vision_tower.{}": "the authors load the tower from its own folder",
-    **_llama.STORED_TABLES,
+    **decoder.STORED_TABLES,
 }
 HUB_KEYS = {  # transformers' folder, as it was published and as transformers 5 saves it -> ours
     "language_model.model.{}": "language_model.model.{}",
@@ -80,14 +95,14 @@ HUB_KEYS = {  # transformers' folder, as it was published and as transformers 5 
 HUB_IGNORED = {
     "vision_tower.{}": "read as the part vision",
     "model.vision_tower.{}": "read as the part vision",
-    **_llama.STORED_TABLES,
+    **decoder.STORED_TABLES,
 }
 
 
 class Llava(Backbone):
     """LLaVA-1.5 of any size; `from_original` fills it."""
 
-    vision: _clip.ClipTower
+    vision: ClipTower
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
     # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
@@ -107,8 +122,8 @@ class Llava(Backbone):
         self.name = name
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = dict(original_config)
-        self.language_model = _llama.build(original_config, where=where)
-        self.vision = _clip.ClipTower(vision_config, original_config["mm_vision_select_layer"])
+        self.language_model = decoder.build_llama(original_config, where=where)
+        self.vision = ClipTower(vision_config, original_config["mm_vision_select_layer"])
         width = self.language_model.config.hidden_size
         with init_empty_weights():
             self.connector = nn.Sequential(
@@ -137,13 +152,13 @@ class Llava(Backbone):
         weights = {}
         for key, value in self.state_dict().items():
             name = next(
-                filter(None, (_checkpoint.translate_back(key, k, t) for k, t in KEYS.items())), None
+                filter(None, (checkpoint.translate_back(key, k, t) for k, t in KEYS.items())), None
             )
             if name is not None:
                 weights[name] = value
         folder.mkdir(parents=True, exist_ok=True)
-        shard_bytes = _checkpoint.SHARD_BYTES
-        _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
+        shard_bytes = checkpoint.SHARD_BYTES
+        checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
         write_text(folder / "config.json", json.dumps(config, indent=1))
         for path in self.tokenizer.path.parent.glob("*token*"):
@@ -152,7 +167,7 @@ class Llava(Backbone):
 
     def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
         """Write the whole model for `LlavaForConditionalGeneration`; it loads here, too."""
-        _llava_hub.save(
+        save_hub(
             folder,
             {"language_model": self.language_model, "connector": self.connector},
             original_config=self.original_config,
@@ -186,14 +201,14 @@ def from_original(
     if "language_model" not in files:
         raise BadInput(f"llava/{variant}: files need language_model: {PARTS['language_model']}")
     folder = locate(files["language_model"], what="language_model")
-    config = _checkpoint.read_json(folder / "config.json")
+    config = checkpoint.read_json(folder / "config.json")
     is_hub = "text_config" in config
     if not is_hub:
         _check_original(config, folder / "config.json")
     if not is_hub and "vision" not in files:
         raise BadInput(f"llava/{variant}: files need vision: {PARTS['vision']}")
     vision_folder = locate(files.get("vision", folder), what="vision")
-    vision_config = _checkpoint.read_json(vision_folder / "config.json")
+    vision_config = checkpoint.read_json(vision_folder / "config.json")
     vision_config = vision_config.get("vision_config", vision_config)
     tokenizer = LlamaTokenizer(folder)
     if is_hub:
@@ -206,7 +221,7 @@ def from_original(
         original_config=original_config,
         where=str(folder / "config.json"),
     )
-    _llama_folder.check_width(
+    checkpoint.check_width(
         *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].width),
         name=backbone.name,
     )
@@ -222,26 +237,26 @@ def from_original(
     )
     place = choose_device(device)
     numbers = choose_dtype(dtype, place, quantization)
-    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
     vocab = backbone.embedding.num_embeddings
-    _checkpoint.fill(
+    checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),
-        _checkpoint.weight_files(folder, what="language_model"),
+        checkpoint.weight_files(folder, what="language_model"),
         keys=HUB_KEYS if is_hub else KEYS,
         ignored=HUB_IGNORED if is_hub else IGNORED,
         dtype=numbers,
         device=place,
         rows=dict.fromkeys(_VOCABULARY, vocab) if is_hub else None,
     )
-    _checkpoint.fill(
+    checkpoint.fill(
         backbone.vision,
-        _checkpoint.weight_files(vision_folder, what="vision"),
-        keys=_clip.KEYS,
-        ignored=_clip.ignored(backbone.vision),
+        checkpoint.weight_files(vision_folder, what="vision"),
+        keys=CLIP_KEYS,
+        ignored=clip_ignored(backbone.vision),
         dtype=numbers,
         device=place,
     )
-    _connector.replace(backbone, files)
+    replace_connector(backbone, files)
     return backbone.to(place).eval()
 
 
@@ -297,3 +312,87 @@ def _as_original_config(
         "image_aspect_ratio": "pad",
         **_LLAVA_SETTINGS,
     }
+
+
+# A LLaVA written as transformers keeps it, whole: for everybody who loads models with that.
+
+EXPORT_KEYS = {  # ours -> transformers' folder, by the published names
+    "language_model.{}": "language_model.{}",
+    "connector.0.{}": "multi_modal_projector.linear_1.{}",
+    "connector.2.{}": "multi_modal_projector.linear_2.{}",
+}
+_TOWER = "vision_tower.vision_model."
+_ROWS = 64  # the vocabulary becomes a multiple of it: room for <image>, as in the published folders
+_TEXT = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
+    *("rope_theta", "rope_scaling", "attention_bias", "head_dim"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
+
+
+def save_hub(
+    folder: Path,
+    parts: Mapping[str, nn.Module],
+    *,
+    original_config: Mapping[str, Any],
+    image_tokens: int,
+    vision_folder: Path,
+    tokenizer: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Write a folder for `LlavaForConditionalGeneration`.
+
+    Args:
+        folder: loses the weights that it had.
+        parts: `language_model` and `connector`.
+        original_config: the authors' `config.json`.
+        image_tokens: of one image.
+        vision_folder: of CLIP; its tower is copied whole, with the layers that LLaVA leaves out.
+        tokenizer: `tokenizer.model`.
+        dtype: of the files.
+    """
+    vocab = int(original_config["vocab_size"])
+    rows = -(-(vocab + 1) // _ROWS) * _ROWS
+    weights = {}
+    for part, module in parts.items():
+        for name, value in module.state_dict().items():
+            key = checkpoint.translate(f"{part}.{name}", EXPORT_KEYS)
+            assert key is not None  # the table covers both parts
+            if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                value = torch.cat([value[:vocab], value.new_zeros(rows - vocab, value.shape[1])])
+            weights[key] = value
+    weights |= {_TOWER + name: value for name, value in _tower(vision_folder)}
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_tensors(folder, weights, shard_bytes=checkpoint.SHARD_BYTES, dtype=dtype)
+    vision = checkpoint.read_json(vision_folder / "config.json")
+    text = {key: original_config[key] for key in _TEXT if original_config.get(key) is not None}
+    config = {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_token_index": vocab,
+        "image_seq_length": image_tokens,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": original_config["mm_vision_select_layer"],
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "text_config": {**text, "model_type": "llama", "vocab_size": rows},
+        "vision_config": {
+            **vision.get("vision_config", vision),
+            "model_type": "clip_vision_model",
+        },
+    }
+    write_text(folder / "config.json", json.dumps(config, indent=1))
+    for path in [*tokenizer.parent.glob("*token*"), vision_folder / "preprocessor_config.json"]:
+        if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
+            shutil.copyfile(path, folder / path.name)
+
+
+def _tower(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The encoder's weights by their names inside it, from CLIP's folder or transformers'."""
+    for path in checkpoint.weight_files(folder, what="vision"):
+        for key, value in checkpoint.read_tensors(path):
+            name = checkpoint.translate(key, CLIP_KEYS)
+            if name is not None and not name.endswith("position_ids"):
+                yield name, value.clone()

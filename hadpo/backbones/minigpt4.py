@@ -6,7 +6,7 @@ Oxford HIC are the Vicuna-v0 variant with another linear layer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -17,20 +17,40 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.backbones import (
-    _bare,
-    _checkpoint,
-    _eva,
-    _llama_folder,
-    _minigpt4_prompts,
-    _qformer,
-    _quantised,
-)
-from hadpo.backbones._base import Backbone, choose_device, choose_dtype
-from hadpo.backbones._hub import locate
-from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import Prompts
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
+from hadpo.vlm.backbone import Backbone, choose_device, choose_dtype
+from hadpo.vlm.checkpoint import LlamaFolder, locate
+from hadpo.vlm.prompt import Prompts, PromptTemplate
+from hadpo.vlm.qformer import QFormer, QFormerSizes, qformer_ignored, qformer_keys
+from hadpo.vlm.vision import EvaSizes, EvaTower, fill_eva
+
+# MiniGPT-4's prompts, byte by byte; source: conversation.py and minigpt4.py.
+
+# The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
+_SYSTEM = (
+    "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
+    "I provide it to you. Please answer my questions."
+)
+_PICTURE = "<Img><image></Img> {instruction}"
+_LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
+LLAMA2 = Prompts(
+    train=_LLAMA2_TRAIN,
+    evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
+    again=PromptTemplate("<s>[INST] {instruction} [/INST] "),  # and no </s> before it
+)
+LLAMA2_HADPO = replace(  # pope_eval.py and shr_eval.py strip the prompt
+    LLAMA2, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
+)
+_VICUNA0_TRAIN = PromptTemplate(f"<s>###Human: {_PICTURE} ###Assistant: ")
+VICUNA0 = Prompts(
+    train=_VICUNA0_TRAIN,
+    evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
+    again=PromptTemplate("###Human: {instruction}###Assistant: "),
+)
+VICUNA0_LRV = replace(  # the older conversation.py of LRV and HIC has no blank at the end
+    VICUNA0, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,32 +66,32 @@ class Variant:
 
 VARIANTS = {
     "llama2": Variant(
-        prompts=_minigpt4_prompts.LLAMA2,
+        prompts=LLAMA2,
         has_qformer=False,
         end="</s>",
         source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
     ),
     "llama2-hadpo": Variant(
-        prompts=_minigpt4_prompts.LLAMA2_HADPO,
+        prompts=LLAMA2_HADPO,
         has_qformer=False,
         end="</s>",
         source="as llama2, with the prompt of HA-DPO's evaluation",
     ),
     "vicuna0": Variant(
-        prompts=_minigpt4_prompts.VICUNA0,
+        prompts=VICUNA0,
         has_qformer=True,
         end="###",
         source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
     ),
     "vicuna0-13b": Variant(
-        prompts=_minigpt4_prompts.VICUNA0,
+        prompts=VICUNA0,
         has_qformer=True,
         end="###",
         width=5120,
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
     ),
     "vicuna0-lrv": Variant(
-        prompts=_minigpt4_prompts.VICUNA0_LRV,
+        prompts=VICUNA0_LRV,
         has_qformer=True,
         end="###",
         source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
@@ -115,7 +135,7 @@ class Joined(nn.Module):
 class MiniGPT4(Backbone):
     """MiniGPT-4 of any size; `from_original` fills it."""
 
-    vision: _eva.EvaTower
+    vision: EvaTower
     connector: nn.Module  # Joined or QFormer
     PARTS: ClassVar = PARTS
     CONNECTOR_KEYS: ClassVar = {"llama_proj.{}": "connector.projection.{}"}
@@ -125,8 +145,8 @@ class MiniGPT4(Backbone):
         name: str,
         llama: LlamaFolder,
         *,
-        eva: _eva.EvaSizes,
-        qformer: _qformer.QFormerSizes | None,
+        eva: EvaSizes,
+        qformer: QFormerSizes | None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -135,15 +155,13 @@ class MiniGPT4(Backbone):
         self.original_config = llama.config
         self.language_model = llama.model
         self.tokenizer = llama.tokenizer
-        self.vision = _eva.EvaTower(eva)
+        self.vision = EvaTower(eva)
         width = llama.model.config.hidden_size
         if qformer is None:
             self.connector = Joined(eva.width, width)
             self.num_image_tokens = self.vision.num_patches // _NEIGHBOURS
         else:
-            self.connector = _qformer.QFormer(
-                qformer, features=eva.width, width=width, reads_text=False
-            )
+            self.connector = QFormer(qformer, features=eva.width, width=width, reads_text=False)
             self.num_image_tokens = qformer.queries
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
@@ -205,7 +223,7 @@ class MiniGPT4(Backbone):
 
     def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
         """Write the LLaMA folder; the other parts stay where they are."""
-        _llama_folder.save(
+        checkpoint.save_llama(
             folder,
             self.language_model,
             config=self.original_config,
@@ -239,27 +257,29 @@ def from_original(
             f"minigpt4/{variant} has no Q-Former: {files['qformer']} is of the Vicuna-v0 variants"
         )
     places = {part: locate(files[part], what=part) for part in needed}
-    places |= {p: _bare.find(places[p], what=p) for p in needed if p != "language_model"}
+    places |= {
+        p: checkpoint.find_weights(places[p], what=p) for p in needed if p != "language_model"
+    }
     backbone = MiniGPT4(
         f"minigpt4/{variant}",
         LlamaFolder.open(places["language_model"]),
-        eva=_bare.sizes(places["vision"], _eva.EvaSizes),
-        qformer=_bare.sizes(places["qformer"], _qformer.QFormerSizes) if has_qformer else None,
+        eva=checkpoint.read_sizes(places["vision"], EvaSizes),
+        qformer=checkpoint.read_sizes(places["qformer"], QFormerSizes) if has_qformer else None,
     )
     backbone.files = places
     place = choose_device(device)
     numbers = choose_dtype(dtype, place, quantization)
-    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
-    _llama_folder.fill(
+    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
+    checkpoint.fill_llama(
         backbone.language_model, places["language_model"], dtype=numbers, device=place
     )
-    _eva.fill(backbone.vision, places["vision"], dtype=numbers, device=place)
+    fill_eva(backbone.vision, places["vision"], dtype=numbers, device=place)
     parts = {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
     if not has_qformer:
         # BLIP-2's file, which would give ln_vision, is read by the original with a Q-Former only.
         backbone.vision.reset_norm(dtype=numbers, device=place)
         del parts["ln_vision"]
-    _checkpoint.fill(
+    checkpoint.fill(
         nn.ModuleDict(parts),
         [places[part] for part in ("qformer", "connector") if part in places],
         keys=keys(backbone.connector),
@@ -273,15 +293,15 @@ def from_original(
 def keys(connector: nn.Module) -> dict[str, str]:
     """Keys of BLIP-2's and MiniGPT-4's files -> ours."""
     table = {"llama_proj.{}": "connector.projection.{}"}
-    if isinstance(connector, _qformer.QFormer):
+    if isinstance(connector, QFormer):
         table["ln_vision.{}"] = "ln_vision.{}"
-        inner = _qformer.keys(connector.sizes, reads_text=False)
+        inner = qformer_keys(connector.sizes, reads_text=False)
         table |= {theirs: f"connector.{ours}" for theirs, ours in inner.items()}
     return table
 
 
 def ignored(connector: nn.Module) -> dict[str, str]:
     """Keys of BLIP-2's and MiniGPT-4's files that are left out -> why."""
-    if isinstance(connector, _qformer.QFormer):
-        return IGNORED | _BLIP2_IGNORED | _qformer.ignored(connector.sizes, reads_text=False)
+    if isinstance(connector, QFormer):
+        return IGNORED | _BLIP2_IGNORED | qformer_ignored(connector.sizes, reads_text=False)
     return IGNORED

@@ -13,25 +13,215 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from hadpo.backbones import (
-    _checkpoint,
-    _connector,
-    _llama,
-    _owl_abstractor,
-    _owl_vision,
-    _quantised,
-)
-from hadpo.backbones._base import Backbone, choose_device, choose_dtype
-from hadpo.backbones._hub import locate
-from hadpo.backbones._kv import KVState
-from hadpo.backbones._pixels import Preprocessing
-from hadpo.backbones._prompt import IMAGE, Prompts, PromptTemplate
-from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput, write_text
+from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm.backbone import (
+    CONNECTOR_PART,
+    Backbone,
+    choose_device,
+    choose_dtype,
+    replace_connector,
+)
+from hadpo.vlm.checkpoint import locate
+from hadpo.vlm.decoder import KVState
+from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts, PromptTemplate
+from hadpo.vlm.vision import Preprocessing
+
+# mPLUG-Owl's abstractor: learned queries look at themselves and the image, and become tokens.
+
+ABSTRACTOR_NEEDED = (  # what `visual_abstractor_config` must say
+    *("hidden_size", "intermediate_size", "encoder_hidden_size"),
+    *("num_hidden_layers", "num_attention_heads", "layer_norm_eps"),
+)
+_ABSTRACTOR_LAYER = {  # authors' name within `crossattention` -> ours within a layer
+    "norm1": "norm1",
+    "normk": "norm_image",
+    "attention.query": "query",
+    "attention.key": "key",
+    "attention.value": "value",
+    "output.out_proj": "out",
+    "output.norm2": "norm2",
+    "output.mlp.w1": "gate",
+    "output.mlp.w3": "up",
+    "output.mlp.ffn_ln": "norm_mlp",
+    "output.mlp.w2": "down",
+}
+ABSTRACTOR_KEYS = {  # authors' keys -> ours
+    f"abstractor.encoder.layers.{{}}.crossattention.{old}.{end}": f"layers.{{}}.{new}.{end}"
+    for old, new in _ABSTRACTOR_LAYER.items()
+    for end in ("weight", "bias")
+} | {
+    "query_tokens": "query_tokens",
+    "abstractor.visual_fc.{}": "visual_fc.{}",
+    "abstractor.vit_eos": "vit_eos",
+}
+# The authors pass their config's epsilon to one of the four norms of a layer only.
+_ABSTRACTOR_EPS = 1e-5
+
+
+class Abstractor(nn.Module):
+    """An empty abstractor on the meta device.
+
+    The authors' dropout on attention, 0.1 in training, is left out: the abstractor is frozen, and
+    chosen, rejected, policy and reference see the same image tokens.
+
+    Args:
+        config: `visual_abstractor_config` of the checkpoint; it has all of `NEEDED`.
+        num_queries: learned queries; one image gives one token more.
+        width: of the language model.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, num_queries: int, width: int) -> None:
+        super().__init__()
+        inner = config["hidden_size"]
+        with torch.device("meta"):
+            self.query_tokens = nn.Parameter(torch.empty(1, num_queries, inner))
+            self.layers = nn.ModuleList(
+                _AbstractorLayer(config) for _ in range(config["num_hidden_layers"])
+            )
+            self.visual_fc = nn.Linear(inner, width)
+            self.vit_eos = nn.Parameter(torch.empty(1, 1, width))
+
+    def forward(
+        self, features: Float[Tensor, "images positions features"]
+    ) -> Float[Tensor, "images tokens width"]:
+        """One token per query, and the learned end of the image."""
+        queries = self.query_tokens.expand(len(features), -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, features)
+        end = self.vit_eos.expand(len(features), -1, -1)
+        return torch.cat([self.visual_fc(queries), end], dim=1)
+
+
+class _AbstractorLayer(nn.Module):
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        inner, mlp, seen = (
+            config[key] for key in ("hidden_size", "intermediate_size", "encoder_hidden_size")
+        )
+        self.heads = config["num_attention_heads"]
+        self.norm1 = nn.LayerNorm(inner, eps=_ABSTRACTOR_EPS)
+        self.norm_image = nn.LayerNorm(seen, eps=_ABSTRACTOR_EPS)
+        self.query = nn.Linear(inner, inner)
+        self.key = nn.Linear(seen, inner)
+        self.value = nn.Linear(seen, inner)
+        self.out = nn.Linear(inner, inner)
+        self.norm2 = nn.LayerNorm(inner, eps=_ABSTRACTOR_EPS)
+        self.gate = nn.Linear(inner, mlp)
+        self.up = nn.Linear(inner, mlp)
+        self.norm_mlp = nn.LayerNorm(mlp, eps=config["layer_norm_eps"])
+        self.down = nn.Linear(mlp, inner)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "images queries inner"],
+        image: Float[Tensor, "images positions features"],
+    ) -> Float[Tensor, "images queries inner"]:
+        queries = self.norm1(queries)  # the residual stream restarts here, from the normed queries
+        seen = torch.cat([queries, self.norm_image(image)], dim=1)
+        query, key, value = (
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.query(queries), self.key(seen), self.value(seen))
+        )
+        looked = F.scaled_dot_product_attention(query, key, value)
+        queries = queries + self.out(looked.transpose(1, 2).flatten(2))
+        normed = self.norm2(queries)
+        return queries + self.down(self.norm_mlp(F.silu(self.gate(normed)) * self.up(normed)))
+
+
+# mPLUG-Owl's image encoder: a ViT in which one matrix per layer gives queries, keys and values.
+
+VISION_NEEDED = (  # what `vision_config` must say
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("image_size", "patch_size", "layer_norm_eps"),
+)
+_VISION_LAYER = {  # authors' name -> ours, within a layer
+    "input_layernorm": "norm1",
+    "self_attn.query_key_value": "query_key_value",
+    "self_attn.dense": "out",
+    "post_attention_layernorm": "norm2",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+}
+VISION_KEYS = {  # authors' keys, without `vision_model.` -> ours
+    f"encoder.layers.{{}}.{old}.{end}": f"layers.{{}}.{new}.{end}"
+    for old, new in _VISION_LAYER.items()
+    for end in ("weight", "bias")
+} | {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embedding": "positions",
+    "embeddings.patch_embed.weight": "patches.weight",
+    "embeddings.pre_layernorm.{}": "pre_norm.{}",
+    "post_layernorm.{}": "post_norm.{}",
+}
+
+
+def quick_gelu(values: Tensor) -> Tensor:
+    """The activation of the tower, x * sigmoid(1.702 x), whatever `hidden_act` says."""
+    return values * torch.sigmoid(1.702 * values)
+
+
+class OwlVision(nn.Module):
+    """An empty encoder on the meta device.
+
+    Args:
+        config: `vision_config` of the checkpoint; it has all of `NEEDED`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        patch = config["patch_size"]
+        self.width = width
+        self.image_size = config["image_size"]  # pixels of a side
+        self.num_patches = (self.image_size // patch) ** 2
+        with torch.device("meta"):
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            self.positions = nn.Parameter(torch.empty(1, self.num_patches + 1, width))
+            self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+            self.pre_norm = nn.LayerNorm(width, eps=eps)
+            self.layers = nn.ModuleList(
+                _VisionLayer(width, config["intermediate_size"], config["num_attention_heads"], eps)
+                for _ in range(config["num_hidden_layers"])
+            )
+            self.post_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self, pixels: Float[Tensor, "images 3 height width"]
+    ) -> Float[Tensor, "images positions features"]:
+        """Normed states of all positions; the CLS token is first and stays."""
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)
+        states = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches], dim=1)
+        states = self.pre_norm(states + self.positions)
+        for layer in self.layers:
+            states = layer(states)
+        return self.post_norm(states)
+
+
+class _VisionLayer(nn.Module):
+    def __init__(self, width: int, mlp_width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, states: Float[Tensor, "images positions width"]) -> Tensor:
+        # The rows of the matrix are laid out as [heads, 3, size]: q, k, v of one head together.
+        fused = self.query_key_value(self.norm1(states)).unflatten(-1, (self.heads, 3, -1))
+        query, key, value = fused.permute(3, 0, 2, 1, 4)  # each: images, heads, positions, size
+        seen = F.scaled_dot_product_attention(query, key, value)
+        states = states + self.out(seen.transpose(1, 2).flatten(2))
+        return states + self.fc2(quick_gelu(self.fc1(self.norm2(states))))
+
 
 _IMAGE_LINE = "\nHuman: <image>"  # once per image
 _SYSTEM = (  # README and training data
@@ -72,26 +262,26 @@ VARIANTS = {
 }
 PARTS = {
     "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
-    "connector": _connector.PART,
+    "connector": CONNECTOR_PART,
 }
 OPTIONAL_PARTS = ("connector",)  # a recipe may do without
 
 KEYS = {  # authors' folder -> ours
-    **{f"vision_model.{old}": f"vision.{new}" for old, new in _owl_vision.KEYS.items()},
-    **{old: f"connector.{new}" for old, new in _owl_abstractor.KEYS.items()},
+    **{f"vision_model.{old}": f"vision.{new}" for old, new in VISION_KEYS.items()},
+    **{old: f"connector.{new}" for old, new in ABSTRACTOR_KEYS.items()},
     "language_model.{}": "language_model.{}",
 }
-IGNORED = {f"language_model.{key}": why for key, why in _llama.STORED_TABLES.items()}
+IGNORED = {f"language_model.{key}": why for key, why in decoder.STORED_TABLES.items()}
 _MLP_KEY = "abstractor.encoder.layers.0.crossattention.output.mlp.w1.weight"
 
 
 class MplugOwl(Backbone):
     """mPLUG-Owl for pictures; `from_original` fills it."""
 
-    vision: _owl_vision.OwlVision
+    vision: OwlVision
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
-    CONNECTOR_KEYS: ClassVar = {k: f"connector.{ours}" for k, ours in _owl_abstractor.KEYS.items()}
+    CONNECTOR_KEYS: ClassVar = {k: f"connector.{ours}" for k, ours in ABSTRACTOR_KEYS.items()}
 
     def __init__(self, name: str, *, original_config: Mapping[str, Any], where: str) -> None:
         super().__init__()
@@ -99,9 +289,9 @@ class MplugOwl(Backbone):
         self.name = name
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = dict(original_config)
-        self.language_model = _llama.build(original_config["text_config"], where=where)
-        self.vision = _owl_vision.OwlVision(original_config["vision_config"])
-        self.connector = _owl_abstractor.Abstractor(
+        self.language_model = decoder.build_llama(original_config["text_config"], where=where)
+        self.vision = OwlVision(original_config["vision_config"])
+        self.connector = Abstractor(
             original_config["visual_abstractor_config"],
             num_queries=original_config["num_query_tokens"],
             width=self.language_model.config.hidden_size,
@@ -167,10 +357,10 @@ class MplugOwl(Backbone):
         """Write config, tokenizer and all weights as the authors do; the folder is complete."""
         weights = {}
         for key, value in self.state_dict().items():
-            names = (_checkpoint.translate_back(key, k, t) for k, t in KEYS.items())
+            names = (checkpoint.translate_back(key, k, t) for k, t in KEYS.items())
             weights[next(filter(None, names))] = value
-        shard_bytes = _checkpoint.SHARD_BYTES
-        _checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
+        shard_bytes = checkpoint.SHARD_BYTES
+        checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
         config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
         write_text(folder / "config.json", json.dumps(config, indent=1))
         source = self.tokenizer.path.parent
@@ -203,9 +393,9 @@ def from_original(
         raise BadInput(f"mplug_owl/{variant}: files need language_model: {PARTS['language_model']}")
     folder = locate(files["language_model"], what="language_model")
     where = str(folder / "config.json")
-    config = _checkpoint.read_json(folder / "config.json")
+    config = checkpoint.read_json(folder / "config.json")
     _check_config(config, where)
-    sources = _checkpoint.weight_files(folder, what="language_model")
+    sources = checkpoint.weight_files(folder, what="language_model")
     backbone = MplugOwl(
         f"mplug_owl/{variant}",
         original_config=_with_true_width(config, sources),
@@ -219,16 +409,16 @@ def from_original(
     )
     place = choose_device(device)
     numbers = choose_dtype(dtype, place, quantization)
-    _quantised.replace(backbone.language_model, quantization, dtype=numbers)
-    _checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
-    _connector.replace(backbone, files)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
+    checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
+    replace_connector(backbone, files)
     return backbone.to(place).eval()
 
 
 _SECTIONS = {
     "text_config": (),  # the shared LLaMA says what it needs
-    "vision_config": _owl_vision.NEEDED,
-    "visual_abstractor_config": _owl_abstractor.NEEDED,
+    "vision_config": VISION_NEEDED,
+    "visual_abstractor_config": ABSTRACTOR_NEEDED,
 }
 
 
@@ -259,7 +449,7 @@ def _with_true_width(config: dict[str, Any], sources: Sequence[Path]) -> dict[st
         BadInput: the weights are of a relative that needs other code, or a whole finetuned model.
     """
     for path in sources:
-        for key, value in _checkpoint.read_tensors(path):
+        for key, value in checkpoint.read_tensors(path):
             if "temporal" in key:
                 raise BadInput(
                     f"{path}: mPLUG-Owl for video (it has {key!r}); only pictures are supported, "

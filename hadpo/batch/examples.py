@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput, Pair
+from hadpo.vlm.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)

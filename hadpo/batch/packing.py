@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hadpo.backbones._prompt import IMAGE
-from hadpo.backbones._segments import Part, Parts
 from hadpo.batch.examples import Example
 from hadpo.records import Pair
+from hadpo.vlm.attention import Part, Parts
+from hadpo.vlm.prompt import IMAGE
 
 Shown = TypeVar("Shown", Example, Pair)  # of an image
 

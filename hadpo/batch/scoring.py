@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hadpo import loss
-from hadpo.backbones._base import Backbone
 from hadpo.batch.packing import Packed
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 
 def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "images 3 side side"]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from hadpo import adapter, batch
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.figures import Figure, cost_bars
+from hadpo.vlm.backbone import Backbone
 
 
 @dataclass(frozen=True)

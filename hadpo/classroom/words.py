@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hadpo import judges
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Packed
 from hadpo.classroom.evidence import known_images, oracle_of, own_descriptions
 from hadpo.figures import Card, Figure, hallucination_card, strip_picture
 from hadpo.records import Case, Pair, Verdict, read_jsonl
 from hadpo.runs import Run
 from hadpo.text import sentences
+from hadpo.vlm.backbone import Backbone
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ def look(recipe: config.Recipe, capability: tuple[int, int] | None) -> Iterator[
         return
     here = None if model.device == "cpu" else capability
     try:
-        numbers = backbones.choose_numbers(model.dtype, model.quantization, here)
+        numbers = backbones.choose_precision(model.dtype, model.quantization, here)
     except BadInput as error:
         found, _, mend = str(error).rpartition("; ")
         yield Check(what="numbers", status="broken", found=found, mend=mend)
@@ -131,7 +131,7 @@ def look(recipe: config.Recipe, capability: tuple[int, int] | None) -> Iterator[
     fitting, refused = [], []
     for name, (gigabytes, its) in GPUS.items():
         try:
-            there = backbones.choose_numbers(model.dtype, model.quantization, its)
+            there = backbones.choose_precision(model.dtype, model.quantization, its)
         except BadInput:
             refused.append(name)
             continue

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._kv import KVState
-from hadpo.backbones._prompt import IMAGE
 from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
 from hadpo.generation.progress import Progress
 from hadpo.generation.room import batch_that_fits
 from hadpo.generation.single import decode_single
 from hadpo.records import Answer, BadInput, Question
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.decoder import KVState
+from hadpo.vlm.prompt import IMAGE
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._kv import KVState
 from hadpo.generation.decoding import Decoding, penalised
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.decoder import KVState
 
 _NEVER = -1.0e9  # the score of what cannot be chosen, as in transformers
 _NOTHING = -1  # behind the end of what is written

@@ -5,8 +5,8 @@ import os
 
 import torch
 
-from hadpo.backbones._base import Backbone
 from hadpo.generation.decoding import Decoding
+from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
 

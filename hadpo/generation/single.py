@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._kv import KVState
 from hadpo.generation.decoding import (
     Decoding,
     generator,
@@ -16,6 +14,8 @@ from hadpo.generation.decoding import (
     sampled,
     without_repeats,
 )
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.decoder import KVState
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._prompt import IMAGE
 from hadpo.generation.decoding import Decoding, generator, penalised, sampled
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.prompt import IMAGE
 
 
 @dataclass(frozen=True)

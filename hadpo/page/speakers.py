@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hadpo import adapter, backbones, config
-from hadpo.backbones._base import Backbone
 from hadpo.generation import Decoding, Turn, stream
 from hadpo.plugins import choices
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 MINI_ADAPTER = config.PACKAGE / "mini" / "weights" / "llava" / "dpo-adapter"
 

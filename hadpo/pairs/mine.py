@@ -17,7 +17,7 @@ from hadpo.records import Answer, Case, Evidence, Pair, Question, drop_torn_end,
 from hadpo.text import sentences, yes_no_strict
 
 if TYPE_CHECKING:
-    from hadpo.backbones._base import Backbone
+    from hadpo.vlm.backbone import Backbone
 
 SOURCE = "mined"
 BATCH_QUESTIONS = 32  # questions answered at once while mining

@@ -23,8 +23,8 @@ from hadpo.records import (
 )
 
 if TYPE_CHECKING:
-    from hadpo.backbones._base import Backbone
     from hadpo.runs import Run
+    from hadpo.vlm.backbone import Backbone
 
 Record = TypeVar("Record", Pair, Instruction)
 

@@ -14,8 +14,8 @@ from hadpo.records import Pair, drop_torn_end, input_hashes, read_jsonl, refuse_
 from hadpo.text import sentences, words
 
 if TYPE_CHECKING:
-    from hadpo.backbones._base import Backbone
     from hadpo.runs import Run
+    from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from hadpo import batch
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair
 from hadpo.trainer.requests import request
+from hadpo.vlm.backbone import Backbone
 
 Record = Pair | Instruction
 

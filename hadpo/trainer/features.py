@@ -19,10 +19,10 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, write_text
 from hadpo.trainer import provenance
+from hadpo.vlm.backbone import Backbone
 
 _WHAT = "the image features"
 _log = logging.getLogger(__name__)

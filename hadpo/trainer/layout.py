@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from hadpo import batch
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 Item = TypeVar("Item")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.runs import Stopped, noticed
@@ -18,6 +17,7 @@ from hadpo.trainer.examples import Record, kind_of, tokenized
 from hadpo.trainer.micro import Micro
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
+from hadpo.vlm.backbone import Backbone
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

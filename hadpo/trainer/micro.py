@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadpo import batch
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
 from hadpo.trainer import sharding
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES, Objective, weight
 from hadpo.trainer.reference import References
+from hadpo.vlm.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo import adapter, batch, loss
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
+from hadpo.vlm.backbone import Backbone
 
 Objective = Literal["dpo", "sft"]
 SIDES: dict[str, tuple[str, ...]] = {"dpo": ("chosen", "rejected"), "sft": ("chosen",)}

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hadpo import adapter, batch, memory
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig, names
 from hadpo.records import Pair
@@ -22,6 +21,7 @@ from hadpo.trainer.examples import Examples, Record, kind_of, tokenized
 from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES
 from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_captions, read_records
+from hadpo.vlm.backbone import Backbone
 
 if TYPE_CHECKING:
     from hadpo.runs import Run

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 
 def refuse_other(

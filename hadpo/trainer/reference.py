@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hadpo import adapter, batch
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Pair
 from hadpo.trainer import provenance
 from hadpo.trainer.layout import micro_batches
 from hadpo.trainer.provenance import digest
+from hadpo.vlm.backbone import Backbone
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
 _WHAT = "the reference's log-probabilities"

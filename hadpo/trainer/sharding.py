@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 
 
 def is_on() -> bool:

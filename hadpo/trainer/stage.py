@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from hadpo import adapter, backbones, batch
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
 from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
 from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import SIDES, Objective
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.prompt import IMAGE
 
 if TYPE_CHECKING:
     from hadpo.runs import Run

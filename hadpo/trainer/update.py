@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from hadpo import adapter
-from hadpo.backbones._base import Backbone
 from hadpo.config import TrainConfig
 from hadpo.trainer import checkpoints, endings, optimizer, sharding
 from hadpo.trainer.checkpoints import Checkpoint
@@ -23,6 +22,7 @@ from hadpo.trainer.objective import Objective, Policy, score, weight
 from hadpo.trainer.reference import References
 from hadpo.trainer.stopping import Stopping
 from hadpo.trainer.window import Window
+from hadpo.vlm.backbone import Backbone
 
 
 class Training:

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hadpo.backbones import _checkpoint
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
 
 KEYS = {"old.{}": "layer.{}"}
 IGNORED = {"extra.{}": "not needed"}
@@ -29,8 +29,8 @@ def fill(path, weights=None, **changed):
     arguments = {"keys": KEYS, "ignored": IGNORED, "dtype": torch.float32} | changed
     if weights is not None:
         save_file(weights, path)
-    files = _checkpoint.weight_files(path, what="part")
-    _checkpoint.fill(model, files, device=torch.device("cpu"), **arguments)
+    files = checkpoint.weight_files(path, what="part")
+    checkpoint.fill(model, files, device=torch.device("cpu"), **arguments)
     return model
 
 
@@ -114,7 +114,7 @@ def test_all_problems_at_once(tmp_path):
 def test_files_that_are_no_weights(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match=message) as error:
-        list(_checkpoint.read_tensors(tmp_path / name))
+        list(checkpoint.read_tensors(tmp_path / name))
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -125,47 +125,47 @@ def test_truncated_files(tmp_path, how, share):
     path = next(iter(folder.glob("*model*")))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(BadInput, match="truncated or no checkpoint"):
-        list(_checkpoint.read_tensors(path))
+        list(checkpoint.read_tensors(path))
 
 
 def test_pickles_with_code_are_refused(tmp_path):
     torch.save({"model": pytest.raises}, tmp_path / "w.pth")
     with pytest.raises(BadInput, match=r"w\.pth: a pickle with code in it .*; refused") as error:
-        list(_checkpoint.read_tensors(tmp_path / "w.pth"))
+        list(checkpoint.read_tensors(tmp_path / "w.pth"))
     assert "safetensors" in str(error.value)
 
 
 def test_missing_folders_and_shards(tmp_path):
     with pytest.raises(BadInput, match="vision: no folder"):
-        _checkpoint.weight_files(tmp_path / "nowhere", what="vision")
+        checkpoint.weight_files(tmp_path / "nowhere", what="vision")
     with pytest.raises(BadInput, match=r"no weights in .*found nothing"):
-        _checkpoint.weight_files(tmp_path, what="vision")
+        checkpoint.weight_files(tmp_path, what="vision")
     index = {"weight_map": {"a": "part-0.safetensors", "b": "part-1.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(BadInput, match="2 of 2 shards are missing"):
-        _checkpoint.weight_files(tmp_path, what="vision")
+        checkpoint.weight_files(tmp_path, what="vision")
 
 
 def test_written_shards_are_read_back(tmp_path):
-    _checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10)
-    assert len(_checkpoint.weight_files(tmp_path, what="part")) == 2
+    checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10)
+    assert len(checkpoint.weight_files(tmp_path, what="part")) == 2
     assert torch.equal(fill(tmp_path).layer.weight, WEIGHTS["old.weight"])
 
 
 def test_new_weights_take_the_place_of_old_shards(tmp_path):
     old = {key: torch.zeros_like(value) for key, value in WEIGHTS.items()}
-    _checkpoint.write_tensors(tmp_path, old, shard_bytes=10)
-    _checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10**6, dtype=torch.float16)
+    checkpoint.write_tensors(tmp_path, old, shard_bytes=10)
+    checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10**6, dtype=torch.float16)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-    ((_, stored), *_) = _checkpoint.read_tensors(tmp_path / "model.safetensors")
+    ((_, stored), *_) = checkpoint.read_tensors(tmp_path / "model.safetensors")
     assert stored.dtype == torch.float16
     assert torch.equal(fill(tmp_path).layer.weight, WEIGHTS["old.weight"])
 
 
 def test_tables():
     table = {"a.{}.w": "b.{}", "a.{}": "c.{}", "plain": "d"}
-    assert _checkpoint.translate("a.1.w", table) == "b.1"
-    assert _checkpoint.translate("a.1.x", table) == "c.1.x"
-    assert _checkpoint.translate("plain", table) == "d"
-    assert _checkpoint.translate("a.", table) is None
-    assert _checkpoint.translate_back("b.7", "a.{}.w", "b.{}") == "a.7.w"
+    assert checkpoint.translate("a.1.w", table) == "b.1"
+    assert checkpoint.translate("a.1.x", table) == "c.1.x"
+    assert checkpoint.translate("plain", table) == "d"
+    assert checkpoint.translate("a.", table) is None
+    assert checkpoint.translate_back("b.7", "a.{}.w", "b.{}") == "a.7.w"

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 from hadpo import adapter, backbones, batch, generation, plugins
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._prompt import IMAGE
 from hadpo.records import BadInput, Question
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.prompt import IMAGE
 
 FAMILIES = plugins.available("hadpo.backbones")
 PLAIN = {  # recorded backbone -> name and parts; the EVA families need sizes beside their files

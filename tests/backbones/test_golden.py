@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hadpo import backbones, batch, loss, plugins
-from hadpo.backbones._prompt import IMAGE
 from hadpo.records import Pair
+from hadpo.vlm.prompt import IMAGE
 
 FAMILIES = {  # recorded backbone -> name and parts
     "llava": (

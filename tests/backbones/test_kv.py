@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo import backbones
-from hadpo.backbones._base import right_padded
+from hadpo.vlm.backbone import right_padded
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +72,21 @@ def test_branches_keep_what_they_share_once_and_forget_what_nobody_shares(backbo
 def test_heads_that_share_keys_share_prefixes_too(tiny_files):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from hadpo.backbones import _kv, _llama
+    from hadpo.vlm import decoder
 
     torch.manual_seed(0)
     config = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "rms_norm_eps": 1e-5}
     config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    built = _llama.build(config, where="here")
+    built = decoder.build_llama(config, where="here")
     model = LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=False)).eval()
     model.config._attn_implementation = built.config._attn_implementation
     embeds = torch.randn(2, 6, 32)
     counts = torch.tensor([6, 6])
     with torch.no_grad():
-        _, state = _kv.grow(model, None, embeds, counts)
+        _, state = decoder.grow_cache(model, None, embeds, counts)
         new, rows = torch.randn(3, 2, 32), [1, 0, 1]
-        one, _ = _kv.grow(model, state.branch(rows), new, torch.tensor([2, 1, 2]))
-        other, _ = _kv.grow(model, state.select(rows), new, torch.tensor([2, 1, 2]))
+        one, _ = decoder.grow_cache(model, state.branch(rows), new, torch.tensor([2, 1, 2]))
+        other, _ = decoder.grow_cache(model, state.select(rows), new, torch.tensor([2, 1, 2]))
     torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from hadpo import backbones
-from hadpo.backbones import _checkpoint, llava
-from hadpo.backbones._prompt import IMAGE
+from hadpo.backbones import llava
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
+from hadpo.vlm.prompt import IMAGE
 
 OPENAI_CLIP = {  # openai/clip-vit-large-patch14-336
     "hidden_size": 1024,
@@ -240,7 +241,7 @@ def test_real_size_has_the_published_shapes(variant, changes, language_model, co
         for name in ("input_layernorm", "post_attention_layernorm"):
             published[f"{start}{name}.weight"] = (h,)
     mine = {name: shape for name, shape in shapes.items() if not name.startswith("vision.")}
-    assert {_checkpoint.translate(key, llava.KEYS): s for key, s in published.items()} == mine
+    assert {checkpoint.translate(key, llava.KEYS): s for key, s in published.items()} == mine
     count = {"language_model": 0, "connector": 0, "vision": 0}
     for name, p in backbone.named_parameters():
         count[name.partition(".")[0]] += p.numel()

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import CLIPImageProcessorPil
 
 from hadpo import adapter, backbones, batch, generation
-from hadpo.backbones._prompt import IMAGE
 from hadpo.records import BadInput, Question
+from hadpo.vlm.prompt import IMAGE
 
 SYSTEM = (
     "The following is a conversation between a curious human and AI assistant. The assistant gives "

@@ -8,8 +8,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hadpo import backbones
-from hadpo.backbones import _checkpoint, mplug_owl
+from hadpo.backbones import mplug_owl
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
 
 REAL = {  # MAGAer13/mplug-owl-llama-7b-ft
     "num_query_tokens": 64,
@@ -89,9 +90,9 @@ def test_real_size_has_the_published_keys_and_shapes(make_owl):
     assert len(kept) == 722
     mine = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
     assert all(p.is_meta for p in backbone.parameters())
-    assert {_checkpoint.translate(key, mplug_owl.KEYS): kept[key] for key in kept} == mine
+    assert {checkpoint.translate(key, mplug_owl.KEYS): kept[key] for key in kept} == mine
     for key in published.keys() - kept.keys():
-        assert _checkpoint.translate(key, mplug_owl.IGNORED) is not None
+        assert checkpoint.translate(key, mplug_owl.IGNORED) is not None
     count = {"language_model": 0, "connector": 0, "vision": 0}
     for name, p in backbone.named_parameters():
         count[name.partition(".")[0]] += p.numel()

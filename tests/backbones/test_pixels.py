@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from hadpo.backbones._pixels import CLIP_MEAN, CLIP_STD, Preprocessing, to_rgb
 from hadpo.records import BadInput
+from hadpo.vlm.vision import CLIP_MEAN, CLIP_STD, Preprocessing, to_rgb
 
 
 def as_uint8(pixels):

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hadpo.backbones._prompt import IMAGE, PromptTemplate
-from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, PromptTemplate
 
 TURN = "USER: <image>\n{instruction} ASSISTANT:"
 ORDERS = {  # how the four families arrange begin marker, image tokens and instruction

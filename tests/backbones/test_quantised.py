@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hadpo import adapter, backbones, config, generation, trainer
-from hadpo.backbones import choose_numbers
+from hadpo.backbones import choose_precision
 from hadpo.generation import Decoding
 from hadpo.records import BadInput, Question
 
@@ -103,7 +103,7 @@ def test_a_quantised_model_is_not_merged():
     ],
 )
 def test_the_rule(dtype, quantization, capability, expected):
-    chosen = choose_numbers(dtype, quantization, capability)
+    chosen = choose_precision(dtype, quantization, capability)
     assert (chosen.dtype, chosen.quantization) == (expected, quantization)
     assert expected in chosen.why
     assert (quantization in chosen.why) == (quantization != "none")
@@ -118,7 +118,7 @@ def test_the_rule(dtype, quantization, capability, expected):
 )
 def test_what_a_v100_cannot_do(dtype, quantization, message):
     with pytest.raises(BadInput, match=message):
-        choose_numbers(dtype, quantization, (7, 0))
+        choose_precision(dtype, quantization, (7, 0))
 
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hadpo.backbones._tokenizer import LlamaTokenizer
 from hadpo.records import BadInput
+from hadpo.vlm.prompt import LlamaTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from hadpo import adapter, backbones, batch, trainer
-from hadpo.backbones._prompt import Prompts, PromptTemplate
 from hadpo.records import BadInput
 from hadpo.trainer import reference
+from hadpo.vlm.prompt import Prompts, PromptTemplate
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from PIL import Image
 
 from hadpo import adapter
 from hadpo.adapter import connector
-from hadpo.backbones import _connector
 from hadpo.trainer.update import Training, Window
+from hadpo.vlm.backbone import save_connector
 
 from .conftest import RECORDED
 
@@ -189,7 +189,7 @@ def test_a_saved_connector_loads_in_from_original(golden, tmp_path, case):
     backbone = golden(case)
     for parameter in connector.open_connector(backbone):
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    path = _connector.save(backbone, tmp_path)
+    path = save_connector(backbone, tmp_path)
     again = golden(case, connector=path)
     expected = backbone.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())

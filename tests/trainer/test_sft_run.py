@@ -198,7 +198,7 @@ def test_what_leaves_nothing_to_learn_is_left_out_and_counted(golden, tiny_instr
 @pytest.mark.parametrize("case", ["minigpt4_vicuna0", "mplug_owl", "llava", "instructblip_vicuna"])
 def test_an_image_marker_in_an_instruction_is_text(golden, tiny_instructions, fast, case):
     """The original splits its prompt there, and has two halves too many."""
-    from hadpo.backbones._prompt import IMAGE
+    from hadpo.vlm.prompt import IMAGE
 
     backbone = golden(case)
     settings = replace(fast, objective="sft", max_length=1024)

@@ -10,13 +10,13 @@ from torch import nn
 
 from hadpo import adapter
 from hadpo.adapter import connector
-from hadpo.backbones import _eva, _llama, minigpt4, mplug_owl
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import IMAGE
-from hadpo.backbones._qformer import QFormerSizes
-from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.backbones import minigpt4, mplug_owl
 from hadpo.batch import Example
+from hadpo.vlm import decoder, vision
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.checkpoint import LlamaFolder
+from hadpo.vlm.prompt import IMAGE, LlamaTokenizer
+from hadpo.vlm.qformer import QFormerSizes
 from tools.speed import models
 
 _SIDE, _PATCH = 224, 14  # pixels, of both encoders
@@ -182,9 +182,9 @@ def examples(
 
 def _minigpt4(sizes: Geometry, llama: dict) -> Backbone:
     unread = LlamaTokenizer.__new__(LlamaTokenizer)  # the pairs are token ids already
-    model = _llama.build(llama, where=sizes.name)
+    model = decoder.build_llama(llama, where=sizes.name)
     folder = LlamaFolder(path=Path(), config=llama, tokenizer=unread, model=model)
-    eva = _eva.EvaSizes(
+    eva = vision.EvaSizes(
         image_size=_SIDE,
         patch_size=_PATCH,
         width=sizes.tower_width,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hadpo import backbones, config
-from hadpo.backbones._base import Backbone
+from hadpo.vlm.backbone import Backbone
 
 _MINI = config.PACKAGE / "mini/weights/llava/llava-v1.5-mini"
 

@@ -22,11 +22,11 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from hadpo import figures
-from hadpo.backbones._base import Backbone
 from hadpo.generation import Decoding, generate
 from hadpo.mini.world import CATEGORIES
 from hadpo.records import BadInput, Question
 from hadpo.text import article
+from hadpo.vlm.backbone import Backbone
 from tools.speed._random_llava import Geometry, load
 
 log = logging.getLogger(__name__)

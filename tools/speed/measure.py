@@ -16,8 +16,8 @@ from statistics import median
 import torch
 
 from hadpo import config
-from hadpo.backbones._base import Backbone
 from hadpo.records import BadInput
+from hadpo.vlm.backbone import Backbone
 from tools.speed import models
 from tools.speed.models import Geometry
 from tools.speed.steps import Steps

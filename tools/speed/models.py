@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadpo import adapter
-from hadpo.backbones import _eva, _llama, llava, minigpt4
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._prompt import IMAGE
-from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.backbones import llava, minigpt4
 from hadpo.batch import Example
 from hadpo.plugins import choices
 from hadpo.records import BadInput
+from hadpo.vlm import decoder, vision
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.checkpoint import LlamaFolder
+from hadpo.vlm.prompt import IMAGE, LlamaTokenizer
 
 _SPREAD = 0.02  # standard deviation of the weights, as LLaMA was initialised
 
@@ -140,7 +140,7 @@ GEOMETRIES = {
             name="minigpt4-7b",
             family="minigpt4",
             **_LLAMA_7B,
-            vision=vars(_eva.EvaSizes()),
+            vision=vars(vision.EvaSizes()),
             text_tokens=16,
             rank=64,
             pairs=8,  # fewer would be bound by reading the weights
@@ -170,9 +170,9 @@ def build(
         )
     else:
         unread = LlamaTokenizer.__new__(LlamaTokenizer)  # the pairs are token ids already
-        model = _llama.build(config, where=geometry.name)
+        model = decoder.build_llama(config, where=geometry.name)
         folder = LlamaFolder(path=Path(), config=config, tokenizer=unread, model=model)
-        sizes = _eva.EvaSizes(**geometry.vision)
+        sizes = vision.EvaSizes(**geometry.vision)
         backbone = minigpt4.MiniGPT4("minigpt4/llama2", folder, eva=sizes, qformer=None)
     fill(backbone, dtype=dtype, device=device, seed=seed)
     backbone = backbone.to(device).eval()

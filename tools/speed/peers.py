@@ -21,10 +21,11 @@ from peft import LoraConfig
 from torch import Tensor
 
 from hadpo import adapter, loss
-from hadpo.backbones import _checkpoint, llava
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._prompt import IMAGE
+from hadpo.backbones import llava
 from hadpo.batch import Example
+from hadpo.vlm import checkpoint
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.prompt import IMAGE
 from tools.speed.models import Geometry
 
 BETA = 0.1
@@ -212,7 +213,7 @@ def twin(backbone: llava.Llava, geometry: Geometry) -> Any:
     keys = llava.HUB_KEYS | {"model.vision_tower.{}": "vision.{}"}
     weights = {}
     for name, parameter in model.named_parameters():
-        key = _checkpoint.translate(name, keys)
+        key = checkpoint.translate(name, keys)
         if key in mine:
             weights[name] = mine[key]
         else:  # the tower's last layer, which transformers runs though nobody looks at it

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadpo import batch, config
-from hadpo.backbones._base import Backbone
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 from hadpo.trainer import objective
+from hadpo.vlm.backbone import Backbone
 from tools.speed import _finetuned, equality, machine
 from tools.speed._finetuned import Geometry
 

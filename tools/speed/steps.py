@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo import adapter, batch
-from hadpo.backbones._base import Backbone
 from hadpo.backbones.llava import Llava
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
 from hadpo.trainer import objective
+from hadpo.vlm.backbone import Backbone
 from tools.speed import machine, peers
 from tools.speed.models import Geometry
 

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from hadpo import config, figures
-from hadpo.backbones._base import choose_device
+from hadpo.vlm.backbone import choose_device
 from tools.speed import cost, equality, machine, measure, models, report, steps
 from tools.speed.models import Geometry
 from tools.speed.report import Report

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from hadpo.backbones._base import Backbone
-from hadpo.backbones._prompt import IMAGE
 from hadpo.mini.lessons import Turn
+from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.prompt import IMAGE
 from tools.train_mini.language import IGNORED, PRESENCE, Aims, alignment_loss
 
 Prompt = Literal["train", "evaluate"]

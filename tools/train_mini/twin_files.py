@@ -10,16 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hadpo.backbones import (
-    _checkpoint,
-    _eva,
-    _llama_folder,
-    _qformer,
-    instructblip,
-    minigpt4,
-    mplug_owl,
-)
-from hadpo.backbones._base import Backbone
+from hadpo.backbones import instructblip, minigpt4, mplug_owl
+from hadpo.vlm import checkpoint, qformer, vision
+from hadpo.vlm.backbone import Backbone
 from tools.train_mini.checkpoint import SPECIAL_TOKENS
 from tools.train_mini.twin_towers import owl_vision
 from tools.train_mini.twins import EVA, OWL_FOLDER, QFORMER, TWINS, WIDTH, vocabulary
@@ -52,10 +45,10 @@ def write(backbone: Backbone, folder: Path, name: str, *, dtype: torch.dtype) ->
         _write_json((folder / twin.qformer).with_suffix(".json"), sizes)
 
 
-def write_eva(tower: _eva.EvaTower, folder: Path, *, dtype: torch.dtype) -> None:
+def write_eva(tower: vision.EvaTower, folder: Path, *, dtype: torch.dtype) -> None:
     """Write EVA and its sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    _eva.save(tower, folder / "eva_vit_g.pth", dtype=dtype)
+    vision.save_eva(tower, folder / "eva_vit_g.pth", dtype=dtype)
     _write_json(folder / "eva_vit_g.json", dataclasses.asdict(tower.sizes))
 
 
@@ -78,7 +71,7 @@ def untrained(name: str, language: Mapping[str, Tensor], tokenizer: Path, folder
         _write_owl_configs(owl, config)
         backbone: Any = mplug_owl.MplugOwl(
             f"mplug_owl/{twin.variant}",
-            original_config=_checkpoint.read_json(owl / "config.json"),
+            original_config=checkpoint.read_json(owl / "config.json"),
             where=name,
         )
         backbone.files = {"language_model": owl}
@@ -91,9 +84,9 @@ def untrained(name: str, language: Mapping[str, Tensor], tokenizer: Path, folder
         kind = instructblip.InstructBlip if twin.family is instructblip else minigpt4.MiniGPT4
         backbone = kind(
             f"{twin.family.__name__.rpartition('.')[2]}/{twin.variant}",
-            _llama_folder.LlamaFolder.open(place),
+            checkpoint.LlamaFolder.open(place),
             eva=EVA,
-            qformer=_qformer.QFormerSizes(**sizes) if twin.qformer else None,  # type: ignore[arg-type]
+            qformer=qformer.QFormerSizes(**sizes) if twin.qformer else None,  # type: ignore[arg-type]
         )
     state = {key: fresh(key, value.shape) for key, value in backbone.named_parameters()}
     state |= {f"language_model.{key}": value for key, value in language.items()}
@@ -120,7 +113,7 @@ def _in_authors_keys(
     """Weights by the names in a table of the authors' keys; what the table leaves out stays out."""
     weights = {}
     for ours, value in state.items():
-        names = (_checkpoint.translate_back(ours, k, t) for k, t in table.items())
+        names = (checkpoint.translate_back(ours, k, t) for k, t in table.items())
         if theirs := next(filter(None, names), None):
             weights[theirs] = value.detach().to("cpu", dtype).clone()
     return weights

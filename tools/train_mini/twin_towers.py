@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from hadpo import config
-from hadpo.backbones import _eva
+from hadpo.vlm import vision
 from tools.train_mini.twins import EVA
 from tools.train_mini.vision import fit, normalise
 
@@ -35,7 +35,7 @@ _OWL_NAMES = {
 
 def train_eva(
     images: Tensor, labels: Tensor, *, steps: int, batch_size: int, learning_rate: float, seed: int
-) -> _eva.EvaTower:
+) -> vision.EvaTower:
     """EVA, from CLIP's weights, on the same labelled patches.
 
     Args:
@@ -47,7 +47,7 @@ def train_eva(
         seed: of heads, batches and noise.
     """
     torch.manual_seed(seed)
-    tower = _eva.EvaTower(EVA)
+    tower = vision.EvaTower(EVA)
     tower.load_state_dict(_eva_start(_clip(), normalise(images[:200])), assign=True)
     tower.requires_grad_(True)
     tower.ln_vision.requires_grad_(False)  # MiniGPT-4 with Llama-2 leaves it at its start

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.backbones import _eva, instructblip, minigpt4, mplug_owl
-from hadpo.backbones._base import Backbone
+from hadpo.backbones import instructblip, minigpt4, mplug_owl
 from hadpo.mini.captions import DESCRIPTION_QUESTIONS, presence_question
 from hadpo.mini.world import CATEGORIES, PLACES
+from hadpo.vlm import vision
+from hadpo.vlm.backbone import Backbone
 from tools.train_mini.vision import GRID, IMAGE_SIZE_PIXELS
 
 WIDTH = 128
 EVA_FOLDER = "eva"  # shared by all that look through EVA
 OWL_FOLDER = "mplug-owl-llama-mini"
-EVA = _eva.EvaSizes(
+EVA = vision.EvaSizes(
     image_size=IMAGE_SIZE_PIXELS, patch_size=16, width=128, depth=3, heads=4, mlp_width=256
 )
 # The top left patch of each place: of whatever a query is asked to hold, that is the label.

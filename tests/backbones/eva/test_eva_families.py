@@ -9,10 +9,10 @@ from PIL import Image
 
 from hadpo import adapter, backbones, batch, generation, trainer
 from hadpo.backbones import minigpt4
-from hadpo.backbones._pixels import CLIP_MEAN, CLIP_STD
-from hadpo.backbones._prompt import IMAGE
 from hadpo.config import TrainConfig
 from hadpo.records import Pair, Question
+from hadpo.vlm.prompt import IMAGE
+from hadpo.vlm.vision import CLIP_MEAN, CLIP_STD
 
 LLAMA2, VICUNA0, BLIP = "minigpt4/llama2", "minigpt4/vicuna0", "instructblip/vicuna7b"
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hadpo import backbones
-from hadpo.backbones import _eva
 from hadpo.records import BadInput
+from hadpo.vlm import vision
 
 NAMES = ["minigpt4/llama2", "minigpt4/vicuna0", "instructblip/vicuna7b"]
 
@@ -168,9 +168,9 @@ def test_position_tables_of_another_grid_are_interpolated(make, tmp_path):
     assert torch.allclose(found[0, 1:], wanted[0].flatten(1).T, atol=1e-6)
     assert not found.requires_grad and backbone.num_image_tokens == 1
     same = torch.randn(1, 1 + 9, 5)
-    assert torch.allclose(_eva.resize_positions(same, 9), same, atol=1e-6)
+    assert torch.allclose(vision.resize_positions(same, 9), same, atol=1e-6)
     flat = torch.full((1, 1 + 9, 5), 0.25)
-    assert torch.allclose(_eva.resize_positions(flat, 25), torch.full((1, 26, 5), 0.25))
+    assert torch.allclose(vision.resize_positions(flat, 25), torch.full((1, 26, 5), 0.25))
 
 
 @pytest.mark.parametrize("shape", [(1, 12, 16), (1, 5, 8), (5, 16)])

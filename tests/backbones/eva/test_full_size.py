@@ -5,11 +5,12 @@ import math
 import pytest
 from torch import nn
 
-from hadpo.backbones import _checkpoint, _eva, _llama, _llama_folder, instructblip, minigpt4
-from hadpo.backbones._eva import EvaSizes
-from hadpo.backbones._llama_folder import LlamaFolder
-from hadpo.backbones._qformer import QFormerSizes, ignored
-from hadpo.backbones._tokenizer import LlamaTokenizer
+from hadpo.backbones import instructblip, minigpt4
+from hadpo.vlm import checkpoint, decoder, vision
+from hadpo.vlm.checkpoint import LlamaFolder
+from hadpo.vlm.prompt import LlamaTokenizer
+from hadpo.vlm.qformer import QFormerSizes, qformer_ignored
+from hadpo.vlm.vision import EvaSizes
 
 LLAMA_7B = {
     "vocab_size": 32000,
@@ -62,7 +63,7 @@ def build(name, tiny_files):
         path=folder,
         config=config,
         tokenizer=LlamaTokenizer(folder),
-        model=_llama.build(config, where="test"),
+        model=decoder.build_llama(config, where="test"),
     )
     if name.startswith("instructblip"):
         return instructblip.InstructBlip(name, llama, eva=EvaSizes(), qformer=QFormerSizes())
@@ -74,7 +75,7 @@ def build(name, tiny_files):
 def covered(module, shapes, keys):
     """Every key of the authors has a place of its shape, and every place a key."""
     places = {name: tuple(p.shape) for name, p in module.named_parameters()}
-    found = {_checkpoint.translate(key, keys): shape for key, shape in shapes.items()}
+    found = {checkpoint.translate(key, keys): shape for key, shape in shapes.items()}
     assert found == places
     return sum(math.prod(shape) for shape in shapes.values())
 
@@ -94,10 +95,10 @@ def test_keys_and_shapes_of_the_published_files(name, tiny_files, restated):
     assert backbone.num_image_tokens == image_tokens
 
     shapes = restated.llama_shapes(config)
-    tables = {key for key in shapes if _checkpoint.translate(key, _llama.STORED_TABLES)}
+    tables = {key for key in shapes if checkpoint.translate(key, decoder.STORED_TABLES)}
     assert len(tables) == config["num_hidden_layers"]
     shapes = {key: shape for key, shape in shapes.items() if key not in tables}
-    count = covered(backbone.language_model, shapes, _llama_folder.KEYS)
+    count = covered(backbone.language_model, shapes, checkpoint.LLAMA_KEYS)
     assert count == COUNTS[13 if width == 5120 else 7]
 
     reads_text = name.startswith("instructblip")
@@ -120,31 +121,31 @@ def test_keys_and_shapes_of_the_published_files(name, tiny_files, restated):
 
 
 def test_keys_and_shapes_of_eva(restated):
-    tower = _eva.EvaTower(EvaSizes())
+    tower = vision.EvaTower(EvaSizes())
     shapes = restated.eva_shapes(EVA)
     assert len(shapes) == 511
     for layer in tower.encoder.layers:
-        _eva._split_biases(layer.self_attn)
+        vision._split_biases(layer.self_attn)
     encoder = nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder})
-    assert covered(encoder, shapes, _eva.KEYS) == pytest.approx(985.9e6, rel=1e-4)
+    assert covered(encoder, shapes, vision.EVA_KEYS) == pytest.approx(985.9e6, rel=1e-4)
     beyond = restated.eva_shapes(EVA, blocks_beyond=1).keys() - shapes.keys()
     assert len(beyond) == 13
-    assert all(_checkpoint.translate(key, _eva.ignored(tower)) for key in beyond)
+    assert all(checkpoint.translate(key, vision.eva_ignored(tower)) for key in beyond)
 
 
 def test_the_text_half_of_blip2_is_left_out(restated):
     both = restated.qformer_shapes(QFORMER, features=1408, reads_text=True)
     half = restated.qformer_shapes(QFORMER, features=1408, reads_text=False)
-    table = ignored(QFormerSizes(), reads_text=False)
+    table = qformer_ignored(QFormerSizes(), reads_text=False)
     rest = both.keys() - half.keys()
     assert len(rest) == 12 * 6 + 2
-    assert all(_checkpoint.translate(key, table) for key in rest)
-    assert not any(_checkpoint.translate(key, table) for key in half)
+    assert all(checkpoint.translate(key, table) for key in rest)
+    assert not any(checkpoint.translate(key, table) for key in half)
 
 
 def test_published_sizes_need_no_file(tmp_path):
-    from hadpo.backbones import _bare
+    from hadpo.vlm import checkpoint
 
-    assert _bare.sizes(tmp_path / "eva_vit_g.pth", EvaSizes) == EvaSizes(**EVA)
-    assert _bare.sizes(tmp_path / "qformer.pth", QFormerSizes) == QFormerSizes(**QFORMER)
+    assert checkpoint.read_sizes(tmp_path / "eva_vit_g.pth", EvaSizes) == EvaSizes(**EVA)
+    assert checkpoint.read_sizes(tmp_path / "qformer.pth", QFormerSizes) == QFormerSizes(**QFORMER)
     assert int(1408 * 4.3637) == EvaSizes().mlp_width

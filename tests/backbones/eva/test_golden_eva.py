@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hadpo import batch
-from hadpo.backbones._prompt import IMAGE
+from hadpo.vlm.prompt import IMAGE
 
 CASES = ["minigpt4_llama2", "minigpt4_vicuna0", "instructblip_vicuna"]
 
@@ -115,7 +115,7 @@ def test_all_recorded_prompts_of_instructblip(recordings, shared):
 
 
 def test_token_cases_of_bert(shared, bert):
-    from hadpo.backbones._bert import WordPieces
+    from hadpo.vlm.qformer import WordPieces
 
     cases = json.loads((shared / "golden" / "tokenizers" / "token_cases.json").read_text())["cases"]
     pieces = WordPieces(bert)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hadpo import backbones
-from hadpo.backbones._prompt import Prompts, PromptTemplate
+from hadpo.vlm.prompt import Prompts, PromptTemplate
 
 LLAMA2, VICUNA0, BLIP = "minigpt4_llama2", "minigpt4_vicuna0", "instructblip_vicuna"
 EVERY = (LLAMA2, VICUNA0, BLIP)

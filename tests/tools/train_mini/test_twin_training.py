@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from hadpo.backbones._prompt import IMAGE
 from hadpo.mini.lessons import quiz
 from hadpo.mini.world import PLACES, scenes
+from hadpo.vlm.prompt import IMAGE
 from tools.train_mini import twin_training
 from tools.train_mini.language import IGNORED
 from tools.train_mini.twin import Twin

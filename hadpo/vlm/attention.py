@@ -1,8 +1,7 @@
-"""Attention of rows that share a prefix: its keys and values are kept, and read, once.
+"""Attention of packed rows, part by part: causal kernels instead of one dense mask.
 
-All questions about an image, and all beams of a question, begin with the same hundreds of tokens.
-The queries of the rows that share a prefix are laid side by side and meet it in one product; what a
-row has read since is its own. The two parts are joined by their softmax sums, which is exact.
+What the dense mask of a row forbids is most of a square. Cut into parts, each of which sees some
+earlier positions in full and its own causally, the same numbers take fewer products and no mask.
 """
 
 from __future__ import annotations
@@ -10,10 +9,80 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+
+@dataclass(frozen=True)
+class Part:
+    """Positions [start, end) of a row; they see `earlier` in full, and their own causally."""
+
+    start: int
+    end: int
+    earlier: tuple[tuple[int, int], ...] = ()  # spans [start, end), in order, before `start`
+
+
+Parts = tuple[Part, ...]  # of one row, without a gap; what lies behind them is padding
+
+
+def attend_parts(
+    query: Float[Tensor, "rows heads length size"],
+    key: Float[Tensor, "rows few length size"],
+    value: Float[Tensor, "rows few length size"],
+    parts: Sequence[Parts],
+    *,
+    scaling: float | None,
+    dropout: float,
+) -> Float[Tensor, "rows length heads size"]:
+    """SDPA without a mask; `parts` has a tuple per row, and `few` heads serve all."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    if len(set(parts)) == 1:  # rows of one layout are read together
+        return _in_parts(query, key, value, parts[0], dropout, scaling)
+    rows = [
+        _in_parts(query[r : r + 1], key[r : r + 1], value[r : r + 1], mine, dropout, scaling)
+        for r, mine in enumerate(parts)
+    ]
+    return torch.cat(rows)
+
+
+def _in_parts(
+    query: Tensor, key: Tensor, value: Tensor, parts: Parts, dropout: float, scaling: float | None
+) -> Tensor:
+    found = []
+    for part in parts:
+        mine = query[:, :, part.start : part.end]
+        spans = [*part.earlier, (part.start, part.end)]
+        seen = key[:, :, part.start : part.end], value[:, :, part.start : part.end]
+        bias = None
+        if part.earlier:
+            seen = [torch.cat([x[:, :, a:b] for a, b in spans], dim=2) for x in (key, value)]
+            bias = causal_lower_right(mine.shape[2], seen[0].shape[2])
+        output = F.scaled_dot_product_attention(
+            mine,
+            *seen,
+            attn_mask=bias,  # pyright: ignore[reportArgumentType]
+            dropout_p=dropout,
+            is_causal=bias is None,
+            scale=scaling,
+        )
+        found.append(output.transpose(1, 2))
+    length, end = query.shape[2], parts[-1].end
+    if end < length:  # nothing looks at padding
+        rows, heads, _, size = query.shape
+        found.append(query.new_zeros(rows, length - end, heads, size))
+    return torch.cat(found, dim=1)
+
+
+# Attention of rows that share a prefix: its keys and values are kept, and read, once.
 
 
 @dataclass(frozen=True)
@@ -40,7 +109,7 @@ class Prefix:
         )
 
 
-def attend(
+def attend_with_prefix(
     query: Float[Tensor, "rows heads length size"],
     key: Float[Tensor, "rows few slots size"],
     value: Float[Tensor, "rows few slots size"],
@@ -104,3 +173,40 @@ def _layout(
     most = max(map(len, groups))
     table = torch.tensor([group + [0] * (most - len(group)) for group in groups], device=device)
     return table, torch.tensor(place, device=device).T
+
+
+# The attention of our language models: SDPA, or what rows that share text make of it.
+
+Attention = Literal["dense", "segments"]  # how packed rows are read
+NAME = "sdpa_of_shared_text"  # among the attentions of transformers
+
+
+def attend(
+    module: Any,
+    query: Float[Tensor, "rows heads length size"],
+    key: Float[Tensor, "rows few seen size"],
+    value: Float[Tensor, "rows few seen size"],
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    prefix: Prefix | None = None,
+    parts: Sequence[Parts] | None = None,
+    **rest: Any,
+) -> tuple[Float[Tensor, "rows length heads size"], None]:
+    """Attention as transformers calls it."""
+    if prefix is not None:
+        layer = module.layer_idx
+        found = attend_with_prefix(
+            query, key, value, attention_mask, prefix, layer=layer, scaling=scaling
+        )
+        return found, None
+    if parts is not None:
+        return attend_parts(query, key, value, parts, scaling=scaling, dropout=dropout), None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout, scaling, **rest
+    )
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -10,7 +10,7 @@ BITS = {"none": 16.0, "nf4": 4.127, "fp4": 4.127, "int8": 8.0}  # a weight of a 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers:
+class Precision:
     """Numbers of the weights (`dtype`), of the language model's linear layers, and the reason."""
 
     dtype: str
@@ -18,7 +18,9 @@ class Numbers:
     why: str
 
 
-def choose(dtype: str, quantization: str, capability: tuple[int, int] | None) -> Numbers:
+def choose_precision(
+    dtype: str, quantization: str, capability: tuple[int, int] | None
+) -> Precision:
     """What the settings come to on one device.
 
     Args:
@@ -55,4 +57,4 @@ def choose(dtype: str, quantization: str, capability: tuple[int, int] | None) ->
         )
     if quantization != "none":
         why += f"; {quantization}: {BITS[quantization]:.3g} bits a weight of the language model"
-    return Numbers(dtype=chosen, quantization=quantization, why=why)
+    return Precision(dtype=chosen, quantization=quantization, why=why)

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from hadpo.backbones import _kv, _llama, _numbers, _quantised
-from hadpo.backbones._attention import Attention, Parts
-from hadpo.backbones._kv import KVState
-from hadpo.backbones._prompt import IMAGE, Prompts
-from hadpo.backbones._tokenizer import LlamaTokenizer
-from hadpo.records import BadInput
+from hadpo.records import BadInput, replacing
+from hadpo.vlm import checkpoint, decoder, precision
+from hadpo.vlm.attention import Attention, Parts
+from hadpo.vlm.checkpoint import locate
+from hadpo.vlm.decoder import KVState
+from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
 
 class Backbone(nn.Module, ABC):
@@ -66,7 +66,7 @@ class Backbone(nn.Module, ABC):
     @property
     def is_quantised(self) -> bool:
         """Whether the language model's linear layers hold 4 or 8 bits a weight."""
-        return _quantised.is_quantised(self.language_model)
+        return checkpoint.is_quantised(self.language_model)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -207,7 +207,7 @@ class Backbone(nn.Module, ABC):
         """
         if self.attention == "dense":
             parts = None
-        return _llama.forward(self.language_model, embeds, mask, positions, parts=parts)
+        return decoder.llama_forward(self.language_model, embeds, mask, positions, parts=parts)
 
     def recompute_activations(self, is_on: bool) -> None:
         """In train mode, keep only each layer's input and compute the rest again in backward."""
@@ -251,7 +251,9 @@ class Backbone(nn.Module, ABC):
         else:
             table = right_padded(ids).to(self.device)
             counts = torch.tensor([len(row) for row in ids], device=self.device)
-        return _kv.grow(self.language_model, state, self.embed(table, image_tokens), counts)
+        return decoder.grow_cache(
+            self.language_model, state, self.embed(table, image_tokens), counts
+        )
 
 
 def right_padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows length"]:
@@ -276,4 +278,57 @@ def choose_device(device: str) -> torch.device:
 def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -> torch.dtype:
     """The numbers of the settings on a device; BadInput where it cannot do them."""
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    return getattr(torch, _numbers.choose(dtype, quantization, capability).dtype)
+    return getattr(torch, precision.choose_precision(dtype, quantization, capability).dtype)
+
+
+# A connector on its own: what a projection finetune trains, read and written as the authors do.
+
+CONNECTOR_PART = (
+    "file of a finetuned connector, to take the place of the base's; not needed otherwise"
+)
+
+
+def connector_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """The connector's trainable weights by the authors' keys; empty where a family has none."""
+    found = {}
+    for name, parameter in backbone.named_parameters():
+        for key, target in backbone.CONNECTOR_KEYS.items():
+            if original := checkpoint.translate_back(name, key, target):
+                found[original] = parameter
+    return found
+
+
+def save_connector(backbone: Backbone, folder: Path) -> Path:
+    """Write the connector as the authors' trainers do, in its own numbers; the file's path."""
+    weights = {key: p.detach().cpu().clone() for key, p in connector_parameters(backbone).items()}
+    path = folder / backbone.CONNECTOR_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        torch.save({"model": weights} if path.suffix == ".pth" else weights, part)
+    return path
+
+
+def replace_connector(backbone: Backbone, files: Mapping[str, str | Path]) -> None:
+    """Put the connector of the part `connector` in the place of the base's, if it was given.
+
+    Raises:
+        BadInput: lists keys that are missing, unexpected, or of another shape.
+    """
+    if "connector" not in files:
+        return
+    path = checkpoint.find_weights(locate(files["connector"], what="connector"), what="connector")
+    backbone.files["connector"] = path
+    mine = connector_parameters(backbone)
+    found = dict(checkpoint.read_tensors(path))
+    problems = [f"missing {key!r}" for key in mine if key not in found]
+    problems += [f"unexpected {key!r}" for key in found if key not in mine]
+    problems += [
+        f"{key!r} has shape {list(value.shape)}, the model needs {list(mine[key].shape)}"
+        for key, value in found.items()
+        if key in mine and value.shape != mine[key].shape
+    ]
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems[:8])
+        raise BadInput(f"{path}: {len(problems)} keys do not fit {backbone.name}:{lines}")
+    for key, value in found.items():
+        mine[key].data.copy_(value)

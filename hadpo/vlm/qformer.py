@@ -1,12 +1,9 @@
-"""Both Q-Formers, from transformers: learned queries that look at an image, and at a text.
-
-MiniGPT-4's (from BLIP-2) has no text branch; InstructBLIP's reads the instruction beside its
-queries. Source of keys and sizes: LAVIS, Qformer.py.
-"""
+"""BERT's word pieces, as InstructBLIP's Q-Former reads its instruction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +11,55 @@ from accelerate import init_empty_weights
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import (
+    BertTokenizer,
     Blip2QFormerConfig,
     Blip2QFormerModel,
     InstructBlipQFormerConfig,
     InstructBlipQFormerModel,
 )
 
-_EPS = 1e-12  # of BERT
+from hadpo.records import BadInput
+
+_MOST = 128  # ids of a text, marks included: max_txt_len of blip2_vicuna_instruct.py
+_EXTRA = "[DEC]"  # Blip2Base.init_tokenizer adds it; no instruction uses it
+
+
+class WordPieces:
+    """Text to ids: [CLS], the last word pieces that fit, [SEP].
+
+    Args:
+        folder: holds `vocab.txt` of bert-base-uncased.
+
+    Raises:
+        BadInput: no such file, or one without BERT's marks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "vocab.txt"
+        if not self.path.is_file():
+            raise BadInput(f"{folder}: no vocab.txt; copy it from bert-base-uncased")
+        lines = set(self.path.read_text(encoding="utf-8").splitlines())
+        missing = [mark for mark in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if mark not in lines]
+        if missing:
+            raise BadInput(f"{self.path}: no {', '.join(missing)}; BERT's vocab.txt has them")
+        self._tokenizer = BertTokenizer.from_pretrained(folder, do_lower_case=True)
+        self._tokenizer.add_special_tokens({"bos_token": _EXTRA})
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces, [DEC] included: rows of the Q-Former's table of words."""
+        return len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; of a long one, its end."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        start, end = self._tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        return [start, *ids[-(_MOST - 2) :], end]
+
+
+# Both Q-Formers, from transformers: learned queries that look at an image, and at a text.
+
+_BERT_EPS = 1e-12  # of BERT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +95,7 @@ class QFormer(nn.Module):
             "num_attention_heads": sizes.heads,
             "intermediate_size": sizes.mlp_width,
             "hidden_act": "gelu",
-            "layer_norm_eps": _EPS,
+            "layer_norm_eps": _BERT_EPS,
             "max_position_embeddings": sizes.positions,
             "cross_attention_frequency": sizes.cross_every,
             "encoder_hidden_size": features,
@@ -110,7 +149,7 @@ class QFormer(nn.Module):
         return self.transformer(**arguments).last_hidden_state
 
 
-def keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
+def qformer_keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
     """Keys of the originals' files -> ours, below `QFormer`."""
     source, target = "Qformer.bert.", "transformer."
     inner = "embeddings." if reads_text else ""
@@ -135,7 +174,7 @@ def keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
 _TEXT_HALF = ("intermediate", "output")
 
 
-def ignored(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
+def qformer_ignored(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
     """Keys of the originals' files that `QFormer` does not need -> why."""
     table = {
         "Qformer.bert.embeddings.position_ids": "positions are counted, not stored",

@@ -4,21 +4,29 @@ A key table is data: `{"model.mm_projector.0.{}": "connector.0.{}"}`, where `{}`
 of the key. The first row that fits wins. A table of ignored keys says for each why nobody needs it.
 """
 
+import dataclasses
+import importlib.util
 import json
 import pickle
 import re
+import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import LlamaForCausalLM
 
-from hadpo.backbones import _quantised
+from hadpo import plugins
 from hadpo.records import BadInput, replacing, write_text
+from hadpo.vlm import decoder
+from hadpo.vlm.prompt import LlamaTokenizer
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -152,7 +160,7 @@ def fill(
                     f"the model needs {list(expected[name])}"
                 )
                 continue
-            seen[name] = _quantised.placed(wanted[name], value, dtype=dtype, device=device)
+            seen[name] = read_onto(wanted[name], value, dtype=dtype, device=device)
             bar.update()
     bar.close()
     wrong = {problem.split("'")[1] for problem in problems}
@@ -261,3 +269,258 @@ def _broken(path: Path, error: Exception) -> BadInput:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"PK"
+
+
+# Where a part of a backbone lies: a path, or a repository of the model hub.
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_WANTED = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
+
+
+def locate(place: str | Path, *, what: str) -> Path:
+    """The folder or file `place`; a hub id (owner/name) is fetched once and cached.
+
+    Raises:
+        BadInput: no such path, and no hub id either, or the hub does not give it.
+    """
+    path = Path(place).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(str(place)):
+        raise BadInput(f"{what}: no file or folder {path}; download it, or mend the path in files")
+    # Imported here: only who names a hub id needs the client, and its import takes a while.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(place), allow_patterns=_WANTED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(
+            f"{what}: no folder {path} here, and the hub gives no {str(place)!r} ({reason}); "
+            "mend the path, or fetch it where there is a network"
+        ) from error
+
+
+# Files of bare tensors, whose sizes no config states: the published ones, or those of a JSON
+# file.
+
+Sizes = TypeVar("Sizes")
+_SUFFIXES = (".pth", ".safetensors", ".bin")
+
+
+def find_weights(place: Path, *, what: str) -> Path:
+    """The file of weights: `place` itself, or the only one in that folder.
+
+    Raises:
+        BadInput: a folder with no file of weights, or with several.
+    """
+    if place.is_file():
+        return place
+    found = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise BadInput(f"{what}: {place} has {len(found)} files of weights ({names}); name one")
+    return found[0]
+
+
+def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
+    """Sizes of the weights `path`; a JSON file of the same name may change the published ones.
+
+    Args:
+        path: a file of weights.
+        kind: a dataclass of whole numbers whose defaults are the published sizes.
+
+    Raises:
+        BadInput: the JSON file has another key, or a value that is no positive whole number.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return kind()
+    values = read_json(beside)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise BadInput(f"{beside}: unknown size {key!r}; {plugins.choices(key, known)}")
+        if type(value) is not int or value < 1:
+            raise BadInput(f"{beside}: {key}: found {value!r}, expected a whole number above 0")
+    return kind(**values)
+
+
+# A LLaMA folder, as Meta's and Vicuna's weights are passed around: config, tokenizer, weights.
+
+PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
+_LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
+LLAMA_KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaFolder:
+    """What a folder holds beside its weights; `model` is still empty, on the meta device."""
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer: LlamaTokenizer
+    model: LlamaForCausalLM
+
+    @staticmethod
+    def open(path: Path) -> "LlamaFolder":
+        """Read config and tokenizer.
+
+        Raises:
+            BadInput: a file is missing or broken, or they are of different models.
+        """
+        config = read_json(path / "config.json")
+        return LlamaFolder.of(path, config)
+
+    @staticmethod
+    def of(path: Path, config: Mapping[str, Any]) -> "LlamaFolder":
+        """The folder with a config that was read elsewhere; errors as in `open`."""
+        where = str(path / "config.json")
+        kind = config.get("model_type", "llama")
+        if kind != "llama":
+            raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
+        tokenizer = LlamaTokenizer(path)
+        model = decoder.build_llama(config, where=where)
+        tokenizer.check_rows(model.config.vocab_size, where=str(where))
+        return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
+
+    def check_width(self, wanted: int, *, name: str) -> None:
+        """Refuse the published size of another variant; sizes that were never published pass.
+
+        Raises:
+            BadInput: for example a 13B folder for a 7B variant.
+        """
+        width = self.model.config.hidden_size
+        check_width(self.path / "config.json", width, wanted, name=name)
+
+
+def check_width(path: Path, width: int, wanted: int, *, name: str) -> None:
+    """As `LlamaFolder.check_width`, of the `config.json` at `path`."""
+    if width != wanted and width in PUBLISHED_WIDTHS:
+        raise BadInput(
+            f"{path}: hidden_size {width}, a {PUBLISHED_WIDTHS[width].upper()} model; {name} is "
+            f"made for {wanted}: choose the other variant, or the folder of this one"
+        )
+
+
+def fill_llama(
+    model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Read the weights, shard by shard.
+
+    Raises:
+        BadInput: keys do not fit, or these are differences of weights (Vicuna's "delta").
+    """
+    fill(
+        model,
+        weight_files(folder, what="language_model"),
+        keys=LLAMA_KEYS,
+        ignored=decoder.STORED_TABLES,
+        dtype=dtype,
+        device=device,
+    )
+    norm = float(model.model.norm.weight.abs().float().mean())
+    if norm < _LEAST_NORM:
+        raise BadInput(
+            f"{folder}: these look like delta weights (the last norm's are {norm:.3f} on average); "
+            "add them to LLaMA's first, with FastChat's apply_delta, and name the merged folder"
+        )
+
+
+def save_llama(
+    folder: Path,
+    model: LlamaForCausalLM,
+    *,
+    config: Mapping[str, Any],
+    tokenizer: LlamaTokenizer,
+    dtype: torch.dtype,
+) -> None:
+    """Write a LLaMA folder; rows of the vocabulary beyond the config's are left out."""
+    rows = config["vocab_size"]
+    weights = {}
+    for name, value in model.state_dict().items():
+        key = translate(name, LLAMA_KEYS)
+        if key is None:
+            continue
+        if key in ("model.embed_tokens.weight", "lm_head.weight"):
+            value = value[:rows]
+        weights[key] = value.detach().to(device="cpu", dtype=dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder, weights, shard_bytes=SHARD_BYTES)
+    written = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
+    write_text(folder / "config.json", json.dumps(written, indent=1))
+    for path in tokenizer.path.parent.glob("*token*"):
+        if path.suffix in (".model", ".json") and path.parent != folder:
+            shutil.copyfile(path, folder / path.name)
+
+
+# Language models in 4 or 8 bits, by bitsandbytes: the linear layers between embedding and head.
+
+_OUTLIERS = 6.0  # LLM.int8(): input columns with a larger value stay in 16 bits
+
+
+def quantise(model: LlamaForCausalLM, quantization: str, *, dtype: torch.dtype) -> None:
+    """Put quantised layers, still empty, in place of the linear ones; `placed` fills them.
+
+    Args:
+        model: on the meta device.
+        quantization: "none" leaves it as it is; or "nf4", "fp4", "int8".
+        dtype: that the layers compute in.
+
+    Raises:
+        BadInput: bitsandbytes is not installed.
+    """
+    if quantization == "none":
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BadInput(
+            f"quantization: {quantization} needs bitsandbytes; pip install -e '.[qlora]'"
+        )
+    for name, layer in list(model.model.layers.named_modules()):
+        if isinstance(layer, nn.Linear):
+            parent, _, last = name.rpartition(".")
+            setattr(
+                model.model.layers.get_submodule(parent),
+                last,
+                _empty_quantised(layer, quantization, dtype),
+            )
+    # How peft learns which kind of layer it wraps.
+    setattr(model, "is_loaded_in_8bit" if quantization == "int8" else "is_loaded_in_4bit", True)
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether `replace` has changed it."""
+    flags = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+    return any(getattr(model, flag, False) for flag in flags)
+
+
+def read_onto(
+    wanted: nn.Parameter, value: Tensor, *, dtype: torch.dtype, device: torch.device
+) -> nn.Parameter:
+    """The frozen parameter that takes the place of the empty `wanted`; quantised where that is."""
+    if type(wanted) is nn.Parameter:
+        copied = value.to(device=device, dtype=dtype, copy=True)
+        return nn.Parameter(copied, requires_grad=False)
+    kind: Any = type(wanted)  # of bitsandbytes: it quantises when it is moved to its device
+    if hasattr(wanted, "quant_type"):
+        names = ("quant_type", "compress_statistics", "module")
+        fields = {name: getattr(wanted, name) for name in names}
+    else:
+        fields = {"has_fp16_weights": False}
+    return kind(value.to(dtype), requires_grad=False, **fields).to(device)
+
+
+def _empty_quantised(layer: nn.Linear, quantization: str, dtype: torch.dtype) -> nn.Module:
+    # Imported here: most models are not quantised, and its import takes a while.
+    from bitsandbytes.nn import modules
+
+    sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+    if quantization == "int8":
+        return modules.Linear8bitLt(
+            *sizes, has_fp16_weights=False, threshold=_OUTLIERS, device="meta"
+        )
+    made = modules.Linear4bit(*sizes, compute_dtype=dtype, quant_type=quantization, device="meta")
+    # On some CPUs a forward without gradient would repack the weights, and training fails after it.
+    made.support_avx512bf16_for_cpu = False
+    return made

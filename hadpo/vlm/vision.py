@@ -1,0 +1,349 @@
+"""Images to pixels: any mode to RGB, pad, bicubic resize, centre crop, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, CLIPVisionModel
+
+from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py: _transform
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a person sees it: turned as its EXIF data says, in RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits per pixel; `convert` would clip them at 255
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Steps from an image to the pixels of a square vision encoder."""
+
+    image_size: int  # pixels of a side
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    pad: bool = False  # to a square of the mean colour, before resizing
+    squash: bool = False  # to a square whatever the sides were; else the short side counts
+
+    @staticmethod
+    def read(
+        folder: Path, *, image_size: int, pad: bool = False, squash: bool = False
+    ) -> Preprocessing:
+        """As `preprocessor_config.json` of the vision folder says; CLIP's numbers without one.
+
+        Raises:
+            BadInput: the file asks for another size than the encoder has.
+        """
+        path = folder / "preprocessor_config.json"
+        config = checkpoint.read_json(path) if path.is_file() else {}
+        crop = config.get("crop_size", image_size)
+        size = crop.get("height") if isinstance(crop, Mapping) else crop
+        if size != image_size:
+            raise BadInput(f"{path}: crop_size {size}, but the vision encoder takes {image_size}")
+        return Preprocessing(
+            image_size=image_size,
+            mean=tuple(config.get("image_mean", CLIP_MEAN)),
+            std=tuple(config.get("image_std", CLIP_STD)),
+            pad=pad,
+            squash=squash,
+        )
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
+        """Pixels in float32 on the CPU."""
+        image = to_rgb(image)
+        if self.pad:
+            image = self._padded(image)
+        image = self._resized(image)
+        left = (image.width - self.image_size) // 2
+        top = (image.height - self.image_size) // 2
+        image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+        return (values - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[
+            :, None, None
+        ]
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        side = max(image.size)
+        colour = tuple(int(255 * m) for m in self.mean)  # (122, 116, 104) for CLIP
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        short = min(image.size)
+        width, height = (int(self.image_size * side / short) for side in image.size)
+        if self.squash:
+            width = height = self.image_size
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+# CLIP's image encoder, from transformers, up to the layer whose states LLaVA and mPLUG-Owl use.
+
+_CLIP_SETTINGS = {
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+}
+
+CLIP_KEYS = {  # CLIP folder, or the tower inside transformers' LLaVA folder -> ours
+    "vision_model.{}": "{}",
+    "vision_tower.vision_model.{}": "{}",
+    "vision_tower.{}": "{}",
+    "model.vision_tower.vision_model.{}": "{}",
+    "model.vision_tower.{}": "{}",
+}
+_CLIP_IGNORED = {
+    "text_model.{}": "the text half of CLIP",
+    "text_projection.weight": "the text half of CLIP",
+    "visual_projection.weight": "CLIP's own head",
+    "logit_scale": "CLIP's own head",
+    "{}position_ids": "positions are counted, not stored",
+    "language_model.{}": "read as the part language_model",
+    "model.language_model.{}": "read as the part language_model",
+    "lm_head.weight": "read as the part language_model",
+    "multi_modal_projector.{}": "read as the part language_model",
+    "model.multi_modal_projector.{}": "read as the part language_model",
+}
+
+
+class ClipTower(nn.Module):
+    """An empty encoder on the meta device, without the layers behind the states that are used.
+
+    Args:
+        config: `vision_config` of a CLIP folder; what it leaves out is as in ViT-B/32.
+        select_layer: which hidden state is taken, as in the authors' config: -2 is the one before
+            the last layer.
+    """
+
+    def __init__(self, config: Mapping[str, Any], select_layer: int) -> None:
+        super().__init__()
+        clip: Any = CLIPVisionConfig(**{k: v for k, v in config.items() if k in _CLIP_SETTINGS})
+        depth = clip.num_hidden_layers
+        clip.num_hidden_layers = depth + 1 + select_layer if select_layer < 0 else select_layer
+        clip._attn_implementation = "sdpa"
+        with init_empty_weights(include_buffers=False):
+            model = CLIPVisionModel(clip)
+        model = getattr(model, "vision_model", model)  # older transformers 5 wrap it once more
+        self.embeddings = model.embeddings
+        self.pre_layrnorm = model.pre_layrnorm  # the authors' spelling
+        self.encoder = model.encoder
+        self.width = clip.hidden_size
+        self.image_size = clip.image_size  # pixels of a side
+        self.num_patches = (self.image_size // clip.patch_size) ** 2
+
+    def forward(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images positions features"]:
+        """States of the selected layer, the CLS token first."""
+        states = self.pre_layrnorm(self.embeddings(pixels))
+        return self.encoder(inputs_embeds=states).last_hidden_state
+
+
+def clip_ignored(tower: ClipTower) -> dict[str, str]:
+    """Keys of a CLIP file that a tower from `build` does not need -> why."""
+    depth = len(tower.encoder.layers)
+    reason = "behind the layer whose states are used"
+    unused = {}
+    for start in CLIP_KEYS:
+        unused[start.replace("{}", "post_layernorm.{}")] = reason
+        for layer in range(depth, depth + MOST_CLIP_LAYERS):
+            unused[start.replace("{}", f"encoder.layers.{layer}.{{}}")] = reason
+    return unused | _CLIP_IGNORED
+
+
+MOST_CLIP_LAYERS = 48  # of any CLIP encoder
+
+
+# EVA ViT-g, the image encoder of MiniGPT-4 and InstructBLIP, from transformers' BLIP-2.
+
+_EVA_BLOCK_EPS = 1e-6  # eva_vit.py: partial(nn.LayerNorm, eps=1e-6)
+_EVA_LN_VISION_EPS = 1e-5  # blip2.py: a plain nn.LayerNorm
+
+EVA_KEYS = {  # eva_vit_g.pth -> ours
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj.{}": "embeddings.patch_embedding.{}",
+    "blocks.{}.norm1.weight": "encoder.layers.{}.layer_norm1.weight",
+    "blocks.{}.norm1.bias": "encoder.layers.{}.layer_norm1.bias",
+    "blocks.{}.norm2.weight": "encoder.layers.{}.layer_norm2.weight",
+    "blocks.{}.norm2.bias": "encoder.layers.{}.layer_norm2.bias",
+    "blocks.{}.attn.qkv.weight": "encoder.layers.{}.self_attn.qkv.weight",
+    "blocks.{}.attn.q_bias": "encoder.layers.{}.self_attn.q_bias",
+    "blocks.{}.attn.v_bias": "encoder.layers.{}.self_attn.v_bias",
+    "blocks.{}.attn.proj.weight": "encoder.layers.{}.self_attn.projection.weight",
+    "blocks.{}.attn.proj.bias": "encoder.layers.{}.self_attn.projection.bias",
+    "blocks.{}.mlp.fc1.weight": "encoder.layers.{}.mlp.fc1.weight",
+    "blocks.{}.mlp.fc1.bias": "encoder.layers.{}.mlp.fc1.bias",
+    "blocks.{}.mlp.fc2.weight": "encoder.layers.{}.mlp.fc2.weight",
+    "blocks.{}.mlp.fc2.bias": "encoder.layers.{}.mlp.fc2.bias",
+}
+_EVA_IGNORED = {
+    "norm.{}": "EVA's own last norm, which the originals never build",
+    "fc_norm.{}": "EVA's own last norm, which the originals never build",
+    "head.{}": "EVA's classifier",
+    "mask_token": "of EVA's pretraining",
+}
+_MOST_EVA_BLOCKS = 64  # of any EVA file
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaSizes:
+    """Sizes of EVA ViT-g as LAVIS and MiniGPT-4 build it."""
+
+    image_size: int = 224  # pixels of a side
+    patch_size: int = 14  # pixels of a side
+    width: int = 1408
+    depth: int = 39  # the file has 40 blocks; the originals leave the last one out
+    heads: int = 16
+    mlp_width: int = 6144  # int(1408 * 4.3637)
+
+
+class EvaTower(nn.Module):
+    """An empty encoder and the norm behind it, on the meta device."""
+
+    def __init__(self, sizes: EvaSizes) -> None:
+        super().__init__()
+        config: Any = Blip2VisionConfig(
+            hidden_size=sizes.width,
+            intermediate_size=sizes.mlp_width,
+            num_hidden_layers=sizes.depth,
+            num_attention_heads=sizes.heads,
+            image_size=sizes.image_size,
+            patch_size=sizes.patch_size,
+            hidden_act="gelu",
+            layer_norm_eps=_EVA_BLOCK_EPS,
+            qkv_bias=True,
+        )
+        config._attn_implementation = "sdpa"
+        with init_empty_weights(include_buffers=False):
+            model = Blip2VisionModel(config)
+            self.ln_vision = nn.LayerNorm(sizes.width, eps=_EVA_LN_VISION_EPS)
+        self.embeddings: Any = model.embeddings
+        self.encoder: Any = model.encoder
+        self.sizes = sizes
+        self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
+
+    def forward(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images positions features"]:
+        """States of the last block before `ln_vision`, the CLS token first."""
+        return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
+        """Squeeze to a square, whatever the shape (blip_processors.py: BlipImageEvalProcessor)."""
+        return Preprocessing(image_size=self.sizes.image_size, squash=True)(image)
+
+    def reset_norm(self, *, dtype: torch.dtype, device: torch.device) -> None:
+        """`ln_vision` as PyTorch starts it: it normalises, and neither scales nor shifts."""
+        width = self.sizes.width
+        self.ln_vision.weight = _frozen(torch.ones(width, dtype=dtype, device=device))
+        self.ln_vision.bias = _frozen(torch.zeros(width, dtype=dtype, device=device))
+
+
+def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    """Fill all but `ln_vision` from eva_vit_g.pth.
+
+    A position table of another grid is interpolated (bicubic), as LAVIS does it.
+
+    Raises:
+        BadInput: keys or shapes that do not fit.
+    """
+    files = checkpoint.weight_files(path, what="vision")
+    expected = tower.embeddings.position_embedding.shape
+    table = next((v for k, v in checkpoint.read_tensors(files[0]) if k == "pos_embed"), None)
+    for layer in tower.encoder.layers:
+        _split_biases(layer.self_attn)
+    encoder = nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder})
+    if table is not None and _is_square(table, tower.sizes.width):
+        tower.embeddings.position_embedding = nn.Parameter(table.to("meta").float())
+    checkpoint.fill(
+        encoder, files, keys=EVA_KEYS, ignored=eva_ignored(tower), dtype=dtype, device=device
+    )
+    if table is not None and table.shape != expected:
+        resized = resize_positions(table.float(), expected[1] - 1)
+        tower.embeddings.position_embedding = _frozen(resized.to(device=device, dtype=dtype))
+    for layer in tower.encoder.layers:
+        _join_biases(layer.self_attn)
+
+
+def save_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype) -> None:
+    """Write all but `ln_vision` as eva_vit_g.pth holds it."""
+    weights = {}
+    for name, value in tower.state_dict().items():
+        if name.startswith("ln_vision."):
+            continue
+        if name.endswith("self_attn.qkv.bias"):
+            query, _, end = value.chunk(3)
+            parts = {name.replace("qkv.bias", "q_bias"): query}
+            parts[name.replace("qkv.bias", "v_bias")] = end
+        else:
+            parts = {name: value}
+        for ours, part in parts.items():
+            names = (checkpoint.translate_back(ours, k, t) for k, t in EVA_KEYS.items())
+            weights[next(filter(None, names))] = part.detach().to("cpu", dtype).clone()
+    torch.save(weights, path)
+
+
+def eva_ignored(tower: EvaTower) -> dict[str, str]:
+    """Keys of an EVA file that the tower does not need -> why."""
+    reason = "a block that the originals leave out"
+    beyond = range(tower.sizes.depth, _MOST_EVA_BLOCKS)
+    return {f"blocks.{block}.{{}}": reason for block in beyond} | _EVA_IGNORED
+
+
+def resize_positions(
+    table: Float[Tensor, "1 positions width"], patches: int
+) -> Float[Tensor, "1 resized width"]:
+    """A position table for another number of patches; the CLS token's row stays as it is."""
+    side, wanted = round((table.shape[1] - 1) ** 0.5), round(patches**0.5)
+    grid = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(
+        grid, size=(wanted, wanted), mode="bicubic", align_corners=False
+    )
+    return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _is_square(table: Tensor, width: int) -> bool:
+    if table.ndim != 3 or table.shape[0] != 1 or table.shape[2] != width or table.shape[1] < 2:
+        return False
+    return round((table.shape[1] - 1) ** 0.5) ** 2 == table.shape[1] - 1
+
+
+def _split_biases(attention: Any) -> None:
+    """EVA's file has biases for query and value only; transformers keeps one of three parts."""
+    width = attention.qkv.in_features
+    attention.qkv.bias = None
+    attention.q_bias = nn.Parameter(torch.empty(width, device="meta"))
+    attention.v_bias = nn.Parameter(torch.empty(width, device="meta"))
+
+
+def _join_biases(attention: Any) -> None:
+    query, value = attention.q_bias, attention.v_bias
+    attention.qkv.bias = _frozen(torch.cat([query, torch.zeros_like(query), value]))
+    del attention.q_bias, attention.v_bias
+
+
+def _frozen(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from hadpo.records import (
     parse,
     read_jsonl,
     refuse_changed,
+    replacing,
     to_json,
     write_jsonl,
     write_text,
@@ -64,10 +66,66 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path, change, message):
 
 
 def test_a_missing_field_and_a_list_at_the_top_are_named():
-    with pytest.raises(BadInput, match=r"f:1: no field 'pair_id' \(found \['kind'\]\)"):
+    with pytest.raises(BadInput, match=r"f:1: no field 'pair_id', .*'source' \(found \['kind'\]\)"):
         parse({"kind": "pope"}, Pair, where="f:1")
     with pytest.raises(BadInput, match="expected an object, found list"):
         parse([], Pair, where="f:1")
+
+
+def test_all_problems_of_a_line_are_named_at_once(tmp_path):
+    region = {"x": 0, "y": "1", "width": 2, "height": 2, "phrase": "a cup", "z": 0}
+    evidence = {
+        "image_id": "7",
+        "image": "7.jpg",
+        "width": True,
+        "height": 1.5,
+        "regions": [region],
+    }
+    path = tmp_path / "cases.jsonl"
+    path.write_text(json.dumps({"case_id": "q", "claims": "A cup.", "evidence": evidence}))
+    with pytest.raises(BadInput) as caught:
+        list(read_jsonl(str(path), Case))
+    where, _, problems = str(caught.value).partition(":1: ")
+    assert where == str(path)
+    assert problems.split("; ") == [
+        "field 'claims': expected a list, found str 'A cup.'",
+        "field 'evidence.width': expected int, found bool True",
+        "field 'evidence.height': expected int, found float 1.5",
+        "field 'evidence.regions[0].y': expected float, found str '1'",
+        "unknown field 'evidence.regions[0].z'",
+        "Region has ['x', 'y', 'width', 'height', 'phrase']",
+        "no field 'model' (found ['case_id', 'claims', 'evidence'])",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"image_id": "7", "image_id": "8"}', "the key 'image_id' stands twice in one object"),
+        ('{"a": [{"b": 1, "b": 1}]}', "the key 'b' stands twice"),
+        ('{"width": NaN}', "expected a finite number, found NaN"),
+        ('{"width": -Infinity}', "expected a finite number, found -Infinity"),
+        ('{"width": 1e999}', "expected a finite number, found 1e999"),
+        (f'{{"width": {2**63}}}', "an integer of 19 digits, too large for 64 bits"),
+        (f'{{"width": 1{"0" * 5000}}}', "an integer of 5001 digits"),
+        ("[" * 100_000, "lists and objects are nested too deeply"),
+        (f'{{"image": {"[" * 400}{"]" * 400}}}', "nested too deeply"),
+        ("\udcff", "not UTF-8"),
+        ('{"image": "\\ud83d"}', "half a character"),
+    ],
+)
+def test_what_json_readers_take_in_silence_is_refused(tmp_path, line, message):
+    path = tmp_path / "evidence.jsonl"
+    path.write_text("\n" + line + "\n", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(BadInput, match=rf"evidence\.jsonl:2: .*({message})"):
+        list(read_jsonl(path, Evidence))
+
+
+def test_an_absent_file_and_a_number_without_end_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"pairs\.jsonl: no such file"):
+        list(read_jsonl(tmp_path / "pairs.jsonl", Pair))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(Region(x=float("nan"), y=0, width=1, height=1, phrase=""))
 
 
 def test_a_torn_last_line_is_dropped_only_where_asked(tmp_path):
@@ -112,6 +170,26 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_text(path, "second")
     assert path.read_text(encoding="utf-8") == "first ☕"
+
+
+def test_processes_that_write_the_same_file_do_not_share_a_part(tmp_path):
+    path = tmp_path / "features.bin"
+    with replacing(path, is_shared=True) as part:
+        assert str(os.getpid()) in part.name and part.suffix == ".part"
+        part.write_bytes(b"1")
+    assert path.read_bytes() == b"1"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    for error in (None, RuntimeError("midway")):
+        folder = tmp_path / f"run-{error}"
+        with contextlib.suppress(RuntimeError), replacing(folder) as part:
+            part.mkdir()
+            (part / "a.json").write_text("{}")
+            if error:
+                raise error
+        assert folder.is_dir() == (error is None)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """What metrics rest on, image by image: enough to pair two runs, small enough to be shared."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from hadpo.records import Answer, BadInput, Outcome, Question
+from hadpo.records import Answer, BadInput, Outcome, Question, value_hash
 from hadpo.text import yes_no_upstream
 
 Sums = Mapping[str, tuple[float, float]]  # metric -> numerator and denominator of one answer
@@ -56,7 +55,7 @@ def _outcome(
         benchmark=rows[0][0].benchmark,
         split=split,
         model=model,
-        questions=hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        questions=value_hash("\n".join(lines)),
         n_questions=len(questions),
         images=tuple(images),
         sums={

@@ -1,7 +1,6 @@
 """What is asked of a language model, how, and what became of it."""
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.records import BadInput
+from hadpo.records import BadInput, value_hash
 from hadpo.text import filled
 
 _CHARACTERS_PER_TOKEN = 3.0  # of English it is 4; an estimate should not be too low
@@ -109,7 +108,7 @@ class Request:
             "schema": self.schema,
         }
         content = json.dumps(facts, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return value_hash(content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ class Prompt:
     @property
     def version(self) -> str:
         """SHA-256 of the template."""
-        return hashlib.sha256(self.template.encode()).hexdigest()
+        return value_hash(self.template)
 
     def request(
         self,

@@ -4,7 +4,6 @@ Four kinds, each a prompt in `prompts/`: positive ones of ten tasks, negative on
 there, negative ones about what is there with a wrong property, and wrong statements about charts.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from hadpo.chat import ChatModel, Request
 from hadpo.instructions.blocks import Block, read_blocks
 from hadpo.judges import Unfinished
-from hadpo.records import BadInput, Evidence, Instruction
+from hadpo.records import BadInput, Evidence, Instruction, value_hash
 from hadpo.text import filled
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -94,7 +93,7 @@ def requests(
                 Request(
                     name=f"{name}-{evidence.image_id}",
                     text=text,
-                    prompt_version=hashlib.sha256(template.encode()).hexdigest(),
+                    prompt_version=value_hash(template),
                     schema=SCHEMA if is_json else None,
                 )
             )

@@ -21,7 +21,7 @@ from hadpo.config.sections.ranges import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, hic, inside
 from hadpo.data.images import Checked
 from hadpo.instructions.wording import language_filter, profanity_filter
-from hadpo.records import BadInput, Instruction, to_json, write_text
+from hadpo.records import BadInput, Instruction, replacing, to_json, write_text
 from hadpo.text import said_alike
 
 SOURCE = "oxford_hic_data.csv"
@@ -225,8 +225,9 @@ def _write_split(
     """One split, in both forms, row by row."""
     layout, count = out / split, 0
     (layout / "image").mkdir(parents=True, exist_ok=True)
-    records, annotations = out / f"{split}.jsonl.part", layout / "filter_cap.json.part"
     with (
+        replacing(out / f"{split}.jsonl") as records,
+        replacing(layout / "filter_cap.json") as annotations,
         records.open("w", encoding="utf-8") as jsonl,
         annotations.open("w", encoding="utf-8") as js,
     ):
@@ -251,8 +252,6 @@ def _write_split(
             js.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
             count += 1
         js.write("\n]}\n")
-    records.replace(out / f"{split}.jsonl")
-    annotations.replace(layout / "filter_cap.json")
     return count
 
 

@@ -1,12 +1,11 @@
 """Rubrics: the prompt that a judge is given for a case, from text files that are hashed."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.records import BadInput, Case, Evidence
+from hadpo.records import BadInput, Case, Evidence, value_hash
 from hadpo.text import filled
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -36,7 +35,7 @@ class Rubric:
 def case_mark(case: Case) -> str:
     """A short text that a JSON reply must repeat, so that it cannot be about another case."""
     content = "\n".join((case.evidence.image_id, case.question, *case.claims))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    return value_hash(content)[:8]
 
 
 def read_rubric(name: str, *, is_json: bool, folder: Path | None = None) -> Rubric:
@@ -63,7 +62,7 @@ def read_rubric(name: str, *, is_json: bool, folder: Path | None = None) -> Rubr
     kind = "json" if is_json else "lines"
     form = (PROMPTS / f"{name}.{kind}.txt").read_text(encoding="utf-8").strip()
     template = text.replace("{format}", form)
-    version = hashlib.sha256(template.encode()).hexdigest()
+    version = value_hash(template)
     schema = SCHEMAS[name] if is_json else None
     return Rubric(name=name, template=template, version=version, schema=schema)
 

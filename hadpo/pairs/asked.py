@@ -4,7 +4,6 @@ The HA-DPO method: chosen and rejected are rewritten by the same prompt, so that
 truth and not in whose words they are. Replies are cached, so nothing is asked twice.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from hadpo.chat import ChatModel, Reply, Request
 from hadpo.judges import Unfinished
 from hadpo.pairs.correct import replace_sentences
-from hadpo.records import Evidence
+from hadpo.records import Evidence, value_hash
 from hadpo.text import filled, json_object, said_alike, sentences
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -196,7 +195,7 @@ def read_rulings(reply: str, claims: Sequence[str]) -> list[Ruling] | None:
 def _prompt(name: str) -> tuple[str, str]:
     """Text and hash of a prompt."""
     text = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
-    return text, hashlib.sha256(text.encode()).hexdigest()
+    return text, value_hash(text)
 
 
 def _relative_boxes(evidence: Evidence) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hadpo import config
-from hadpo.records import BadInput
+from hadpo.records import BadInput, replacing
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
 KEPT = (
@@ -50,14 +50,13 @@ def export(name: str, target: Path, *, runs_folder: Path) -> list[Path]:
         for path in _kept(runs_folder / name / manifest.stage)
     }
     _check_sizes(contents)
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for place, text in contents.items():
-        (part / place).parent.mkdir(parents=True, exist_ok=True)
-        (part / place).write_text(text, encoding="utf-8", newline="\n")
-    if target.exists():
-        shutil.rmtree(target)
-    part.replace(target)
+    with replacing(target) as part:
+        shutil.rmtree(part, ignore_errors=True)
+        for place, text in contents.items():
+            (part / place).parent.mkdir(parents=True, exist_ok=True)
+            (part / place).write_text(text, encoding="utf-8", newline="\n")
+        if target.exists():
+            shutil.rmtree(target)
     return [target / place for place in contents]
 
 

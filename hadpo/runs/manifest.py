@@ -1,7 +1,6 @@
 """`manifest.json`: what a stage was asked, what it used, how it ended. It alone says so."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -154,12 +153,3 @@ def describe_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "absent"
     return versions
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

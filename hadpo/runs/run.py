@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hadpo import config
-from hadpo.records import BadInput
-from hadpo.runs.manifest import Manifest, describe_code, describe_versions, sha256
+from hadpo.records import BadInput, file_hash
+from hadpo.runs.manifest import Manifest, describe_code, describe_versions
 from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
 from hadpo.runs.process import host, started_at
@@ -109,7 +109,7 @@ class Run:
         if not path.is_file():
             raise BadInput(f"{path}: no such file; mend the path in the recipe or the parameter")
         if not self.is_reopened:
-            self.manifest.facts.setdefault("inputs", {})[path.name] = sha256(path)
+            self.manifest.facts.setdefault("inputs", {})[path.name] = file_hash(path)
             self._write()
         return path
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hadpo.config import COMPUTED_ALIKE, TrainConfig
-from hadpo.records import BadInput, Instruction, Pair, input_hashes
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, replacing
 
 _KEPT = 2  # newest checkpoints that stay on disk
 _FREE = {*COMPUTED_ALIKE, "controls"}  # they change neither the update nor the order of the pairs
@@ -70,14 +69,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write the checkpoint, then drop all but the newest ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:06d}.pt"
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            torch.save(vars(checkpoint), file)
-    except BaseException:  # a full disk above all: the message needs room, too
-        part.unlink(missing_ok=True)
-        raise
-    os.replace(part, path)  # noqa: PTH105 - says "atomic"
+    with replacing(path, is_shared=True) as part, part.open("wb") as file:
+        torch.save(vars(checkpoint), file)
     for old in _paths(folder)[:-_KEPT]:
         old.unlink()
     return path

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput, replacing, write_text
 from hadpo.trainer import provenance
 from hadpo.vlm.backbone import Backbone
 
@@ -68,9 +67,8 @@ class FeatureCache:
         if self._bytes + len(content) > self._budget:
             self.not_kept += 1
             return features
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(content)
-        os.replace(part, path)  # noqa: PTH105 - says "atomic"
+        with replacing(path, is_shared=True) as part:
+            part.write_bytes(content)
         self._bytes += len(content)
         return features
 

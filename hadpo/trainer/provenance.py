@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hadpo.records import BadInput
+from hadpo.records import BadInput, value_hash
 from hadpo.vlm.backbone import Backbone
 
 
@@ -74,7 +74,7 @@ def _weights(backbone: Backbone) -> str:
 
 def digest(content: Any) -> str:
     """A short hash of bytes."""
-    return hashlib.sha256(content).hexdigest()[:16]
+    return value_hash(content)[:16]
 
 
 def content_of(values: Tensor) -> Any:

@@ -10,7 +10,6 @@ the loss of the first update is ln 2 up to rounding, where `adapter_off` gives i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from torch import Tensor
 from hadpo import adapter, batch
 from hadpo.batch import Example
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair
+from hadpo.records import BadInput, Pair, replacing
 from hadpo.trainer import provenance
 from hadpo.trainer.layout import micro_batches
 from hadpo.trainer.provenance import digest
@@ -72,9 +71,8 @@ class _Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         values = {"made_from": self.made_from, "file": self.file, "pairs": self.pairs}
         for name, data in ((self.file, content), ("manifest.json", json.dumps(values).encode())):
-            part = self.folder / f"{name}.{os.getpid()}.part"
-            part.write_bytes(data)
-            os.replace(part, self.folder / name)  # noqa: PTH105 - says "atomic"
+            with replacing(self.folder / name, is_shared=True) as part:
+                part.write_bytes(data)
         if old and old != self.file:
             (self.folder / old).unlink(missing_ok=True)
 

@@ -1,6 +1,5 @@
 """What lies on disk: is an item of the manifest there, and is it what it should be?"""
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadpo.data.fetch.manifest import Item
+from hadpo.records import file_hash
 
 _PAGE = (b"<!doctype", b"<html")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -78,7 +78,7 @@ def broken(item: Item, path: Path, *, deep: bool) -> str:
     if item.bytes and size != item.bytes:
         return f"{path}: {size} bytes, published are {item.bytes}"
     if deep and item.sha256:
-        found = sha256(path)
+        found = file_hash(path)
         if not found.startswith(item.sha256):
             return f"{path}: sha256 {found[:16]}..., published is {item.sha256}..."
     return ""
@@ -95,12 +95,6 @@ def no_content(path: Path) -> str:
     if start.startswith(_PAGE) and path.suffix not in (".html", ".htm"):
         return "a web page, not the file"
     return ""
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, read in parts."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _small_sample(folder: Path, item: Item) -> list[Path]:

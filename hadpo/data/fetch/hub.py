@@ -4,8 +4,8 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from hadpo.data.fetch import files
 from hadpo.data.fetch.plain import FetchFailed, check_space
+from hadpo.records import file_hash
 
 _USELESS = ["*.md", ".gitattributes", "*.h5", "*.msgpack", "*.onnx", "*.png", "*.jpg", "*.gguf"]
 
@@ -85,7 +85,7 @@ def _check(path: Path, file: object, page: str) -> None:
     problem = ""
     if size is not None and path.stat().st_size != size:
         problem = f"{path.stat().st_size} bytes, published are {size}"
-    elif published and files.sha256(path) != published:
+    elif published and file_hash(path) != published:
         problem = f"wrong checksum, published is sha256 {published[:16]}..."
     if problem:
         path.unlink()

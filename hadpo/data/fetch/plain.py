@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 
 from hadpo.data.fetch import files
+from hadpo.records import file_hash
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
 _FINAL = {401, 403, 404, 405, 410, 451}  # asking again would not help
@@ -108,7 +109,7 @@ def accept(path: Path, *, source: str, size: int = 0, sha256: str = "") -> None:
     if not problem and size and found != size:
         problem = f"{found} bytes, published are {size}"
     if not problem and sha256:
-        digest = files.sha256(path)
+        digest = file_hash(path)
         if not digest.startswith(sha256):
             problem = f"wrong checksum: sha256 {digest[:16]}..., published is {sha256}..."
     if problem:

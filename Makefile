@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RECIPE ?= mini/llava
-# More extras, for example: make demo EXTRAS=test,qlora,page
-EXTRAS ?= test,qlora
+# What is installed besides the library (extras of pyproject.toml). Models in 4 bits need a GPU, so
+# qlora comes only to a machine that has one. More, for example: make demo EXTRAS=test,page
+comma := ,
+EXTRAS ?= test$(if $(shell command -v nvidia-smi),$(comma)qlora)
 # Another build of torch, for example for V100: TORCH_INDEX=https://download.pytorch.org/whl/cu126
 TORCH_INDEX ?=
 # More flags for JupyterLab, for example: make lab LAB="--no-browser --port=8899"
@@ -15,7 +17,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBSTRIPOUT := $(BIN)/nbstripout --keep-id \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
 
-.PHONY: demo test test-all lint style types screenshots strip lab clean
+.PHONY: demo test test-all test-extras lint style types screenshots strip lab clean
 
 # the whole method on the small synthetic world; ends with the table and the path of the report
 demo: $(VENV)/.ok
@@ -28,6 +30,10 @@ test: lint
 # the slow tests too
 test-all: lint
 	$(BIN)/python -m pytest -m ""
+
+# the tests that need an extra: make test-extras EXTRAS=test,qlora,page,e2e,filters
+test-extras: $(VENV)/.ok
+	$(BIN)/python -m pytest -m "extra and not slow"
 
 lint: style types
 
@@ -58,12 +64,12 @@ lab: $(VENV)/.ok
 
 # the environment and the caches; never runs/, data/ or models/
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ci/work build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The demo and the tests need no network, and a test watches that they use none.
-demo test test-all: export HF_HUB_OFFLINE = 1
-demo test test-all: export HF_HUB_DISABLE_TELEMETRY = 1
-demo test test-all: export GRADIO_ANALYTICS_ENABLED = False
+demo test test-all test-extras: export HF_HUB_OFFLINE = 1
+demo test test-all test-extras: export HF_HUB_DISABLE_TELEMETRY = 1
+demo test test-all test-extras: export GRADIO_ANALYTICS_ENABLED = False
 
 # The mark says what was installed; asked for something else, the environment is brought up to it.
 # Another build of a torch that is there already would be no reason for pip to change it.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ install_import_hook(
     "beartype.beartype",
 )
 
+BROWSER_ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant.",
     "The assistant gives helpful, detailed, and polite answers to the human's questions.",
@@ -36,6 +41,26 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings of the originals: {folder} is absent (set HADPO_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a window; the test is skipped if there is none.
+
+    It ends with the module: until then Playwright's event loop counts as running in this thread,
+    where neither a second browser nor `asyncio.run` could start.
+    """
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install -e '.[e2e]'"
+    )
+    path = os.environ.get("HADPO_CHROMIUM") or shutil.which("chromium")
+    path = path or shutil.which("chromium-browser")
+    if not path:
+        pytest.skip("no browser: apt-get install chromium, or set HADPO_CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(BROWSER_ARGUMENTS))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The files that describe the environment agree: pyproject, constraints, conda file, Makefile."""
 
+import ast
 import os
 import re
 import shutil
@@ -105,10 +106,83 @@ def test_conda_file_installs_what_make_installs():
     assert set(extras[1].split(",")) <= set(EXTRAS)
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r'pip install .*-c constraints\.txt -e "\.\[\$\(EXTRAS\)\]"', makefile)
-    chosen = re.findall(r"^EXTRAS \?= (\S+)", makefile, flags=re.M)
-    chosen += re.findall(r"EXTRAS=(\S+)", (ROOT / ".ci/run").read_text())
-    assert len(chosen) == 2
-    assert {extra for line in chosen for extra in line.split(",")} <= set(EXTRAS)
+    named = re.findall(r"EXTRAS=([a-z0-9,]+)", makefile + (ROOT / ".ci/run").read_text())
+    assert {extra for line in named for extra in line.split(",")} <= set(EXTRAS)
+
+
+OPTIONAL = (  # packages that only an extra brings, by the names that are imported
+    *("bitsandbytes", "gradio", "starlette", "fastapi", "uvicorn", "py3langid", "profanity_check"),
+    *("playwright", "trl", "liger_kernel", "datasets"),
+)
+
+
+def test_the_type_check_needs_no_extra():
+    """pyright checks such an import if the package is there, and does not mind if it is not."""
+    wrong = []
+    for path in [*(ROOT / "hadpo").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            line = text.splitlines()[node.lineno - 1] if names else ""
+            is_optional = any(name.partition(".")[0] in OPTIONAL for name in names)
+            if is_optional and "# pyright: ignore[reportMissingImports]" not in line:
+                wrong.append(f"{path}:{node.lineno}: {line}")
+    assert not wrong, "\n".join(wrong)
+
+
+CI = (ROOT / ".ci" / "run").read_text()
+
+
+def test_ci_runs_the_two_commands_of_readme_as_they_stand():
+    """A variable that changes what is installed or tested would hide what a newcomer meets."""
+    readme = (ROOT / "README.md").read_text().splitlines()
+    assert {"make demo", "make test"} <= set(readme)
+    made = re.findall(r"^make .*", CI, flags=re.M)
+    assert made[:2] == ["make demo RECIPE=mini/llava-smoke", "make test"]
+    assert [word for word in made[2].split() if word != "types"][:2] == ["make", "test-extras"]
+    extras = set(made[2].split("EXTRAS=")[1].split(","))
+    assert extras == {"test", "qlora", "page", "e2e", "filters"}
+    assert len(made) == 3 and CI.rstrip().endswith(made[2])
+
+
+def test_ci_starts_from_nothing_and_fails_with_what_fails():
+    assert "set -euo pipefail" in CI
+    before, _, after = CI.partition("make demo")
+    assert "rm -rf .ci/work" in before and "git clone" in before and "export HOME=" in before
+    assert set(re.findall(r"^\s*(?:export )?([A-Z_]+)=", CI, flags=re.M)) == {
+        "HOME",
+        "DEBIAN_FRONTEND",
+    }
+    assert "||" not in after and "if " not in after
+    assert "torchvision" not in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_four_bits_come_only_to_a_machine_with_a_gpu(tmp_path, has_gpu):
+    for name in ("make", "sh", "cat"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    if has_gpu:
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+
+    def extras(*settings):
+        done = subprocess.run(
+            ["make", "-n", "types", *settings],
+            cwd=tmp_path,
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        [found] = re.findall(r"-e \"\.\[([a-z0-9,]+)\]\"", done.stdout)
+        return found
+
+    assert extras() == ("test,qlora" if has_gpu else "test")
+    assert extras("EXTRAS=test,page") == "test,page"
 
 
 def test_every_extra_that_hadpo_asks_of_itself_exists():

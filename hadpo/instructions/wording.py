@@ -23,7 +23,7 @@ def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
         BadInput: py3langid is not installed, or an unknown code.
     """
     _need("py3langid")
-    from py3langid import langid
+    from py3langid import langid  # pyright: ignore[reportMissingImports]
 
     known = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
     for code in languages:
@@ -45,7 +45,7 @@ def profanity_filter() -> Callable[[Sequence[str]], list[bool]]:
         BadInput: alt-profanity-check is not installed.
     """
     _need("profanity_check")
-    import profanity_check
+    import profanity_check  # pyright: ignore[reportMissingImports]
 
     def are_clean(texts: Sequence[str]) -> list[bool]:
         return [bool(p < PROFANE) for p in profanity_check.predict_prob(list(texts))]

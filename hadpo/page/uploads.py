@@ -12,10 +12,10 @@ import warnings
 from pathlib import PurePosixPath
 
 from PIL import Image, ImageOps
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.formparsers import MultiPartException, MultiPartParser  # pyright: ignore[reportMissingImports]
+from starlette.requests import Request  # pyright: ignore[reportMissingImports]
+from starlette.responses import PlainTextResponse  # pyright: ignore[reportMissingImports]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]
 
 from hadpo.records import BadInput
 

@@ -7,6 +7,7 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 import dataclasses
 import importlib.util
 import json
+import logging
 import pickle
 import re
 import shutil
@@ -457,6 +458,9 @@ def save_llama(
 
 # Language models in 4 or 8 bits, by bitsandbytes: the linear layers between embedding and head.
 
+# Its import, which peft's brings about, warns on some CPUs that an optional kernel is absent.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 _OUTLIERS = 6.0  # LLM.int8(): input columns with a larger value stay in 16 bits
 
 
@@ -513,7 +517,7 @@ def read_onto(
 
 def _empty_quantised(layer: nn.Linear, quantization: str, dtype: torch.dtype) -> nn.Module:
     # Imported here: most models are not quantised, and its import takes a while.
-    from bitsandbytes.nn import modules
+    from bitsandbytes.nn import modules  # pyright: ignore[reportMissingImports]
 
     sizes = (layer.in_features, layer.out_features, layer.bias is not None)
     if quantization == "int8":

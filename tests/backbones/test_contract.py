@@ -96,10 +96,13 @@ def backbone(request, recorded):
     return recorded[request.param]
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("case", CASES)
 def test_the_language_model_is_quantised_and_nothing_else(case, places, recorded):
     """Listed by kind: a name to skip that has changed would quantise the vision tower, too."""
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip(
+        "bitsandbytes", reason="the extra qlora is absent: pip install -e '.[qlora]'"
+    )
     name, files = places[case]
     plain = recorded[case]
     found = backbones.load(name, files, dtype="float32", device="cpu", quantization="nf4")

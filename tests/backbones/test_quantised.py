@@ -1,6 +1,7 @@
 """A quantised language model trains and answers; what a device cannot do is refused."""
 
-import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from hadpo.backbones import choose_precision
 from hadpo.generation import Decoding
 from hadpo.records import BadInput, Question
 
+pytestmark = pytest.mark.extra
 MINI = config.PACKAGE / "mini" / "weights" / "llava"
 FILES = {"language_model": MINI / "llava-v1.5-mini", "vision": MINI / "clip-vit-mini"}
 
 
 def load(quantization, dtype="float32"):
-    pytest.importorskip("bitsandbytes")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    pytest.importorskip(
+        "bitsandbytes", reason="the extra qlora is absent: pip install -e '.[qlora]'"
+    )
     return backbones.load("llava/mini", FILES, dtype=dtype, device="cpu", quantization=quantization)
 
 
@@ -119,6 +122,14 @@ def test_the_rule(dtype, quantization, capability, expected):
 def test_what_a_v100_cannot_do(dtype, quantization, message):
     with pytest.raises(BadInput, match=message):
         choose_precision(dtype, quantization, (7, 0))
+
+
+def test_nothing_is_printed_when_it_is_imported():
+    """On some CPUs it warns: "No module named 'kernels'", the first thing that a notebook shows."""
+    pytest.importorskip("bitsandbytes", reason="the extra qlora is absent")
+    command = [sys.executable, "-c", "import hadpo.adapter, bitsandbytes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):

@@ -5,7 +5,6 @@ Pictures of what was seen go to `HADPO_SCREENSHOTS`, else to the test's own fold
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,31 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = os.environ.get("HADPO_CHROMIUM") or shutil.which("chromium") or ""
-ARGUMENTS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A browser without a window; the test is skipped where there is none."""
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright: pip install -e '.[e2e]'"
-    )
-    if not CHROMIUM:
-        pytest.skip("no browser: apt-get install chromium, or set HADPO_CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
+            item.add_marker(pytest.mark.extra)
 
 
 class Visitor:

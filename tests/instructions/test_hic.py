@@ -18,9 +18,8 @@ SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared
 PHOTOS = SHARED / "data" / "photoset" / "hic"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}")
 needs_filters = pytest.mark.skipif(
-    importlib.util.find_spec("py3langid") is None
-    or importlib.util.find_spec("profanity_check") is None,
-    reason="the extra filters is not installed",
+    not all(map(importlib.util.find_spec, ("py3langid", "profanity_check"))),
+    reason="the extra filters is absent: pip install -e '.[filters]'",
 )
 
 
@@ -171,6 +170,7 @@ def test_settings_out_of_range_are_refused(wrong):
         HicSettings(**wrong)
 
 
+@pytest.mark.extra
 @needs_filters
 def test_language_and_profanity(folder):
     rows = [

@@ -18,6 +18,8 @@ pytest.importorskip("gradio", reason="the page's extra is absent: pip install -e
 
 from tests.page.test_uploads import BAD
 
+pytestmark = pytest.mark.extra
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -16,6 +16,8 @@ from hadpo.page.talk import Conversation, Exchange, Picture, rule
 from hadpo.records import BadInput, Evidence, Question, write_jsonl
 from tests.chat import server as judge_server
 
+pytestmark = pytest.mark.extra
+
 SAID = "There is an umbrella. The scene is a beach. What a day."
 
 

@@ -11,6 +11,8 @@ from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.mini.files import vocabulary
 from hadpo.page.talk import SIGNS, Conversation, Exchange, Picture, claims_told, rule
 
+pytestmark = pytest.mark.extra
+
 EXHIBIT = mini.gallery(1)[0]
 PICTURE = Picture(EXHIBIT.name, EXHIBIT.image, EXHIBIT.evidence)
 ORACLE = oracle.make(vocabulary=from_json(vocabulary()))

@@ -10,6 +10,8 @@ pytest.importorskip("starlette", reason="the page's extra is absent: pip install
 from hadpo.page.uploads import LARGEST_BYTES, LONGEST_SIDE_PIXELS, read_picture
 from hadpo.records import BadInput
 
+pytestmark = pytest.mark.extra
+
 
 def picture(form: str, size=(40, 30), mode="RGB", **options) -> bytes:
     file = io.BytesIO()

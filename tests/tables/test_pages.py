@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,6 @@ from hadpo.runs.execute import execute
 from hadpo.runs.report import join_reports
 from hadpo.tables import compare_runs, read_reported, reported_tables
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LATEX = shutil.which("pdflatex")
 PREAMBLE = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
@@ -43,14 +43,13 @@ def test_the_report_holds_the_published_tables_and_the_audit(reported: Path):
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_the_report_opens_in_a_browser_without_outside_requests(reported: Path, tmp_path: Path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+@pytest.mark.extra
+def test_the_report_opens_in_a_browser_without_outside_requests(
+    chromium: Any, reported: Path, tmp_path: Path
+):
     asked: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
+    with chromium.new_context(viewport={"width": 1200, "height": 900}) as context:
+        page = context.new_page()
         page.on("request", lambda request: asked.append(request.url))
         for path in (reported / "report.html", reported / "compare" / "report.html"):
             page.goto(path.as_uri(), wait_until="load")
@@ -64,7 +63,6 @@ def test_the_report_opens_in_a_browser_without_outside_requests(reported: Path, 
         page.locator("nav a", has_text="Look at the results").click()
         assert page.url.endswith("#compare-Look-at-the-results")
         page.screenshot(path=tmp_path / "report.png")
-        browser.close()
     outside = [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert outside == []
 

@@ -12,10 +12,19 @@ from hadpo.vlm.precision import BITS, Precision, choose_precision
 
 if TYPE_CHECKING:
     from hadpo.config import Recipe
-    from hadpo.vlm.backbone import Backbone
+    from hadpo.vlm.backbone import Backbone, ModelSizes
     from hadpo.vlm.prompt import Prompts
 
-__all__ = ["BITS", "Precision", "choose_precision", "files_of", "load", "load_for"]
+__all__ = [
+    "BITS",
+    "Precision",
+    "choose_precision",
+    "files_of",
+    "load",
+    "load_for",
+    "prompts",
+    "sizes",
+]
 
 
 def load(
@@ -63,6 +72,12 @@ def prompts(name: str) -> Prompts:
     """The two prompts of backbone `name`; nothing is loaded for them."""
     family, _, variant = name.partition("/")
     return plugins.load(__name__, family).VARIANTS[variant].prompts
+
+
+def sizes(name: str) -> ModelSizes:
+    """The sizes that backbone `name` was published with; nothing is loaded for them."""
+    family, _, variant = name.partition("/")
+    return plugins.load(__name__, family).VARIANTS[variant].sizes
 
 
 def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, str | Path]:

@@ -8,7 +8,6 @@ It is left out here, unless `llm_pad_rows.safetensors` beside the Q-Former's fil
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +21,10 @@ from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
 from hadpo.vlm.backbone import (
     CONNECTOR_PART,
+    LLAMA_13B,
     Backbone,
+    ModelSizes,
+    Variant,
     choose_device,
     choose_dtype,
     replace_connector,
@@ -147,25 +149,16 @@ _BARE = PromptTemplate("<image></s>{instruction}")
 _MOST = 128  # ids of a training prompt, </s> included: max_txt_len; a long one keeps its end
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """What differs between the published sizes; LLaMA's sizes stand in its config.json."""
-
-    prompts: Prompts
-    width: int  # of the language model
-    source: str
-
-
 VARIANTS = {
     "vicuna7b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
-        width=4096,
         source="lmsys/vicuna-7b-v1.1 and instruct_blip_vicuna7b_trimmed.pth",
+        sizes=ModelSizes(others=1_175_000_000, image_tokens=32),
     ),
     "vicuna13b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
-        width=5120,
         source="lmsys/vicuna-13b-v1.1 and instruct_blip_vicuna13b_trimmed.pth",
+        sizes=ModelSizes(others=1_175_000_000, image_tokens=32, **LLAMA_13B),
     ),
 }
 PARTS = {
@@ -204,7 +197,7 @@ class InstructBlip(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
-        llama.check_width(VARIANTS[self.variant].width, name=name)
+        llama.check_width(VARIANTS[self.variant].sizes.width, name=name)
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = llama.config
         self.language_model = llama.model

@@ -7,7 +7,6 @@ mm_utils.py; HA-DPO trains with "user" and evaluates with "human" in the system 
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,10 @@ from hadpo.records import BadInput, write_text
 from hadpo.vlm import checkpoint, decoder
 from hadpo.vlm.backbone import (
     CONNECTOR_PART,
+    LLAMA_13B,
     Backbone,
+    ModelSizes,
+    Variant,
     choose_device,
     choose_dtype,
     replace_connector,
@@ -52,19 +54,24 @@ MINI = Prompts(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """What differs between the published sizes; all sizes themselves stand in config.json."""
-
-    prompts: Prompts
-    source: str
-    width: int = 4096  # of the language model
-
-
 VARIANTS = {
-    "1.5-7b": Variant(prompts=VICUNA, source="liuhaotian/llava-v1.5-7b"),
-    "1.5-13b": Variant(prompts=VICUNA, source="liuhaotian/llava-v1.5-13b", width=5120),
-    "mini": Variant(prompts=MINI, source="hadpo/mini/weights/llava"),
+    "1.5-7b": Variant(
+        prompts=VICUNA,
+        source="liuhaotian/llava-v1.5-7b",
+        sizes=ModelSizes(others=325_000_000, image_tokens=576),
+    ),
+    "1.5-13b": Variant(
+        prompts=VICUNA,
+        source="liuhaotian/llava-v1.5-13b",
+        sizes=ModelSizes(others=325_000_000, image_tokens=576, **LLAMA_13B),
+    ),
+    "mini": Variant(
+        prompts=MINI,
+        source="hadpo/mini/weights/llava",
+        sizes=ModelSizes(
+            width=128, inner=320, layers=3, vocab=560, others=533_888, image_tokens=36
+        ),
+    ),
 }
 PARTS = {
     "language_model": "folder of LLaVA (authors' layout, or transformers' LLaVA folder)",
@@ -222,7 +229,7 @@ def from_original(
         where=str(folder / "config.json"),
     )
     checkpoint.check_width(
-        *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].width),
+        *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].sizes.width),
         name=backbone.name,
     )
     tokenizer.check_rows(backbone.embedding.num_embeddings, where=f"{folder}/config.json")

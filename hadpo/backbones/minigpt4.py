@@ -6,7 +6,7 @@ Oxford HIC are the Vicuna-v0 variant with another linear layer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
-from hadpo.vlm.backbone import Backbone, choose_device, choose_dtype
+from hadpo.vlm.backbone import (
+    LLAMA_13B,
+    Backbone,
+    ModelSizes,
+    Variant,
+    choose_device,
+    choose_dtype,
+)
 from hadpo.vlm.checkpoint import LlamaFolder, locate
 from hadpo.vlm.prompt import Prompts, PromptTemplate
 from hadpo.vlm.qformer import QFormer, QFormerSizes, qformer_ignored, qformer_keys
@@ -53,48 +60,36 @@ VICUNA0_LRV = replace(  # the older conversation.py of LRV and HIC has no blank 
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """What differs between the published models; LLaMA's sizes stand in its config.json."""
-
-    prompts: Prompts
-    has_qformer: bool
-    end: str  # what follows every answer
-    source: str
-    width: int = 4096  # of the language model
-
-
 VARIANTS = {
     "llama2": Variant(
         prompts=LLAMA2,
-        has_qformer=False,
-        end="</s>",
+        unused_parts=("qformer",),
         source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
+        sizes=ModelSizes(others=1_010_000_000, image_tokens=64),
     ),
     "llama2-hadpo": Variant(
         prompts=LLAMA2_HADPO,
-        has_qformer=False,
-        end="</s>",
+        unused_parts=("qformer",),
         source="as llama2, with the prompt of HA-DPO's evaluation",
+        sizes=ModelSizes(others=1_010_000_000, image_tokens=64),
     ),
     "vicuna0": Variant(
         prompts=VICUNA0,
-        has_qformer=True,
         end="###",
         source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
+        sizes=ModelSizes(others=1_010_000_000, image_tokens=32),
     ),
     "vicuna0-13b": Variant(
         prompts=VICUNA0,
-        has_qformer=True,
         end="###",
-        width=5120,
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
+        sizes=ModelSizes(others=1_010_000_000, image_tokens=32, **LLAMA_13B),
     ),
     "vicuna0-lrv": Variant(
         prompts=VICUNA0_LRV,
-        has_qformer=True,
         end="###",
         source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
+        sizes=ModelSizes(others=1_010_000_000, image_tokens=32),
     ),
 }
 PARTS = {
@@ -150,7 +145,7 @@ class MiniGPT4(Backbone):
     ) -> None:
         super().__init__()
         self.name = name
-        llama.check_width(VARIANTS[self.variant].width, name=name)
+        llama.check_width(VARIANTS[self.variant].sizes.width, name=name)
         self.PROMPTS = VARIANTS[self.variant].prompts
         self.original_config = llama.config
         self.language_model = llama.model
@@ -247,7 +242,7 @@ def from_original(
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
     """
-    has_qformer = VARIANTS[variant].has_qformer
+    has_qformer = "qformer" not in VARIANTS[variant].unused_parts
     needed = [part for part in PARTS if has_qformer or part != "qformer"]
     missing = [f"{part}: {PARTS[part]}" for part in needed if part not in files]
     if missing:

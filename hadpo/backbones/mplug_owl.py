@@ -8,7 +8,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +22,8 @@ from hadpo.vlm import checkpoint, decoder
 from hadpo.vlm.backbone import (
     CONNECTOR_PART,
     Backbone,
+    ModelSizes,
+    Variant,
     choose_device,
     choose_dtype,
     replace_connector,
@@ -248,17 +249,14 @@ _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """What differs; all sizes stand in config.json."""
-
-    prompts: Prompts
-    source: str
-
-
+_SIZES = ModelSizes(others=450_000_000, image_tokens=65)
 VARIANTS = {
-    "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft"),
-    "lrv-v2": Variant(prompts=_LRV, source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter"),
+    "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft", sizes=_SIZES),
+    "lrv-v2": Variant(
+        prompts=_LRV,
+        source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter",
+        sizes=_SIZES,
+    ),
 }
 PARTS = {
     "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",

@@ -32,9 +32,9 @@ def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check
     whole = config.resolve_path(model.files.get("language_model", ""), run_folder=run_folder)
     if fetch.is_transformers(whole):
         return  # such a folder holds all parts
+    unused = module.VARIANTS[variant].unused_parts if variant in module.VARIANTS else ()
     for part, meaning in module.PARTS.items():
-        has_it = getattr(module.VARIANTS.get(variant), f"has_{part}", True)
-        if part not in model.files and has_it and part not in module.OPTIONAL_PARTS:
+        if part not in (*model.files, *unused, *module.OPTIONAL_PARTS):
             mend = f"set it: {meaning}"
             yield Check(what=part, status="missing", found="not in the recipe", mend=mend)
 

@@ -8,11 +8,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hadpo.vlm.backbone import Backbone
+    from hadpo.vlm.backbone import LLAMA_13B, Backbone, ModelSizes, Variant
     from hadpo.vlm.prompt import Prompts, PromptTemplate
 
-__all__ = ["Backbone", "PromptTemplate", "Prompts"]
-_HOMES = {"Backbone": "backbone", "PromptTemplate": "prompt", "Prompts": "prompt"}
+__all__ = ["LLAMA_13B", "Backbone", "ModelSizes", "PromptTemplate", "Prompts", "Variant"]
+_HOMES = {
+    **dict.fromkeys(("Backbone", "LLAMA_13B", "ModelSizes", "Variant"), "backbone"),
+    **dict.fromkeys(("PromptTemplate", "Prompts"), "prompt"),
+}
 
 
 def __getattr__(name: str) -> Any:

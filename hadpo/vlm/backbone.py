@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,32 @@ from hadpo.vlm.attention import Attention, Parts
 from hadpo.vlm.checkpoint import locate
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """Sizes of a published model, for estimates of memory and time before its files are there."""
+
+    width: int = 4096  # of the language model, as all up to `vocab`
+    inner: int = 11008  # width of its MLP
+    layers: int = 32
+    vocab: int = 32000
+    others: int  # weights of encoder and connector
+    image_tokens: int  # of one image
+
+
+LLAMA_13B = {"width": 5120, "inner": 13824, "layers": 40}  # the defaults above are LLaMA-7B's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What a family declares of each model that it can load; `VARIANTS` names them."""
+
+    prompts: Prompts
+    source: str  # where the published files are
+    sizes: ModelSizes
+    end: str = "</s>"  # what follows every answer
+    unused_parts: tuple[str, ...] = ()  # of the family's `PARTS`, those that this model lacks
 
 
 class Backbone(nn.Module, ABC):

@@ -221,7 +221,7 @@ def test_real_size_has_the_published_shapes(variant, changes, language_model, co
         f"llava/{variant}", vision_config=OPENAI_CLIP, original_config=config, where="test"
     )
     assert backbone.num_image_tokens == 576
-    assert llava.VARIANTS[variant].width == h
+    assert llava.VARIANTS[variant].sizes.width == h
     shapes = {name: tuple(p.shape) for name, p in backbone.named_parameters()}
     assert all(p.is_meta for p in backbone.parameters())
     published = {

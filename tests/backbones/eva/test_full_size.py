@@ -67,7 +67,7 @@ def build(name, tiny_files):
     )
     if name.startswith("instructblip"):
         return instructblip.InstructBlip(name, llama, eva=EvaSizes(), qformer=QFormerSizes())
-    has_qformer = minigpt4.VARIANTS[name.partition("/")[2]].has_qformer
+    has_qformer = "qformer" not in minigpt4.VARIANTS[name.partition("/")[2]].unused_parts
     qformer = QFormerSizes() if has_qformer else None
     return minigpt4.MiniGPT4(name, llama, eva=EvaSizes(), qformer=qformer)
 

@@ -53,8 +53,7 @@ def generate(
     from hadpo.chat import Cache, ChatModel, ChatSettings, cache_file
     from hadpo.data import visual_genome as vg
     from hadpo.instructions import generate as made
-    from hadpo.instructions.filters import FilterSettings
-    from hadpo.instructions.lrv import convert
+    from hadpo.instructions.lrv import FilterSettings, convert
 
     settings = ChatSettings(
         model=model,
@@ -106,8 +105,7 @@ def filter_lrv(
     from itertools import chain
 
     from hadpo.data import lrv
-    from hadpo.instructions.filters import FilterSettings
-    from hadpo.instructions.lrv import convert
+    from hadpo.instructions.lrv import FilterSettings, convert
 
     report = Report(_one_of(on_bad, "error", "skip"))
     settings = _checked(

@@ -17,7 +17,15 @@ from hadpo.config.sections import (
     PrepareConfig,
     TrainConfig,
 )
-from hadpo.config.sections.ranges import STRICT, Amount, AtLeastOne, Count, Positive, Share
+from hadpo.config.sections.ranges import (
+    STRICT,
+    Amount,
+    AtLeastOne,
+    Count,
+    Positive,
+    Share,
+    ShareBelowOne,
+)
 from hadpo.config.settings import SECTIONS, Recipe, names, parameters, section_types
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "PrepareConfig",
     "Recipe",
     "Share",
+    "ShareBelowOne",
     "TrainConfig",
     "as_dict",
     "load_recipe",

@@ -1,20 +1,21 @@
 """Instructions by a language model that reads what is known about an image: the LRV method.
 
 Four kinds, each a prompt in `prompts/`: positive ones of ten tasks, negative ones about what is not
-there, negative ones about what is there with a wrong property, and wrong statements about charts.
+in the image, negative ones about what is there with a wrong property, and wrong statements about
+charts. Replies are JSON, or labelled lines in the style that LRV published.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.chat import ChatModel, Request
-from hadpo.instructions.blocks import Block, read_blocks
-from hadpo.judges import Unfinished
-from hadpo.records import BadInput, Evidence, Instruction, value_hash
-from hadpo.text import filled
+from hadpo.chat import ChatModel, Prompt, Request, object_schema
+from hadpo.plugins import choices
+from hadpo.records import BadInput, Evidence, Instruction, Region
+from hadpo.text import json_object
 
 PROMPTS = Path(__file__).parent / "prompts"
 SOURCE = "generated"
@@ -29,13 +30,22 @@ TASKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One of the prompts, and what becomes of its replies."""
+    """One of the prompts, and what its replies become."""
 
     prompt: str
     count: int  # instructions that one reply should hold
     kind: Literal["positive", "negative", "chart"]
     task: str  # of the records; "" takes the reply's
     needs: Literal["regions", "facts"] = "regions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One instruction of a reply."""
+
+    instruction: str
+    answer: str
+    task: str = ""
 
 
 KINDS = {  # the counts are LRV's
@@ -46,18 +56,15 @@ KINDS = {  # the counts are LRV's
 }
 ANSWER_WORDS = 30  # LRV's limit
 _TEXT = {"type": "string"}
-_ITEM = {
-    "type": "object",
-    "properties": {"instruction": _TEXT, "answer": _TEXT, "task": _TEXT},
-    "required": ["instruction", "answer", "task"],
-    "additionalProperties": False,
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"instructions": {"type": "array", "items": _ITEM}},
-    "required": ["instructions"],
-    "additionalProperties": False,
-}
+_ITEM = object_schema(instruction=_TEXT, answer=_TEXT, task=_TEXT)
+SCHEMA = object_schema(instructions={"type": "array", "items": _ITEM})
+_LABEL = re.compile(
+    r"^[\s*_#>\-]*(?:\d{1,3}\s*[.):]\s*)?[\s*_#]*"  # "- ", "3. ", "**"
+    r"(instruction|question|answer|reason|task)\s*\d{0,3}\s*[*_]*\s*:\s*[*_]*\s*(.*)$",
+    flags=re.IGNORECASE,
+)
+_NAMES = {"question": "instruction", "reason": "answer"}  # the negative prompts ask for reasons
+_QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019")
 
 
 def requests(
@@ -74,30 +81,23 @@ def requests(
     Raises:
         BadInput: no such kind, or no such prompt.
     """
-    templates = {name: _template(name, is_json=is_json, folder=folder) for name in kinds}
-    found = []
-    for evidence in images:
-        for name in kinds:
-            if not getattr(evidence, KINDS[name].needs):
-                continue
-            template = templates[name]
-            text = filled(
-                template,
-                regions="\n".join(map(_line, evidence.regions)),
-                facts="\n".join(evidence.facts),
-                count=str(KINDS[name].count),
-                tasks=", ".join(TASKS),
-                words=str(ANSWER_WORDS),
-            )
-            found.append(
-                Request(
-                    name=f"{name}-{evidence.image_id}",
-                    text=text,
-                    prompt_version=value_hash(template),
-                    schema=SCHEMA if is_json else None,
-                )
-            )
-    return found
+    prompts = {name: _prompt(name, is_json=is_json, folder=folder) for name in kinds}
+    return [
+        prompts[name].request(
+            f"{name}-{evidence.image_id}",
+            {
+                "regions": "\n".join(map(_region_line, evidence.regions)),
+                "facts": "\n".join(evidence.facts),
+                "count": str(KINDS[name].count),
+                "tasks": ", ".join(TASKS),
+                "words": str(ANSWER_WORDS),
+            },
+            schema=SCHEMA if is_json else None,
+        )
+        for evidence in images
+        for name in kinds
+        if getattr(evidence, KINDS[name].needs)
+    ]
 
 
 def generate(
@@ -111,7 +111,7 @@ def generate(
     """Ask for instructions about every image; what was answered before is not asked again.
 
     Args:
-        images: what is known.
+        images: what is known about them.
         chat: the language model; its cache makes this resumable, its settings bound the cost.
         kinds: names of `KINDS`.
         counts: grows: requests, blocks, and what was rejected why.
@@ -123,16 +123,11 @@ def generate(
     """
     asked = requests(images, kinds, is_json=chat.settings.reply_format != "text", folder=folder)
     outcome = chat.ask(asked)
-    if outcome.missing:
-        why = "; ".join(f"{n} x {w}" for w, n in Counter(outcome.missing.values()).most_common(3))
-        raise Unfinished(
-            f"{len(outcome.missing)} of {len(asked)} requests got no reply ({why}); nothing that "
-            "was paid for is lost, the same command goes on from there"
-        )
+    outcome.refuse_missing("requests")
     counts["requests"] += len(asked)
     counts["replies refused or cut off"] += len(outcome.without)
     by_id = {evidence.image_id: evidence for evidence in images}
-    found: list[Instruction] = []
+    records: list[Instruction] = []
     for request in asked:
         if request.name not in outcome.replies:
             continue
@@ -145,25 +140,23 @@ def generate(
             if len(block.answer.split()) > ANSWER_WORDS:
                 counts[f"blocks rejected: answer of more than {ANSWER_WORDS} words"] += 1
                 continue
-            found.append(_record(block, KINDS[name], f"{request.name}-{number}", by_id[image_id]))
-    return found
+            key = f"{request.name}-{number}"
+            records.append(_record(block, KINDS[name], key, by_id[image_id]))
+    return records
 
 
-def _template(name: str, *, is_json: bool, folder: Path | None) -> str:
-    from hadpo.plugins import choices
-
+def _prompt(name: str, *, is_json: bool, folder: Path | None) -> Prompt:
     if name not in KINDS:
         raise BadInput(f"no kind of instructions named {name!r}; {choices(name, KINDS)}")
-    path = (folder or PROMPTS) / f"{KINDS[name].prompt}.txt"
-    if not path.is_file():
-        raise BadInput(f"{path}: no such prompt")
-    form = PROMPTS / f"instructions.{'json' if is_json else 'lines'}.txt"
     hint = "one of the tasks" if not KINDS[name].task else f'"{KINDS[name].task}"'
-    text = form.read_text(encoding="utf-8").strip().replace("{task_hint}", hint)
-    return path.read_text(encoding="utf-8").strip().replace("{format}", text)
+    form = PROMPTS / f"instructions.{'json' if is_json else 'lines'}.txt"
+    return Prompt.read(
+        (folder or PROMPTS) / f"{KINDS[name].prompt}.txt",
+        format=Prompt.read(form, task_hint=hint).template,
+    )
 
 
-def _line(region: Any) -> str:
+def _region_line(region: Region) -> str:
     """A region as LRV's prompts show it, its height being its height (the original's may not)."""
     return (
         f"{region.phrase} X: {region.x:g} Y: {region.y:g} "
@@ -182,3 +175,69 @@ def _record(block: Block, kind: Kind, key: str, evidence: Evidence) -> Instructi
         source=SOURCE,
         task=kind.task or block.task,
     )
+
+
+def read_blocks(reply: str) -> tuple[list[Block], Counter[str]]:
+    """The instructions of a reply, and why other blocks were rejected.
+
+    Labels may be numbered ("3. Instruction:", "Instruction 3:"), in any case and in markdown; a
+    value stands on the line of its label, or on the following ones up to an empty line. `Reason`
+    is an answer. Text before the first label and after an empty line is ignored.
+    """
+    value = json_object(reply)
+    listed = value.get("instructions") if value else None
+    pieces = listed if isinstance(listed, list) else _labelled(reply)
+    blocks: list[Block] = []
+    rejected: Counter[str] = Counter()
+    for piece in pieces:
+        fields = _fields(piece)
+        if fields is None:
+            rejected["no object"] += 1
+        elif why := next((n for n in ("instruction", "answer") if not fields.get(n)), ""):
+            rejected[f"no {why}"] += 1
+        elif "twice" in fields:
+            rejected["two answers"] += 1
+        else:
+            names = ("instruction", "answer", "task")
+            blocks.append(Block(**{name: fields.get(name, "") for name in names}))
+    if not pieces:
+        rejected["no block in the reply"] += 1
+    return blocks, rejected
+
+
+def _fields(piece: Any) -> dict[str, str] | None:
+    if not isinstance(piece, dict):
+        return None
+    return {
+        _NAMES.get(str(name).lower(), str(name).lower()): _bare(text)
+        for name, text in piece.items()
+        if isinstance(text, str)
+    }
+
+
+def _labelled(reply: str) -> list[dict[str, str]]:
+    blocks: list[dict[str, str]] = []
+    open_label = ""  # its value may go on in the next line
+    for line in reply.splitlines():
+        if match := _LABEL.match(line):
+            name = _NAMES.get(match[1].lower(), match[1].lower())
+            if name == "instruction" or not blocks:  # else: an answer without an instruction
+                blocks.append({})
+            if name in blocks[-1]:
+                blocks[-1]["twice"] = name
+            blocks[-1][name] = match[2].strip()
+            open_label = name
+        elif not line.strip() and blocks and blocks[-1].get(open_label):
+            open_label = ""
+        elif open_label and line.strip():
+            blocks[-1][open_label] = f"{blocks[-1][open_label]} {line.strip()}".strip()
+    return blocks
+
+
+def _bare(text: str) -> str:
+    text = text.strip().strip("*_").strip()
+    for left, right in _QUOTES:
+        inside = text[1:-1]
+        if text.startswith(left) and text.endswith(right) and inside and left not in inside:
+            return inside.strip()
+    return text

@@ -5,27 +5,31 @@ trained on is not known; every choice here is a setting, and every row left out 
 pass through a table on disk that ranks them, so memory does not grow with the file.
 """
 
+import importlib.util
 import json
 import math
 import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.config.sections.ranges import STRICT, Count, ShareBelowOne
+from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, hic, inside
 from hadpo.data.images import Checked
-from hadpo.instructions.wording import language_filter, profanity_filter
+from hadpo.plugins import choices
 from hadpo.records import BadInput, Instruction, replacing, to_json, write_text
 from hadpo.text import said_alike
 
 SOURCE = "oxford_hic_data.csv"
 SPLITS = ("train", "val")
+SURE = 0.5  # probability of a language; captions of a few words are often too short to tell
+PROFANE = 0.5  # probability from which a caption counts as profane
 _AT_ONCE = 5000  # rows that are filtered and put into the table together
 _TABLE = """
 CREATE TABLE rows (number INTEGER PRIMARY KEY, image_id TEXT, same TEXT, caption TEXT, score REAL);
@@ -40,7 +44,7 @@ FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY image_id, same ORDER BY score DE
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class HicSettings:
-    """Which captions are kept, and what they weigh."""
+    """Which captions pass, and what they weigh."""
 
     min_score: float = 0.0  # votes that a caption needs
     top_k: Count = 0  # captions of each image, by score; 0: all
@@ -69,9 +73,9 @@ def convert(
         data: oxford_hic_data.csv.
         images: folder of `<image_id>.jpg`.
         out: folder to write to; a split without captions is not written.
-        settings: what is kept.
+        settings: which captions pass.
         report: collects broken rows; counts of what was left out come from it.
-        checked: verdicts on image files; None: they are looked at, and nothing is kept.
+        checked: verdicts on image files; None: each file is checked, and no verdict is stored.
 
     Returns:
         The counts, also in `counts.json`: what was read, left out and why, and written.
@@ -88,12 +92,15 @@ def convert(
         table.execute("PRAGMA journal_mode=OFF")  # a table of this call only
         table.execute("PRAGMA synchronous=OFF")
         table.executescript(_TABLE)
-        for some in _in_groups(hic.read(data, report), _AT_ONCE):
-            report.left_out("rows read", source="hic", count=len(some))
-            kept = [(row, said_alike(row.caption)) for row in _passed(some, filters, report)]
+        rows = hic.read(data, report)
+        while group := list(islice(rows, _AT_ONCE)):
+            report.left_out("rows read", source="hic", count=len(group))
             table.executemany(
                 "INSERT INTO rows(image_id, same, caption, score) VALUES (?, ?, ?, ?)",
-                ((row.image_id, same, row.caption, row.score) for row, same in kept),
+                (
+                    (row.image_id, said_alike(row.caption), row.caption, row.score)
+                    for row in _apply(filters, group, report)
+                ),
             )
         if not settings.dedupe:
             table.execute("UPDATE rows SET same = number")
@@ -110,46 +117,39 @@ def convert(
 
 
 def _filters(settings: HicSettings) -> dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]]:
-    """Why rows go -> which of some rows stay; the cheap ones first."""
+    """Why rows are dropped -> which rows of a list stay; the cheap filters first.
+
+    Those of language and profanity cost far more than all others together, so they come last.
+    """
 
     def length_fits(rows: Sequence[hic.Row]) -> list[bool]:
         most = settings.max_words or math.inf
         return [settings.min_words <= len(row.caption.split()) <= most for row in rows]
 
-    found: dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]] = {
+    filters: dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]] = {
         "score below min_score": lambda rows: [row.score >= settings.min_score for row in rows],
         "words outside the limits": length_fits,
     }
     if settings.languages:
         may_be = language_filter(settings.languages)
-        found["another language"] = lambda rows: [may_be(row.caption) for row in rows]
+        filters["another language"] = lambda rows: [may_be(row.caption) for row in rows]
     if settings.profanity == "drop":
         are_clean = profanity_filter()
-        found["profane"] = lambda rows: are_clean([row.caption for row in rows])
-    return found
+        filters["profane"] = lambda rows: are_clean([row.caption for row in rows])
+    return filters
 
 
-def _passed(
-    rows: Sequence[hic.Row],
+def _apply(
     filters: dict[str, Callable[[Sequence[hic.Row]], Sequence[bool]]],
+    rows: Sequence[hic.Row],
     report: Report,
 ) -> Sequence[hic.Row]:
+    """The rows that pass all filters."""
     for why, stays in filters.items():
         left = [row for row, ok in zip(rows, stays(rows), strict=True) if ok] if rows else rows
         report.left_out(why, source="hic", count=len(rows) - len(left))
         rows = left
     return rows
-
-
-def _in_groups(rows: Iterator[hic.Row], count: int) -> Iterator[list[hic.Row]]:
-    group: list[hic.Row] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == count:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _rank(table: sqlite3.Connection, settings: HicSettings, report: Report) -> None:
@@ -167,7 +167,7 @@ def _usable(
     table: sqlite3.Connection, images: Path, checked: Checked, report: Report
 ) -> dict[str, Path]:
     """Path of each image that can be used; captions of the others are deleted and counted."""
-    found: dict[str, Path] = {}
+    usable: dict[str, Path] = {}
     gone: list[tuple[str]] = []
     for (key,) in table.execute("SELECT DISTINCT image_id FROM ranked ORDER BY image_id"):
         try:
@@ -181,11 +181,11 @@ def _usable(
             report.left_out(f"images: {problem.partition(' (')[0]}", source="hic")
             gone.append((key,))
         else:
-            found[key] = path
+            usable[key] = path
     table.execute("CREATE INDEX by_image ON ranked(image_id)")
     count = table.executemany("DELETE FROM ranked WHERE image_id = ?", gone).rowcount if gone else 0
     report.left_out("captions of images that cannot be used", source="hic", count=count)
-    return found
+    return usable
 
 
 def _weight(settings: HicSettings) -> str:
@@ -256,8 +256,56 @@ def _write_split(
 
 
 def _link(image: Path, place: Path) -> None:
-    """The image at a second place; a copy where the disk is another one."""
+    """The image at a second place: a hard link, or a copy if that is another disk."""
     try:
         os.link(image.resolve(), place)
     except OSError:
         shutil.copyfile(image, place)
+
+
+def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
+    """Whether a text may be in one of the languages: false if another one is likely.
+
+    Args:
+        languages: ISO 639-1 codes, for example {"en"}.
+
+    Raises:
+        BadInput: py3langid is not installed, or an unknown code.
+    """
+    _require("py3langid")
+    from py3langid import langid  # pyright: ignore[reportMissingImports]
+
+    known = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    for code in languages:
+        if code not in known.nb_classes:
+            raise BadInput(f"no language {code!r}; {choices(code, set(known.nb_classes))}")
+
+    def may_be(text: str) -> bool:
+        # Capitals look like no language to a model of lower-case text.
+        language, probability = known.classify(text.lower() if text.isupper() else text)
+        return language in languages or probability < SURE
+
+    return may_be
+
+
+def profanity_filter() -> Callable[[Sequence[str]], list[bool]]:
+    """Whether each of some texts is clean; many at a time, which makes it fast.
+
+    Raises:
+        BadInput: alt-profanity-check is not installed.
+    """
+    _require("profanity_check")
+    import profanity_check  # pyright: ignore[reportMissingImports]
+
+    def are_clean(texts: Sequence[str]) -> list[bool]:
+        return [bool(p < PROFANE) for p in profanity_check.predict_prob(list(texts))]
+
+    return are_clean
+
+
+def _require(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise BadInput(
+            "the filters of language and profanity are not installed; pip install -e '.[filters]', "
+            "or leave them out"
+        )

@@ -1,7 +1,6 @@
 """What is trained on: preference pairs, published or mined, and instructions to finetune on."""
 
-from hadpo.pairs.look import look, plan, some_of_each, written
-from hadpo.pairs.stage import prepare
+from hadpo.pairs.stage import look, plan, prepare, some_of_each, written
 from hadpo.pairs.style import Style, summary
 from hadpo.pairs.style import measure as style
 

@@ -1,20 +1,27 @@
-"""Everything that prepare reads: evidence, questions of the benchmarks, words of the oracle."""
+"""Everything that prepare reads.
+
+That is evidence, the questions of the benchmarks, the words of the oracle, pairs that others
+published, and instructions to finetune on.
+"""
 
 import random
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hadpo.config import DataConfig
+from hadpo.config import DataConfig, names
 from hadpo.data import (
     Report,
+    cc_sbu_align,
     chair,
     coco,
     gavie,
     gqa,
     hadpo_pairs,
+    lrv,
     missing_images,
     pope,
     read_json,
@@ -22,11 +29,24 @@ from hadpo.data import (
     vg_annotation,
 )
 from hadpo.data import visual_genome as vg
+from hadpo.instructions import oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
-from hadpo.records import BadInput, Evidence, Pair, Question, input_hashes
+from hadpo.plugins import choices
+from hadpo.records import (
+    BadInput,
+    Evidence,
+    Instruction,
+    Pair,
+    Question,
+    input_hashes,
+    read_jsonl,
+)
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
+
+ORACLE = "oracle"  # a place of instructions
+INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +64,7 @@ class Material:
         """All evidence by image id."""
         return {**self.images, **self.photos}
 
-    evaluated: frozenset[str]  # ids of Visual Genome that a benchmark asks about, under any name
+    evaluated: Set[str]  # ids of Visual Genome that a benchmark asks about, under any name
 
 
 def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Material:
@@ -60,23 +80,23 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     """
     data: Any = run.recipe.data
     folder = visual_genome_folder(run)
-    described = _described(run, report)
-    graded = [*_graded(run, Report("skip")), *_examined(run)]  # problems: with their questions
-    wanted = None if image_ids is None else {*image_ids, *described, *graded}
+    of_shr = _shr_image_ids(run, report)
+    of_gavie = _gavie_image_ids(run, Report("skip"))  # problems: with the questions
+    asked = {*of_shr, *of_gavie, *_gqa_image_ids(run)}
+    wanted = None if image_ids is None else asked.union(image_ids)
     images = vg.read(folder, report, image_ids=wanted)
     sources = [folder / "image_data.json", folder / "region_descriptions.json"]
     if data.coco:
         sources.append(run.resolve(data.coco) / "objects.json")
-    hashes = input_hashes(sources, below=run.folder.parent)
-    run.note(inputs={**run.manifest.facts.get("inputs", {}), **hashes})
+    run.note_inputs(input_hashes(sources, below=run.folder.parent))
     if data.shr:
         facts = shr.facts(run.resolve(data.shr), report)
         images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}
     if data.gavie and data.gavie_regions:
         path = run.note_input(run.resolve(data.gavie_regions))
-        images = _as_lrv_shows(images, path, graded, described, report)
+        images = _with_lrv_regions(images, path, of_gavie, of_shr, report)
     photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
-    questions = _pope_questions(run, report) + _shr_questions(described, images, report)
+    questions = _pope_questions(run, report) + _with_images(shr.questions(of_shr, images), report)
     if data.gavie:
         path = run.note_input(run.resolve(data.gavie))
         questions += _with_images(gavie.questions(path, images, report), report)
@@ -95,7 +115,7 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
         questions=questions,
         words=words,
         vocabulary=from_json(words, where=data.vocabulary or "vocabulary"),
-        evaluated=frozenset({*described, *graded, *_same_photos(vg.coco_ids(folder), questions)}),
+        evaluated=asked.union(_same_photos(vg.coco_ids(folder), questions)),
     )
 
 
@@ -105,8 +125,12 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
     Only small files are read for this; broken records are reported when everything is.
     """
     folder, ignored = visual_genome_folder(run), Report("skip")
-    evaluated = {*_described(run, ignored), *_graded(run, ignored), *_examined(run)}
-    evaluated |= {*_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored))}
+    evaluated = {
+        *_shr_image_ids(run, ignored),
+        *_gavie_image_ids(run, ignored),
+        *_gqa_image_ids(run),
+        *_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored)),
+    }
     free = sorted(set(vg.images(folder, ignored)) - evaluated)
     draw = random.Random(f"{run.settings.prepare_seed}/images")
     return draw.sample(free, min(count, len(free)))
@@ -128,8 +152,87 @@ def published_pairs(run: "Run", report: Report) -> list[Pair]:
     )
 
 
+def read_instructions(
+    run: "Run", known: Material, report: Report, counts: Counter[str]
+) -> list[Instruction]:
+    """The instructions of all places that the recipe names, by `instruction_kinds` and `limit`.
+
+    A place is a file of our records (`.jsonl`, what the converters of `hadpo.instructions` write),
+    one of LRV's files (`.json`, its pictures in `image/` beside it, those of charts in
+    `chart_image/`), a folder in the layout of MiniGPT-4's second stage (`filter_cap.json` and
+    `image/`), or `oracle`: made from what is known about the images that no benchmark asks about.
+
+    Args:
+        run: paths of its recipe's data section are resolved; the files are hashed.
+        known: for the oracle: its images and words.
+        report: collects broken records.
+        counts: grows: what was read, by source and kind, and what was left out.
+
+    Raises:
+        BadInput: no such place, an unknown kind, a place that gives nothing, the same id twice, or
+            a weight that is not above 0.
+    """
+    settings = run.settings
+    wanted = names(settings.instruction_kinds)
+    for kind in wanted:
+        if kind not in INSTRUCTION_KINDS:
+            raise BadInput(
+                f"instruction_kinds: no kind {kind!r}; {choices(kind, INSTRUCTION_KINDS)}"
+            )
+    records: dict[str, Instruction] = {}
+    seen: Counter[str] = Counter()
+    for place in instruction_places(run):
+        before = len(records)
+        for record in _read_place(run, place, known, report):
+            counts[f"instructions read: {record.source}, {record.kind}"] += 1
+            if record.kind not in wanted:
+                counts["instructions left out: not of instruction_kinds"] += 1
+                continue
+            if not record.weight > 0:
+                raise BadInput(f"{place}: {record.instruction_id} weighs {record.weight}, not > 0")
+            if record.instruction_id in records:
+                raise BadInput(f"{place}: a second instruction {record.instruction_id!r}")
+            seen[record.kind] += 1
+            if not settings.limit or seen[record.kind] <= settings.limit:
+                records[record.instruction_id] = record
+        if len(records) == before and not settings.limit:
+            raise BadInput(
+                f"{place}: no instruction of {', '.join(wanted)}; counts: {dict(counts)}"
+            )
+    return list(records.values())
+
+
+def instruction_places(run: "Run") -> list[str]:
+    """The places of instructions that the recipe names."""
+    return names(run.recipe.data.instructions)
+
+
+def _read_place(run: "Run", place: str, known: Material, report: Report) -> Iterable[Instruction]:
+    if place == ORACLE:
+        free = [e for key, e in known.images.items() if key not in known.evaluated]
+        return oracle.instructions(free, known.vocabulary, seed=run.settings.prepare_seed)
+    path = run.resolve(place)
+    if not path.exists():
+        raise BadInput(
+            f"data.instructions: nothing at {path}; fetch or convert it, or correct the path"
+        )
+    if path.is_dir():
+        run.note_input(path / "filter_cap.json")
+        # Named by their folder: the files in such folders all have the same name.
+        return (
+            replace(record, source=path.name, instruction_id=f"{path.name}-{number}")
+            for number, record in enumerate(cc_sbu_align.read(path, report))
+        )
+    run.note_input(path)
+    if path.suffix == ".jsonl":
+        return read_jsonl(path, Instruction)
+    charts = path.with_name("chart_image")
+    is_chart = path.name.startswith("chart") and charts.is_dir()
+    return lrv.read(path, charts if is_chart else path.with_name("image"), report)
+
+
 def visual_genome_folder(run: "Run") -> Path:
-    """The Visual Genome folder; BadInput where the recipe names none."""
+    """The Visual Genome folder; BadInput if the recipe names none."""
     if not run.recipe.data.visual_genome:
         raise BadInput("data.visual_genome names no folder; preference pairs are about its images")
     return run.resolve(run.recipe.data.visual_genome)
@@ -143,7 +246,7 @@ def _noted(run: "Run", folder: str, name: str) -> Path:
     return path
 
 
-def _described(run: "Run", report: Report) -> list[str]:
+def _shr_image_ids(run: "Run", report: Report) -> list[str]:
     """Ids of the images that SHR describes."""
     data: Any = run.recipe.data
     if not data.shr:
@@ -151,7 +254,7 @@ def _described(run: "Run", report: Report) -> list[str]:
     return shr.image_ids(_noted(run, data.shr, "val_images_final.json"), report)
 
 
-def _examined(run: "Run") -> list[str]:
+def _gqa_image_ids(run: "Run") -> list[str]:
     """Ids of the images that GQA asks about."""
     data: Any = run.recipe.data
     return gqa.image_ids(run.resolve(data.gqa), Report("skip")) if data.gqa else []
@@ -168,46 +271,41 @@ def _pope_questions(run: "Run", report: Report) -> list[Question]:
     return pope.read(run.resolve(data.pope), run.resolve(data.coco), report)
 
 
-def _graded(run: "Run", report: Report) -> list[str]:
+def _gavie_image_ids(run: "Run", report: Report) -> list[str]:
     """Ids of the images that GAVIE asks about."""
     data: Any = run.recipe.data
     path = data.gavie
     return gavie.image_ids(run.resolve(path), report) if path else []
 
 
-def _as_lrv_shows(
+def _with_lrv_regions(
     images: dict[str, Evidence],
     path: Path,
-    graded: list[str],
-    described: list[str],
+    of_gavie: list[str],
+    of_shr: list[str],
     report: Report,
 ) -> dict[str, Evidence]:
-    """The images with LRV's regions where GAVIE asks about them.
+    """The images with LRV's regions instead of their own if GAVIE asks about them.
 
     There is one evidence of an image: SHR's judge sees these regions too, which is counted. An
-    image that the file lacks is a broken record; where those are skipped, it keeps its own.
+    image that the file lacks is a broken record; if those are skipped, it keeps its own regions.
     """
-    asked = images.keys() & {*graded}
-    found = vg_annotation.read(path, report, image_ids=asked)
-    for key in sorted(asked - found.keys()):
+    asked = images.keys() & {*of_gavie}
+    regions = vg_annotation.read(path, report, image_ids=asked)
+    for key in sorted(asked - regions.keys()):
         report.bad(f"{path}: no image {key}, about which GAVIE asks", source="vg_annotation")
-    both = len(found.keys() & {*described})
+    both = len(regions.keys() & {*of_shr})
     if both:
         report.counts["vg_annotation: images whose regions SHR's judge sees too"] += both
-    return images | {key: replace(images[key], regions=found[key]) for key in found}
+    return images | {key: replace(images[key], regions=regions[key]) for key in regions}
 
 
-def _shr_questions(
-    described: list[str], images: dict[str, Evidence], report: Report
-) -> list[Question]:
-    return _with_images(shr.questions(described, images), report)
-
-
-def _with_images(asked: list[Question], report: Report) -> list[Question]:
-    """The questions whose image files are there; the others are reported."""
-    source = asked[0].benchmark if asked else ""
-    missing = missing_images(((q.question_id, q.image) for q in asked), report, source=source)
-    return [question for question in asked if question.image not in missing]
+def _with_images(questions: list[Question], report: Report) -> list[Question]:
+    """The questions whose image files exist; the others are reported."""
+    source = questions[0].benchmark if questions else ""
+    places = ((question.question_id, question.image) for question in questions)
+    missing = missing_images(places, report, source=source)
+    return [question for question in questions if question.image not in missing]
 
 
 def _words(run: "Run", data: DataConfig, evidence: list[Evidence]) -> dict[str, Any]:
@@ -220,5 +318,5 @@ def _words(run: "Run", data: DataConfig, evidence: list[Evidence]) -> dict[str, 
 def _same_photos(coco_ids: dict[str, int], questions: list[Question]) -> list[str]:
     """Ids of Visual Genome whose photo POPE asks about: COCO_val2014_000000310196 is 310196."""
     numbers = (re.search(r"(\d+)$", q.image_id) for q in questions if q.benchmark == "pope")
-    asked = {int(found[1]) for found in numbers if found}
+    asked = {int(number[1]) for number in numbers if number}
     return [key for key, number in coco_ids.items() if number in asked]

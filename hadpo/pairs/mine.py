@@ -1,4 +1,9 @@
-"""Pairs from the model's own answers: what it says is judged, and what is wrong is put right."""
+"""Pairs from the model's own answers: they are judged, and what is wrong is corrected.
+
+A description is corrected sentence by sentence, so that chosen and rejected differ in truth alone:
+each false sentence is replaced by one true sentence; the others stay as the model wrote them, in
+their order. Both texts have equally many sentences, so length carries no signal.
+"""
 
 import random
 from collections import Counter
@@ -10,13 +15,22 @@ from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.data.pope_questions import pope_questions
 from hadpo.judges import oracle
-from hadpo.judges.oracle.vocabulary import Vocabulary
-from hadpo.judges.oracle.world import read_world, true_sentences
-from hadpo.pairs.correct import corrected
-from hadpo.records import Answer, Case, Evidence, Pair, Question, drop_torn_end, read_jsonl, to_json
-from hadpo.text import sentences, yes_no_strict
+from hadpo.judges.oracle.vocabulary import Reading, Vocabulary
+from hadpo.judges.oracle.world import Truth, read_world, true_sentences
+from hadpo.records import (
+    Answer,
+    Case,
+    Evidence,
+    Pair,
+    Question,
+    Verdict,
+    read_jsonl,
+    to_json,
+)
+from hadpo.text import sentences, words, yes_no_strict
 
 if TYPE_CHECKING:
+    from hadpo.runs import Run
     from hadpo.vlm.backbone import Backbone
 
 SOURCE = "mined"
@@ -36,10 +50,10 @@ def description_questions(
     """
     draw = random.Random(f"{settings.prepare_seed}/descriptions")
     sampled = round(settings.sampled_share * len(images)) if settings.temperature > 0 else 0
-    found: dict[str, list[Question]] = {"sampled": [], "greedy": []}
+    questions: dict[str, list[Question]] = {"sampled": [], "greedy": []}
     for number, evidence in enumerate(images):
         decoding = "sampled" if number < sampled else "greedy"
-        found[decoding].append(
+        questions[decoding].append(
             Question(
                 question_id=f"description-{evidence.image_id}",
                 benchmark="description",
@@ -49,7 +63,7 @@ def description_questions(
                 text=draw.choice(INSTRUCTIONS),
             )
         )
-    return found
+    return questions
 
 
 def yes_no_questions(
@@ -58,33 +72,36 @@ def yes_no_questions(
     """POPE's questions about the images, from the objects that their annotations name."""
     objects = {e.image_id: sorted(read_world(e, known).names) for e in images}
     paths = {e.image_id: e.image for e in images}
-    found = {}
+    questions = {}
     for split in SPLITS:
         for question in pope_questions(
             objects, split=split, seed=settings.prepare_seed, image_paths=paths
         ):
-            found.setdefault((question.image_id, question.text), question)
-    return list(found.values())
+            questions.setdefault((question.image_id, question.text), question)
+    return list(questions.values())
 
 
 def answer_all(
     path: Path,
-    asked: Mapping[str, Sequence[Question]],
+    groups: Mapping[str, Sequence[Question]],
     settings: PrepareConfig,
     load: Callable[[], "Backbone"],
 ) -> dict[str, Answer]:
-    """The model's answers by question id, kept in `path`; what it holds is not asked again.
+    """The model's answers by question id, also written to `path`; none is asked for twice.
 
     Args:
         path: own_answers.jsonl; grows answer by answer, so a killed run goes on where it stopped.
-        asked: name -> questions to answer side by side; those named "sampled" are sampled.
+        groups: name -> questions to answer side by side; those named "sampled" are sampled.
         settings: temperature, length and seed.
         load: gives the model; called only if something is left to ask.
     """
-    found = kept_answers(path)
-    left = {name: [q for q in some if q.question_id not in found] for name, some in asked.items()}
+    earlier = read_jsonl(path, Answer) if path.is_file() else ()
+    answers = {answer.question_id: answer for answer in earlier}
+    left = {
+        name: [q for q in some if q.question_id not in answers] for name, some in groups.items()
+    }
     if not any(left.values()):
-        return found
+        return answers
     from hadpo.generation import Decoding, generate  # torch; published pairs need none
 
     backbone = load()
@@ -106,16 +123,15 @@ def answer_all(
             ):
                 file.write(to_json(answer) + "\n")
                 file.flush()
-                found[answer.question_id] = answer
-    return found
+                answers[answer.question_id] = answer
+    return answers
 
 
-def kept_answers(path: Path) -> dict[str, Answer]:
-    """Answers of an earlier start by question id; a line that a killed writer tore is cut off."""
-    drop_torn_end(path)
-    if not path.is_file():
-        return {}
-    return {answer.question_id: answer for answer in read_jsonl(path, Answer)}
+def load_base(run: "Run") -> "Backbone":
+    """The model that the recipe starts from."""
+    from hadpo import backbones  # torch; published pairs need none
+
+    return backbones.load_for(run.recipe, backbones.files_of(run.recipe, run.resolve))
 
 
 def description_pairs(
@@ -125,15 +141,15 @@ def description_pairs(
     known: Vocabulary,
     counts: Counter[str],
 ) -> Iterator[Pair]:
-    """A pair per description with a false sentence; `counts` tells what became of the others."""
+    """A pair for each description with a false sentence; `counts` says why others are left out."""
     judge = oracle.make(vocabulary=known)
-    for question, answer in finished(questions, answers, counts):
-        there = evidence[question.image_id]
+    for question, answer in complete_descriptions(questions, answers, counts):
+        image = evidence[question.image_id]
         case = Case(
             case_id=answer.question_id,
             model=answer.model,
             claims=tuple(sentences(answer.text)),
-            evidence=there,
+            evidence=image,
         )
         verdicts = judge.rule(case)
         counts["sentences"] += len(verdicts)
@@ -141,17 +157,18 @@ def description_pairs(
         if all(v.label != "hallucination" for v in verdicts):
             counts["descriptions: nothing false, left out"] += 1
             continue
-        chosen = corrected(answer.text, verdicts, true_sentences(there, known), known)
+        truths = true_sentences(image, known)
+        chosen = correct_description(answer.text, verdicts, truths, known)
         if chosen is None:
             counts["descriptions: no true sentence to put in, left out"] += 1
             continue
         yield description_pair(question, chosen, answer.text)
 
 
-def finished(
+def complete_descriptions(
     questions: Iterable[Question], answers: Mapping[str, Answer], counts: Counter[str]
 ) -> Iterator[tuple[Question, Answer]]:
-    """The descriptions that came to an end; the others are counted."""
+    """The descriptions that were not cut off by the limit of their length; others are counted."""
     for question in questions:
         answer = answers[question.question_id]
         counts["descriptions"] += 1
@@ -183,8 +200,8 @@ def yes_no_pairs(
 ) -> list[Pair]:
     """As many pairs whose truth is yes as pairs whose truth is no, the model's mistakes first.
 
-    Filled up with questions it got right, the other answer being the rejected one. Both texts are
-    the bare "Yes." and "No.", so that nothing but the truth tells them apart.
+    Questions that it got right fill up the number, the other answer being the rejected one. Both
+    texts are the bare "Yes." and "No.", so that they differ in truth alone.
     """
     wrong: dict[str, list[Question]] = {"yes": [], "no": []}
     right: dict[str, list[Question]] = {"yes": [], "no": []}
@@ -197,17 +214,17 @@ def yes_no_pairs(
         (right if said == question.label else wrong)[question.label].append(question)
     half = min(settings.yes_no_pairs // 2, *(len(wrong[k]) + len(right[k]) for k in wrong))
     draw = random.Random(f"{settings.prepare_seed}/questions")
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for label in ("yes", "no"):
         for group in (wrong[label], right[label]):
             draw.shuffle(group)
-        some = [*wrong[label], *right[label]][:half]
+        first = [*wrong[label], *right[label]][:half]
         counts[f"questions: truth {label}, answered wrong"] = len(wrong[label])
         counts[f"pairs: truth {label}, the model was wrong"] = min(half, len(wrong[label]))
         counts[f"pairs: truth {label}, the model was right"] = max(0, half - len(wrong[label]))
-        found += [_yes_no_pair(question, label) for question in some]
-    draw.shuffle(found)
-    return found
+        pairs += [_yes_no_pair(question, label) for question in first]
+    draw.shuffle(pairs)
+    return pairs
 
 
 def _yes_no_pair(question: Question, label: str) -> Pair:
@@ -222,3 +239,91 @@ def _yes_no_pair(question: Question, label: str) -> Pair:
         kind="pope",
         source=SOURCE,
     )
+
+
+def correct_description(
+    description: str,
+    verdicts: Sequence[Verdict],
+    truths: Sequence[Truth],
+    known: Vocabulary,
+) -> str | None:
+    """The description with its false sentences replaced by true ones; None if truths run out.
+
+    A wrong scene is replaced by the right one. Else the replacement speaks of the same place if the
+    vocabulary's sentences name places (so the reading order stays), else of the same object (a
+    wrong attribute is corrected), else of an object that the description misses, else it is a fact.
+    A sentence that repeats an earlier one is treated like it.
+
+    Args:
+        description: the model's own text.
+        verdicts: one per sentence of `text.sentences(description)`, in order.
+        truths: what may truly be said of the image.
+        known: the words.
+    """
+    rulings = dict(zip(sentences(description), verdicts, strict=True))
+    wrong = {s for s, verdict in rulings.items() if verdict.label == "hallucination"}
+    said = {tuple(words(s)) for s in rulings if s not in wrong}
+    named = {name for s in rulings if s not in wrong for name in known.read(s).names}
+    slots = _slots(known)
+    replacement: dict[str, str] = {}
+    for sentence in rulings:
+        if sentence not in wrong:
+            continue
+        left = [truth for truth in truths if tuple(words(truth.text)) not in said]
+        if not left:
+            return None
+        best = _best(known.read(sentence), left, named, slots)
+        said.add(tuple(words(best.text)))
+        named |= best.reading.names
+        replacement[sentence] = best.text.rstrip(".")
+    text = replace_sentences(description, list(rulings), replacement)
+    return text if len(sentences(text)) == len(rulings) else None
+
+
+def _slots(known: Vocabulary) -> set[str]:
+    """Groups of attributes that name a place in the image: those of "The {place} is empty."."""
+    template = known.sentences.get("empty", "")
+    return {group for group in known.attributes if "{" + group + "}" in template}
+
+
+def _best(claim: Reading, left: Sequence[Truth], named: set[str], slots: set[str]) -> Truth:
+    def attributes(reading: Reading) -> set[tuple[str, str]]:
+        return {*reading.loose, *(a for m in reading.mentions for a in m.attributes)}
+
+    place = {(group, value) for group, value in attributes(claim) if group in slots}
+    objects = {mention.name for mention in claim.mentions}
+
+    def rank(truth: Truth) -> tuple[int, ...]:
+        about = truth.reading.names
+        same_sort = bool(claim.scenes) == bool(truth.reading.scenes)
+        same_place = len(place & attributes(truth.reading))
+        misses = bool(about) and not about & named
+        return (
+            int(same_sort),
+            same_place,
+            len(objects & about),
+            int(misses),
+            -int(bool(about & named)),
+        )
+
+    return max(left, key=rank)
+
+
+def replace_sentences(
+    description: str, claims: Sequence[str], replacement: Mapping[str, str]
+) -> str:
+    """Replace sentences, and what repeats them; blanks and lines stay.
+
+    Args:
+        description: a text.
+        claims: `text.sentences(description)`.
+        replacement: sentence -> the sentence to put in its place, without its period.
+    """
+    pieces = []
+    for piece in description.split("."):
+        core = piece.strip()
+        first = next((s for s in claims if core and core in s), "")
+        if first in replacement:
+            piece = piece.replace(core, replacement[first])
+        pieces.append(piece)
+    return ".".join(pieces)

@@ -1,41 +1,75 @@
-"""The stage prepare: read the sources, make the pairs, write what the later stages read."""
+"""The stage prepare: read the sources, make the pairs, write what the later stages read.
+
+`look` and `plan` show what it is about to do, `written` and `some_of_each` what it has written.
+"""
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import correcting, instructed, material, mine
-from hadpo.pairs.look import free_images
+from hadpo.pairs import asked, material, mine
 from hadpo.pairs.material import Material
 from hadpo.records import (
     BadInput,
     Evidence,
     Instruction,
     Pair,
+    Question,
+    drop_torn_end,
     input_hashes,
-    refuse_changed,
+    read_jsonl,
     write_jsonl,
     write_text,
 )
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
-    from hadpo.vlm.backbone import Backbone
 
 Record = TypeVar("Record", Pair, Instruction)
+
+
+def look(run: "Run", count: int) -> list[Evidence]:
+    """The first `count` images that pairs will be made of, with what is known about them."""
+    ids = _image_ids(run)[:count]
+    known = material.read(run, Report("skip"), image_ids=ids)
+    return [known.images[key] for key in ids]
+
+
+def plan(run: "Run") -> dict[str, Any]:
+    """Images, questions and settings of the stage, counted without asking a model anything."""
+    settings = run.settings
+    ids = _image_ids(run)
+    known = material.read(run, Report("skip"), image_ids=ids)
+    facts: dict[str, Any] = {
+        "pairs": settings.pair_source,
+        "images that pairs are made of": len(ids),
+        "images that benchmarks ask about": len({q.image_id for q in known.questions}),
+        "in both": f"{len(set(ids) & known.evaluated)} ({settings.on_overlap})",
+        "instructions from": ", ".join(material.instruction_places(run)) or "nowhere",
+        "broken records": settings.on_bad,
+    }
+    if settings.pair_source == "mined":
+        sampled = round(settings.sampled_share * settings.description_images)
+        facts["descriptions to sample"] = sampled
+        facts["descriptions to decode greedily"] = settings.description_images - sampled
+        facts["question pairs to keep"] = settings.yes_no_pairs
+        if settings.corrector == "llm":
+            described = [known.images[key] for key in ids[: settings.description_images]]
+            facts |= asked.estimate(settings, described)
+    numbers = Counter(f"{q.benchmark} {q.split}" for q in known.questions)
+    return facts | {f"questions of {name}": n for name, n in numbers.items()}
 
 
 def prepare(run: "Run") -> dict[str, int]:
     """Make the pairs or instructions of the recipe, and write all that the later stages read.
 
     Writes pairs.jsonl and held_out.jsonl, or instructions.jsonl and held_out_instructions.jsonl, or
-    both, questions.jsonl, evidence.jsonl, vocabulary.json,
-    counts.json, the pairs in the three original schemas below export/, and own_answers.jsonl if
-    pairs are mined.
+    both, questions.jsonl, evidence.jsonl, vocabulary.json, counts.json, the pairs in the three
+    original schemas below export/, and own_answers.jsonl if pairs are mined.
 
     Returns:
         What was made, and what was left out why; also in counts.json and the manifest.
@@ -43,28 +77,24 @@ def prepare(run: "Run") -> dict[str, int]:
     Raises:
         BadInput: broken input (all problems of the records are listed at once), no pair at all, or
             images that are both trained on and evaluated.
+        Unfinished: the corrector did not reply to each request; the same command goes on.
     """
     settings = run.settings
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
-    rewrites: correcting.Rewrites = {}
+    rewrites: asked.Rewrites = {}
     if settings.corrector == "llm" and settings.pair_source == "mined":
-        correcting.chat_settings(settings)  # whatever is wrong is said before a model is loaded
-    if settings.pair_source == "published":
-        pairs = material.published_pairs(run, report)
-        known = material.read(run, report, image_ids={pair.image_id for pair in pairs})
-        counts.update(report.finish())
-    elif settings.pair_source == "mined":
-        known, images = _material_to_mine(run, report)
-        counts.update(report.finish())
-        pairs, rewrites = _mined(run, known, images, counts)
-    else:
-        pairs = []
-        known = material.read(run, report, image_ids=free_images(run))
-        counts.update(report.finish())
+        asked.chat_settings(settings)  # wrong settings are refused before a model is loaded
+    published = material.published_pairs(run, report) if _is_published(run) else []
+    ids = _image_ids(run, published)
+    known = material.read(run, report, image_ids=ids)
+    counts.update(report.finish())
+    pairs = published
+    if settings.pair_source == "mined":
+        pairs, rewrites = _mine(run, known, [known.images[key] for key in ids], counts)
     pairs = _limited(pairs, settings.limit)
     own = Report(settings.on_bad)
-    instructions = instructed.read(run, known, own, counts)
+    instructions = material.read_instructions(run, known, own, counts)
     counts.update(own.finish())
     if not pairs and (settings.pair_source != "none" or not instructions):
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
@@ -75,125 +105,137 @@ def prepare(run: "Run") -> dict[str, int]:
             f"{len(overlap)} images are both trained on and evaluated: {', '.join(overlap[:20])}"
             f"{more}; take them out of the pairs, or set on_overlap to 'count'"
         )
-    train, held_out = split_off(pairs, settings.held_out_share, settings.prepare_seed)
     counts.update(f"questions of {q.benchmark} {q.split}" for q in known.questions)
-    found = dict(counts) | {"images trained on and evaluated": len(overlap)}
-    found |= _kinds(train, "pairs") | _kinds(held_out, "held-out pairs")
+    counts["images trained on and evaluated"] = len(overlap)
     if instructions:
-        found |= _write_instructions(run, instructions)
-    found |= _write(run, train, held_out, known, rewrites)
-    found = dict(sorted(found.items()))
-    write_text(run.path("counts.json"), json.dumps(found, indent=1) + "\n")
-    run.note(counts=found)
-    return found
+        _write_instructions(run, instructions, counts)
+    _write(run, pairs, known, rewrites, counts)
+    ordered = dict(sorted(counts.items()))
+    write_text(run.path("counts.json"), json.dumps(ordered, indent=1) + "\n")
+    run.note(counts=ordered)
+    return ordered
+
+
+def some_of_each(run: "Run", count: int) -> list[Question]:
+    """The first `count` questions of each benchmark and split that a prepared run will ask."""
+    seen: Counter[tuple[str, str]] = Counter()
+    questions = []
+    for question in read_jsonl(run.path("questions.jsonl"), Question):
+        source = question.benchmark, question.split
+        seen[source] += 1
+        if seen[source] <= count:
+            questions.append(question)
+    return questions
+
+
+def written(run: "Run") -> Sequence[Pair] | Sequence[Instruction]:
+    """What the stage wrote to train on: pairs, or instructions if there are no pairs."""
+    pairs = list(read_jsonl(run.path("pairs.jsonl"), Pair))
+    return pairs or list(read_jsonl(run.path("instructions.jsonl"), Instruction))
 
 
 def split_off(
-    pairs: Sequence[Record], share: float, seed: int
+    records: Sequence[Record], share: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
     """Records to train on, and the records of a share of the images, drawn by the seed."""
-    images = sorted({pair.image_id for pair in pairs})
+    images = sorted({record.image_id for record in records})
     count = round(share * len(images))
     held = set(random.Random(f"{seed}/held out").sample(images, count))
-    train = [pair for pair in pairs if pair.image_id not in held]
-    return train, [pair for pair in pairs if pair.image_id in held]
+    train = [record for record in records if record.image_id not in held]
+    return train, [record for record in records if record.image_id in held]
 
 
-def _material_to_mine(run: "Run", report: Report) -> tuple[Material, list[Evidence]]:
-    """All sources, and the images to mine from; a third as many as question pairs may be enough."""
+def _is_published(run: "Run") -> bool:
+    return run.settings.pair_source == "published"
+
+
+def _image_ids(run: "Run", published: Sequence[Pair] | None = None) -> list[str]:
+    """Ids of the images that pairs, or the oracle's instructions, are made of.
+
+    A third as many images as question pairs may be enough for these.
+    """
     settings = run.settings
-    wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
-    chosen = material.images_to_mine(run, wanted)
-    known = material.read(run, report, image_ids=chosen)
-    return known, [known.images[key] for key in chosen]
+    if _is_published(run):
+        if published is None:
+            published = material.published_pairs(run, Report("skip"))
+        return list(dict.fromkeys(pair.image_id for pair in published))
+    if settings.pair_source == "mined":
+        wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
+        return material.images_to_mine(run, wanted)
+    if material.ORACLE in material.instruction_places(run):
+        return material.images_to_mine(run, sys.maxsize)
+    return []
 
 
-def _mined(
+def _mine(
     run: "Run", known: Material, images: Sequence[Evidence], counts: Counter[str]
-) -> tuple[list[Pair], correcting.Rewrites]:
+) -> tuple[list[Pair], asked.Rewrites]:
+    from hadpo import backbones  # torch; published pairs need none
+
     settings = run.settings
     described = images[: settings.description_images]
     counts["images to mine"] = len(images)
     counts["images asked for and not there"] = settings.description_images - len(described)
-    asked = mine.description_questions(described, settings)
-    to_ask = []
+    groups = mine.description_questions(described, settings)
+    questions = [*groups["sampled"], *groups["greedy"]]
+    yes_no = []
     if settings.yes_no_pairs:
-        to_ask = mine.yes_no_questions(images, known.vocabulary, settings)
+        yes_no = mine.yes_no_questions(images, known.vocabulary, settings)
+    groups["yes or no"] = yes_no  # apart: long and short answers share no batch
     path = run.path("own_answers.jsonl")
-    _note_weights(run, path)
-    answers = mine.answer_all(
-        path,
-        {**asked, "yes or no": to_ask},  # apart: long and short answers share no batch
-        settings,
-        lambda: _load(run),
-    )
-    questions = [*asked["sampled"], *asked["greedy"]]
-    rewrites: correcting.Rewrites = {}
+    drop_torn_end(path)
+    places = backbones.files_of(run.recipe, run.resolve).values()
+    run.note_inputs(input_hashes(places, below=run.folder.parent), begun=path)
+    answers = mine.answer_all(path, groups, settings, lambda: mine.load_base(run))
+    rewrites: asked.Rewrites = {}
     if settings.corrector == "llm":
-        descriptions, rewrites = correcting.description_pairs(
+        descriptions, rewrites = asked.description_pairs(
             run, questions, answers, known.images, counts
         )
     else:
         descriptions = mine.description_pairs(
             questions, answers, known.images, known.vocabulary, counts
         )
-    pairs = [*descriptions, *mine.yes_no_pairs(to_ask, answers, settings, counts)]
+    pairs = [*descriptions, *mine.yes_no_pairs(yes_no, answers, settings, counts)]
     return pairs, rewrites
 
 
-def _load(run: "Run") -> "Backbone":
-    from hadpo import backbones  # torch; published pairs need none
-
-    return backbones.load_for(run.recipe, backbones.files_of(run.recipe, run.resolve))
-
-
-def _note_weights(run: "Run", answers: Path) -> None:
-    """Hash the model's files; answers of other weights are refused."""
-    from hadpo import backbones
-
-    noted = run.manifest.facts.get("inputs", {})
-    places = backbones.files_of(run.recipe, run.resolve).values()
-    weights = input_hashes(places, below=run.folder.parent)
-    if mine.kept_answers(answers):
-        refuse_changed(noted, weights, where=answers)
-    run.note(inputs={**noted, **weights})
-
-
-def _limited(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+def _limited(pairs: Sequence[Pair], limit: int) -> Sequence[Pair]:
     """At most `limit` pairs of each kind; 0: all."""
+    if not limit:
+        return pairs
     seen: Counter[str] = Counter()
-    found = []
+    first = []
     for pair in pairs:
         seen[pair.kind] += 1
-        if not limit or seen[pair.kind] <= limit:
-            found.append(pair)
-    return found
+        if seen[pair.kind] <= limit:
+            first.append(pair)
+    return first
 
 
-def _kinds(pairs: Sequence[Pair], name: str) -> dict[str, int]:
-    kinds = Counter(pair.kind for pair in pairs)
-    return {name: len(pairs)} | {f"{name}: {k}": kinds[k] for k in ("description", "pope")}
-
-
-def _write_instructions(run: "Run", records: Sequence[Instruction]) -> dict[str, int]:
+def _write_instructions(run: "Run", records: Sequence[Instruction], counts: Counter[str]) -> None:
     settings = run.settings
     train, held_out = split_off(records, settings.held_out_share, settings.prepare_seed)
     write_jsonl(run.path("held_out_instructions.jsonl"), held_out)
     write_jsonl(run.path("instructions.jsonl"), train)
-    counts = {"instructions": len(train), "held-out instructions": len(held_out)}
-    kinds = Counter(record.kind for record in train)
-    return counts | {f"instructions: {kind}": n for kind, n in kinds.items()}
+    counts["instructions"], counts["held-out instructions"] = len(train), len(held_out)
+    counts.update(f"instructions: {record.kind}" for record in train)
 
 
 def _write(
     run: "Run",
-    train: Sequence[Pair],
-    held_out: Sequence[Pair],
+    pairs: Sequence[Pair],
     known: Material,
-    rewrites: correcting.Rewrites,
-) -> dict[str, int]:
-    """Write the stage's files, pairs.jsonl last; counts of what a schema could not hold."""
-    counts: dict[str, int] = {}
+    rewrites: asked.Rewrites,
+    counts: Counter[str],
+) -> None:
+    """Write the stage's files, pairs.jsonl last; counts what a schema has no room for."""
+    settings = run.settings
+    train, held_out = split_off(pairs, settings.held_out_share, settings.prepare_seed)
+    for name, part in (("pairs", train), ("held-out pairs", held_out)):
+        counts[name] = len(part)
+        for kind in ("description", "pope"):
+            counts[f"{name}: {kind}"] = sum(pair.kind == kind for pair in part)
     for schema in hadpo_pairs.SCHEMAS if train else ():
         try:
             folder = run.path("export", schema)
@@ -203,8 +245,7 @@ def _write(
     write_jsonl(run.path("held_out.jsonl"), held_out)
     write_jsonl(run.path("questions.jsonl"), known.questions)
     write_jsonl(run.path("evidence.jsonl"), known.evidence.values())
-    text = json.dumps(known.words, indent=1, ensure_ascii=False) + "\n"
-    write_text(run.path("vocabulary.json"), text)
+    words = json.dumps(known.words, indent=1, ensure_ascii=False) + "\n"
+    write_text(run.path("vocabulary.json"), words)
     counts["images with evidence"] = len(known.evidence)
     write_jsonl(run.path("pairs.jsonl"), train)
-    return counts

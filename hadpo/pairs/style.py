@@ -1,6 +1,6 @@
 """Do chosen and rejected differ in truth alone? Length, shared word sequences, and perplexity.
 
-A preference that could be learned from length or wording is no lesson about truth. HA-DPO shows
+A preference that a model can learn from length or wording teaches nothing about truth. HA-DPO shows
 this consistency for its pairs; here it is measured for every set of pairs.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hadpo.records import Pair, drop_torn_end, input_hashes, read_jsonl, refuse_changed, to_json
+from hadpo.pairs.mine import load_base
+from hadpo.records import Pair, drop_torn_end, input_hashes, read_jsonl, to_json
 from hadpo.text import sentences, words
 
 if TYPE_CHECKING:
@@ -27,24 +28,24 @@ FILE = "style.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """One pair, measured; the perplexities are those of the base model, where it was asked."""
+    """One pair, measured; the perplexities are those of the base model, if pairs were mined."""
 
     pair_id: str
     words_chosen: int
     words_rejected: int
     sentences_chosen: int
     sentences_rejected: int
-    shared_1: float  # share of the rejected text's words that the chosen one has
-    shared_2: float  # the same of pairs of words
+    shared_1: float  # share of the rejected text's words that the chosen one has, too
+    shared_2: float  # the same of bigrams
     shared_3: float
     perplexity_chosen: float | None = None
     perplexity_rejected: float | None = None
 
 
 def measure(run: "Run") -> list[dict[str, Any]]:
-    """Style of the first description pairs of a prepared run; kept in style.jsonl.
+    """Style of the first description pairs of a prepared run; also written to style.jsonl.
 
-    The base model is asked only where the pairs were mined from it: published pairs need no model.
+    The base model is asked only if the pairs were mined from it: published pairs need no model.
 
     Returns:
         One row per description pair, as `figures.style_figure` draws them.
@@ -54,28 +55,24 @@ def measure(run: "Run") -> list[dict[str, Any]]:
     everything = read_jsonl(run.path("pairs.jsonl"), Pair)
     pairs = [pair for pair in everything if pair.kind == "description"][:PAIRS]
     path = run.path(FILE)
-    made_from = input_hashes([run.path("pairs.jsonl")], below=run.folder)
-    made_from = {f"style of {name}": value for name, value in made_from.items()}
-    noted = run.manifest.facts.get("inputs", {})
     drop_torn_end(path)
-    found = {s.pair_id: s for s in read_jsonl(path, Style)} if path.is_file() else {}
-    if found:
-        refuse_changed(noted, made_from, where=path)
-    left = [pair for pair in pairs if pair.pair_id not in found]
+    hashes = input_hashes([run.path("pairs.jsonl")], below=run.folder)
+    run.note_inputs({f"style of {name}": value for name, value in hashes.items()}, begun=path)
+    styles = {s.pair_id: s for s in read_jsonl(path, Style)} if path.is_file() else {}
+    left = [pair for pair in pairs if pair.pair_id not in styles]
     if left:
-        run.note(inputs={**noted, **made_from})
         with path.open("a", encoding="utf-8") as file:
             for style in _styles(run, left):
                 file.write(to_json(style) + "\n")
                 file.flush()
-                found[style.pair_id] = style
-    return [vars(found[pair.pair_id]) for pair in pairs]
+                styles[style.pair_id] = style
+    return [vars(styles[pair.pair_id]) for pair in pairs]
 
 
 def of_texts(pair: Pair) -> dict[str, Any]:
     """What can be measured without a model; the fields of `Style` but for the perplexities."""
     chosen, rejected = words(pair.chosen), words(pair.rejected)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "pair_id": pair.pair_id,
         "words_chosen": len(chosen),
         "words_rejected": len(rejected),
@@ -83,16 +80,17 @@ def of_texts(pair: Pair) -> dict[str, Any]:
         "sentences_rejected": len(sentences(pair.rejected)),
     }
     for length in (1, 2, 3):
-        there, said = set(_grams(chosen, length)), list(_grams(rejected, length))
-        found[f"shared_{length}"] = sum(g in there for g in said) / len(said) if said else 0.0
-    return found
+        of_chosen, grams = set(_grams(chosen, length)), list(_grams(rejected, length))
+        shared = sum(gram in of_chosen for gram in grams)
+        values[f"shared_{length}"] = shared / len(grams) if grams else 0.0
+    return values
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the pairs, in words a table can show; the perplexity is that of all tokens' mean.
+    """Means over the pairs, by the words that a table shows; of the perplexity the geometric mean.
 
     "chosen likelier" is the share of pairs whose chosen text the base finds likelier per token:
-    half of them where wording carries no signal.
+    about half of them if wording carries no signal.
     """
     if not rows:
         return {"description pairs": 0}
@@ -114,26 +112,24 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return facts
 
 
-def _grams(said: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
-    return (tuple(said[i : i + length]) for i in range(len(said) - length + 1))
+def _grams(text: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(text[i : i + length]) for i in range(len(text) - length + 1))
 
 
 def _styles(run: "Run", pairs: Sequence[Pair]) -> Iterator[Style]:
     if run.settings.pair_source != "mined":
         yield from (Style(**of_texts(pair)) for pair in pairs)
         return
-    from hadpo import backbones  # torch; published pairs need none
-
-    backbone = backbones.load_for(run.recipe, backbones.files_of(run.recipe, run.resolve))
+    backbone = load_base(run)
     log.info("perplexity of %d pairs under the base", len(pairs))
     for at in range(0, len(pairs), AT_ONCE):
-        some = pairs[at : at + AT_ONCE]
-        for pair, (chosen, rejected) in zip(some, _perplexities(backbone, some), strict=True):
+        group = pairs[at : at + AT_ONCE]
+        for pair, (chosen, rejected) in zip(group, _perplexities(backbone, group), strict=True):
             yield Style(**of_texts(pair), perplexity_chosen=chosen, perplexity_rejected=rejected)
 
 
 def _perplexities(backbone: "Backbone", pairs: Sequence[Pair]) -> list[tuple[float, float]]:
-    """Of chosen and rejected, per token, the end marker included."""
+    """Perplexity of chosen and rejected, per token, the end marker included."""
     from hadpo import batch
 
     examples = [batch.tokenize(backbone, pair, max_length=MAX_LENGTH) for pair in pairs]
@@ -142,5 +138,5 @@ def _perplexities(backbone: "Backbone", pairs: Sequence[Pair]) -> list[tuple[flo
     packed = packed.to(backbone.device)
     # Nothing of a base asks for a gradient, so none is kept.
     logps = batch.answer_logps(backbone, packed, batch.embed(backbone, packed, pixels))
-    found = (-logps.double() / packed.lengths).exp().T.tolist()
-    return [(chosen, rejected) for chosen, rejected in found]
+    perplexities = (-logps.double() / packed.lengths).exp().T.tolist()
+    return [(chosen, rejected) for chosen, rejected in perplexities]

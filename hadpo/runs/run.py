@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo import config
-from hadpo.records import BadInput, file_hash
+from hadpo.records import BadInput, file_hash, refuse_changed
 from hadpo.runs.manifest import Manifest, describe_code, describe_versions
 from hadpo.runs.outputs import Outputs
 from hadpo.runs.parameters import check, from_notebook, run_name
@@ -99,6 +99,21 @@ class Run:
         if not self.is_reopened:
             self.manifest.facts |= facts
             self._write()
+
+    def note_inputs(self, hashes: Mapping[str, str], *, begun: Path | None = None) -> None:
+        """Add hashes of input files (`records.input_hashes`) to those in the manifest.
+
+        Args:
+            hashes: of what is read today.
+            begun: a file of results; if an earlier start has begun it, its inputs must be the same.
+
+        Raises:
+            BadInput: `begun` was made from other inputs; names them.
+        """
+        noted = self.manifest.facts.get("inputs", {})
+        if begun is not None and begun.is_file() and begun.stat().st_size:
+            refuse_changed(noted, hashes, where=begun)
+        self.note(inputs={**noted, **hashes})
 
     def note_input(self, path: Path) -> Path:
         """Record the hash of an input file in the manifest; gives the path back.

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.chat import Cache, ChatModel, ChatSettings
+from hadpo.chat import Cache, ChatModel, ChatSettings, Unfinished
 from hadpo.data import Report, lrv, visual_genome
 from hadpo.instructions import generate, oracle
-from hadpo.instructions.blocks import read_blocks
-from hadpo.instructions.filters import FilterSettings
-from hadpo.instructions.lrv import convert
-from hadpo.judges import Unfinished
+from hadpo.instructions.generate import read_blocks
+from hadpo.instructions.lrv import FilterSettings, convert
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.judges.oracle.world import read_world
 from hadpo.mini import build

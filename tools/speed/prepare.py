@@ -25,9 +25,8 @@ from hadpo import config
 from hadpo.data import Report, hic, lrv
 from hadpo.data.images import Checked
 from hadpo.instructions import lrv as instructions_lrv
-from hadpo.instructions.filters import FilterSettings
-from hadpo.instructions.hic import HicSettings, convert
-from hadpo.instructions.wording import language_filter, profanity_filter
+from hadpo.instructions.hic import HicSettings, convert, language_filter, profanity_filter
+from hadpo.instructions.lrv import FilterSettings
 from hadpo.records import write_text
 
 log = logging.getLogger(__name__)

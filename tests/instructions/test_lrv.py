@@ -3,8 +3,7 @@ from collections import Counter
 import pytest
 
 from hadpo.data import Report
-from hadpo.instructions.filters import FilterSettings, balanced, grounded, kept
-from hadpo.instructions.lrv import convert
+from hadpo.instructions.lrv import FilterSettings, convert, filter_records, reword, surplus
 from hadpo.records import BadInput, Instruction
 
 
@@ -39,7 +38,7 @@ def record(number=0, **fields):
     ],
 )
 def test_answers_speak_of_the_image(said, meant):
-    assert grounded(said) == meant
+    assert reword(said) == meant
 
 
 @pytest.mark.parametrize(
@@ -60,15 +59,15 @@ def test_answers_speak_of_the_image(said, meant):
 def test_each_filter_drops_and_counts(changed, settings, why):
     report = Report()
     records = [record(0), record(1, **changed)]
-    assert list(kept(records, FilterSettings(**settings), report)) == records[:1]
+    assert list(filter_records(records, FilterSettings(**settings), report)) == records[:1]
     assert report.counts == {f"instructions: {why}": 1}
     keep = FilterSettings(coordinates="keep", wording="keep", dedupe=False)
-    assert list(kept(records, keep, Report())) == records
+    assert list(filter_records(records, keep, Report())) == records
 
 
 def test_the_same_question_about_two_images_is_two_questions():
     records = [record(0), record(1, image_id="8")]
-    assert list(kept(records, FilterSettings(), Report())) == records
+    assert list(filter_records(records, FilterSettings(), Report())) == records
 
 
 @pytest.mark.parametrize(("positive", "negative"), [(10, 40), (40, 10), (20, 20), (5, 0)])
@@ -76,7 +75,7 @@ def test_the_same_question_about_two_images_is_two_questions():
 def test_balance(positive, negative, share):
     kinds = ["positive"] * positive + ["negative"] * negative + ["chart"] * 3
     settings = FilterSettings(negative_share=share)
-    gone = balanced(kinds, settings)
+    gone = surplus(kinds, settings)
     left = Counter(k for i, k in enumerate(kinds) if i not in gone)
     assert left["chart"] == 3
     if negative:
@@ -85,7 +84,7 @@ def test_balance(positive, negative, share):
         assert left["positive"] == positive or left["negative"] == negative
     else:
         assert not gone
-    assert balanced(kinds, settings) == gone
+    assert surplus(kinds, settings) == gone
 
 
 def test_nothing_left_is_an_error(tmp_path):

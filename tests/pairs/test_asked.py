@@ -17,7 +17,7 @@ from hadpo.data import Report, hadpo_pairs, visual_genome
 from hadpo.judges import Unfinished
 from hadpo.pairs import mine, plan, prepare
 from hadpo.pairs.asked import read_rulings
-from hadpo.pairs.correct import replace_sentences
+from hadpo.pairs.mine import replace_sentences
 from hadpo.records import Answer, BadInput, Pair, read_jsonl, write_jsonl
 from hadpo.runs.run import open_run
 from hadpo.text import sentences
@@ -150,7 +150,7 @@ def test_rewrites_of_both_texts_in_the_original_schemas(server, tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from tests.pairs.test_correcting import photoset
+from tests.pairs.test_asked import photoset
 from hadpo.pairs import prepare
 prepare(photoset(Path(sys.argv[1]), rewrites=2, corrector_concurrency=1))
 """

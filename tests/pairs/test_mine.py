@@ -8,7 +8,7 @@ from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.judges.oracle.world import true_sentences
 from hadpo.mini import captions, files, lessons, world
-from hadpo.pairs.correct import corrected
+from hadpo.pairs.mine import correct_description
 from hadpo.records import Case, Evidence, Region
 from hadpo.text import sentences
 
@@ -28,7 +28,9 @@ def correct(description, evidence, known=MINI):
     claims = tuple(sentences(description))
     case = Case(case_id="q", model="base", claims=claims, evidence=evidence)
     verdicts = oracle.make(vocabulary=known).rule(case)
-    return corrected(description, verdicts, true_sentences(evidence, known), known), verdicts
+    return correct_description(
+        description, verdicts, true_sentences(evidence, known), known
+    ), verdicts
 
 
 @settings(deadline=None, max_examples=60)

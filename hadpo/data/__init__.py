@@ -1,23 +1,33 @@
 """Readers of the original data sets, one module each: their files in, records of ours out.
 
+A reader is a module of this package; its name is the data set's. It declares the fields that it
+reads as a frozen dataclass whose types say what is refused (`Text`, `ImageId`, `Box`, ...; fields
+that it does not read are ignored), takes the raw records of a file from `read_json`,
+`json_records`, `read_json_lines` or `stream_list`, and checks each with `parse_raw`.
+
 All readers take a `Report`. A file that cannot be read at all (missing, empty, no JSON, wrong top
-level) ends in `BadInput` at once; a broken record is reported, and `report.finish()` lists every
+level) raises `BadInput` at once; a broken record is reported, and `report.finish()` lists every
 one of them together, or, with `on_bad="skip"`, leaves them counted. What a reader drops by a rule
-of the original is counted too: `report.counts` is the whole story of what did not come through.
+of the original is counted too: `report.counts` names everything that did not come through.
 """
 
+import codecs
+import contextlib
+import itertools
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
-from hadpo.records import BadInput
+import ijson
+from pydantic import AfterValidator, BeforeValidator
+
+from hadpo.records import BadInput, decode, parse
 
 _SHOWN = 20  # problems in one message; the rest are counted
-_KEPT = 1000  # problems whose text is kept: a file of a million broken records must fit
+_STORED = 1000  # problems whose text is stored: a file of a million broken records must fit
 _WIDE = 80  # characters of a value in a message
 _MANY = 2000  # words
 # What the backbones' prompts are made of; each begins with one of <[#.
@@ -26,7 +36,9 @@ _MARKER = re.compile(
 )
 _LONGEST = 255  # bytes of a file's name
 _DIGITS = 20  # more are no image's number
-_HALF = re.compile("[\ud800-\udfff]")  # JSON can say it, and no file can hold it
+_HTML = ("<!doctype", "<html", "<?xml")
+Item = TypeVar("Item")
+Fields = TypeVar("Fields")
 
 
 class Report:
@@ -39,11 +51,19 @@ class Report:
         self.counts: Counter[str] = Counter()
 
     def bad(self, problem: str, *, source: str) -> None:
-        """Note a broken record, which is left out: where it stands, what was found and expected."""
+        """Note a broken record, which is left out: its place, what was found and expected."""
         self.n_problems += 1
-        if len(self.problems) < _KEPT:
+        if len(self.problems) < _STORED:
             self.problems.append(problem)
         self.counts[f"{source}: broken, left out"] += 1
+
+    @contextlib.contextmanager
+    def checking(self, source: str) -> Iterator[None]:
+        """A block that reads one record: if it raises `BadInput`, the record is a broken one."""
+        try:
+            yield
+        except BadInput as error:
+            self.bad(str(error), source=source)
 
     def left_out(self, why: str, *, source: str, count: int = 1) -> None:
         """Count records that are left out by a rule, not because they are broken."""
@@ -60,13 +80,114 @@ class Report:
         if self.problems and self.on_bad == "error":
             more = self.n_problems - _SHOWN
             tail = [f"... and {more} more"] if more > 0 else []
-            hint = "mend them, or set on_bad to 'skip' to leave them out and count them"
+            hint = "fix them, or set on_bad to 'skip' to leave them out and count them"
             raise BadInput("\n".join([*self.problems[:_SHOWN], *tail, hint]))
         return dict(sorted(self.counts.items()))
 
 
+# Fields of raw records
+
+
+def parse_raw(value: Any, kind: type[Fields], *, where: str) -> Fields:
+    """The fields of a decoded record that the dataclass `kind` declares; others are ignored.
+
+    Raises:
+        BadInput: lists all fields that are missing, of another type, or refused by their type.
+    """
+    return parse(value, kind, where=where, extra="ignore")
+
+
+def check_text(text: str) -> str:
+    """The text, if a model may read or say it; see `Text`.
+
+    Raises:
+        ValueError: it is empty, longer than any of the models reads, or has a prompt's marker.
+    """
+    if not text or text.isspace():
+        raise ValueError("the text is empty")
+    if len(text) > _MANY and len(text.split()) > _MANY:
+        raise ValueError(f"{len(text.split())} words; no model reads more than {_MANY}")
+    if any(sign in text for sign in "<[#") and (marker := _MARKER.search(text)):
+        raise ValueError(f"the prompt marker {marker[0]!r} in the text")
+    return text
+
+
+def _number_as_text(value: Any) -> str:
+    text = str(value).strip() if isinstance(value, (int, str)) else ""
+    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS):
+        raise ValueError(f"expected a number, found {str(value)[:_WIDE]!r}")
+    return str(int(text))
+
+
+def _name_as_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(f"expected str or int, found {_name(value)} {str(value)[:_WIDE]}")
+    return str(value)
+
+
+def _check_box(sides: list[float]) -> tuple[float, ...]:
+    if len(sides) != 4:
+        raise ValueError(f"expected x, y, width, height, found {sides!r}")
+    return tuple(sides)
+
+
+def _check_path(relative: str) -> str:
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts or not relative.strip():
+        raise ValueError(f"path {relative[:_WIDE]!r} does not stay inside its folder")
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.parts]
+    if "\0" in relative or max(sizes) > _LONGEST:
+        raise ValueError(f"path {relative[:_WIDE]!r} can be no file's name")
+    return relative
+
+
+def _check_stem(stem: str) -> str:
+    _check_path(f"{stem}.jpg")
+    return stem
+
+
+# A text that a model is to read or to say: not empty, not longer than any of the models reads, and
+# without a marker of a prompt, which a tokenizer would take for the real one.
+Text = Annotated[str, AfterValidator(check_text)]
+# An image's id as text; files hold it as a number or as a string of digits.
+ImageId = Annotated[str, BeforeValidator(_number_as_text)]
+# An id as text that may be a name; files hold it as a number or as a string.
+Name = Annotated[str, BeforeValidator(_name_as_text)]
+# A name that an image's file has, too.
+Stem = Annotated[Name, AfterValidator(_check_stem)]
+# A path that stays inside its folder.
+InnerPath = Annotated[str, AfterValidator(_check_path)]
+# x, y, width and height in pixels.
+Box = Annotated[list[float], AfterValidator(_check_box)]
+
+
+def inside(folder: Path, relative: str, *, where: str) -> Path:
+    """The path `relative` below `folder`.
+
+    Raises:
+        BadInput: the path climbs out of the folder, is absolute, or can be no file's name.
+    """
+    try:
+        return folder / _check_path(relative)
+    except ValueError as error:
+        raise BadInput(f"{where}: {error} ({folder})") from error
+
+
+def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: str) -> set[str]:
+    """Report every `(where, path)` whose file does not exist; returns the missing paths."""
+    missing: set[str] = set()
+    for where, path in paths:
+        if path not in missing and not Path(path).is_file():
+            missing.add(path)
+            report.bad(f"{where}: no image file {path}", source=source)
+    return missing
+
+
+# Files that are read as a whole
+
+
 def read_text(path: Path, *, expected: str) -> str:
-    """The text of a file that says something.
+    """The text of a file that is not empty.
 
     Raises:
         BadInput: no such file, empty, or no UTF-8.
@@ -79,6 +200,8 @@ def read_text(path: Path, *, expected: str) -> str:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start}); {expected}") from error
     if not text.strip():
         raise BadInput(f"{path}: the file is empty; {expected}")
+    if text.lstrip()[:15].lower().startswith(_HTML):
+        raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
     return text
 
 
@@ -86,153 +209,147 @@ def read_json(path: Path, kind: type, *, expected: str) -> Any:
     """The content of a JSON file whose top level is a `kind` (list or dict).
 
     Raises:
-        BadInput: no such file, empty, no UTF-8, no JSON (an HTML page, a cut-off file), or another
-            top level; the message says what to expect there.
+        BadInput: no such file, empty, no UTF-8, no JSON (an HTML page, a cut-off file, a key twice
+            in one object), or another top level; the message says what is expected.
     """
     text = read_text(path, expected=expected)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: {_no_json(text, error)}; {expected}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; 100,000 brackets
-        raise BadInput(f"{path}: not JSON that can be read ({error}); {expected}") from error
+        value = decode(text, where=str(path))
+    except BadInput as error:
+        cause = error.__cause__
+        if not isinstance(cause, json.JSONDecodeError):
+            raise BadInput(f"{error}; {expected}") from error
+        if cause.pos >= len(text.rstrip()) - 1:
+            raise BadInput(
+                f"{path}: the JSON ends in the middle: the file is cut off; {expected}"
+            ) from error
+        found = text[cause.pos : cause.pos + 40]
+        raise BadInput(
+            f"{path}:{cause.lineno}: not JSON ({cause.msg}): {found!r}; {expected}"
+        ) from error
     if not isinstance(value, kind):
         raise BadInput(f"{path}: the top level is a {_name(value)}; {expected}")
     return value
 
 
-def read_json_lines(path: Path, report: Report, *, source: str, expected: str) -> Iterator[Any]:
-    """`(where, object)` of each non-empty line of a JSON Lines file; broken lines are reported."""
+def json_records(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
+    """`(where, value)` of each element of a JSON list; raises as `read_json`."""
+    for number, value in enumerate(read_json(path, list, expected=expected)):
+        yield f"{path}: record {number}", value
+
+
+def read_json_lines(
+    path: Path, report: Report, *, source: str, expected: str
+) -> Iterator[tuple[str, Any]]:
+    """`(where, value)` of each non-empty line of a JSON Lines file; broken lines are reported.
+
+    A file that is one JSON list is read as its elements.
+    """
     text = read_text(path, expected=expected)
-    if _html(text):
-        raise BadInput(f"{path}: an HTML page, not JSON lines: the download failed; {expected}")
+    if text.lstrip().startswith("["):
+        yield from json_records(path, expected=expected)
+        return
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            report.bad(f"{where}: not JSON ({error.msg}): {line[:60]!r}", source=source)
-            continue
-        except (ValueError, RecursionError) as error:
-            report.bad(f"{where}: not JSON that can be read ({error})", source=source)
-            continue
-        if isinstance(value, dict):
-            yield where, value
-        else:
-            report.bad(f"{where}: expected an object, found a {_name(value)}", source=source)
+        if line.strip():
+            with report.checking(source):
+                where = f"{path}:{number}"
+                value = decode(line, where=where)
+                yield where, value
 
 
-def field(
-    record: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: str
-) -> Any:
-    """A field of a decoded record, checked.
-
-    Raises:
-        BadInput: no object, or its field is missing or of another type. Readers catch it and report
-            the record.
-    """
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {_name(record)}")
-    if name not in record:
-        raise BadInput(f"{where}: no field {name!r} (found {str(sorted(record))[:_WIDE]})")
-    value = record[name]
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        names = " or ".join(k.__name__ for k in kinds)
-        shown = repr(value)[:_WIDE]
-        raise BadInput(f"{where}: field {name!r}: expected {names}, found {_name(value)} {shown}")
-    if isinstance(value, str) and not value.isascii() and _HALF.search(value):
-        raise BadInput(f"{where}: field {name!r}: half a character (a lone surrogate) in the text")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"{where}: field {name!r}: expected a number, found {value!r}")
-    return value
+# Large JSON files, one record at a time: memory does not grow with the file
 
 
-def said(record: Mapping[str, Any], name: str, *, where: str) -> str:
-    """A field with a text that a model is to read or to say.
+def stream_list(
+    path: Path, *, expected: str, below: str = "", called: str = "record"
+) -> Iterator[tuple[str, Any]]:
+    """`(where, value)` of the elements of a JSON list, decoded one by one.
+
+    What comes after the last element is checked too, so a file that is cut off raises at its end.
+
+    Args:
+        path: the file.
+        expected: what the message says is expected.
+        below: key of an object that may hold the list instead.
+        called: what an element is called in `where`, before its number.
 
     Raises:
-        BadInput: missing, empty, longer than any of the models reads, or with a marker of a
-            prompt inside, which a tokenizer would take for the real one.
+        BadInput: no such file, empty, no UTF-8, no JSON, or another top level.
     """
-    text = field(record, name, str, where=where)
-    if not text or text.isspace():
-        raise BadInput(f"{where}: field {name!r} is empty")
-    if len(text) > _MANY and len(text.split()) > _MANY:
+    with _opened(path, "[{" if below else "[", expected) as (file, first):
+        is_wrapped = first == "{"
+        values = ijson.items(file, f"{below}.item" if is_wrapped else "item", use_float=True)
+        number = -1
+        for number, value in enumerate(_checked(values, path, expected)):
+            yield f"{path}: {called} {number}", value
+        if is_wrapped and number < 0:
+            file.seek(0)
+            _first_bytes(file)
+            _refuse_other_object(file, path, below, expected)
+
+
+def stream_object(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
+    """Key and value of each entry of a JSON object, decoded one by one; else as `stream_list`."""
+    with _opened(path, "{", expected) as (file, _):
+        yield from _checked(ijson.kvitems(file, "", use_float=True), path, expected)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, starts: str, expected: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The file, open before its first value, and the character that this begins with."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; {expected}")
+    with path.open("rb") as file:
+        text = _first_bytes(file)
+        if not text:
+            raise BadInput(f"{path}: the file is empty; {expected}")
+        if text.lower().startswith(tuple(mark.encode() for mark in _HTML)):
+            raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
+        if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise BadInput(f"{path}: not UTF-8 but UTF-16; {expected}")
+        first = text[:1].decode("latin-1")
+        if first not in starts:
+            kinds = {"[": "list", "{": "object"}
+            found = f"a {kinds[first]}" if first in kinds else f"no JSON list ({text[:20]!r})"
+            raise BadInput(f"{path}: the top level is {found}; {expected}")
+        yield file, first
+
+
+def _checked(values: Iterable[Item], path: Path, expected: str) -> Iterator[Item]:
+    """The values; an error of the parser becomes one of ours."""
+    count = 0
+    try:
+        for value in values:
+            yield value
+            count += 1
+    except (ijson.JSONError, UnicodeDecodeError, OverflowError, ValueError) as error:
+        reason = str(error).split("\n")[0].strip()
         raise BadInput(
-            f"{where}: field {name!r}: {len(text.split())} words; no model reads more than {_MANY}"
-        )
-    if any(sign in text for sign in "<[#") and (marker := _MARKER.search(text)):
-        raise BadInput(f"{where}: field {name!r}: the prompt marker {marker[0]!r} in the text")
-    return text
+            f"{path}: after {count} records: not JSON, or the file is cut off ({reason}); "
+            f"{expected}"
+        ) from error
 
 
-def image_id(record: Mapping[str, Any], *, where: str) -> str:
-    """The image's id as text; files hold it as a number or as a string of digits.
-
-    Raises:
-        BadInput: missing, or neither of the two.
-    """
-    value = field(record, "image_id", (int, str), where=where)
-    text = value.strip() if isinstance(value, str) else f"{value:d}"
-    if not (text.isascii() and text.isdigit() and len(text) < _DIGITS):
-        raise BadInput(
-            f"{where}: field 'image_id': expected a number, found {str(value)[:_WIDE]!r}"
-        )
-    return str(int(text))
+def _first_bytes(file: BinaryIO) -> bytes:
+    """The first bytes that are not blank; the file stands after a byte order mark, if any."""
+    mark = codecs.BOM_UTF8  # some editors put it in front; a JSON parser refuses it
+    start = len(mark) if file.read(len(mark)) == mark else 0
+    file.seek(start)
+    for piece in itertools.takewhile(bool, iter(lambda: file.read(64), b"")):
+        if text := piece.lstrip(b" \t\r\n"):
+            file.seek(start)
+            return text
+    return b""
 
 
-def box(record: Mapping[str, Any], name: str, *, where: str) -> tuple[float, float, float, float]:
-    """A field with x, y, width and height in pixels.
-
-    Raises:
-        BadInput: missing, or not four numbers.
-    """
-    sides = field(record, name, list, where=where)
-    if len(sides) != 4:
-        raise BadInput(f"{where}: field {name!r}: expected x, y, width, height, found {sides!r}")
-    x, y, width, height = (
-        float(field({name: side}, name, (int, float), where=where)) for side in sides
-    )
-    return x, y, width, height
-
-
-def inside(folder: Path, relative: str, *, where: str) -> Path:
-    """The path `relative` below `folder`.
-
-    Raises:
-        BadInput: the path climbs out of the folder, or is absolute.
-    """
-    path = Path(relative)
-    if path.is_absolute() or ".." in path.parts or not relative.strip():
-        raise BadInput(f"{where}: path {relative[:_WIDE]!r} does not stay inside {folder}")
-    if "\0" in relative or any(len(part.encode()) > _LONGEST for part in path.parts):
-        raise BadInput(f"{where}: path {relative[:_WIDE]!r} can be no file's name")
-    return folder / path
-
-
-def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: str) -> set[str]:
-    """Report every `(where, path)` whose file is not there; returns the missing paths."""
-    missing: set[str] = set()
-    for where, path in paths:
-        if path not in missing and not Path(path).is_file():
-            missing.add(path)
-            report.bad(f"{where}: no image file {path}", source=source)
-    return missing
-
-
-def _html(text: str) -> bool:
-    return text.lstrip()[:15].lower().startswith(("<!doctype", "<html", "<?xml"))
-
-
-def _no_json(text: str, error: json.JSONDecodeError) -> str:
-    if _html(text):
-        return "an HTML page, not JSON: the download failed"
-    if error.pos >= len(text.rstrip()) - 1:
-        return "the JSON ends in the middle: the file is cut off"
-    return f"not JSON ({error.msg}): {text[error.pos : error.pos + 40]!r}"
+def _refuse_other_object(file: BinaryIO, path: Path, key: str, expected: str) -> None:
+    """Raise unless the object has a list, if only an empty one, below `key`."""
+    for prefix, event, _ in ijson.parse(file, use_float=True):
+        if prefix == key:
+            if event == "start_array":
+                return
+            raise BadInput(f"{path}: {key!r} is no list; {expected}")
+    raise BadInput(f"{path}: an object without {key!r}; {expected}")
 
 
 def _name(value: Any) -> str:

@@ -2,11 +2,12 @@
 
 `.txt`: every line is asked about every image. `.json` (a list), `.jsonl` and `.csv`: an image
 (field `image`, or `image_id` with or without the file's ending) and a question (`question`,
-`instruction` or `text`), and a `question_id` where there is one, as GAVIE's and LRV's lists have.
+`instruction` or `text`), and a `question_id` if there is one, as GAVIE's and LRV's lists have.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hadpo.data import Report, inside, read_json, read_json_lines
 from hadpo.records import BadInput, Question
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_IMAGES, _IDS = ("image", "image_id"), ("question_id",)
 _TEXTS = ("question", "instruction", "text")
 _EXPECTED = (
     "expected questions: .txt with one a line, or .json, .jsonl, .csv with image and question"
@@ -28,21 +30,15 @@ def read(path: Path, images: Path, report: Report) -> list[Question]:
     """
     if not images.is_dir():
         raise BadInput(f"no folder {images}; name the folder of the images")
-    if path.suffix == ".txt":
-        found = _every_line(path, images)
-    else:
-        found = list(_records(path, images, report))
+    lines = path.suffix == ".txt"
+    questions = _every_line(path, images) if lines else list(_records(path, images, report))
     report.finish()
-    if not found:
+    if not questions:
         raise BadInput(f"{path}: nothing is asked about {images}; {_EXPECTED}")
-    ids = [question.question_id for question in found]
-    if (
-        twice := sorted({i for i in ids if ids.count(i) > 1})[:5]
-        if len(set(ids)) < len(ids)
-        else []
-    ):
+    counts = Counter(question.question_id for question in questions)
+    if twice := sorted(key for key, count in counts.items() if count > 1)[:5]:
         raise BadInput(f"{path}: question_id {', '.join(twice)} stands there twice")
-    return found
+    return questions
 
 
 def _every_line(path: Path, images: Path) -> list[Question]:
@@ -59,18 +55,23 @@ def _every_line(path: Path, images: Path) -> list[Question]:
 
 def _records(path: Path, images: Path, report: Report) -> Iterator[Question]:
     for number, (where, record) in enumerate(_objects(path, report), start=1):
-        try:
+        with report.checking("questions"):
             if not isinstance(record, Mapping):
                 raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-            name = str(record.get("image") or record.get("image_id") or "").strip()
-            text = next((str(record[key]).strip() for key in _TEXTS if record.get(key)), "")
-            if not name or not text:
+            if None in record:  # so csv says it
+                raise BadInput(
+                    f"{where}: more cells than columns; put quotes around text with commas"
+                )
+            image, text, key = (_first(record, names) for names in (_IMAGES, _TEXTS, _IDS))
+            if not image or not text:
                 raise BadInput(f"{where}: expected image and question, found {sorted(record)}")
-            file = _file(images, name, where=where)
-        except BadInput as error:
-            report.bad(str(error), source="questions")
-            continue
-        yield _question(str(record.get("question_id") or number), file, text)
+            yield _question(key or str(number), _file(images, image, where=where), text)
+
+
+def _first(record: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of these fields that says something, as text; the number 0 does."""
+    texts = (str(record[name]).strip() for name in names if record.get(name) is not None)
+    return next(filter(None, texts), "")
 
 
 def _objects(path: Path, report: Report) -> Iterator[tuple[str, Any]]:

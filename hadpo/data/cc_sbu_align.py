@@ -4,14 +4,27 @@ Layout: `filter_cap.json` with `annotations`, a list of image_id and caption; ph
 `image/<id>.jpg`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hadpo.data import Report, field, inside, missing_images, read_json, said
-from hadpo.records import BadInput, Instruction
+from hadpo.data import Report, Stem, Text, missing_images, parse_raw, read_json
+from hadpo.records import Instruction
 
 _EXPECTED = (
     "expected filter_cap.json: an object whose 'annotations' are a list of image_id and caption"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    annotations: list[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    image_id: Stem
+    caption: Text
 
 
 def read(folder: Path, report: Report) -> list[Instruction]:
@@ -23,29 +36,21 @@ def read(folder: Path, report: Report) -> list[Instruction]:
         BadInput: the file cannot be read as a whole.
     """
     path = folder / "filter_cap.json"
-    records = field(read_json(path, dict, expected=_EXPECTED), "annotations", list, where=str(path))
-    found: list[tuple[str, Instruction]] = []
-    for number, record in enumerate(records):
+    captions: dict[str, Instruction] = {}
+    content = parse_raw(read_json(path, dict, expected=_EXPECTED), _Content, where=str(path))
+    for number, value in enumerate(content.annotations):
         where = f"{path}: record {number}"
-        try:
-            if not isinstance(record, dict):
-                raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-            key = str(field(record, "image_id", (int, str), where=where))  # a number or a name
-            image = inside(folder / "image", f"{key}.jpg", where=where)
-            text = said(record, "caption", where=where)
-        except BadInput as error:
-            report.bad(str(error), source="cc_sbu_align")
-            continue
-        caption = Instruction(
-            instruction_id=f"cc_sbu_align-{number}",
-            image_id=key,
-            image=str(image),
-            instruction="",
-            answer=text,
-            kind="caption",
-            source=path.name,
-        )
-        found.append((where, caption))
-    places = ((where, caption.image) for where, caption in found)
+        with report.checking("cc_sbu_align"):
+            raw = parse_raw(value, _Raw, where=where)
+            captions[where] = Instruction(
+                instruction_id=f"cc_sbu_align-{number}",
+                image_id=raw.image_id,
+                image=str(folder / "image" / f"{raw.image_id}.jpg"),
+                instruction="",
+                answer=raw.caption,
+                kind="caption",
+                source=path.name,
+            )
+    places = ((where, caption.image) for where, caption in captions.items())
     missing = missing_images(places, report, source="cc_sbu_align")
-    return [caption for _, caption in found if caption.image not in missing]
+    return [caption for caption in captions.values() if caption.image not in missing]

@@ -1,19 +1,26 @@
 """GAVIE's questions: instructions about Visual Genome images, some of them about nothing there.
 
 The published `evaluation_set.json` is a list of `image_id` and `question` (its README says
-`instruction`, which is read too). A `task`, where there is one, becomes the question's split, so
-that scores are broken down by it; the published set has none.
+`instruction`, which is read too). A `task`, if there is one, becomes the question's split, so that
+scores are broken down by it; the published set has none.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hadpo.data import Report, field, image_id, read_json
+from hadpo.data import ImageId, Report, json_records, parse_raw
 from hadpo.records import BadInput, Evidence, Question
 
 SPLIT = "all"
 _EXPECTED = "expected GAVIE's evaluation_set.json: a list of objects with image_id and question"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    image_id: ImageId
+    question: str
+    task: str = SPLIT
 
 
 def image_ids(path: Path, report: Report) -> list[str]:
@@ -50,26 +57,16 @@ def questions(path: Path, images: Mapping[str, Evidence], report: Report) -> lis
 
 def _records(path: Path, report: Report) -> list[tuple[str, str, str]]:
     """Image, question and task of each record; the same question twice is a broken record."""
-    found: dict[tuple[str, str], str] = {}
-    for number, record in enumerate(read_json(path, list, expected=_EXPECTED)):
-        where = f"{path}: record {number}"
-        try:
-            key, text, task = _record(record, where=where)
-            if (key, text) in found:
+    tasks: dict[tuple[str, str], str] = {}
+    for where, value in json_records(path, expected=_EXPECTED):
+        with report.checking("gavie"):
+            if isinstance(value, dict) and "question" not in value and "instruction" in value:
+                value = {**value, "question": value["instruction"]}
+            raw = parse_raw(value, _Raw, where=where)
+            key, text = raw.image_id, raw.question.strip()
+            if not text:
+                raise BadInput(f"{where}: field 'question' is empty")
+            if (key, text) in tasks:
                 raise BadInput(f"{where}: image {key} is asked {text!r} twice")
-        except BadInput as error:
-            report.bad(str(error), source="gavie")
-            continue
-        found[key, text] = task
-    return [(*place, task) for place, task in found.items()]
-
-
-def _record(record: Any, *, where: str) -> tuple[str, str, str]:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-    name = "instruction" if "instruction" in record and "question" not in record else "question"
-    text = field(record, name, str, where=where).strip()
-    if not text:
-        raise BadInput(f"{where}: field {name!r} is empty")
-    task = field(record, "task", str, where=where) if "task" in record else SPLIT
-    return image_id(record, where=where), text, " ".join(task.lower().split()) or SPLIT
+            tasks[key, text] = " ".join(raw.task.lower().split()) or SPLIT
+    return [(*place, task) for place, task in tasks.items()]

@@ -5,15 +5,22 @@ read). LRV-Instruction's paper asks 500 of them, drawn at random; the file that 
 asked whole, so draw before, or limit with `questions_limit`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hadpo.data import Report, field, read_json
+from hadpo.data import Name, Report, parse_raw, read_json
 from hadpo.records import BadInput, Evidence, Question
 
 SPLIT = "all"
 _EXPECTED = "expected GQA's questions: an object of ids, each with question, answer and imageId"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    question: str
+    answer: str
+    imageId: Name  # noqa: N815 - the name of the file's field
 
 
 def questions(path: Path, images: Mapping[str, Evidence], report: Report) -> list[Question]:
@@ -24,45 +31,34 @@ def questions(path: Path, images: Mapping[str, Evidence], report: Report) -> lis
     Raises:
         BadInput: the file cannot be read as a whole.
     """
-    found = []
-    for key, record in read_json(path, dict, expected=_EXPECTED).items():
-        try:
-            image, text, answer = _record(record, where=f"{path}: question {key}")
-        except BadInput as error:
-            report.bad(str(error), source="gqa")
-            continue
-        if image not in images:
-            report.left_out("questions about images that are not there", source="gqa")
-            continue
-        found.append(
-            Question(
-                question_id=f"gqa-{key}",
-                benchmark="gqa",
-                split=SPLIT,
-                image_id=image,
-                image=images[image].image,
-                text=text,
-                label=answer,
-            )
+    every = dict(_records(path, report))
+    known = {key: raw for key, raw in every.items() if raw.imageId in images}
+    gone = len(every) - len(known)
+    report.left_out("questions about images that are not there", source="gqa", count=gone)
+    return [
+        Question(
+            question_id=f"gqa-{key}",
+            benchmark="gqa",
+            split=SPLIT,
+            image_id=raw.imageId,
+            image=images[raw.imageId].image,
+            text=raw.question.strip(),
+            label=raw.answer.strip(),
         )
-    return found
+        for key, raw in known.items()
+    ]
 
 
 def image_ids(path: Path, report: Report) -> list[str]:
     """Ids of the images that are asked about, each once."""
-    found: dict[str, None] = {}
-    for key, record in read_json(path, dict, expected=_EXPECTED).items():
-        try:
-            found[_record(record, where=f"{path}: question {key}")[0]] = None
-        except BadInput as error:
-            report.bad(str(error), source="gqa")
-    return list(found)
+    return list(dict.fromkeys(raw.imageId for _, raw in _records(path, report)))
 
 
-def _record(record: Any, *, where: str) -> tuple[str, str, str]:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-    texts = [field(record, name, str, where=where).strip() for name in ("question", "answer")]
-    if not all(texts):
-        raise BadInput(f"{where}: question or answer is empty")
-    return str(field(record, "imageId", (str, int), where=where)), texts[0], texts[1]
+def _records(path: Path, report: Report) -> Iterator[tuple[str, _Raw]]:
+    for key, value in read_json(path, dict, expected=_EXPECTED).items():
+        with report.checking("gqa"):
+            where = f"{path}: question {key}"
+            raw = parse_raw(value, _Raw, where=where)
+            if not (raw.question.strip() and raw.answer.strip()):
+                raise BadInput(f"{where}: question or answer is empty")
+            yield key, raw

@@ -10,7 +10,7 @@ instructblip list            deleted         rejected                    truthy:
 llava-v1.5   object by id    kept            reject                      truthy: skip  required
 
 Deleting a newline joins the words on both sides ("end.Next"), so by default it becomes a space
-where the original deletes it; `newlines="upstream"` deletes. Sources: HA-DPO
+if the original deletes it; `newlines="upstream"` deletes. Sources: HA-DPO
 minigpt4/dpo_dataset.py, instructblip/dpo_dataset.py, llava-v1_5/train_dpo.py.
 """
 
@@ -20,11 +20,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hadpo.data import Report, field, image_id, missing_images, read_json, said
+from pydantic import AfterValidator, BeforeValidator
+
+from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw, read_json
 from hadpo.plugins import choices
-from hadpo.records import BadInput, Evidence, Pair
+from hadpo.records import BadInput, Evidence, Pair, write_text
 
 # The instructions of the description pairs (byte-exact: minigpt4/prompts/alignment.txt).
 INSTRUCTIONS = (
@@ -35,39 +37,77 @@ INSTRUCTIONS = (
 )
 
 
+def _check_some(texts: list[str]) -> list[str]:
+    if not texts:
+        raise ValueError("expected one or more texts, found none")
+    return texts
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, int):  # a bool is one
+        raise ValueError(f"expected bool or int, found {type(value).__name__} {value!r}"[:100])
+    return bool(value)
+
+
+Texts = Annotated[list[Text], AfterValidator(_check_some)]
+Truth = Annotated[bool, BeforeValidator(_truth)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    image_id: ImageId
+    pair_id: Name | None = None  # these three are written by us only
+    instruction: Text | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description(_Entry):
+    chosen: Texts
+    rejected: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question(_Entry):
+    question: Text
+    chosen: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MiniGPT4(_Question):
+    reject: Text
+    correct: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InstructBLIP(_Question):
+    rejected: Text
+    correct: Truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Llava(_Question):
+    reject: Text
+    correct: Truth
+    answer: str  # required and never used
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """How one backbone's files differ from the others'."""
 
-    desc_by_id: bool
-    deletes_newlines: bool
-    negative: str
-    skips_correct: bool
-    has_answer: bool
+    question: type[_MiniGPT4] | type[_InstructBLIP] | type[_Llava]  # a record of pope_data
+    negative: str = "reject"
+    desc_by_id: bool = False
+    deletes_newlines: bool = True
+    skips_correct: bool = True
+    has_answer: bool = False
 
 
 SCHEMAS = {
-    "minigpt4": Schema(
-        desc_by_id=False,
-        deletes_newlines=True,
-        negative="reject",
-        skips_correct=False,
-        has_answer=False,
-    ),
-    "instructblip": Schema(
-        desc_by_id=False,
-        deletes_newlines=True,
-        negative="rejected",
-        skips_correct=True,
-        has_answer=False,
-    ),
-    "llava-v1.5": Schema(
-        desc_by_id=True,
-        deletes_newlines=False,
-        negative="reject",
-        skips_correct=True,
-        has_answer=True,
-    ),
+    "minigpt4": Schema(question=_MiniGPT4, skips_correct=False),
+    "instructblip": Schema(question=_InstructBLIP, negative="rejected"),
+    "llava-v1.5": Schema(question=_Llava, desc_by_id=True, deletes_newlines=False, has_answer=True),
 }
 
 
@@ -85,7 +125,7 @@ def read(
     One chosen text, one rejected text and one of the four instructions are drawn per description,
     once, with `random.Random(seed)` (the original's "offline" strategy; there the instruction of
     two schemas is drawn anew at each use). Keys that our writer adds (pair_id, instruction, source)
-    are used where present.
+    are used if present.
 
     Args:
         folder: holds desc_data.json and pope_data.json.
@@ -93,7 +133,7 @@ def read(
         images: evidence by image id, for the paths (Visual Genome).
         seed: draws texts and instructions.
         report: collects broken records, and counts the entries with a truthy `correct`.
-        newlines: what becomes of newlines in descriptions where the original deletes them.
+        newlines: what becomes of newlines in descriptions if the original deletes them.
 
     Raises:
         BadInput: unknown schema, or a file that cannot be read as a whole.
@@ -101,15 +141,13 @@ def read(
     if schema not in SCHEMAS:
         raise BadInput(f"unknown pair schema {schema!r}; {choices(schema, SCHEMAS)}")
     reader = _Reader(SCHEMAS[schema], schema, images, report, newlines)
-    found = reader.descriptions(folder / "desc_data.json", seed)
-    found += reader.questions(folder / "pope_data.json")
-    places = ((f"{folder}: pair {pair.pair_id}", pair.image) for pair in found)
+    pairs = reader.descriptions(folder / "desc_data.json", seed)
+    pairs += reader.questions(folder / "pope_data.json")
+    places = ((f"{folder}: pair {pair.pair_id}", pair.image) for pair in pairs)
     missing = missing_images(places, report, source="hadpo_pairs")
-    left = [pair for pair in found if pair.image not in missing]
-    if missing:
-        report.left_out(
-            "pairs of missing images", source="hadpo_pairs", count=len(found) - len(left)
-        )
+    left = [pair for pair in pairs if pair.image not in missing]
+    gone = len(pairs) - len(left)
+    report.left_out("pairs of missing images", source="hadpo_pairs", count=gone)
     return left
 
 
@@ -123,92 +161,75 @@ class _Reader:
 
     def descriptions(self, path: Path, seed: int) -> list[Pair]:
         kind = dict if self.schema.desc_by_id else list
-        expected = (
-            f"{self.name} has {'an object by image id' if kind is dict else 'a list of objects'}"
-        )
-        entries = read_json(path, kind, expected=expected)
+        shape = "an object by image id" if kind is dict else "a list of objects"
+        values = read_json(path, kind, expected=f"{self.name} has {shape}")
         if kind is dict:
-            entries = [
-                {"image_id": key, **v} if isinstance(v, dict) else v for key, v in entries.items()
-            ]
+            values = [{"image_id": k, **v} if isinstance(v, dict) else v for k, v in values.items()]
         draw = random.Random(seed)
-        found: list[Pair] = []
-        for number, entry in enumerate(entries):
-            where = f"{path}: record {number}"
-            try:
-                key, image = self._image(entry, where)
-                chosen = self._texts(entry, "chosen", where)
-                rejected = self._texts(entry, "rejected", where)
-            except BadInput as error:
-                self.report.bad(str(error), source="hadpo_pairs")
-                continue
-            # The order of the draws is the original's: chosen, rejected, then LLaVA's question.
-            texts = draw.choice(chosen), draw.choice(rejected)
-            instruction = draw.choice(INSTRUCTIONS)
-            found.append(
-                Pair(
-                    pair_id=str(entry.get("pair_id", f"desc-{number}")),
-                    image_id=key,
-                    image=image,
-                    instruction=str(entry.get("instruction", instruction)),
-                    chosen=texts[0],
-                    rejected=texts[1],
-                    kind="description",
-                    source=str(entry.get("source", path.name)),
+        pairs: list[Pair] = []
+        for number, value in enumerate(values):
+            with self.report.checking("hadpo_pairs"):
+                where = f"{path}: record {number}"
+                raw = parse_raw(value, _Description, where=where)
+                image = self._image(raw, where)
+                # The order of the draws is the original's: chosen, rejected, LLaVA's question.
+                chosen, rejected = draw.choice(raw.chosen), draw.choice(raw.rejected)
+                instruction = draw.choice(INSTRUCTIONS)
+                pairs.append(
+                    Pair(
+                        pair_id=raw.pair_id or f"desc-{number}",
+                        image_id=raw.image_id,
+                        image=image,
+                        instruction=raw.instruction or instruction,
+                        chosen=self._text(chosen),
+                        rejected=self._text(rejected),
+                        kind="description",
+                        source=raw.source or path.name,
+                    )
                 )
-            )
-        return found
+        return pairs
 
     def questions(self, path: Path) -> list[Pair]:
-        found: list[Pair] = []
-        for number, entry in enumerate(
+        pairs: list[Pair] = []
+        for number, value in enumerate(
             read_json(path, list, expected=f"{self.name} has a list of objects")
         ):
-            where = f"{path}: record {number}"
-            try:
-                key, image = self._image(entry, where)
-                pair = Pair(
-                    pair_id=str(entry.get("pair_id", f"pope-{number}")),
-                    image_id=key,
-                    image=image,
-                    instruction=said(entry, "question", where=where),
-                    chosen=said(entry, "chosen", where=where),
-                    rejected=said(entry, self.schema.negative, where=where),
-                    kind="pope",
-                    source=str(entry.get("source", path.name)),
-                )
-                if self.schema.has_answer:
-                    field(entry, "answer", str, where=where)  # required and never used
-                if self.schema.skips_correct and field(entry, "correct", (bool, int), where=where):
+            with self.report.checking("hadpo_pairs"):
+                where = f"{path}: record {number}"
+                raw = parse_raw(value, self.schema.question, where=where)
+                image = self._image(raw, where)
+                if raw.correct and self.schema.skips_correct:
                     self.report.left_out("questions marked as correct", source="hadpo_pairs")
                     continue
-            except BadInput as error:
-                self.report.bad(str(error), source="hadpo_pairs")
-                continue
-            if not self.schema.skips_correct and entry.get("correct"):
-                self.report.counts["hadpo_pairs: marked as correct, kept as minigpt4 does"] += 1
-            found.append(pair)
-        return found
+                if raw.correct:
+                    self.report.counts["hadpo_pairs: marked as correct, kept as minigpt4 does"] += 1
+                pairs.append(
+                    Pair(
+                        pair_id=raw.pair_id or f"pope-{number}",
+                        image_id=raw.image_id,
+                        image=image,
+                        instruction=raw.question,
+                        chosen=raw.chosen,
+                        rejected=getattr(raw, self.schema.negative),
+                        kind="pope",
+                        source=raw.source or path.name,
+                    )
+                )
+        return pairs
 
-    def _image(self, entry: Any, where: str) -> tuple[str, str]:
-        if not isinstance(entry, dict):
-            raise BadInput(f"{where}: expected an object, found {type(entry).__name__}")
-        key = image_id(entry, where=where)
-        if key not in self.images:
-            raise BadInput(f"{where}: image {key} is not in image_data.json of Visual Genome")
-        return key, self.images[key].image
+    def _image(self, raw: _Entry, where: str) -> str:
+        if raw.image_id not in self.images:
+            raise BadInput(
+                f"{where}: image {raw.image_id} is not in image_data.json of Visual Genome"
+            )
+        return self.images[raw.image_id].image
 
-    def _texts(self, entry: Mapping[str, Any], name: str, where: str) -> list[str]:
-        texts = field(entry, name, list, where=where)
-        if not texts:
-            raise BadInput(f"{where}: field {name!r}: expected one or more texts, found none")
-        for number, text in enumerate(texts):
-            said({name: text}, name, where=f"{where}, text {number}")
+    def _text(self, text: str) -> str:
         if not self.schema.deletes_newlines:
-            return texts
+            return text
         if self.newlines == "upstream":
-            return [text.replace("\n", "") for text in texts]
-        return [re.sub(r"\s*\n\s*", " ", text) for text in texts]
+            return text.replace("\n", "")
+        return re.sub(r"\s*\n\s*", " ", text)
 
 
 def write(
@@ -220,8 +241,8 @@ def write(
 ) -> dict[str, int]:
     """Write pairs as one of the original schemas; `read` gives the same pairs back.
 
-    Where a description has `rewrites` (chosen and rejected ones by pair_id), these are written in
-    its place, as the released files have them, and `read` draws one of each.
+    If a description has `rewrites` (chosen and rejected ones by pair_id), these are written in its
+    place, as the released files have them, and `read` draws one of each.
 
     The keys pair_id, instruction and source are ours; the original readers do not look at them.
     Newlines of descriptions become spaces when a schema that deletes them is read.
@@ -252,16 +273,16 @@ def write(
         questions.append(record | ours)
     folder.mkdir(parents=True, exist_ok=True)
     content: Any = _by_id(descriptions) if shape.desc_by_id else descriptions
-    (folder / "desc_data.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    (folder / "pope_data.json").write_text(json.dumps(questions, indent=1), encoding="utf-8")
+    write_text(folder / "desc_data.json", json.dumps(content, indent=1))
+    write_text(folder / "pope_data.json", json.dumps(questions, indent=1))
     return {"desc_data.json": len(descriptions), "pope_data.json": len(questions)}
 
 
 def _by_id(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for record in records:
         key = str(record.pop("image_id"))
-        if key in found:
+        if key in by_id:
             raise BadInput(f"two descriptions of image {key}; llava-v1.5 files hold one per image")
-        found[key] = record
-    return found
+        by_id[key] = record
+    return by_id

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hadpo.data import Report, said
-from hadpo.records import BadInput
+from hadpo.data import Report, check_text
+from hadpo.records import BadInput, replacing
 
 _DATA = "expected oxford_hic_data.csv with the columns image_id, caption, funny_score"
 _INFO = "expected oxford_hic_image_info.csv with the columns image_id, image_url"
-_NULL = ("", "nan", "null", "none", "\\n")  # what exports write where there is nothing
+_NULL = ("", "nan", "null", "none", "\\n")  # what exports write for nothing
 
 
 class Row(NamedTuple):
@@ -56,22 +56,24 @@ def read(path: Path, report: Report) -> Iterator[Row]:
             )
             continue
         try:
-            yield Row(image_id, said({"caption": caption}, "caption", where=str(line)), value)
-        except BadInput as error:
-            report.bad(f"{path}:{error}", source="hic")
+            check_text(caption)
+        except ValueError as error:
+            report.bad(f"{path}:{line}: field 'caption': {error}", source="hic")
+            continue
+        yield Row(image_id, caption, value)
 
 
 def urls(path: Path, report: Report) -> dict[str, str]:
-    """Address of each image by id; the first counts where an id stands twice, which is counted.
+    """Address of each image by id; if an id stands twice, the first counts, and that is counted.
 
     Raises:
         BadInput: as `read`.
     """
-    found: dict[str, str] = {}
+    addresses: dict[str, str] = {}
     for line, (image_id, url) in _rows(path, ("image_id", "image_url"), report, _INFO):
         if _is_null(image_id):
             report.left_out("addresses without image_id", source="hic")
-        elif image_id in found:
+        elif image_id in addresses:
             report.left_out("addresses of an id that was there", source="hic")
         elif not url.lower().startswith(("http://", "https://")):
             report.bad(
@@ -79,18 +81,18 @@ def urls(path: Path, report: Report) -> dict[str, str]:
                 source="hic",
             )
         else:
-            found[image_id] = url
-    return found
+            addresses[image_id] = url
+    return addresses
 
 
 def write(rows: Iterable[Row], path: Path) -> int:
-    """Write rows as the data file, scores as whole numbers where they are; `read` gives them back.
+    """Write rows as the data file; `read` gives them back. Whole scores have no decimals.
 
     Returns:
         How many were written.
     """
     count = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(("image_id", "caption", "funny_score"))
         for row in rows:

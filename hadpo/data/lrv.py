@@ -8,11 +8,11 @@ lists are plain; LRV's own training code wants them below `annotations`, so both
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from hadpo.data import Report, field, inside, said
-from hadpo.data._stream import stream_list
+from hadpo.data import Report, Stem, Text, parse_raw, stream_list
 from hadpo.records import BadInput, Instruction, replacing
 
 _EXPECTED = (
@@ -20,6 +20,14 @@ _EXPECTED = (
     "an object with that list below 'annotations'"
 )
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    image_id: Stem
+    question: Text
+    answer: Text
+    task: str | None = None  # charts may have none: nothing says if their question misleads
 
 
 def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
@@ -33,34 +41,32 @@ def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
     Raises:
         BadInput: the file cannot be read as a whole (when its broken place is reached).
     """
-    there: dict[str, str] = {}  # image_id -> path, "" where no file is
-    for number, record in enumerate(stream_list(path, expected=_EXPECTED, below="annotations")):
-        where = f"{path}: record {number}"
-        try:
-            image_id, question, answer, task = _fields(record, where)
-            chart = is_chart(image_id)
-            if image_id not in there:
-                name = image_id if chart else f"{image_id}.jpg"
-                image = inside(images, name, where=where)
-                there[image_id] = str(image) if image.is_file() else ""
-                if not there[image_id]:
+    files: dict[str, str] = {}  # image_id -> path, "" without a file
+    raw_records = stream_list(path, expected=_EXPECTED, below="annotations")
+    for number, (where, value) in enumerate(raw_records):
+        with report.checking("lrv"):
+            raw = parse_raw(value, _Raw, where=where)
+            chart = is_chart(raw.image_id)
+            if raw.image_id not in files:
+                image = images / (raw.image_id if chart else f"{raw.image_id}.jpg")
+                files[raw.image_id] = str(image) if image.is_file() else ""
+                if not files[raw.image_id]:
                     raise BadInput(f"{where}: no image file {image}")
-        except BadInput as error:
-            report.bad(str(error), source="lrv")
-            continue
-        if not there[image_id]:
-            report.left_out("records of missing images", source="lrv")
-            continue
-        yield Instruction(
-            instruction_id=f"{path.stem}-{number}",
-            image_id=image_id,
-            image=there[image_id],
-            instruction=question,
-            answer=answer,
-            kind="chart" if chart else _kind(task),
-            source=path.name,
-            task=task,
-        )
+            if not files[raw.image_id]:
+                report.left_out("records of missing images", source="lrv")
+                continue
+            task = raw.task or ""
+            is_negative = task.strip().lower().startswith("negative")
+            yield Instruction(
+                instruction_id=f"{path.stem}-{number}",
+                image_id=raw.image_id,
+                image=files[raw.image_id],
+                instruction=raw.question,
+                answer=raw.answer,
+                kind="chart" if chart else "negative" if is_negative else "positive",
+                source=path.name,
+                task=task,
+            )
 
 
 def write(
@@ -92,19 +98,3 @@ def write(
 def is_chart(image_id: str) -> bool:
     """Whether an image_id is the name of a chart's file."""
     return image_id.lower().endswith(_IMAGE_ENDINGS)
-
-
-def _fields(record: Any, where: str) -> tuple[str, str, str, str]:
-    """Image id, question, answer and task of a decoded record."""
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-    image_id = str(field(record, "image_id", (str, int), where=where))  # ids are texts, or numbers
-    question = said(record, "question", where=where)
-    answer = said(record, "answer", where=where)
-    # Charts may have no task: nothing says then whether the question misleads.
-    task = field(record, "task", str, where=where) if record.get("task") is not None else ""
-    return image_id, question, answer, task
-
-
-def _kind(task: str) -> Literal["positive", "negative"]:
-    return "negative" if task.strip().lower().startswith("negative") else "positive"

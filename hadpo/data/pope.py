@@ -1,17 +1,38 @@
-"""POPE question files: is there a ... in the image?
+"""POPE question files: is there a ... in the image? Read, and sampled as POPE samples them.
 
 Layout: `coco_pope_{random,popular,adversarial}.json`, JSON lines in spite of the name, with
 question_id, image (a file of COCO val2014), text and label. Files of any length are read; the
 official ones have 3000 questions, an older random one 2910.
+
+Sampling: Li et al., Evaluating Object Hallucination in Large Vision-Language Models (POPE), section
+5.2. Half of an image's questions are about objects in it; the objects of the other half are not,
+and are drawn at random, or are the most frequent of the whole set, or those that occur most often
+together with the objects of the image.
 """
 
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
+from typing import Literal
 
-from hadpo.data import Report, field, inside, missing_images, read_json_lines
+from hadpo.data import InnerPath, Report, missing_images, parse_raw, read_json_lines
+from hadpo.plugins import choices
 from hadpo.records import BadInput, Question
+from hadpo.text import article
 
 SPLITS = ("random", "popular", "adversarial")
 _EXPECTED = "expected JSON lines with the keys question_id, image, text, label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    question_id: int
+    image: InnerPath
+    text: str
+    label: Literal["yes", "no"]  # the original takes everything but "no" for a yes
 
 
 def read(folder: Path, images: Path, report: Report) -> list[Question]:
@@ -35,33 +56,92 @@ def path_of(folder: Path, split: str) -> Path:
 
 def _split(folder: Path, images: Path, split: str, report: Report) -> list[Question]:
     path = path_of(folder, split)
-    found: dict[str, Question] = {}
+    questions: dict[str, Question] = {}
     places: dict[str, str] = {}
-    for where, record in read_json_lines(path, report, source="pope", expected=_EXPECTED):
-        try:
-            name = field(record, "image", str, where=where)
-            image = inside(images, name, where=where)
-            label = field(record, "label", str, where=where)
-            if label not in ("yes", "no"):  # the original takes everything but "no" for a yes
-                raise BadInput(f"{where}: field 'label': expected yes or no, found {label!r}")
-            question = Question(
-                question_id=f"pope-{split}-{field(record, 'question_id', int, where=where)}",
+    for where, value in read_json_lines(path, report, source="pope", expected=_EXPECTED):
+        with report.checking("pope"):
+            raw = parse_raw(value, _Raw, where=where)
+            image = images / raw.image
+            key = f"pope-{split}-{raw.question_id}"
+            if key in questions:
+                raise BadInput(f"{where}: question_id {raw.question_id} is there twice")
+            questions[key] = Question(
+                question_id=key,
                 benchmark="pope",
                 split=split,
                 image_id=image.stem,
                 image=str(image),
-                text=field(record, "text", str, where=where),
-                label=label,
+                text=raw.text,
+                label=raw.label,
             )
-            if question.question_id in found:
-                raise BadInput(f"{where}: question_id {record['question_id']} is there twice")
-        except BadInput as error:
-            report.bad(str(error), source="pope")
-            continue
-        found[question.question_id] = question
-        places.setdefault(question.image, where)
+            places.setdefault(str(image), where)
     missing = missing_images(((w, p) for p, w in places.items()), report, source="pope")
-    left = [q for q in found.values() if q.image not in missing]
-    gone = len(found) - len(left)
+    left = [q for q in questions.values() if q.image not in missing]
+    gone = len(questions) - len(left)
     report.left_out("questions about missing photos", source="pope", count=gone)
     return left
+
+
+def text_of(name: str) -> str:
+    """POPE's question about an object. Source: POPE's template, `Is there a {} in the image?`."""
+    return f"Is there {article(name)} {name} in the image?"
+
+
+def pope_questions(
+    objects_by_image: Mapping[str, Sequence[str]],
+    *,
+    split: str,
+    seed: int,
+    per_image: int = 3,
+    image_paths: Mapping[str, str],
+) -> list[Question]:
+    """Up to `per_image` questions with the label yes and as many with no per image, alternating.
+
+    The positives are the same in all splits of one seed. An image with fewer present or absent
+    objects gets fewer questions, always as many yes as no.
+
+    Args:
+        objects_by_image: names of the objects that are in each image; they are taken as complete.
+        split: random, popular or adversarial.
+        seed: draws the positives, and the negatives of the random split.
+        per_image: questions of each label.
+        image_paths: file of each image.
+
+    Returns:
+        Questions with the ids "pope-<split>-<number>", counted from 1.
+
+    Raises:
+        BadInput: an unknown split.
+    """
+    if split not in SPLITS:
+        raise BadInput(f"unknown POPE split {split!r}; {choices(split, SPLITS)}")
+    present = {image: sorted(set(names)) for image, names in objects_by_image.items()}
+    frequency = Counter(name for names in present.values() for name in names)
+    together = Counter(pair for names in present.values() for pair in permutations(names, 2))
+    questions: list[Question] = []
+    for image, names in present.items():
+        absent = sorted(set(frequency) - set(names))
+        count = min(per_image, len(names), len(absent))
+        positives = random.Random(f"{seed}/{image}/positives").sample(names, count)
+        if split == "random":
+            negatives = random.Random(f"{seed}/{image}/negatives").sample(absent, count)
+        else:
+            rank = {
+                "popular": lambda name: frequency[name],
+                "adversarial": lambda name, here=names: sum(together[name, n] for n in here),
+            }[split]
+            negatives = sorted(absent, key=lambda name: (-rank(name), name))[:count]
+        for pair in zip(positives, negatives, strict=True):
+            for name, label in zip(pair, ("yes", "no"), strict=True):
+                questions.append(
+                    Question(
+                        question_id=f"pope-{split}-{len(questions) + 1}",
+                        benchmark="pope",
+                        split=split,
+                        image_id=image,
+                        image=image_paths[image],
+                        text=text_of(name),
+                        label=label,
+                    )
+                )
+    return questions

@@ -4,9 +4,10 @@ Layout: `val_images_final.json`, `shr_factual_part1.jsonl`, `shr_factual_part2.j
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import Report, image_id, read_json, read_json_lines
+from hadpo.data import ImageId, Report, json_records, parse_raw, read_json_lines
 from hadpo.records import BadInput, Evidence, Question
 
 # Byte-exact: HA-DPO shr_eval.py of all backbones.
@@ -17,26 +18,24 @@ _IMAGES = "expected val_images_final.json of SHR: a list of objects with image_i
 _FACTS = "expected JSON lines of SHR, each an object of one image id and its list of facts"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    image_id: ImageId  # the only field that the original reads
+
+
 def image_ids(folder: Path, report: Report) -> list[str]:
-    """Ids of the images to describe, in file order; only `image_id` is read, as in the original.
+    """Ids of the images to describe, in file order.
 
     Raises:
         BadInput: the file cannot be read as a whole.
     """
-    path = folder / "val_images_final.json"
-    found: dict[str, None] = {}
-    for number, record in enumerate(read_json(path, list, expected=_IMAGES)):
-        where = f"{path}: record {number}"
-        try:
-            if not isinstance(record, dict):
-                raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-            key = image_id(record, where=where)
-        except BadInput as error:
-            report.bad(str(error), source="shr")
-            continue
-        report.left_out("images named again", source="shr", count=int(key in found))
-        found[key] = None
-    return list(found)
+    ids: dict[str, None] = {}
+    for where, value in json_records(folder / "val_images_final.json", expected=_IMAGES):
+        with report.checking("shr"):
+            key = parse_raw(value, _Raw, where=where).image_id
+            report.left_out("images named again", source="shr", count=int(key in ids))
+            ids[key] = None
+    return list(ids)
 
 
 def questions(image_ids: Iterable[str], images: Mapping[str, Evidence]) -> list[Question]:
@@ -63,31 +62,27 @@ def questions(image_ids: Iterable[str], images: Mapping[str, Evidence]) -> list[
 
 
 def facts(folder: Path, report: Report) -> dict[str, tuple[str, ...]]:
-    """Facts by image id; where both parts know an image, part 2 wins, and that is counted.
+    """Facts by image id; if both parts know an image, part 2 wins, and that is counted.
 
     Raises:
         BadInput: a file cannot be read as a whole.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    known: dict[str, tuple[str, ...]] = {}
     for part in (1, 2):
         path = folder / f"shr_factual_part{part}.jsonl"
-        for where, record in read_json_lines(path, report, source="shr", expected=_FACTS):
-            try:
-                key, lines = _entry(record, where=where)
-            except BadInput as error:
-                report.bad(str(error), source="shr")
-                continue
-            if key in found:
-                report.left_out("facts of part 1 that part 2 replaces", source="shr")
-            found[key] = lines
-    return found
-
-
-def _entry(record: dict, *, where: str) -> tuple[str, tuple[str, ...]]:
-    # The original reads the first key of a line and drops the others in silence.
-    if len(record) != 1:
-        raise BadInput(f"{where}: expected one image id, found {sorted(record)}")
-    [(key, lines)] = record.items()
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise BadInput(f"{where}: field {key!r}: expected a list of texts, found {lines!r}")
-    return image_id({"image_id": key}, where=where), tuple(lines)
+        for where, value in read_json_lines(path, report, source="shr", expected=_FACTS):
+            with report.checking("shr"):
+                # The original reads the first key of a line and drops the others in silence.
+                if not isinstance(value, dict) or len(value) != 1:
+                    found = sorted(value) if isinstance(value, dict) else type(value).__name__
+                    raise BadInput(f"{where}: expected an object of one image id, found {found}")
+                [(name, lines)] = value.items()
+                if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+                    raise BadInput(
+                        f"{where}: field {name!r}: expected a list of texts, found {lines!r}"
+                    )
+                key = parse_raw({"image_id": name}, _Raw, where=where).image_id
+                if key in known:
+                    report.left_out("facts of part 1 that part 2 replaces", source="shr")
+                known[key] = tuple(lines)
+    return known

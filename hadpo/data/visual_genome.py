@@ -1,17 +1,19 @@
-"""Visual Genome: image sizes, image files and described regions.
+"""Visual Genome: image sizes, image files and described regions; LRV's file of the same regions.
 
 Layout: `image_data.json`, `region_descriptions.json` (needed only as evidence), `VG_100K`,
-`VG_100K_2`.
+`VG_100K_2`. LRV-Instruction has the regions as `vg_annotation.json`, one object: image id as text
+-> list of `caption` and `bbox`, which is [x, y, width, height] in pixels from the top left corner.
+GAVIE's judge and the generation of instructions read it.
 """
 
-from collections.abc import Collection
-from dataclasses import replace
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import Report, field, image_id, inside
-from hadpo.data._stream import stream_list
-from hadpo.records import BadInput, Evidence, Region
+from hadpo.data import Box, ImageId, Report, inside, parse_raw, stream_list, stream_object
+from hadpo.records import BadInput, Evidence, Region, write_text
 
 _IMAGES = (
     "expected image_data.json of Visual Genome: a list of objects with image_id, url, width, height"
@@ -19,6 +21,32 @@ _IMAGES = (
 _REGIONS = (
     "expected region_descriptions.json of Visual Genome: a list of objects with id and regions"
 )
+_ANNOTATION = (
+    "expected vg_annotation.json of LRV: an object of image id and a list of caption and bbox"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Id:
+    image_id: ImageId
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image(_Id):
+    url: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    regions: list[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotation:
+    caption: str
+    bbox: Box
 
 
 def read(
@@ -29,7 +57,7 @@ def read(
     Args:
         folder: the Visual Genome folder.
         report: collects broken records.
-        image_ids: keep only these images; None keeps all.
+        image_ids: only these images; None: all.
 
     Raises:
         BadInput: a file that cannot be read as a whole.
@@ -46,89 +74,110 @@ def images(
     folder: Path, report: Report, *, image_ids: Collection[str] | None = None
 ) -> dict[str, Evidence]:
     """As `read`, without the regions (their file is large and training does not need it)."""
-    found: dict[str, Evidence] = {}
-    path = folder / "image_data.json"
-    for number, record in enumerate(stream_list(path, expected=_IMAGES)):
-        try:
-            evidence = _image(record, folder, where=f"{path}: record {number}")
-        except BadInput as error:
-            report.bad(str(error), source="visual_genome")
-            continue
-        if evidence.image_id in found:
-            report.bad(
-                f"{path}: record {number}: image {evidence.image_id} is there twice",
-                source="visual_genome",
-            )
-        elif image_ids is None or evidence.image_id in image_ids:
-            found[evidence.image_id] = evidence
-    return found
+    evidence: dict[str, Evidence] = {}
+    for where, value in stream_list(folder / "image_data.json", expected=_IMAGES):
+        with report.checking("visual_genome"):
+            raw = parse_raw(value, _Image, where=where)
+            if min(raw.width, raw.height) < 1:
+                raise BadInput(f"{where}: an image of {raw.width} x {raw.height} pixels")
+            # The files lie in two folders; only the last two parts of the address say in which one.
+            image = inside(folder, "/".join(raw.url.split("/")[-2:]), where=where)
+            key = raw.image_id
+            if key in evidence:
+                raise BadInput(f"{where}: image {key} is there twice")
+            if image_ids is None or key in image_ids:
+                evidence[key] = Evidence(
+                    image_id=key, image=str(image), width=raw.width, height=raw.height
+                )
+    return evidence
 
 
 def coco_ids(folder: Path) -> dict[str, int]:
     """Visual Genome id -> COCO id, for the images that come from COCO (null elsewhere)."""
-    records = stream_list(folder / "image_data.json", expected=_IMAGES)
+    records = (value for _, value in stream_list(folder / "image_data.json", expected=_IMAGES))
     pairs = ((r.get("image_id"), r.get("coco_id")) for r in records if isinstance(r, dict))
     return {str(key): value for key, value in pairs if isinstance(value, int)}
 
 
-def _image(record: Any, folder: Path, *, where: str) -> Evidence:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-    url = field(record, "url", str, where=where)
-    # The files lie in two folders; only the last two parts of the address say in which one.
-    tail = "/".join(url.split("/")[-2:])
-    width, height = (field(record, name, int, where=where) for name in ("width", "height"))
-    if min(width, height) < 1:
-        raise BadInput(f"{where}: an image of {width} x {height} pixels")
-    return Evidence(
-        image_id=image_id(record, where=where),
-        image=str(inside(folder, tail, where=where)),
-        width=width,
-        height=height,
-    )
-
-
 def _regions(
-    path: Path, known: dict[str, Evidence], report: Report
+    path: Path, known: Mapping[str, Evidence], report: Report
 ) -> dict[str, tuple[Region, ...]]:
-    found: dict[str, tuple[Region, ...]] = {}
-    for number, entry in enumerate(stream_list(path, expected=_REGIONS)):
-        where = f"{path}: record {number}"
-        try:
-            if not isinstance(entry, dict):
-                raise BadInput(f"{where}: expected an object, found {type(entry).__name__}")
-            regions = field(entry, "regions", list, where=where)
-            if not regions:
+    by_image: dict[str, tuple[Region, ...]] = {}
+    for where, value in stream_list(path, expected=_REGIONS):
+        with report.checking("visual_genome"):
+            entry = parse_raw(value, _Entry, where=where).regions
+            if not entry:
                 # The original takes the image's id from the first region and dies on such an entry.
                 report.left_out("entries without regions", source="visual_genome")
                 continue
-            key = image_id(regions[0], where=f"{where}, region 0")
+            key = parse_raw(entry[0], _Id, where=f"{where}, region 0").image_id
             if key not in known:
                 report.left_out("entries of images that are not used", source="visual_genome")
                 continue
-            named = [_region(r, where=f"{where}, region {i}") for i, r in enumerate(regions)]
-        except BadInput as error:
-            report.bad(str(error), source="visual_genome")
-            continue
-        # Empty phrases say nothing; the original skips them too (get_desc).
-        said = [r for r in named if r.phrase.strip()]
-        # Boxes without an area hold nothing; the original shows them to its judge.
-        found[key] = tuple(r for r in said if r.width > 0 and r.height > 0)
-        gone = {
-            "regions with an empty phrase": len(named) - len(said),
-            "regions without an area": len(said) - len(found[key]),
-        }
-        for why, count in gone.items():
-            report.left_out(why, source="visual_genome", count=count)
-    return found
+            regions = [
+                parse_raw(r, Region, where=f"{where}, region {i}") for i, r in enumerate(entry)
+            ]
+            # Empty phrases say nothing; the original skips them too (get_desc).
+            with_phrase = [r for r in regions if r.phrase.strip()]
+            # Boxes without an area hold nothing; the original shows them to its judge.
+            by_image[key] = tuple(r for r in with_phrase if r.width > 0 and r.height > 0)
+            counts = {
+                "regions with an empty phrase": len(regions) - len(with_phrase),
+                "regions without an area": len(with_phrase) - len(by_image[key]),
+            }
+            for why, count in counts.items():
+                report.left_out(why, source="visual_genome", count=count)
+    return by_image
 
 
-def _region(record: Any, *, where: str) -> Region:
-    if not isinstance(record, dict):
-        raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-    x, y, width, height = (
-        float(field(record, name, (int, float), where=where))
-        for name in ("x", "y", "width", "height")
-    )
-    phrase = field(record, "phrase", str, where=where)
-    return Region(x=x, y=y, width=width, height=height, phrase=phrase)
+def read_annotation(
+    path: Path, report: Report, *, image_ids: Collection[str] | None = None
+) -> dict[str, tuple[Region, ...]]:
+    """Regions by image id, from LRV's `vg_annotation.json`.
+
+    Args:
+        path: the file.
+        report: collects broken entries; an entry with one broken region is broken.
+        image_ids: only these images; None: all.
+
+    Raises:
+        BadInput: the file cannot be read as a whole.
+    """
+    by_image: dict[str, tuple[Region, ...]] = {}
+    for name, entry in stream_object(path, expected=_ANNOTATION):
+        where = f"{path}: image {name!r}"
+        with report.checking("vg_annotation"):
+            key = parse_raw({"image_id": name}, _Id, where=where).image_id
+            if image_ids is not None and key not in image_ids:
+                report.left_out("images that are not used", source="vg_annotation")
+                continue
+            if key in by_image:  # JSON allows it, and the last would win in silence
+                raise BadInput(f"{where}: the image is there twice")
+            if not isinstance(entry, list):
+                raise BadInput(f"{where}: expected a list, found {type(entry).__name__}")
+            regions = [_region(r, where=f"{where}, region {i}") for i, r in enumerate(entry)]
+            # Boxes without an area hold nothing, and empty captions say nothing.
+            by_image[key] = tuple(
+                r for r in regions if r.width > 0 and r.height > 0 and r.phrase.strip()
+            )
+            report.left_out(
+                "regions without an area or a caption",
+                source="vg_annotation",
+                count=len(regions) - len(by_image[key]),
+            )
+    return by_image
+
+
+def write_annotation(regions: Mapping[str, Sequence[Region]], path: Path) -> None:
+    """Write regions in LRV's form; `read_annotation` gives the same regions back."""
+    content = {
+        key: [{"caption": r.phrase, "bbox": [r.x, r.y, r.width, r.height]} for r in some]
+        for key, some in regions.items()
+    }
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _region(value: Any, *, where: str) -> Region:
+    raw = parse_raw(value, _Annotation, where=where)
+    x, y, width, height = raw.bbox
+    return Region(x=x, y=y, width=width, height=height, phrase=raw.caption)

@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hadpo.data.pope_questions import SPLITS, pope_questions
+from hadpo.data.pope import SPLITS, pope_questions
 from hadpo.mini import published
 from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
 from hadpo.mini.coco import captions as coco_captions

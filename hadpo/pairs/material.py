@@ -26,7 +26,6 @@ from hadpo.data import (
     pope,
     read_json,
     shr,
-    vg_annotation,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.instructions import oracle
@@ -291,7 +290,7 @@ def _with_lrv_regions(
     image that the file lacks is a broken record; if those are skipped, it keeps its own regions.
     """
     asked = images.keys() & {*of_gavie}
-    regions = vg_annotation.read(path, report, image_ids=asked)
+    regions = vg.read_annotation(path, report, image_ids=asked)
     for key in sorted(asked - regions.keys()):
         report.bad(f"{path}: no image {key}, about which GAVIE asks", source="vg_annotation")
     both = len(regions.keys() & {*of_shr})

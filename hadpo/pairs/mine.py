@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
-from hadpo.data.pope_questions import pope_questions
+from hadpo.data.pope import pope_questions
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import Reading, Vocabulary
 from hadpo.judges.oracle.world import Truth, read_world, true_sentences

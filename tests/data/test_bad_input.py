@@ -15,7 +15,6 @@ from hadpo.data import (
     lrv,
     pope,
     shr,
-    vg_annotation,
     visual_genome,
 )
 from hadpo.records import BadInput, Evidence
@@ -101,7 +100,9 @@ READERS = {
     "objects.json": coco.read,
     "filter_cap.json": cc_sbu_align.read,
     "coco_pope_popular.json": lambda folder, report: pope.read(folder, folder, report),
-    "vg_annotation.json": lambda f, report: vg_annotation.read(f / "vg_annotation.json", report),
+    "vg_annotation.json": lambda f, report: visual_genome.read_annotation(
+        f / "vg_annotation.json", report
+    ),
     "filter_cap1.json": read_lrv,
     "evaluation_set.json": lambda f, report: gavie.questions(
         f / "evaluation_set.json", IMAGES, report
@@ -196,7 +197,7 @@ RECORDS = {  # file -> broken value of the whole file, and what the message must
     "filter_cap.json": ({"annotations": [{"image_id": "../7", "caption": ""}]}, "stay inside"),
     "coco_pope_popular.json": (
         {"question_id": 1, "image": "7.jpg", "text": "?", "label": "maybe"},
-        "expected yes or no, found 'maybe'",
+        "expected one of 'yes' or 'no', found 'maybe'",
     ),
     "vg_annotation.json": ({"7": [{"caption": "a", "bbox": [1, 2]}]}, "'7', region 0: field 'bb"),
     "filter_cap1.json": ([LRV, LRV | {"answer": 3}], "record 1: field 'answer': expected str"),
@@ -236,7 +237,7 @@ def test_a_broken_record_is_named_or_skipped_and_counted(folder, name):
     [
         ({"label": None}, r"random.json:2: field 'label'"),
         ({}, r"random.json:2: no field 'label'"),
-        ({"label": ""}, r"random.json:2: field 'label': expected yes or no, found ''"),
+        ({"label": ""}, r"random.json:2: field 'label': expected one of 'yes' or 'no', found ''"),
         ({"label": "no", "question_id": 1}, r"random.json:2: question_id 1 is there twice"),
     ],
 )

@@ -17,7 +17,6 @@ from hadpo.data import (
     lrv,
     pope,
     shr,
-    vg_annotation,
     visual_genome,
 )
 from hadpo.mini import build
@@ -201,15 +200,17 @@ def test_write_then_read_is_identity(schema, report, tmp_path):
 
 
 def test_vg_annotation_has_the_regions_of_visual_genome(report, tmp_path):
-    found = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report)
+    found = visual_genome.read_annotation(PHOTOS / "VG" / "vg_annotation.json", report)
     assert report.finish() == {}
     # README: the same regions without the empty phrase (64)
     assert sum(map(len, found.values())) == 64
     evidence = visual_genome.read(PHOTOS / "VG", report)
     assert found == {key: e.regions for key, e in evidence.items()}
-    vg_annotation.write(found, tmp_path / "again.json")
-    assert vg_annotation.read(tmp_path / "again.json", report) == found
-    one = vg_annotation.read(PHOTOS / "VG" / "vg_annotation.json", report, image_ids={"2375304"})
+    visual_genome.write_annotation(found, tmp_path / "again.json")
+    assert visual_genome.read_annotation(tmp_path / "again.json", report) == found
+    one = visual_genome.read_annotation(
+        PHOTOS / "VG" / "vg_annotation.json", report, image_ids={"2375304"}
+    )
     assert {key: len(regions) for key, regions in one.items()} == {"2375304": 12}
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hadpo.data.pope_questions import SPLITS, pope_questions
+from hadpo.data.pope import SPLITS, pope_questions
 from hadpo.records import BadInput
 
 NAMES = ("apple", "boat", "cup", "dog", "egg", "fork", "gull", "hat")

@@ -11,7 +11,7 @@ import pytest
 
 from hadpo import config
 from hadpo.runs.execute import NOTEBOOKS
-from hadpo.runs.parameters import RUN_PARAMETERS
+from hadpo.runs.state import RUN_PARAMETERS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))

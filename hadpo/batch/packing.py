@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,8 +12,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hadpo.batch.examples import Example
-from hadpo.records import Pair
+from hadpo.config import TrainConfig
+from hadpo.records import BadInput, Pair
 from hadpo.vlm.attention import Part, Parts
+from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
 
 Shown = TypeVar("Shown", Example, Pair)  # of an image
@@ -205,3 +207,39 @@ def _mask(
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     looks, seen, parent = segments[:, :, None], segments[:, None, :], parents[:, :, None]
     return (causal & ((seen == _PREFIX) | (looks == seen) | (parent == seen)))[:, None]
+
+
+# How the rows of an update are laid into micro-batches.
+
+Item = TypeVar("Item")
+
+
+def by_length(rows: Sequence[list[Example]]) -> list[list[Example]]:
+    """Like lengths side by side, so that rows of a micro-batch have little padding."""
+    return sorted(rows, key=row_length)
+
+
+def micro_batches(rows: Sequence[list[Item]], pairs: int) -> Iterator[list[list[Item]]]:
+    """Rows one after the other, as many as hold at most `pairs` pairs, and at least one."""
+    part: list[list[Item]] = []
+    for row in rows:
+        if part and sum(map(len, part)) + len(row) > pairs:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def check_rows(backbone: Backbone, settings: TrainConfig) -> None:
+    """Refuse pairs in one row where they would have nothing to share.
+
+    Raises:
+        BadInput: names the setting.
+    """
+    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
+        raise BadInput(
+            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
+            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
+            "share; set pairs_per_row to 1"
+        )

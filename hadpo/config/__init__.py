@@ -7,26 +7,29 @@ A recipe has a few top-level facts and one section per dataclass. A stage reads 
 
 from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
 from hadpo.config.recipe import as_dict, load_recipe, recipe_names
-from hadpo.config.relevance import COMPUTED_ALIKE, MATTERS_WITH
 from hadpo.config.sections import (
+    COMPUTED_ALIKE,
+    MATTERS_WITH,
+    SECTIONS,
+    STRICT,
+    Amount,
+    AtLeastOne,
     CompareConfig,
+    Count,
     DataConfig,
     EvaluateConfig,
     MergeConfig,
     ModelConfig,
-    PrepareConfig,
-    TrainConfig,
-)
-from hadpo.config.sections.ranges import (
-    STRICT,
-    Amount,
-    AtLeastOne,
-    Count,
     Positive,
+    PrepareConfig,
+    Recipe,
     Share,
     ShareBelowOne,
+    TrainConfig,
+    names,
+    parameters,
+    section_types,
 )
-from hadpo.config.settings import SECTIONS, Recipe, names, parameters, section_types
 
 __all__ = [
     "COMPUTED_ALIKE",

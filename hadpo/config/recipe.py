@@ -9,8 +9,14 @@ import pydantic
 import yaml
 
 from hadpo.config.paths import RECIPES
-from hadpo.config.relevance import refuse_without_effect
-from hadpo.config.settings import SECTIONS, Recipe, parameters, recipe_type, section_types
+from hadpo.config.sections import (
+    SECTIONS,
+    Recipe,
+    parameters,
+    recipe_type,
+    refuse_without_effect,
+    section_types,
+)
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 

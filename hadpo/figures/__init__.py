@@ -5,34 +5,48 @@ itself in a notebook (with its words for those who do not see it) and saves itse
 data of a run must say whether they are of the synthetic world (`is_mini`): there is no default.
 """
 
-from hadpo.figures._card import SIGNS, Card, Column, Line
 from hadpo.figures._style import Figure
-from hadpo.figures.bars import pope_bars, shr_bars
+from hadpo.figures.bars import (
+    dumbbell,
+    invented_objects,
+    length_against_hallucination,
+    length_figure,
+    pope_bars,
+    published_dumbbell,
+    shr_bars,
+)
 from hadpo.figures.cards import (
+    SIGNS,
+    Card,
     Cards,
+    Column,
+    Gallery,
+    Line,
     best_and_worst,
+    compare,
     contact_sheet,
+    evidence_cards,
     hallucination_card,
+    hallucination_cards,
     pair_card,
+    pair_cards,
+    question_sheet,
     text_card,
     verdict_lines,
 )
-from hadpo.figures.cost import cost_bars
-from hadpo.figures.curves import Curves, read_steps, smooth, training_curves
-from hadpo.figures.descriptions import invented_objects, length_against_hallucination
-from hadpo.figures.dumbbell import dumbbell, published_dumbbell
-from hadpo.figures.gallery import Gallery, compare, hallucination_cards
-from hadpo.figures.heat import heat_maps
-from hadpo.figures.learning import learning_curve
-from hadpo.figures.lengths import length_figure
-from hadpo.figures.margins import margin_histogram
+from hadpo.figures.curves import (
+    Curves,
+    beta_sweep,
+    learning_curve,
+    margin_histogram,
+    read_steps,
+    smooth,
+    training_curves,
+)
 from hadpo.figures.mask import mask_picture
-from hadpo.figures.samples import evidence_cards, pair_cards, question_sheet
 from hadpo.figures.scores import Figures, benchmark_figures, score_bars
 from hadpo.figures.speed import speed_bars, speedup_bars
-from hadpo.figures.strip import strip_picture
-from hadpo.figures.style import style_figure
-from hadpo.figures.sweep import beta_sweep
+from hadpo.figures.teaching import cost_bars, heat_maps, strip_picture, style_figure
 
 __all__ = [
     "SIGNS",

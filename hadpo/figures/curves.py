@@ -7,20 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from hadpo.figures._style import (
     BLUE,
     GREY,
     INK,
+    ORANGE,
     Figure,
     house_style,
     new_drawing,
+    percent,
     spread,
     write_title,
 )
-from hadpo.records import BadInput
+from hadpo.records import BadInput, Pair
+from hadpo.tables import RunResults, measure_of
 
 Step = Mapping[str, Any]  # objective, step, epoch, metrics
 _ROOMY = "Pairs with a positive margin"  # its lines run high: room for the legend below them
@@ -269,3 +274,242 @@ def _message(lines: Mapping[str, Sequence[Step]]) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# What a training does to the benchmarks on its way: base, kept steps, tuned.
+
+STEP = "step-"  # what the names of kept steps begin with
+_LEARNING_STYLES = ("-", "--", ":", "-.")  # told apart without colour
+_COLOURS = (BLUE, INK, GREY, "#5a3e8e")
+_Point = tuple[int, float, float | None, float | None, int]  # updates, value, its interval, n
+
+
+def learning_curve(
+    result: RunResults,
+    *,
+    updates: int,
+    measures: Mapping[str, str] = {
+        "pope": "accuracy",
+        "shr": "hallucinated_sentence_ratio",
+        "chair": "chair_i",
+        "gavie": "accuracy",
+    },
+) -> Figure:
+    """One line a benchmark and split over the updates, with the 95 % interval of each point.
+
+    Args:
+        result: a run that evaluated `step-<n>` models.
+        updates: of the whole training: where the tuned model stands; the base stands at 0.
+        measures: benchmark -> the metric to draw.
+
+    Raises:
+        BadInput: no kept step was evaluated.
+    """
+    names = {key[3] for key in result.metrics}
+    steps = {name: int(name.removeprefix(STEP)) for name in names if name.startswith(STEP)}
+    if not steps:
+        raise BadInput(
+            "no step-<n> was evaluated: train with keep_steps, and name steps in evaluate.models"
+        )
+    places = {"base": 0, **steps, "merged": updates}
+    lines: dict[str, list[_Point]] = {}
+    for benchmark, split, name, model in result.metrics:
+        metric = result.metrics[benchmark, split, name, model]
+        if measures.get(benchmark) != name or model not in places or metric.value is None:
+            continue
+        measure = measure_of(benchmark, name)
+        scale = 100 if measure.is_fraction else 10  # scores of 0 to 10 as tenths
+        label = f"POPE {split}: accuracy" if benchmark == "pope" else measure.label
+        low, high = (None if e is None else scale * e for e in (metric.low, metric.high))
+        point = (places[model], scale * metric.value, low, high, metric.n)
+        lines.setdefault(label, []).append(point)
+    if not lines:
+        raise BadInput(f"none of {', '.join(measures.values())} was measured")
+    for points in lines.values():
+        points.sort(key=lambda point: point[0])
+    changes = [
+        f"{label} {points[0][1]:.1f} to {points[-1][1]:.1f}" for label, points in lines.items()
+    ]
+    message = f"Over {updates} updates: {'; '.join(changes)}."
+    with house_style():
+        drawing = new_drawing(7.0, 3.6)
+        axes = drawing.add_subplot()
+        for at, points in enumerate(lines.values()):
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            colour = _COLOURS[at % len(_COLOURS)]
+            axes.plot(
+                x,
+                y,
+                _LEARNING_STYLES[at % len(_LEARNING_STYLES)],
+                marker="o",
+                markersize=4,
+                color=colour,
+            )
+            known = [p for p in points if p[2] is not None and p[3] is not None]
+            if known:
+                axes.fill_between(
+                    [p[0] for p in known],
+                    [p[2] for p in known],  # pyright: ignore[reportArgumentType]
+                    [p[3] for p in known],  # pyright: ignore[reportArgumentType]
+                    color=colour,
+                    alpha=0.12,
+                    linewidth=0,
+                )
+        heights = spread([points[-1][1] for points in lines.values()], 6)
+        for at, ((label, points), height) in enumerate(zip(lines.items(), heights, strict=True)):
+            colour = _COLOURS[at % len(_COLOURS)]
+            axes.text(1.03 * points[-1][0], height, label, color=colour, fontsize=7.5, va="center")
+        axes.set(xlabel="updates", ylabel="percent", xlim=(0, 1.45 * updates))
+        axes.set_xticks(sorted(places.values()))
+        note = f"{result.name}; 0 is the base. Bands: 95 % intervals over images."
+        write_title(drawing, message, note=note, is_mini=result.is_mini)
+    columns = ("line", "updates", "value", "low", "high", "n")
+    data: list[dict[str, Any]] = [
+        dict(zip(columns, (label, *point), strict=True))
+        for label, points in lines.items()
+        for point in points
+    ]
+    alt = f"{message} Lines over {', '.join(map(str, sorted(places.values())))} updates."
+    return Figure(drawing, "learning_curve", message, alt, data)
+
+
+# Reward margins pair by pair: how many pairs are the right way round, and by how much.
+
+_MORE_MARGINS = (BLUE, "#5a3e8e", "#2f7f6f", "#a0522d")
+_MARGIN_STYLES = ("-", "--", ":", "-.")
+
+
+def margin_histogram(
+    margins: Sequence[tuple[Pair, float]] | Mapping[str, Sequence[float]],
+    *,
+    is_mini: bool,
+) -> Figure:
+    """Histogram of reward margins, one outline a run; right of zero the pair is the right way.
+
+    Without margins the picture says so, because a training without held-out pairs is a good one;
+    those that are not finite are counted below it.
+
+    Args:
+        margins: pairs with their margins, in nats, or margins of several runs by name.
+        is_mini: mark the picture as one of the synthetic world.
+    """
+    if isinstance(margins, Mapping):
+        named = {name: [float(value) for value in values] for name, values in margins.items()}
+    else:
+        named = {"": [float(value) for _, value in margins]}
+    strange = sum(not np.isfinite(value) for values in named.values() for value in values)
+    named = {name: [v for v in values if np.isfinite(v)] for name, values in named.items()}
+    named = {name: values for name, values in named.items() if values}
+    every = [value for values in named.values() for value in values]
+    wide = max([1e-6, *(abs(value) for value in every)])
+    edges = np.linspace(-wide, wide, 2 * min(20, max(4, len(every) // 4)) + 1)
+    shares = {name: float(np.mean(np.array(v) > 0)) for name, v in named.items()}
+    text = ", ".join(f"{name} {percent(s)}".strip() for name, s in shares.items())
+    message = f"Held-out pairs the right way round: {text}."
+    if not named:
+        message = "No pair was held out of training: there are no margins to show."
+    data = []
+    with house_style():
+        drawing = new_drawing()
+        axes = drawing.add_subplot()
+        for at, (name, values) in enumerate(named.items()):
+            counts, _ = np.histogram(values, edges)
+            colour, style = (
+                _MORE_MARGINS[at % len(_MORE_MARGINS)],
+                _MARGIN_STYLES[at % len(_MARGIN_STYLES)],
+            )
+            axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.8)
+            if len(named) == 1:
+                axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
+            middle = float(np.median(values))
+            axes.axvline(middle, color=colour, linestyle=style, linewidth=0.8)
+            label = f"{name} median {middle:+.2f}".strip()
+            place = (0.02, 0.95 - 0.08 * at)
+            axes.text(*place, label, color=colour, transform=axes.transAxes, fontsize=7.5)
+            data += [
+                {"run": name or "-", "low": round(low, 6), "high": round(high, 6), "pairs": n}
+                for low, high, n in zip(
+                    edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True
+                )
+            ]
+        axes.axvline(0, color=INK, linewidth=1.2)
+        axes.set(xlabel="reward margin, chosen minus rejected (nats)", ylabel="pairs")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(axis="x", colors=GREY)
+        counts = ", ".join(f"{name} {len(v)}".strip() for name, v in named.items())
+        note = f"n pairs: {counts or 0}. Left of zero: the rejected text is still preferred."
+        note += f" Not finite and not drawn: {strange}." if strange else ""
+        write_title(drawing, message, note=note, is_mini=is_mini)
+    return Figure(drawing, "reward_margins", message, f"{message} Histogram of margins.", data)
+
+
+# What beta does: the margin that the best policy reaches, and how far it goes for it.
+
+
+def beta_sweep(
+    start: np.ndarray, betas: Sequence[float], marked: float, *, is_mini: bool
+) -> Figure:
+    """KL from the reference against the margin of the best policy, one point a beta.
+
+    Between the two answers of a pair, the policy that is best for reward 1 on the chosen one less
+    beta times KL is the reference with 1 / beta added to its log-odds (Eq. 4 of
+    https://arxiv.org/abs/2305.18290).
+
+    Args:
+        start: the reference's log-odds of chosen over rejected, in nats, one a pair.
+        betas: to draw.
+        marked: the beta that the slider stands on.
+        is_mini: mark the picture as one of the synthetic world.
+    """
+    every = np.array(betas, dtype=float)
+    odds = start[None, :] + 1 / every[:, None]
+    kl = _divergence(odds, start)
+    margin = odds.mean(axis=1)
+    right = (odds > 0).mean(axis=1)
+    at = int(np.abs(every - marked).argmin())
+    title = (
+        f"beta {every[at]:g}: log-odds {margin[at]:+.1f} nats, {start.mean():+.1f} before; "
+        f"{right[at]:.0%} of the pairs the right way round, at a KL of {kl[at]:.2f}."
+    )
+    with house_style():
+        drawing = new_drawing(6.4, 3.6)
+        axes = drawing.add_subplot()
+        fine = start[None, :] + 1 / np.geomspace(every.min(), every.max(), 200)[:, None]
+        axes.plot(fine.mean(axis=1), _divergence(fine, start), "-", color=GREY, linewidth=1)
+        axes.plot(margin, kl, "o", color=BLUE, markersize=5)
+        for x, y, beta in zip(margin, kl, every, strict=True):
+            axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), textcoords="offset points")
+        axes.plot(margin[at], kl[at], "D", color=ORANGE, markersize=9, markerfacecolor="none")
+        axes.axvline(float(start.mean()), color=GREY, linestyle=":", linewidth=1)
+        axes.annotate(
+            "reference",
+            (float(start.mean()), float(kl.max())),
+            xytext=(4, -4),
+            textcoords="offset points",
+            color="#555555",
+        )
+        axes.set(
+            xlabel="log-odds of chosen over rejected (nats)", ylabel="KL from reference (nats)"
+        )
+        note = f"n = {len(start)} pairs, means. Beside the points: beta. Diamond: the chosen beta."
+        write_title(drawing, title, note=note, is_mini=is_mini)
+    data = [
+        {"beta": float(b), "log_odds": float(m), "kl": float(k), "right": float(r)}
+        for b, m, k, r in zip(every, margin, kl, right, strict=True)
+    ]
+    return Figure(drawing, "beta_sweep", title, f"{title} KL against log-odds for each beta.", data)
+
+
+def _divergence(odds: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Mean KL of each row's chances from those of `start`."""
+    before, after = _chance(start)[None, :], _chance(odds)
+    return (_part(after, before) + _part(1 - after, 1 - before)).mean(axis=1)
+
+
+def _chance(odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-odds))
+
+
+def _part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """P log(p / q), 0 where p is 0."""
+    return np.where(p > 0, p * np.log(np.maximum(p, 1e-300) / np.maximum(q, 1e-300)), 0.0)

@@ -1,13 +1,10 @@
 """Runs: folders `runs/<name>/<stage>/`, each with a manifest that tells what was asked and done."""
 
-from hadpo.runs.export import export
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
-from hadpo.runs.parameters import check_names, run_name
-from hadpo.runs.report import join_reports
+from hadpo.runs.report import export, join_reports
 from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
-from hadpo.runs.several import end_processes, start_processes
-from hadpo.runs.state import stage_folder
-from hadpo.runs.stopping import Stopped, noticed
+from hadpo.runs.several import Stopped, end_processes, noticed, start_processes
+from hadpo.runs.state import check_names, run_name, stage_folder
 
 __all__ = [
     "BadEnvironment",

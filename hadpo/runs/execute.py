@@ -17,10 +17,9 @@ from typing import Any
 from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
-from hadpo.runs.parameters import check
 from hadpo.runs.run import BadEnvironment
-from hadpo.runs.state import discard, finished, look, refuse_stale, stage_folder
-from hadpo.runs.stopping import Stopped, noticed, pass_on
+from hadpo.runs.several import Stopped, noticed, pass_on
+from hadpo.runs.state import check, discard, finished, look, refuse_stale, stage_folder
 
 NOTEBOOKS = {
     "prepare": "01_prepare.ipynb",

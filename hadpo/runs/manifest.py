@@ -1,8 +1,10 @@
 """`manifest.json`: what a stage was asked, what it used, how it ended. It alone says so."""
 
 import dataclasses
+import html
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +14,94 @@ from typing import Any, Literal
 
 from hadpo import config
 from hadpo.records import BadInput, parse, write_text
-from hadpo.runs.process import host, is_alive
+
+# Which process works on a stage: its host, its number and when it started.
+
+
+def host() -> str:
+    """Name of this machine."""
+    return platform.node()
+
+
+def started_at(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 where the system does not say."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0  # field 22 of proc(5); these begin with the third
+
+
+def is_alive(pid: int, started: int = 0) -> bool:
+    """Whether a process of this number runs here; one that only waits to be reaped does not.
+
+    Args:
+        pid: its number.
+        started: what `started_at` said of it; 0: unknown. A later process that was given the
+            same number started at another time.
+    """
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        pass
+    fields = _stat(pid)
+    if not fields:  # no Linux
+        return True
+    # A killed process may stay as a zombie where nobody reaps it.
+    return fields[0] != "Z" and started in (0, int(fields[19]))
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of `/proc/<pid>/stat` from the third on; [] where there is no such file."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+# The files that a stage wrote, as a list for a person.
+
+_BOOKKEEPING = {"notebook.ipynb", "report.html", "manifest.json", "manifest.json.part"}
+
+
+class Outputs:
+    """Files and folders of a stage, with their sizes; shows itself as a table in a notebook."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sizes = {
+            path.name + "/" * path.is_dir(): _size(path)
+            for path in sorted(folder.iterdir())
+            if path.name not in _BOOKKEEPING
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"  {name:24} {_readable(size):>10}" for name, size in self.sizes.items()]
+        return "\n".join([str(self.folder), *lines])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{_readable(size)}</td></tr>"
+            for name, size in self.sizes.items()
+        )
+        return f"<p>{html.escape(str(self.folder))}</p><table>{rows}</table>"
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return path.stat().st_size
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
 
 # unreadable: never written; how a list shows a manifest that it cannot read
 Status = Literal["running", "done", "failed", "interrupted", "unreadable"]

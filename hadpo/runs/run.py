@@ -2,6 +2,7 @@
 
 import html
 import json
+import logging
 import os
 import platform
 import resource
@@ -11,16 +12,71 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hadpo import config
 from hadpo.records import BadInput, file_hash, refuse_changed
-from hadpo.runs.manifest import Manifest, describe_code, describe_versions
-from hadpo.runs.outputs import Outputs
-from hadpo.runs.parameters import check, from_notebook, run_name
-from hadpo.runs.process import host, started_at
-from hadpo.runs.state import finished, look, settings_of, stage_folder
-from hadpo.runs.watch import watch_notebook
+from hadpo.runs.manifest import (
+    Manifest,
+    Outputs,
+    describe_code,
+    describe_versions,
+    host,
+    started_at,
+)
+from hadpo.runs.state import (
+    check,
+    finished,
+    from_notebook,
+    look,
+    run_name,
+    settings_of,
+    stage_folder,
+)
+
+# A notebook's cells: what they log is shown, and the manifest says truly how they ended.
+
+
+class Watched(Protocol):
+    """What is asked of an open run."""
+
+    folder: Path
+    manifest: Manifest
+
+    def fail(self, error: BaseException) -> None: ...
+
+
+_open: dict[Path, Watched] = {}  # the newest run of each folder that this kernel has opened
+
+
+def watch_notebook(run: Watched) -> None:
+    """Mark `run` failed when a cell fails, where this is a notebook; once per folder."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
+        return
+    _open[run.folder] = run
+    _show_log()
+    shell.events.register("post_run_cell", _after_cell)  # a function it knows is not added again
+
+
+def _show_log() -> None:
+    """What the library says along the way (progress, usage) appears below the cell."""
+    ours = logging.getLogger("hadpo")
+    if not ours.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+
+
+def _after_cell(result: Any) -> None:
+    error = result.error_in_exec or result.error_before_exec
+    if error is None:
+        return
+    for run in _open.values():
+        if run.manifest.status == "running":
+            run.fail(error)
 
 
 class BadEnvironment(RuntimeError):

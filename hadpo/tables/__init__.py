@@ -11,20 +11,24 @@ from pathlib import Path
 from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs import Run
-from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables
+from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables, facts
 from hadpo.tables.ablations import committed_ablations
-from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table
-from hadpo.tables.between import between_runs
-from hadpo.tables.comparable import check_comparable, differences
-from hadpo.tables.comparison import comparison, controls, covers_zero, every_run
-from hadpo.tables.facts import facts
+from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table, read_pasted
+from hadpo.tables.comparison import (
+    between_runs,
+    comparison,
+    confusion_rows,
+    controls,
+    every_run,
+    mcnemar,
+    mcnemar_table,
+    overview,
+    pope_table,
+)
 from hadpo.tables.index import run_index
-from hadpo.tables.intervals import mean_interval, paired_difference, t_quantile
-from hadpo.tables.mcnemar import mcnemar, mcnemar_table
+from hadpo.tables.intervals import covers_zero, mean_interval, paired_difference, t_quantile
 from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
-from hadpo.tables.overview import overview
-from hadpo.tables.pasted import read_pasted
-from hadpo.tables.pope import confusion_rows, pope_table
+from hadpo.tables.notes import Story, audit_story, results_story
 from hadpo.tables.reported import (
     REPORTED,
     ReportedRow,
@@ -33,8 +37,7 @@ from hadpo.tables.reported import (
     read_reported,
     reported_tables,
 )
-from hadpo.tables.results import RunResults, read_results
-from hadpo.tables.story import Story, audit_story, results_story
+from hadpo.tables.results import RunResults, check_comparable, differences, read_results
 
 __all__ = [
     "DAGGER",

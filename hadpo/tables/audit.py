@@ -4,23 +4,378 @@ Accuracy, precision, recall, F1 and yes ratio are five views of one confusion ma
 matrix prints as a row does, a cell is wrong; which one, the other cells tell.
 """
 
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
+
+import numpy as np
 
 from hadpo.records import BadInput
 from hadpo.tables._table import Table, frame_of, show_frame
-from hadpo.tables.matrices import (
-    COUNTS,
-    Cut,
-    Matrices,
-    Matrix,
-    Printed,
-    matrices,
-    slip,
-    suspects,
-)
 from hadpo.tables.measures import measure_of
+
+# Which confusion matrices a printed row of POPE can come from; whole-number arithmetic only.
+
+CELLS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+Cut = Literal["truncated", "rounded"]
+_MOST_DIGITS = 9  # beyond them the products leave 64 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Answers by what was said and what is true."""
+
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+    def fraction(self, cell: str) -> tuple[int, int]:
+        """Numerator and denominator of a metric; nothing said yes gives a precision of 0."""
+        tp, fp, tn, fn = (
+            self.true_positives,
+            self.false_positives,
+            self.true_negatives,
+            self.false_negatives,
+        )
+        over, under = {
+            "accuracy": (tp + tn, tp + fp + tn + fn),
+            "precision": (tp, tp + fp),
+            "recall": (tp, tp + fn),
+            "f1": (2 * tp, 2 * tp + fp + fn),
+            "yes_ratio": (tp + fp, tp + fp + tn + fn),
+        }[cell]
+        return over, under or 1
+
+    def printed(self, cell: str, printed: Printed, cut: Cut) -> str:
+        """What a metric of this matrix looks like with the digits of `printed`."""
+        over, under = self.fraction(cell)
+        scaled = over * printed.scale
+        whole = scaled // under if cut == "truncated" else (2 * scaled + under) // (2 * under)
+        digits = f"{whole:0{printed.decimals + 1}d}"
+        if not printed.decimals:
+            return digits
+        return f"{digits[: -printed.decimals]}.{digits[-printed.decimals :]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    """A printed number: `whole` of 1/`scale`, so that no digit is lost."""
+
+    text: str
+    whole: int
+    decimals: int
+    scale: int
+
+    def ends(self, cut: Cut) -> tuple[int, int, int, bool]:
+        """Low and high end over a common denominator, and whether the high end belongs to it.
+
+        A digit that was rounded may have been a half that went either way.
+        """
+        if cut == "truncated":
+            return self.whole, self.whole + 1, self.scale, False
+        return 2 * self.whole - 1, 2 * self.whole + 1, 2 * self.scale, True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrices:
+    """How many confusion matrices print as a row does, and the first of them."""
+
+    count: int
+    first: Matrix | None
+    true_positives: tuple[int, int] | None = None  # fewest and most, over all of them
+
+
+def read_printed(text: str, *, is_percent: bool, where: str = "") -> Printed:
+    """A number as it was printed, digit by digit.
+
+    Raises:
+        BadInput: no plain decimal number, or one with more digits than can be checked.
+    """
+    sign_free = text.strip()
+    before, _, after = sign_free.partition(".")
+    if not (before + after).isdigit() or not before or len(after) > _MOST_DIGITS:
+        raise BadInput(f"{where}: found {text!r}, expected a number such as 86.13 or 0.8613")
+    scale = 10 ** len(after) * (100 if is_percent else 1)
+    return Printed(text=sign_free, whole=int(before + after), decimals=len(after), scale=scale)
+
+
+def matrices(
+    printed: Mapping[str, Printed], *, positives: int, negatives: int, cut: Cut
+) -> Matrices:
+    """All confusion matrices of `positives` and `negatives` questions that print as `printed`.
+
+    For a fixed count of true positives each cell holds the false positives to one interval, so
+    nothing is searched: the intervals of all cells are intersected for all counts at once.
+
+    Args:
+        printed: cells by name, any of `CELLS`; those that were not published are left out.
+        positives: questions whose answer is yes.
+        negatives: questions whose answer is no.
+        cut: how the digits after the last printed one were dropped.
+    """
+    tp = np.arange(positives + 1, dtype=np.int64)
+    low, high = np.zeros_like(tp), np.full_like(tp, negatives)
+    for name, cell in printed.items():
+        least, most = _BOUNDS[name](tp, positives, negatives, cell.ends(cut))
+        low, high = np.maximum(low, least), np.minimum(high, most)
+    counts = np.maximum(high - low + 1, 0)
+    found = np.flatnonzero(counts)
+    if not len(found):
+        return Matrices(count=0, first=None)
+    hit, false = int(found[0]), int(low[found[0]])
+    first = Matrix(
+        true_positives=hit,
+        false_positives=false,
+        true_negatives=negatives - false,
+        false_negatives=positives - hit,
+    )
+    return Matrices(count=int(counts.sum()), first=first, true_positives=(hit, int(tp[found[-1]])))
+
+
+def suspects(
+    printed: Mapping[str, Printed], *, positives: int, negatives: int, cut: Cut
+) -> list[tuple[tuple[str, ...], Matrices]]:
+    """Of a row that no matrix fits: the smallest sets of cells without which one fits the rest.
+
+    At least two cells always remain: one cell alone has a matrix for almost any number.
+    """
+    for size in range(1, len(printed) - 1):
+        found = []
+        for left_out in itertools.combinations(printed, size):
+            rest = {name: cell for name, cell in printed.items() if name not in left_out}
+            fitting = matrices(rest, positives=positives, negatives=negatives, cut=cut)
+            if fitting.count:
+                found.append((left_out, fitting))
+        if found:
+            return found
+    return []
+
+
+Ends = tuple[int, int, int, bool]
+Span = tuple[np.ndarray, np.ndarray]
+_FEW, _MANY = -(2**40), 2**40
+
+
+def _at_least(tp: np.ndarray, other: np.ndarray | int, under: int, ends: Ends) -> Span:
+    """Sums `s` with low <= s / under <= high, as an interval of `s - other`."""
+    low, high, scale, is_closed = ends
+    least = -(-low * under // scale)
+    most = high * under // scale if is_closed else -(-high * under // scale) - 1
+    return least - other + 0 * tp, most - other + 0 * tp
+
+
+def _accuracy(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
+    least, most = _at_least(tp, tp + negatives, positives + negatives, ends)  # of minus fp
+    return -most, -least
+
+
+def _yes_ratio(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
+    return _at_least(tp, tp, positives + negatives, ends)
+
+
+def _recall(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
+    least, most = _at_least(tp, 0, positives, ends)
+    fits = (least <= tp) & (tp <= most)
+    return np.where(fits, 0, _MANY), np.where(fits, negatives, _FEW)
+
+
+def _precision(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
+    return _share(tp, tp, 1, ends)
+
+
+def _f1(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
+    return _share(tp, tp + positives, 2, ends)
+
+
+def _share(tp: np.ndarray, other: np.ndarray, times: int, ends: Ends) -> Span:
+    """False positives for which `times` tp / (fp + other) lies between the ends."""
+    low, high, scale, is_closed = ends
+    over = times * scale * tp
+    most = over // low - other if low > 0 else np.full_like(tp, _MANY)
+    least = -(-over // high) - other if is_closed else over // high - other + 1
+    zero = low <= 0  # no true positive: the share is 0, and that fits or it does not
+    least = np.where(tp == 0, 0 if zero else _MANY, least)
+    return least, np.where(tp == 0, _MANY if zero else _FEW, most)
+
+
+_BOUNDS = {
+    "accuracy": _accuracy,
+    "precision": _precision,
+    "recall": _recall,
+    "f1": _f1,
+    "yes_ratio": _yes_ratio,
+}
+
+
+def slip(printed: str, implied: str) -> str:
+    """How a misprint came about, where it is plain to see; empty where it is not."""
+    if len(printed) != len(implied):
+        return ""
+    differ = [at for at, (one, two) in enumerate(zip(printed, implied, strict=True)) if one != two]
+    if len(differ) == 1:
+        return "one digit slipped"
+    swapped = len(differ) == 2 and differ[1] - differ[0] == 1
+    if (
+        swapped
+        and printed[differ[0]] == implied[differ[1]]
+        and printed[differ[1]] == implied[differ[0]]
+    ):
+        return "two digits changed places"
+    return ""
+
+
+# POPE tables as people have them: CSV or Markdown, percent or fractions, any usual heading.
+
+_NAMES = {  # letters of a heading, without signs and units -> the metric
+    **dict.fromkeys(("accuracy", "acc"), "accuracy"),
+    **dict.fromkeys(("precision", "prec", "pre", "p"), "precision"),
+    **dict.fromkeys(("recall", "rec", "r"), "recall"),
+    **dict.fromkeys(("f1", "f1score", "f", "fscore"), "f1"),
+    **dict.fromkeys(("yesratio", "yes", "yesrate", "yesshare"), "yes_ratio"),
+}
+_LABELS = {
+    **dict.fromkeys(("backbone", "lvlm", "vlm"), "backbone"),
+    **dict.fromkeys(("split", "set", "setting", "pope", "category", "type", "sampling"), "split"),
+    **dict.fromkeys(("model", "method", "name", "models", "methods"), "model"),
+    **dict.fromkeys(("n", "questions", "count", "samples"), "n"),
+}
+_ABSENT = {"", "-", "\u2013", "\u2014", "n/a", "na", "nan"}
+
+
+def read_pasted(text: str, *, where: str = "pasted table") -> list[PopeRow]:
+    """The rows of a POPE table, CSV or a Markdown pipe table, whose digits are kept as printed.
+
+    Columns are found by their headings (accuracy or Acc., F1-score, Yes (%), ...); a column whose
+    values all stay within 1 holds fractions. Columns that are neither metric nor label are ignored.
+
+    Args:
+        text: the table; lines without a pipe around a Markdown table are skipped.
+        where: what an error calls it.
+
+    Raises:
+        BadInput: no table, no metric column, a cell that is no number, or a column in which
+            fractions and percents stand mixed.
+    """
+    lines = _markdown(text) if _is_markdown(text) else _csv(text)
+    if len(lines) < 2:
+        raise BadInput(f"{where}: no table found; expected a heading and rows, CSV or Markdown")
+    head = [_key(cell) for cell in lines[0][1]]
+    metrics = {at: _NAMES[key] for at, key in enumerate(head) if key in _NAMES}
+    labels = {at: _LABELS[key] for at, key in enumerate(head) if key in _LABELS}
+    if len(metrics) < 2:
+        raise BadInput(
+            f"{where}:{lines[0][0]}: expected at least two of {', '.join(CELLS)} as headings, "
+            f"found {', '.join(lines[0][1]) or 'nothing'}"
+        )
+    if len(set(metrics.values())) < len(metrics):
+        raise BadInput(f"{where}:{lines[0][0]}: a metric stands in two columns: {lines[0][1]}")
+    for number, cells in lines[1:]:
+        if len(cells) != len(head):
+            raise BadInput(
+                f"{where}:{number}: expected {len(head)} cells, found {len(cells)}; "
+                "quote a cell with commas"
+            )
+    percents = {at: _is_percent(lines, at, where) for at in metrics}
+    rows: list[PopeRow] = []
+    for number, cells in lines[1:]:
+        facts = _facts(cells, labels, rows)
+        printed = {}
+        for at, name in metrics.items():
+            if cells[at].lower() not in _ABSENT:
+                place = f"{where}:{number}: column {lines[0][1][at]!r}"
+                printed[name] = read_printed(cells[at], is_percent=percents[at], where=place)
+        if printed:
+            count = _count(facts.pop("n", ""), f"{where}:{number}: column 'n'")
+            rows.append(PopeRow(printed=printed, n=count, **facts))
+    return rows
+
+
+def rows_from(
+    printed: Mapping[str, str], *, unit: str, backbone: str, split: str, model: str, n: int | None
+) -> PopeRow:
+    """One published row with its digits, as `papers_results` keeps it."""
+    cells: dict[str, Printed] = {
+        name: read_printed(text, is_percent=unit == "percent", where=name)
+        for name, text in printed.items()
+        if name in CELLS and text not in _ABSENT
+    }
+    return PopeRow(backbone=backbone, split=split, model=model, printed=cells, n=n)
+
+
+def _is_markdown(text: str) -> bool:
+    return any(re.fullmatch(r"\s*\|?[\s:|-]*-{3,}[\s:|-]*\|?\s*", x) for x in text.splitlines())
+
+
+def _markdown(text: str) -> list[tuple[int, list[str]]]:
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if "|" not in line or re.fullmatch(r"[\s|:-]+", line):
+            continue
+        inner = line.strip().removeprefix("|")
+        inner = inner.removesuffix("|") if not inner.endswith(r"\|") else inner
+        found.append((number, [_plain(cell) for cell in re.split(r"(?<!\\)\|", inner)]))
+    return found
+
+
+def _csv(text: str) -> list[tuple[int, list[str]]]:
+    first = text.lstrip("\ufeff\n ").partition("\n")[0]
+    sign = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=sign)
+    return [
+        (reader.line_num, [_plain(c) for c in row]) for row in reader if any(c.strip() for c in row)
+    ]
+
+
+def _plain(cell: str) -> str:
+    return re.sub(r"[*`%†]|<[^>]*>|\\(?=\|)", "", cell).strip()
+
+
+def _key(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"\(.*?\)", "", heading.lower()))
+
+
+def _is_percent(lines: Sequence[tuple[int, list[str]]], at: int, where: str) -> bool:
+    """Whether a column is in percent; a column with both is refused, with the odd line."""
+    texts = [(number, cells[at]) for number, cells in lines[1:]]
+    numbers = [(line, float(x)) for line, x in texts if re.fullmatch(r"\d+(\.\d+)?", x)]
+    above = [line for line, value in numbers if value > 1]
+    within = [(line, value) for line, value in numbers if 0 < value <= 1]
+    if above and within:
+        line, value = within[0]
+        raise BadInput(
+            f"{where}:{line}: column {lines[0][1][at]!r}: found {value:g} among percents; a "
+            "fraction where a percent is due? write the whole column in one unit"
+        )
+    return bool(above)
+
+
+def _facts(
+    cells: Sequence[str], labels: Mapping[int, str], rows: Sequence[PopeRow]
+) -> dict[str, str]:
+    """Labels of a row; an empty one is that of the row above, as in tables with joined cells."""
+    facts = {"backbone": "", "split": "", "model": ""}
+    for at, name in labels.items():
+        above = getattr(rows[-1], name) if rows and name != "n" else ""
+        facts[name] = cells[at] or above
+    return facts
+
+
+def _count(text: str, where: str) -> int | None:
+    if text.lower() in _ABSENT:
+        return None
+    if not text.replace(",", "").isdigit():
+        raise BadInput(f"{where}: found {text!r}, expected a number of questions")
+    return int(text.replace(",", ""))
+
 
 POSITIVES = 1500  # POPE on COCO: 500 images, three questions each whose answer is yes
 

@@ -113,3 +113,8 @@ def t_quantile(probability: float, freedom: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if share_below(middle) < probability else (low, middle)
     return high
+
+
+def covers_zero(low: float | None, high: float | None) -> bool:
+    """Whether an interval covers zero; an interval that is not there counts as one that does."""
+    return low is None or high is None or low <= 1e-12 <= high + 2e-12  # rounding is no evidence

@@ -10,8 +10,7 @@ from hadpo.config import ROOT
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 from hadpo.tables._table import DAGGER, MISSING, Table, frame_of, show_frame
-from hadpo.tables.audit import Audit, audit, audit_table
-from hadpo.tables.pasted import rows_from
+from hadpo.tables.audit import Audit, audit, audit_table, rows_from
 
 REPORTED = ROOT / "papers_results" / "reported"
 FACTS = ("backbone", "split", "model", "unit", "n", "table", "source", "date", "note")

@@ -143,3 +143,102 @@ def _outcomes(path: Path, name: str) -> list[Outcome]:
             f"hadpo stage evaluate RECIPE --name {name} --force"
         )
     return list(read_jsonl(path, Outcome))
+
+
+# Which runs are repetitions of one another: the same recipe and settings, other seeds.
+
+SEEDS = ("prepare_seed", "train_seed", "evaluate_seed", "mini_seed")
+PLACES = ("files", "visual_genome", "pairs_folder", "coco", "pope", "shr", "vocabulary")
+_NO_MATTER = {*SEEDS, *PLACES, "device"}  # two runs that differ in these may still be averaged
+
+
+def groups(results: Sequence[RunResults]) -> dict[str, list[RunResults]]:
+    """Runs that may be averaged, by the group's label: the recipe, and what sets the group apart.
+
+    Runs stand together if they agree in their recipe and in every setting of every stage, seeds,
+    device and places of files aside. Where groups of one recipe differ, the label says in what,
+    for example "mini/llava, beta 0.2".
+    """
+    found: dict[tuple[Any, ...], list[RunResults]] = {}
+    for result in results:
+        shared = {k: repr(v) for k, v in flat(result.settings).items() if k not in _NO_MATTER}
+        found.setdefault((result.recipe, *sorted(shared.items())), []).append(result)
+    firsts = [members[0] for members in found.values()]
+    return {_label(m[0], firsts): m for m in found.values()}
+
+
+def differing(results: Sequence[RunResults]) -> dict[str, list[Any]]:
+    """Setting -> its distinct values over the runs, of the settings that are not equal in all."""
+    each = [flat(result.settings) for result in results]
+    names = sorted({name for settings in each for name in settings})
+    values = {name: [settings.get(name) for settings in each] for name in names}
+    return {
+        name: [v for at, v in enumerate(found) if v not in found[:at]]
+        for name, found in values.items()
+        if any(v != found[0] for v in found)
+    }
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of all sections by their own names, which no two sections share."""
+    found: dict[str, Any] = {}
+    for section in settings.values():
+        found |= section if isinstance(section, Mapping) else {}
+    return found
+
+
+def _label(result: RunResults, firsts: Sequence[RunResults]) -> str:
+    names = differing([other for other in firsts if other.recipe == result.recipe])
+    own = flat(result.settings)
+    texts = [f"{name} {own.get(name, '-')}" for name in names if name not in _NO_MATTER]
+    return ", ".join([result.recipe, *texts])
+
+
+# May these runs stand in one table? Only with the same questions, reading and judge.
+
+
+def differences(results: Sequence[RunResults]) -> list[str]:
+    """What keeps runs from being compared, one sentence a field; empty where nothing does.
+
+    Compared are the benchmarks and splits that runs share: the questions that were asked (ids,
+    texts, right answers, images), how answers are read, and who judged.
+    """
+    first, found = results[0], []
+    for other in results[1:]:
+        shared = [place for place in first.asked if place in other.asked]
+        for place in shared:
+            if first.asked[place] != other.asked[place]:
+                found.append(
+                    f"questions of {' '.join(place)}: {first.name!r} answered {_of(first, place)}, "
+                    f"{other.name!r} {_of(other, place)}"
+                )
+        for benchmark in dict.fromkeys(benchmark for benchmark, _ in shared):
+            for name in ("readings", "judge"):
+                one, two = (_decoding(r, benchmark).get(name) for r in (first, other))
+                if one is not None and two is not None and one != two:
+                    found.append(
+                        f"{name} of {benchmark}: {one!r} of {first.name!r}, {two!r} of "
+                        f"{other.name!r}"
+                    )
+    return found
+
+
+def check_comparable(results: Sequence[RunResults]) -> None:
+    """Raise BadInput, with every differing field, where runs may not stand in one table."""
+    found = differences(results)
+    if found:
+        raise BadInput(
+            f"these runs are not comparable: {'; '.join(found)}. Compare them apart, or ask for it "
+            "all the same: hadpo compare --anyway, or on_difference=note"
+        )
+
+
+def _of(result: RunResults, place: tuple[str, str]) -> str:
+    digest, count = result.asked[place]
+    return f"{count} ({digest[:8]})"
+
+
+def _decoding(result: RunResults, benchmark: str) -> dict[str, Any]:
+    settings = result.settings.get("evaluate", {})
+    noted = result.facts.get("decoding", {}).get(benchmark, {})
+    return {"judge": settings.get("judge")} | noted

@@ -1,17 +1,25 @@
 """Checkpoints of a training: one file each, written beside and moved into place."""
 
+from __future__ import annotations
+
+import errno
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hadpo.config import COMPUTED_ALIKE, TrainConfig
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, replacing
+from hadpo.runs import BadEnvironment
 
 _KEPT = 2  # newest checkpoints that stay on disk
 _FREE = {*COMPUTED_ALIKE, "controls"}  # they change neither the update nor the order of the pairs
@@ -106,3 +114,99 @@ def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
+
+
+# Stop early: when the held-out loss has not become better for so many looks at it.
+
+
+@dataclass
+class Stopping:
+    """The best held-out loss so far, and the weights that had it.
+
+    Args:
+        patience: looks without a better loss; 0: never stop, and keep nothing.
+    """
+
+    patience: int
+    best: float | None = None
+    since: int = 0  # looks
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was time to stop."""
+        return 0 < self.patience <= self.since
+
+    def look(self, loss: float | None, weights: Mapping[str, Tensor]) -> bool:
+        """Note a look; whether to stop. A loss that is not a number is never better."""
+        if not self.patience:
+            return False
+        if loss is not None and (self.best is None or loss < self.best):
+            self.best, self.since = loss, 0
+            self.weights = {key: value.detach().cpu().clone() for key, value in weights.items()}
+        else:
+            self.since += 1
+        return self.is_over
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"best": self.best, "since": self.since, "weights": self.weights}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        self.best = state.get("best")
+        self.since = state.get("since", 0)
+        self.weights = dict(state.get("weights", {}))
+
+
+# How a training ends before its time: one message that says what is saved and what to change.
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def out_of_memory(
+    step: int, pair_ids: Sequence[str], place: str, micro_batch: int
+) -> BadEnvironment:
+    """The error to raise where an update did not fit into memory."""
+    less = f"-p micro_batch_pairs={micro_batch // 2} (now {micro_batch}) or " * (micro_batch > 1)
+    return BadEnvironment(
+        f"update {step}: out of memory on the pairs {', '.join(pair_ids)}; {place}; the same "
+        f"command with {less}-p activation_checkpointing=true goes on from there"
+    )
+
+
+@contextmanager
+def explain_endings(folder: Path) -> Iterator[None]:
+    """Within it, a full disk is one clear message; `folder` is where the run writes.
+
+    Raises:
+        BadEnvironment: no space is left.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_disk_full(error):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise BadEnvironment(
+            f"the disk of {folder} is full ({free / 1e6:.1f} MB free); what was saved before is "
+            "whole, and the same command goes on from the newest checkpoint: make room, or move "
+            "the runs to a larger disk and set HADPO_RUNS"
+        ) from error
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it followed from, says that no space is left."""
+    while error is not None:
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_full or (isinstance(error, SafetensorError) and _NO_SPACE in str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -12,9 +12,8 @@ from typing import TypeVar
 from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.runs import Stopped, noticed
-from hadpo.trainer import features, order, reference
-from hadpo.trainer.examples import Record, kind_of, tokenized
-from hadpo.trainer.micro import Micro
+from hadpo.trainer import order, reference
+from hadpo.trainer.examples import Micro, Record, kind_of, tokenized
 from hadpo.trainer.objective import Objective
 from hadpo.trainer.update import Training, Window
 from hadpo.vlm.backbone import Backbone
@@ -73,7 +72,7 @@ def steps(
     """
     order.check(settings)
     backbone.attention = settings.attention
-    with features.kept(backbone, cache, settings):
+    with reference.kept(backbone, cache, settings):
         references = None
         if settings.reference == "cache" and objective == "dpo":  # while all weights are whole
             wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hadpo import adapter, batch, memory
 from hadpo.batch import Example
+from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig, names
 from hadpo.records import Pair
-from hadpo.trainer import features, order, reference
+from hadpo.trainer import order, reference
 from hadpo.trainer.examples import Examples, Record, kind_of, tokenized
-from hadpo.trainer.layout import by_length, micro_batches
 from hadpo.trainer.objective import SIDES
 from hadpo.trainer.stage import cache_folder, loaded, objectives_of, read_captions, read_records
 from hadpo.vlm.backbone import Backbone
@@ -81,7 +81,7 @@ def plan(run: Run) -> dict[str, Any]:
         "padding": round(1 - tokens / positions, 4),
         "answers_cut": examples.cut,
         "attention": settings.attention,
-        "vision_cache": features.describe(cache_folder(run), settings),
+        "vision_cache": reference.describe_features(cache_folder(run), settings),
         "objectives": objectives,
         "checkpoint_every": settings.checkpoint_every,
         "early_stop": settings.early_stop,
@@ -93,7 +93,7 @@ def plan(run: Run) -> dict[str, Any]:
     }
     if settings.objective == "dpo":
         known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
-        facts["reference"] = reference.describe(cache_folder(run), known, settings)
+        facts["reference"] = reference.describe_references(cache_folder(run), known, settings)
     run.note(plan=facts)
     return facts
 

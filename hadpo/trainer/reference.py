@@ -9,8 +9,11 @@ the loss of the first update is ln 2 up to rounding, where `adapter_off` gives i
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,87 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hadpo import adapter, batch
 from hadpo.batch import Example
+from hadpo.batch.packing import micro_batches
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, replacing
-from hadpo.trainer import provenance
-from hadpo.trainer.layout import micro_batches
-from hadpo.trainer.provenance import digest
+from hadpo.records import BadInput, Pair, replacing, value_hash, write_text
 from hadpo.vlm.backbone import Backbone
+
+# What kept numbers were made from, so that those of anything else are refused, never used.
+
+
+def refuse_other(
+    folder: Path, what: str, found: Mapping[str, str], asked: Mapping[str, str]
+) -> None:
+    """Refuse kept numbers whose keys differ.
+
+    Args:
+        folder: where they lie.
+        what: what they are, and behind a colon of which item.
+        found: what they were made from.
+        asked: what they would be made from now.
+
+    Raises:
+        BadInput: names the fields that differ, both values, and how to mend it.
+    """
+    fields = [name for name in asked if found.get(name) != asked[name]]
+    if "dtype" in fields:  # other numbers are other weights, too
+        fields = ["dtype"]
+    if fields:
+        kind, _, item = what.partition(": ")
+        differ = "; ".join(f"{n}: {found.get(n, 'nothing')} there, {asked[n]} here" for n in fields)
+        place = f"{item}: " if item else ""
+        raise BadInput(
+            f"{folder}: {kind} were made from something else: {place}{differ}; "
+            "delete the folder to compute them again, or set reference: adapter_off and "
+            "vision_cache_gb: 0 to do without"
+        )
+
+
+def made_from(backbone: Backbone) -> dict[str, str]:
+    """What all numbers of a frozen backbone depend on, each as a hash, and their type."""
+    probe = Image.frombytes("RGB", (7, 5), bytes(range(105)))
+    tokenizer = hashlib.sha256()
+    for path in backbone.text_files:
+        tokenizer.update(path.read_bytes())
+    return {
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "tokenizer": tokenizer.hexdigest()[:16],
+        "prompt": digest(repr(backbone.PROMPTS.train).encode()),
+        "preprocessing": digest(content_of(backbone.preprocess(probe))),
+        "base weights": _weights(backbone),
+    }
+
+
+def _weights(backbone: Backbone) -> str:
+    """Hash of all weights but the adapter's; the same whether an adapter is attached or not."""
+    found = hashlib.sha256()
+    named = {
+        name.replace(".base_layer.", "."): value
+        for name, value in backbone.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name in sorted(named):
+        found.update(f"{name} {tuple(named[name].shape)}".encode())
+        found.update(content_of(named[name]))
+    return found.hexdigest()[:16]
+
+
+def digest(content: Any) -> str:
+    """A short hash of bytes."""
+    return value_hash(content)[:16]
+
+
+def content_of(values: Tensor) -> Any:
+    """The bytes of a tensor."""
+    return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
 _WHAT = "the reference's log-probabilities"
@@ -101,11 +173,9 @@ def prepare(
         return [batch.tokenize(backbone, p, max_length=settings.max_length) for p in row]
 
     asked = _pair_keys(pairs, examples)
-    store = _open(folder, provenance.made_from(backbone))
+    store = _open(folder, made_from(backbone))
     for pair_id, key in asked.items():
-        provenance.refuse_other(
-            folder, f"{_WHAT}: pair {pair_id}", store.pairs.get(pair_id, key), key
-        )
+        refuse_other(folder, f"{_WHAT}: pair {pair_id}", store.pairs.get(pair_id, key), key)
     missing = [by_id[pair_id] for pair_id in asked if pair_id not in store.pairs]
     device = backbone.device
     accelerator = Accelerator(
@@ -133,7 +203,7 @@ def prepare(
     )
 
 
-def describe(folder: Path, pairs: Sequence[Pair], settings: TrainConfig) -> str:
+def describe_references(folder: Path, pairs: Sequence[Pair], settings: TrainConfig) -> str:
     """For a plan: where the reference comes from, and how much of it is there already."""
     if settings.reference != "cache":
         return settings.reference
@@ -174,7 +244,7 @@ def _open(folder: Path, made_from: dict[str, str]) -> _Store:
     if not (folder / "manifest.json").is_file():
         return _Store(folder, made_from)
     values = _read_manifest(folder)
-    provenance.refuse_other(folder, _WHAT, values["made_from"], made_from)
+    refuse_other(folder, _WHAT, values["made_from"], made_from)
     path = folder / values["file"]
     try:
         content = path.read_bytes()
@@ -221,3 +291,90 @@ def _image(pair: Pair) -> str:
     except OSError as error:
         reason = error.strerror
         raise BadInput(f"no image {pair.image} of pair {pair.pair_id} ({reason})") from error
+
+
+# What the vision encoder saw in each image, kept on disk from one visit to the next.
+
+_FEATURES = "the image features"
+_log = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """Stands for `backbone.features`; counts what it found, computed, and had no room to keep."""
+
+    def __init__(self, backbone: Backbone, folder: Path, budget_bytes: float) -> None:
+        """`folder` is read and filled up to `budget_bytes`.
+
+        Raises:
+            BadInput: it holds features of other weights, preprocessing or numbers.
+        """
+        self._features = backbone.features
+        self._folder, self._budget = folder, budget_bytes
+        self.found = self.computed = self.not_kept = 0
+        facts = made_from(backbone)
+        facts = {k: facts[k] for k in ("dtype", "base weights")}
+        manifest = folder / "manifest.json"
+        if manifest.is_file():
+            kept = json.loads(manifest.read_text(encoding="utf-8"))
+            refuse_other(folder, _FEATURES, kept, facts)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(manifest, json.dumps(facts))
+        self._bytes = _size(folder)
+
+    def __call__(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images patches features"]:
+        """Features of each image: read where they are there, else computed and kept."""
+        return torch.stack([self._of(image) for image in pixels])
+
+    def _of(self, image: Float[Tensor, "3 side side"]) -> Float[Tensor, "patches features"]:
+        path = self._folder / f"{digest(content_of(image))}.safetensors"
+        if path.is_file():
+            self.found += 1
+            return load_file(path)["features"].to(image.device)
+        self.computed += 1
+        features = self._features(image[None])[0]
+        content = save({"features": features.cpu().contiguous()})
+        if self._bytes + len(content) > self._budget:
+            self.not_kept += 1
+            return features
+        with replacing(path, is_shared=True) as part:
+            part.write_bytes(content)
+        self._bytes += len(content)
+        return features
+
+
+@contextmanager
+def kept(
+    backbone: Backbone, folder: Path | None, settings: TrainConfig
+) -> Iterator[FeatureCache | None]:
+    """Within it, the backbone's features are kept below `folder`, if the settings ask for it."""
+    if not settings.vision_cache_gb:
+        yield None
+        return
+    if folder is None:
+        raise BadInput("vision_cache_gb needs a folder to keep the image features in")
+    cache = FeatureCache(backbone, folder / "features", settings.vision_cache_gb * 1e9)
+    backbone.features = cache  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield cache
+    finally:
+        del backbone.features
+        _log.info(
+            "image features: %d read, %d computed, %d of them not kept (vision_cache_gb: %g)",
+            *(cache.found, cache.computed, cache.not_kept, settings.vision_cache_gb),
+        )
+
+
+def describe_features(folder: Path, settings: TrainConfig) -> str:
+    """For a plan: how many images are kept already, and how much room there is."""
+    if not settings.vision_cache_gb:
+        return "none"
+    place = folder / "features"
+    count = len(list(place.glob("*.safetensors")))
+    return f"{count} images, {_size(place) / 1e9:.3g} of {settings.vision_cache_gb:g} GB"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
+
 from hadpo import adapter, backbones, batch
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
-from hadpo.trainer import checkpoints, endings, launch, log, order, sharding, trackers
+from hadpo.trainer import checkpoints, launch, order, sharding
 from hadpo.trainer.examples import Record, tokenized
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import SIDES, Objective
@@ -20,6 +22,7 @@ from hadpo.vlm.prompt import IMAGE
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
+
 
 # plan, decode_batch and train of one notebook share the weights they load.
 _LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
@@ -47,12 +50,12 @@ def train(run: Run) -> Iterator[StepMetrics]:
     objectives = objectives_of(settings)
     is_missing = [not _is_trained(run, objective) for objective in objectives]
     path = run.path("metrics.jsonl")
-    kept = [step for step in log.read(path) if _is_kept(run, step)]
+    kept = [step for step in launch.read_steps(path) if _is_kept(run, step)]
     if launch.is_first():
-        log.write(path, kept)
+        launch.write_steps(path, kept)
     if any(is_missing):
         run.note(inputs=_inputs(run))
-    with endings.told(run.folder):
+    with checkpoints.explain_endings(run.folder):
         if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
             _LOADED.pop(run, None)  # the processes need its memory
             yield from kept
@@ -64,7 +67,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
                     yield from _train_here(run, objective)
     pairs, held_out = read_records(run)
     skipped: Counter[str] = Counter()
-    for step in log.read(path):
+    for step in launch.read_steps(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
     facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": objectives}
     run.note(**facts, skipped_updates=dict(skipped))
@@ -76,7 +79,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
     pairs, held_out = read_records(run)
     backbone = loaded(run)
     try:
-        with trackers.opened(run, objective, is_cpu=backbone.device.type == "cpu") as track:
+        with launch.open_trackers(run, objective, is_cpu=backbone.device.type == "cpu") as track:
             for step in steps(
                 backbone,
                 pairs,
@@ -88,7 +91,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
                 cache=cache_folder(run),
             ):
                 if launch.is_first():
-                    run.log(log.as_line(step))
+                    run.log(launch.step_line(step))
                     _keep(run, backbone, step)
                 track(step)
                 yield step
@@ -229,3 +232,38 @@ def cache_folder(run: Run) -> Path:
     model = run.recipe.model
     name = model.backbone.replace("/", "-") if model else "none"
     return run.earlier("prepare", "pairs.jsonl").parent / "reference" / name
+
+
+# Reward margins of pairs that training never saw, one by one.
+
+
+@torch.no_grad()
+def held_out_margins(run: Run, *, most: int = 64) -> list[tuple[Pair, float]]:
+    """The first `most` held-out pairs with their reward margins, largest first.
+
+    The margin is beta times how much further the trained policy prefers chosen to rejected than the
+    reference does; below zero, the pair is still the wrong way round. Instructions have none.
+    """
+    settings = run.recipe.train
+    _, records = read_records(run)
+    held_out = [record for record in records if isinstance(record, Pair)][:most]
+    if not held_out:
+        return []
+    backbone = loaded(run)
+    adapter.load(backbone, adapter_folder(run, "dpo"))
+    try:
+        margins: list[float] = []
+        for i in range(0, len(held_out), settings.micro_batch_pairs):
+            part = held_out[i : i + settings.micro_batch_pairs]
+            length = settings.max_length
+            rows = [batch.tokenize(backbone, pair, max_length=length) for pair in part]
+            packed = batch.pack(rows)
+            pixels = batch.read_pixels(backbone, packed.images).to(backbone.device, backbone.dtype)
+            embeds = batch.embed(backbone, packed.to(backbone.device), pixels)
+            with adapter.disabled(backbone):
+                reference = batch.answer_logps(backbone, packed.to(backbone.device), embeds)
+            gain = batch.answer_logps(backbone, packed.to(backbone.device), embeds) - reference
+            margins += (settings.beta * (gain[0] - gain[1])).tolist()
+    finally:
+        adapter.detach(backbone)
+    return sorted(zip(held_out, margins, strict=True), key=lambda pair: -pair[1])

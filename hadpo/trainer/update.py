@@ -3,26 +3,124 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from hadpo import adapter
+from hadpo.batch.packing import check_rows
 from hadpo.config import TrainConfig
-from hadpo.trainer import checkpoints, endings, optimizer, sharding
-from hadpo.trainer.checkpoints import Checkpoint
-from hadpo.trainer.examples import Examples, Record, tokenized
-from hadpo.trainer.layout import check_rows
-from hadpo.trainer.micro import Maker, Micro
+from hadpo.records import BadInput
+from hadpo.trainer import checkpoints, sharding
+from hadpo.trainer.checkpoints import Checkpoint, Stopping
+from hadpo.trainer.examples import Examples, Maker, Micro, Record, tokenized
 from hadpo.trainer.objective import Objective, Policy, score, weight
 from hadpo.trainer.reference import References
-from hadpo.trainer.stopping import Stopping
-from hadpo.trainer.window import Window
 from hadpo.vlm.backbone import Backbone
+
+# What is reported between two lines of the log: sums on the device, means over all processes.
+
+
+class Window:
+    """Sums since the last report; they stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.pairs = 0.0  # what they count
+        self.skipped = 0  # updates that were not made
+        self.latest: dict[str, Tensor | float] = {}
+
+    def add(
+        self, reported: Mapping[str, Float[Tensor, " pairs"]], counts: Float[Tensor, " pairs"]
+    ) -> None:
+        """Add the values of some pairs; what counts 0 adds only names, for other processes."""
+        for name, values in reported.items():
+            total = (values * counts.to(values)).sum()
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
+        self.pairs += float(counts.sum())
+
+    def add_captions(
+        self,
+        losses: Float[Tensor, " captions"],
+        counts: Float[Tensor, " captions"],
+        *,
+        gamma: float,
+    ) -> None:
+        """Add the auxiliary term: there are as many captions as pairs, so means stay means."""
+        total = (losses.detach() * counts.to(losses)).sum()
+        for name, part in (("auxiliary_loss", total), ("loss", gamma * total)):
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + part
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means per pair over all processes; one copy from the device."""
+        names = sorted(self.sums)
+        sums = torch.stack([self.sums[name].float() for name in names])
+        sums = torch.cat([sums, sums.new_tensor([float(self.pairs)])])
+        totals: Any = accelerator.reduce(sums, reduction="sum")
+        *values, pairs = totals.tolist()
+        means = {name: value / pairs for name, value in zip(names, values, strict=True)}
+        latest = {name: float(value) for name, value in self.latest.items()}
+        return means | latest | ({"skipped_updates": float(self.skipped)} if latest else {})
+
+
+# The optimizers: AdamW in torch, or of bitsandbytes with its state paged out or in 8 bit.
+
+_BITSANDBYTES = {"paged_adamw_32bit": "PagedAdamW32bit", "adamw_8bit": "AdamW8bit"}
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]], settings: TrainConfig
+) -> list[dict[str, Any]]:
+    """What is trained, by how it learns: biases and norms do not decay, LoRA's B has its own rate.
+
+    B starts at zero and grows slower than A in wide models; LoRA+ (https://arxiv.org/abs/2402.12354)
+    gives it a higher rate. `rate_ratio` of a group multiplies the schedule's rate.
+    """
+    found: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            is_b, decays = ".lora_B." in name, parameter.ndim > 1
+            group = {
+                "params": [],
+                "rate_ratio": settings.lora_b_rate_ratio if is_b else 1.0,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            found.setdefault((is_b, decays), group)["params"].append(parameter)
+    return list(found.values())
+
+
+def build_optimizer(
+    groups: Sequence[dict[str, Any]], settings: TrainConfig, *, device: str
+) -> torch.optim.Optimizer:
+    """The optimizer of the settings, on `groups` of parameters.
+
+    Raises:
+        BadInput: bitsandbytes is not installed, or the device is no GPU.
+    """
+    values: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **values)
+    found = f"optimizer: found {settings.optimizer}"
+    if device != "cuda":
+        raise BadInput(
+            f"{found}, which needs a CUDA device, but the model is on {device}; "
+            "set optimizer to adamw"
+        )
+    try:
+        # Imported here: only who asks for it needs the package, and its import probes the driver.
+        bitsandbytes: Any = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise BadInput(
+            f"{found}, which needs bitsandbytes; install it with pip install 'hadpo[qlora]', "
+            "or set optimizer to adamw"
+        ) from error
+    return getattr(bitsandbytes.optim, _BITSANDBYTES[settings.optimizer])(groups, **values)
 
 
 class Training:
@@ -65,8 +163,8 @@ class Training:
         )
         sharding.share_out(backbone)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
-        groups = optimizer.groups(backbone.named_parameters(), settings)
-        self.optimizer = optimizer.build(groups, settings, device=device)
+        groups = parameter_groups(backbone.named_parameters(), settings)
+        self.optimizer = build_optimizer(groups, settings, device=device)
         is_fp16 = backbone.dtype == torch.float16 and device == "cuda"
         self.scaler = torch.amp.GradScaler(device, enabled=is_fp16)
         policy = Policy(backbone)
@@ -99,7 +197,7 @@ class Training:
                     is_last = number == len(micros)
                     is_finite.append(self._backward(micro, window, is_last=is_last))
                 except (RuntimeError, MemoryError) as error:
-                    if not endings.is_out_of_memory(error):
+                    if not checkpoints.is_out_of_memory(error):
                         raise
                     too_large = micro
                 if too_large:  # only here the error has let go of what it held in memory
@@ -237,7 +335,7 @@ class Training:
 
     def _no_room(self, step: int, micro: Micro) -> NoReturn:
         self.optimizer.zero_grad(set_to_none=True)
-        raise endings.out_of_memory(
+        raise checkpoints.out_of_memory(
             step,
             micro.pair_ids,
             self._save_before(step, alone=True),

@@ -10,8 +10,8 @@ import pytest
 
 from hadpo import runs
 from hadpo.records import BadInput
-from hadpo.runs import parameters
-from hadpo.runs.process import is_alive, started_at
+from hadpo.runs import state
+from hadpo.runs.manifest import is_alive, started_at
 from hadpo.runs.run import open_run
 from hadpo.runs.state import discard
 
@@ -19,7 +19,7 @@ from hadpo.runs.state import discard
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(parameters, "_first_names", {})
+    monkeypatch.setattr(state, "_first_names", {})
     return tmp_path / "runs"
 
 

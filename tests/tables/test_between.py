@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hadpo.records import BadInput, Outcome, read_jsonl
-from hadpo.runs.export import export
+from hadpo.runs.report import export
 from hadpo.tables import between_runs, compare_runs, read_results, results
 from hadpo.tables.intervals import paired_difference
 

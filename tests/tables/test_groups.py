@@ -6,7 +6,7 @@ import pytest
 
 from hadpo.figures import dumbbell
 from hadpo.tables import RunResults, comparison, controls, every_run, overview, read_results
-from hadpo.tables.groups import groups
+from hadpo.tables.results import groups
 
 
 def made_up(name: str, recipe: str = "mini/llava", **train) -> RunResults:

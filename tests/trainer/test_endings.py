@@ -16,7 +16,7 @@ import torch
 
 from hadpo import runs, trainer
 from hadpo.runs import BadEnvironment, Stopped
-from hadpo.trainer import checkpoints, endings, log, order
+from hadpo.trainer import checkpoints, launch, order
 
 
 def adapter_bytes(folder):
@@ -60,7 +60,7 @@ def test_ten_kills_at_random_points_give_ten_equal_adapters(tiny_run):
         work = functools.partial(train, recipe, name)
         child = in_a_child(work)
         steps = draw.randrange(12)  # that it has reported; 0: while it starts
-        while steps and len(log.read(folder / "train" / "metrics.jsonl")) < steps:
+        while steps and len(launch.read_steps(folder / "train" / "metrics.jsonl")) < steps:
             assert not os.waitpid(child, os.WNOHANG)[0], "it ended before it was killed"
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.02 if steps else 1))
@@ -126,12 +126,12 @@ def test_no_memory_left_for_an_update(fast, tiny_llava, tiny_pairs, tmp_path):
 
 
 def test_what_is_out_of_memory():
-    assert endings.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert endings.is_out_of_memory(MemoryError())
+    assert checkpoints.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert checkpoints.is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**60)
-    assert endings.is_out_of_memory(error.value)
-    assert not endings.is_out_of_memory(RuntimeError("shape mismatch"))
+    assert checkpoints.is_out_of_memory(error.value)
+    assert not checkpoints.is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 @pytest.fixture

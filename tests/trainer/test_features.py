@@ -6,7 +6,7 @@ import pytest
 
 from hadpo import adapter, trainer
 from hadpo.records import BadInput
-from hadpo.trainer import features
+from hadpo.trainer import reference
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def test_each_image_is_encoded_once_and_never_again(
         assert b.metrics["loss"] == pytest.approx(a.metrics["loss"], abs=1e-6)
     for key, value in other.items():
         assert (found[key] - value).abs().max() <= 1e-4 * value.abs().max() + 1e-9
-    assert features.describe(tmp_path, config).startswith("3 images, ")
+    assert reference.describe_features(tmp_path, config).startswith("3 images, ")
 
 
 def test_it_keeps_to_its_budget(config, passes, tiny_llava, tiny_pairs, tmp_path):
     backbone = tiny_llava()
     one = replace(config, vision_cache_gb=0.6e-6)  # features of a picture are 4 x 16 numbers
-    with features.kept(backbone, tmp_path, one) as cache:
+    with reference.kept(backbone, tmp_path, one) as cache:
         list(trainer.steps(backbone, tiny_pairs, replace(config, vision_cache_gb=0.0, steps=5)))
         assert cache.computed - cache.not_kept == 1
         assert cache.found > 0 and cache.not_kept > 0

@@ -9,11 +9,13 @@ import torch
 
 from hadpo import trainer
 from hadpo.records import BadInput
-from hadpo.trainer import optimizer
+from hadpo.trainer import update
 
 
 def build(named, settings):
-    return optimizer.build(optimizer.groups(named.items(), settings), settings, device="cpu")
+    return update.build_optimizer(
+        update.parameter_groups(named.items(), settings), settings, device="cpu"
+    )
 
 
 def test_the_two_matrices_of_lora_may_learn_at_different_rates(
@@ -53,7 +55,7 @@ def test_the_others_need_a_gpu(fast, tiny_llava, tiny_pairs, name):
 def test_the_others_need_bitsandbytes(fast, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BadInput, match=r"needs bitsandbytes; install it with .*hadpo\[qlora\]"):
-        optimizer.build([], replace(fast, optimizer="adamw_8bit"), device="cuda")
+        update.build_optimizer([], replace(fast, optimizer="adamw_8bit"), device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -64,5 +66,5 @@ def test_the_class_of_bitsandbytes(fast, monkeypatch, name, theirs):
     made = []
     fake.optim = SimpleNamespace(**{theirs: lambda *a, **k: made.append((a, k))})
     monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
-    optimizer.build([], replace(fast, optimizer=name, weight_decay=0.2), device="cuda")
+    update.build_optimizer([], replace(fast, optimizer=name, weight_decay=0.2), device="cuda")
     assert made == [(([],), {"lr": fast.learning_rate, "weight_decay": 0.2})]

@@ -80,7 +80,10 @@ def test_it_learns_what_adapter_off_learns(cached, learn, tiny_llava, tiny_pairs
 def test_pairs_that_are_new_are_added(cached, passes, tiny_llava, tiny_pairs, tmp_path):
     first = reference.prepare(tiny_llava(), tiny_pairs[:4], cached, tmp_path)
     assert (first.found, first.computed) == (0, 4) and passes["off"] == 2
-    assert reference.describe(tmp_path, tiny_pairs, cached) == "cache: 4 of 10 pairs are there"
+    assert (
+        reference.describe_references(tmp_path, tiny_pairs, cached)
+        == "cache: 4 of 10 pairs are there"
+    )
     more = reference.prepare(tiny_llava(), tiny_pairs[2:], cached, tmp_path)
     assert (more.found, more.computed) == (2, 6) and passes["off"] == 5
     ids = [pair.pair_id for pair in tiny_pairs[:4]]

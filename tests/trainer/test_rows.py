@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hadpo import batch, trainer
+from hadpo.batch.packing import by_length, micro_batches
 from hadpo.records import BadInput
-from hadpo.trainer.layout import by_length, micro_batches
 
 
 @pytest.mark.parametrize("objective", ["dpo", "sft"])

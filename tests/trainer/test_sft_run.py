@@ -8,8 +8,8 @@ import torch
 from hadpo import adapter, batch, trainer
 from hadpo.data import Report, lrv
 from hadpo.records import BadInput
+from hadpo.trainer.checkpoints import Stopping
 from hadpo.trainer.examples import tokenized
-from hadpo.trainer.stopping import Stopping
 
 
 @pytest.fixture(scope="session")
@@ -216,7 +216,7 @@ def test_a_weight_that_is_not_above_0_is_refused(golden, tiny_instructions, fast
 
 
 def test_captions_without_a_request_get_one(golden, tiny_instructions, fast):
-    from hadpo.trainer.requests import REQUESTS
+    from hadpo.trainer.examples import REQUESTS
 
     backbone = golden("mplug_owl")
     records = [

@@ -6,16 +6,16 @@ import pytest
 
 from hadpo import runs, trainer
 from hadpo.records import BadInput
-from hadpo.trainer import trackers
+from hadpo.trainer import launch
 
 
 def test_off_by_default_and_refused_by_name(fast, monkeypatch):
-    assert trackers.names(fast) == []
+    assert launch.names(fast) == []
     with pytest.raises(BadInput, match=r"no tracker 'tensorbord'.*tensorboard"):
-        trackers.names(replace(fast, trackers="tensorbord"))
+        launch.names(replace(fast, trackers="tensorbord"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match="wandb is not installed; pip install wandb"):
-        trackers.names(replace(fast, trackers="wandb"))
+        launch.names(replace(fast, trackers="wandb"))
 
 
 def test_tensorboard_gets_every_step(tiny_run):

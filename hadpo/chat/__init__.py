@@ -1,8 +1,8 @@
 """Ask a language model, once: an OpenAI-compatible server, a cache, a budget, and replay.
 
 `ChatModel.ask` sends what the cache does not know, several requests at a time, and writes each
-reply to the cache before it is looked at, so whatever was paid for survives anything. Errors,
-refusals and truncated replies are never cached. The server's address and key come from the
+reply to the cache before it is read, so nothing that was paid for is lost. Errors, refusals and
+truncated replies are never cached. The server's address and key come from the
 environment (OPENAI_BASE_URL, OPENAI_API_KEY) and are written nowhere.
 """
 

@@ -19,7 +19,7 @@ def cache_file() -> Path:
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that were handed in together; without an id it is not known whether they were."""
+    """Requests that were handed in together; the id is None until the server has confirmed it."""
 
     mark: str
     id: str | None
@@ -59,7 +59,7 @@ class Cache:
 
     @classmethod
     def of_file(cls, path: Path) -> "Cache":
-        """The replies of a JSON Lines file, or of a database, that somebody published.
+        """The replies in a JSON Lines file, or in a database, of somebody else.
 
         Raises:
             BadInput: no such file, or not of that form.
@@ -68,10 +68,10 @@ class Cache:
             raise BadInput(f"{path}: no such file; replay needs judge_replies.jsonl of a run")
         if path.suffix != ".jsonl":
             return cls(path)
-        found = cls(None)
+        cache = cls(None)
         for reply in read_jsonl(path, Reply):
-            found.put(reply)
-        return found
+            cache.put(reply)
+        return cache
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request, if there is one."""
@@ -85,7 +85,7 @@ class Cache:
         return Reply(**dict(zip(names, row, strict=True)))
 
     def put(self, reply: Reply) -> None:
-        """Keep a reply, at once."""
+        """Store a reply, at once."""
         values = (reply.key, reply.text, reply.model, reply.input_tokens, reply.output_tokens)
         with self._lock:
             self._data.execute(
@@ -100,7 +100,7 @@ class Cache:
         return [Batch(mark, batch_id, frozenset(keys.split())) for mark, batch_id, keys in rows]
 
     def put_batch(self, batch: Batch) -> None:
-        """Keep a batch, at once."""
+        """Store a batch, at once."""
         values = (batch.mark, batch.id, " ".join(sorted(batch.keys)))
         with self._lock:
             self._data.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", values)

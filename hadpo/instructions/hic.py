@@ -146,14 +146,14 @@ def _apply(
 ) -> Sequence[hic.Row]:
     """The rows that pass all filters."""
     for why, stays in filters.items():
-        left = [row for row, ok in zip(rows, stays(rows), strict=True) if ok] if rows else rows
-        report.left_out(why, source="hic", count=len(rows) - len(left))
-        rows = left
+        good = [row for row, ok in zip(rows, stays(rows), strict=True) if ok] if rows else rows
+        report.left_out(why, source="hic", count=len(rows) - len(good))
+        rows = good
     return rows
 
 
 def _rank(table: sqlite3.Connection, settings: HicSettings, report: Report) -> None:
-    """Fill `ranked`: duplicates and what is not among an image's best are gone."""
+    """Fill `ranked` with the best captions of each image, without duplicates."""
     [(before,)] = table.execute("SELECT count(*) FROM rows")
     table.executescript(_RANKED)
     [(distinct,)] = table.execute("SELECT count(*) FROM ranked")
@@ -289,7 +289,7 @@ def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
 
 
 def profanity_filter() -> Callable[[Sequence[str]], list[bool]]:
-    """Whether each of some texts is clean; many at a time, which makes it fast.
+    """Whether each of several texts is clean; many at a time, which makes it fast.
 
     Raises:
         BadInput: alt-profanity-check is not installed.

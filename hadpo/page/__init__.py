@@ -1,10 +1,125 @@
 """The page: one picture, one question, two models side by side. `hadpo page` opens it.
 
-It is for one machine: it listens on 127.0.0.1 only, asks nobody outside for anything, but for a
-judge that is named, and keeps nothing that a visitor brings. Read `app` for what is on it, `shelf`
-for its pictures and judge, `uploads` for what it refuses.
+It is for one machine: it listens on 127.0.0.1 only, makes no request to the outside except to the
+server of a judge that is named, and stores nothing that a visitor uploads. Read `app` for what is
+on it, `shelf` for its pictures, models and judge, `uploads` for what it refuses.
 """
 
-from hadpo.page.serve import serve
+import gc
+import importlib.util
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-__all__ = ["serve"]
+from hadpo.records import BadInput
+from hadpo.runs import BadEnvironment
+
+if TYPE_CHECKING:
+    import gradio  # pyright: ignore[reportMissingImports]
+    from starlette.types import ASGIApp  # pyright: ignore[reportMissingImports]
+
+HOST = "127.0.0.1"
+log = logging.getLogger(__name__)
+
+
+def serve(
+    recipe: str = "mini/llava",
+    *,
+    tuned: str = "",
+    against: str = "",
+    run: str = "",
+    judge: str = "oracle",
+    judge_model: str = "",
+    port: int = 7860,
+    when_ready: Callable[[str], None] = log.info,
+) -> None:
+    """Load both models and serve the page until the process is interrupted.
+
+    Args:
+        recipe: whose model is shown.
+        tuned: an adapter's folder or a run's name; "": the one that comes with the mini weights.
+        against: a recipe whose model stands on the left; "": the same model without adapter.
+        run: its pictures stand in the gallery; "": those drawn for the mini models.
+        judge: rules on what is said of the gallery's pictures, whose annotations are known.
+        judge_model: the language model that judge llm asks.
+        port: 0 takes a free one.
+        when_ready: is called with the address once the page can be opened.
+
+    Raises:
+        BadInput: what is named is not there, or the port is in use.
+        BadEnvironment: gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise BadEnvironment("the page needs gradio: pip install -e '.[page]'")
+    listening = _listen(port)
+    # Before gradio is imported: it reads them once, and would look up names on the network.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with tempfile.TemporaryDirectory(prefix="hadpo-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # gone with the process, uploads or not
+        gc.disable()  # imports make a million objects that all stay: a search finds nothing
+        from hadpo.page.app import build
+        from hadpo.page.shelf import shelf_of, speakers
+
+        shelf = shelf_of(
+            recipe, run, judge, judge_model
+        )  # errors first: loading weights takes time
+        app = mount(build(speakers(recipe, tuned, against), shelf))
+        address = f"http://{HOST}:{listening.getsockname()[1]}/"
+        gc.freeze()
+        gc.enable()
+        _run(app, listening, lambda: when_ready(address))
+
+
+def mount(page: "gradio.Blocks") -> "ASGIApp":
+    """The page behind its gate: only this machine's names, only pictures, nothing from outside."""
+    import fastapi  # pyright: ignore[reportMissingImports]
+    import gradio  # pyright: ignore[reportMissingImports]
+    from starlette.middleware.trustedhost import TrustedHostMiddleware  # pyright: ignore[reportMissingImports]
+
+    from hadpo.page.app import CSS, theme
+    from hadpo.page.uploads import LARGEST_BYTES, Gate
+
+    app = gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        server_name=HOST,
+        footer_links=[],
+        max_file_size=LARGEST_BYTES,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=theme(),
+        css=CSS,
+    )
+    return TrustedHostMiddleware(Gate(app), allowed_hosts=[HOST, "localhost"])
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except OSError as error:
+        listening.close()
+        raise BadInput(f"port {port} of {HOST}: {error.strerror}; choose another --port") from error
+    return listening
+
+
+def _run(app: "ASGIApp", listening: socket.socket, when_ready: Callable[[], None]) -> None:
+    import uvicorn  # pyright: ignore[reportMissingImports]
+
+    class Server(uvicorn.Server):
+        """Calls `when_ready` once it listens."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            when_ready()
+
+    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    Server(settings).run(sockets=[listening])

@@ -10,15 +10,14 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
 from hadpo.generation import Decoding
-from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf
-from hadpo.page.speakers import Speaker
+from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf, Speaker
 from hadpo.page.talk import SIDES, Conversation, Exchange, Picture, rule
 from hadpo.page.uploads import LARGEST_BYTES, read_picture
 from hadpo.records import BadInput
 
 GREEDY, SAMPLED = "greedy", "sampled"
 TEMPERATURE = 1.0  # of the demos of MiniGPT-4, LRV-Instruction and mPLUG-Owl
-SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_UPDATES = 0.05
 LONGEST_QUESTION = 500
 CSS = """
 .asked { margin: 10px 0 2px }
@@ -45,19 +44,21 @@ def theme() -> Any:
     return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
 
 
-def build(pair: tuple[Speaker, Speaker], known: Shelf) -> gr.Blocks:
-    """The page of two models; `known` has pictures to begin with, and the judge."""
-    desk, exhibits = Desk(pair, known), known.exhibits
+def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
+    """The page of two models; `shelf` has pictures to begin with, and the judge."""
+    desk, exhibits = Desk(pair, shelf), shelf.exhibits
     with gr.Blocks(
         title="hadpo: two models side by side", analytics_enabled=False, delete_cache=(60, 600)
     ) as page:
         gr.Markdown(
             "# Two models, one picture\n"
             "Ask about something that is **not** there, and see who invents it. "
-            + known.explanation
+            + shelf.explanation
         )
         talk = gr.State(desk.new_talk(), time_to_live=3600)
-        exported = gr.Textbox(visible="hidden", label="exported")  # a state never leaves us
+        exported = gr.Textbox(
+            visible="hidden", label="exported"
+        )  # a gr.State never reaches the browser
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 shown = gr.HTML(desk.first_html, elem_id="picture")
@@ -68,7 +69,7 @@ def build(pair: tuple[Speaker, Speaker], known: Shelf) -> gr.Blocks:
                     elem_id="upload",
                 )
                 gr.Markdown("Or pick one of these:", visible=bool(exhibits))
-                shelf = gr.Gallery(
+                gallery = gr.Gallery(
                     [(e.image, e.name) for e in exhibits],
                     label="pictures to pick from",
                     show_label=False,
@@ -130,7 +131,7 @@ def build(pair: tuple[Speaker, Speaker], known: Shelf) -> gr.Blocks:
         describe.click(desk.describe, [talk, *how], answers, **line)
         stop.click(desk.stop, [talk], None, queue=False, show_progress="hidden")
         upload.upload(desk.upload, [talk, upload], [talk, shown, tricky, *sides, upload])
-        shelf.select(desk.pick, [talk], [talk, shown, tricky, *sides], show_progress="hidden")
+        gallery.select(desk.pick, [talk], [talk, shown, tricky, *sides], show_progress="hidden")
         tricky.input(lambda text: text, [tricky], [question], queue=False)
         anew.click(desk.clear, [talk], answers, show_progress="hidden")
         export.click(desk.export, [talk], [exported], show_progress="hidden").then(
@@ -141,12 +142,12 @@ def build(pair: tuple[Speaker, Speaker], known: Shelf) -> gr.Blocks:
 
 
 class Desk:
-    """Answers what visitors do; holds the models, and nothing of any visitor."""
+    """Handles what visitors do; holds the models, and nothing that belongs to a visitor."""
 
-    def __init__(self, pair: tuple[Speaker, Speaker], known: Shelf) -> None:
+    def __init__(self, pair: tuple[Speaker, Speaker], shelf: Shelf) -> None:
         self._pair = dict(zip(SIDES, pair, strict=True))
         self._take_images = all(speaker.takes_images for speaker in pair)
-        self._known, exhibits = known, known.exhibits
+        self._shelf, exhibits = shelf, shelf.exhibits
         self._pictures = [Picture(e.name, e.image, e.evidence) for e in exhibits]
         self.first_questions = list(exhibits[0].questions if exhibits else ANYWHERE)
         self.first_html = self._pictures[0].to_html() if exhibits else "No picture yet."
@@ -190,10 +191,6 @@ class Desk:
         except BadInput as error:
             talk.exchanges.remove(exchange)
             raise gr.Error(f"{error}.", print_exception=False) from error
-        finally:  # the visitor may have left in the middle
-            for side in SIDES:
-                if exchange.finish[side] == "running":
-                    exchange.finish[side] = "stopped"
 
     def _answers(self, talk: Conversation, exchange: Exchange) -> Iterator[Any]:
         """One token of each side in turn, until both are done or the visitor stops them."""
@@ -201,10 +198,11 @@ class Desk:
             side: speaker.answer(talk.turns(side), exchange.decoding)
             for side, speaker in self._pair.items()
         }
-        looked = 0.0
+        shown_at = 0.0
         with contextlib.ExitStack() as stack:
             for steps in speaking.values():
                 stack.enter_context(contextlib.closing(steps))  # pyright: ignore[reportArgumentType]
+            stack.callback(exchange.stop)  # also if the visitor leaves in the middle
             while speaking and not talk.is_stopped:
                 for side, steps in list(speaking.items()):
                     step = next(steps, None)
@@ -217,40 +215,36 @@ class Desk:
                     if is_over:
                         exchange.finish[side] = "stop"
                         del speaking[side]
-                if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
-                    looked = time.monotonic()
-                    yield self._shown(talk)
-        for side in SIDES:
-            if exchange.finish[side] == "running":
-                exchange.finish[side] = "stopped"
-        for side in SIDES:
-            exchange.unjudged[side] = "the judge is still reading"
-        yield self._shown(talk)
+                if time.monotonic() - shown_at > SECONDS_BETWEEN_UPDATES:
+                    shown_at = time.monotonic()
+                    yield self._outputs(talk)
+        exchange.unjudged |= dict.fromkeys(SIDES, "the judge is still reading")
+        yield self._outputs(talk)
         for side in SIDES:
             del exchange.unjudged[side]
-            rule(exchange, side, self._known.judge, self._known.words)
-            yield self._shown(talk)
+            rule(exchange, side, self._shelf.judge, self._shelf.words)
+            yield self._outputs(talk)
 
     def describe(self, talk: Conversation, *how: Any) -> Iterator[Any]:
         """Ask for a description."""
         yield from self.ask(talk, DESCRIBE, *how)
 
     def stop(self, talk: Conversation) -> None:
-        """What is being said ends here."""
+        """End the answers that are being generated."""
         talk.is_stopped = True
 
     def clear(self, talk: Conversation) -> Any:
-        """Forget what was said; the picture stays."""
+        """Begin a new conversation about the same picture."""
         talk.is_stopped = True
-        return self._shown(Conversation(talk.picture))
+        return self._outputs(Conversation(talk.picture))
 
     def pick(self, talk: Conversation, choice: gr.SelectData) -> Any:
-        """Look at one of the pictures that are there."""
-        at = int(choice.index)
-        return self._look(talk, self._pictures[at], self._known.exhibits[at].questions)
+        """Show a picture of the gallery."""
+        place = int(choice.index)
+        return self._show(talk, self._pictures[place], self._shelf.exhibits[place].questions)
 
     def upload(self, talk: Conversation, file: str | None) -> Any:
-        """Look at a visitor's picture; the file is gone afterwards, taken or not."""
+        """Show a visitor's picture; its file is deleted, whether it is a good one or not."""
         if not file:
             raise gr.Error("No file came.", print_exception=False)
         path = Path(file)
@@ -262,10 +256,10 @@ class Desk:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # gradio makes a folder for each
                 path.parent.rmdir()
-            for empty in path.parents[1].glob("tmp*"):  # and an empty file, which it forgets
+            for empty in path.parents[1].glob("tmp*"):  # and an empty file that it leaves
                 if empty.is_file() and not empty.stat().st_size:
                     empty.unlink(missing_ok=True)
-        return (*self._look(talk, picture, ANYWHERE), None)
+        return (*self._show(talk, picture, ANYWHERE), None)
 
     def export(self, talk: Conversation) -> str:
         """The conversation as JSON lines, which the browser saves."""
@@ -273,12 +267,11 @@ class Desk:
             raise gr.Error("There is nothing to export yet.", print_exception=False)
         return talk.to_jsonl({side: speaker.title for side, speaker in self._pair.items()})
 
-    def _look(self, talk: Conversation, picture: Picture, questions: Sequence[str]) -> Any:
-        """From now on, questions are about another picture."""
+    def _show(self, talk: Conversation, picture: Picture, questions: Sequence[str]) -> Any:
+        """From now on, questions are about this picture."""
         talk.picture = picture
         choices = gr.Radio(list(questions), value=None)
-        found, *said = self._shown(talk)
-        return found, picture.to_html(), choices, *said
+        return talk, picture.to_html(), choices, *self._outputs(talk)[1:]
 
-    def _shown(self, talk: Conversation) -> tuple[Any, ...]:
+    def _outputs(self, talk: Conversation) -> tuple[Any, ...]:
         return talk, *(talk.to_html(side) for side in SIDES)

@@ -1,24 +1,28 @@
-"""Pictures to begin with, of which something is known, and who rules on what is said of them."""
+"""What is ready for visitors: two models, pictures of which something is known, and a judge."""
 
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
-from hadpo import config, mini, plugins
+from hadpo import adapter, backbones, config, mini, plugins
 from hadpo.chat import ChatSettings, cache_file
+from hadpo.generation import Decoding, Turn, stream
 from hadpo.judges import Judge, JudgeSettings
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.mini import Exhibit
 from hadpo.mini.files import vocabulary
 from hadpo.records import BadInput, Evidence, Question, read_jsonl
+from hadpo.vlm.backbone import Backbone
 
 ASKS_NOBODY = "oracle"
 DESCRIBE = "Describe this image in detail."
-ANYWHERE = (  # for pictures that bring no questions: ask about what is not there
+ANYWHERE = (  # for pictures without questions of their own: they ask about what is not there
     DESCRIBE,
     "Is there a dog in the image?",
     "What colour is the umbrella that the child holds?",
@@ -27,13 +31,15 @@ ANYWHERE = (  # for pictures that bring no questions: ask about what is not ther
 MOST_PICTURES = 12
 # A visitor waits for the judge; a run waits longer and tries more often.
 TIMEOUT_SECONDS, RETRIES = 30.0, 1
+MINI_ADAPTER = config.PACKAGE / "mini" / "weights" / "llava" / "dpo-adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """What lies there for visitors; `judge` makes a judge that knows nothing of earlier failures.
+    """Pictures and a judge for all visitors.
 
-    `words` are what a bare yes or no is read by: it claims the thing that the question names.
+    `judge` makes a new judge, so that a failure does not stop later answers from being judged;
+    `words` say what a bare yes or no claims: the thing that the question names.
     """
 
     exhibits: Sequence[Exhibit]
@@ -47,7 +53,7 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
 
     Args:
         recipe: whose model is shown; a mini model brings drawn pictures.
-        run: a run with a finished stage prepare; its pictures stand there instead. "": none.
+        run: a run with a finished stage prepare; its pictures are shown instead. "": none.
         judge: a module of hadpo.judges.
         judge_model: the language model of a judge that asks one.
 
@@ -79,7 +85,7 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
 
 
 def _judge(name: str, model: str, words: Vocabulary) -> Callable[[], Judge]:
-    """Makes the judge; it was made once, so that wrong settings end the start and no answer."""
+    """What makes the judge; it makes one now, so that wrong settings are refused at the start."""
     module = plugins.load("hadpo.judges", name)
     settings = JudgeSettings()
     if name != ASKS_NOBODY:
@@ -99,20 +105,20 @@ def _prepared(run: str) -> Path:
     """The folder of a run's finished stage prepare."""
     root = config.runs_folder()
     names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
-    found = root / run / "prepare"
-    if missing := [name for name in names if not (found / name).is_file()]:
+    folder = root / run / "prepare"
+    if missing := [name for name in names if not (folder / name).is_file()]:
         known = [path.parents[1].name for path in root.glob("*/prepare/evidence.jsonl")]
         raise BadInput(
             f"run {run!r} in {root} has no prepare/{', '.join(missing)}, which say what is on its "
             f"pictures; {plugins.choices(run, known)}"
         )
-    return found
+    return folder
 
 
 def _exhibits(prepared: Path) -> list[Exhibit]:
-    """The first pictures that a run asks about and that people described, its questions first.
+    """The first pictures that a run asks about and that people described, with their questions.
 
-    Lists of objects alone, as POPE has them, are no ground to judge a description by.
+    A list of objects alone, as POPE has it, is not enough to judge a description.
     """
     every = read_jsonl(prepared / "evidence.jsonl", Evidence)
     known = {e.image_id: e for e in every if e.regions or e.facts}
@@ -142,4 +148,91 @@ def _open(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise BadInput(f"{path}: no readable picture ({error}); prepare the run anew") from error
+        raise BadInput(f"{path}: no readable picture ({error}); prepare the run again") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Speaker:
+    """A model with a name; `lock` is shared with a speaker that has the same weights."""
+
+    title: str
+    backbone: Backbone
+    lock: threading.Lock
+    has_adapter: bool  # attached to the backbone, by this speaker or by the other
+    is_tuned: bool  # speaks with the adapter on
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether a conversation may have several questions."""
+        return self.backbone.PROMPTS.again is not None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a conversation may have several images."""
+        return self.backbone.PROMPTS.again_image is not None
+
+    def answer(self, turns: Sequence[Turn], decoding: Decoding) -> Iterator[tuple[str, bool]]:
+        """The answer so far, after every token; between tokens the other may use the weights."""
+        steps = stream(self.backbone, turns, decoding)
+        while True:
+            with self.lock, self._voice():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def _voice(self):
+        is_silenced = self.has_adapter and not self.is_tuned
+        return adapter.disabled(self.backbone) if is_silenced else nullcontext()
+
+
+def speakers(recipe: str, tuned: str, against: str) -> tuple[Speaker, Speaker]:
+    """The models of the left and the right side.
+
+    Args:
+        recipe: its model answers on both sides, or on the right one.
+        tuned: the folder of an adapter, or the name of a run that has trained one: the right side
+            speaks with it. "": the adapter of the mini weights, if the recipe is mini/llava.
+        against: a recipe whose model speaks on the left; "": the same model without its adapter.
+
+    Raises:
+        BadInput: no such recipe, adapter or run, files are missing, or there are no two models.
+    """
+    right = _load(recipe)
+    folder = adapter_folder(tuned, recipe)
+    if folder is None and not against:
+        raise BadInput(
+            f"recipe {recipe} alone is one model; name an --adapter (a folder, or a run), or "
+            "another recipe with --against"
+        )
+    if folder is not None:
+        adapter.load(right, folder)
+    lock = threading.Lock()
+    name = f"{right.name}, tuned" if folder else right.name
+    second = Speaker(name, right, lock, folder is not None, folder is not None)
+    if against:
+        left = _load(against)
+        return Speaker(left.name, left, threading.Lock(), False, False), second
+    return Speaker(f"{right.name}, base", right, lock, True, False), second
+
+
+def adapter_folder(tuned: str, recipe: str) -> Path | None:
+    """The folder of an adapter, by its own name or that of its run; None if there is none."""
+    if not tuned:
+        return MINI_ADAPTER if recipe == "mini/llava" else None
+    places = [Path(tuned), config.runs_folder() / tuned / "train" / "adapter"]
+    for place in places:
+        if (place / "adapter_config.json").is_file():
+            return place
+    trained = config.runs_folder().glob("*/train/adapter/adapter_config.json")
+    names = [path.parents[2].name for path in trained]
+    raise BadInput(
+        f"no adapter {tuned!r}: it is no folder with adapter_config.json and no run with one; "
+        f"runs: {plugins.choices(tuned, names)}"
+    )
+
+
+def _load(name: str) -> Backbone:
+    recipe = config.load_recipe(name)
+    files = backbones.files_of(recipe, config.resolve_path)
+    return backbones.load_for(recipe, files)

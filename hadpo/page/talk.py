@@ -1,4 +1,4 @@
-"""A conversation: what was asked of which picture, what both said, and what is true of it."""
+"""A conversation: questions about pictures, the answers of both sides, and which parts are true."""
 
 import base64
 import html
@@ -28,14 +28,14 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What is looked at; `evidence` is what is known of it, if anything is."""
+    """What is asked about; `evidence` is what is known of it, if anything is."""
 
     name: str
     image: Image.Image
     evidence: Evidence | None = None
 
     def to_html(self, width: int = 260) -> str:
-        """The picture inside the page: no file lies behind it."""
+        """The picture as a data URL: the page loads no file."""
         small = self.image.copy()
         if max(small.size) > width:
             small.thumbnail((width, width))
@@ -51,11 +51,11 @@ class Picture:
         return f'<img src="data:image/png;base64,{data}" alt="{alt}" style="max-width:100%">'
 
     def describe(self) -> str:
-        """In words, for those who do not see it."""
+        """Text for those who do not see it."""
         if self.evidence is None:
             return f"{self.name}, {self.image.width} x {self.image.height} pixels"
-        there = self.evidence.objects or [r.phrase for r in self.evidence.regions[:5]]
-        return f"{self.name}, a scene with {', '.join(there)}"
+        things = self.evidence.objects or [r.phrase for r in self.evidence.regions[:5]]
+        return f"{self.name}, a scene with {', '.join(things)}"
 
 
 @dataclass(eq=False)
@@ -71,30 +71,33 @@ class Exchange:
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
     unjudged: dict[str, str] = field(default_factory=dict)  # why a side has no verdicts
 
+    def stop(self) -> None:
+        """Mark the answers that are still running as stopped."""
+        stopped = {side: "stopped" for side, how in self.finish.items() if how == "running"}
+        self.finish |= stopped
+
 
 @dataclass(eq=False)
 class Conversation:
-    """Everything one visitor has; it is forgotten with the tab."""
+    """Everything that belongs to one visitor; it ends with the tab."""
 
     picture: Picture | None = None
     exchanges: list[Exchange] = field(default_factory=list)
     is_stopped: bool = False
 
     def turns(self, side: str) -> list[Turn]:
-        """What one side knows: the open question last, before it as much as it remembers."""
-        known: list[Exchange] = []
-        for exchange in reversed(self.exchanges):
-            known.insert(0, exchange)
-            if not exchange.remembers:
-                break
-        shown: list[Picture | None] = [None, *(exchange.picture for exchange in known)]
-        return [
-            Turn(e.question, None if e.picture is before else e.picture.image, e.answers[side])
-            for before, e in zip(shown, known, strict=False)
-        ]
+        """The turns that one side sees: as many as it remembers, the open question last."""
+        turns: list[Turn] = []
+        picture = None
+        begins = [at for at, exchange in enumerate(self.exchanges) if not exchange.remembers]
+        for exchange in self.exchanges[begins[-1] if begins else 0 :]:
+            image = None if exchange.picture is picture else exchange.picture.image
+            turns.append(Turn(exchange.question, image, exchange.answers[side]))
+            picture = exchange.picture
+        return turns
 
     def to_jsonl(self, titles: Mapping[str, str]) -> str:
-        """One line a question and side: what was asked, how, what was said, what the judge said."""
+        """A line for each question and side: the question, the answer, and the judge's verdicts."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         lines = []
         for number, exchange in enumerate(self.exchanges, start=1):
@@ -116,7 +119,7 @@ class Conversation:
         return "".join(line + "\n" for line in lines)
 
     def to_html(self, side: str) -> str:
-        """What one side said, for the page; what is still being said has no marks yet."""
+        """The answers of one side, for the page; an answer that still grows has no marks yet."""
         parts = []
         for exchange in self.exchanges:
             about = html.escape(exchange.picture.name)
@@ -134,19 +137,21 @@ def rule(
     Args:
         exchange: gets `verdicts` or `unjudged` of the side.
         side: whose answer is ruled on.
-        judge: makes the judge; one that cannot be made, or gets no reply, fails nobody else.
-        words: a bare yes or no is read by them.
+        judge: makes the judge; if that fails, or it gets no reply, the reason is noted.
+        words: they say what a bare yes or no claims.
     """
-    known = exchange.picture.evidence
-    if known is None:
+    evidence = exchange.picture.evidence
+    if evidence is None:
         exchange.unjudged[side] = "nothing is known of this picture"
         return
     question, answer = exchange.question, exchange.answers[side]
     try:
         ruler = judge()
         is_asking = isinstance(ruler, judges.AskingJudge)
-        claims = claims_told(question, answer) if is_asking else claims_of(question, answer, words)
-        case = Case(case_id=known.image_id, model=side, claims=tuple(claims), evidence=known)
+        claims = (
+            claims_quoting(question, answer) if is_asking else claims_of(question, answer, words)
+        )
+        case = Case(case_id=evidence.image_id, model=side, claims=tuple(claims), evidence=evidence)
         exchange.verdicts[side] = judges.rule_all(ruler, [case])
     except (judges.Unfinished, BadInput, sqlite3.Error) as error:  # no reply, no key, no cache
         exchange.unjudged[side] = str(error)
@@ -154,21 +159,23 @@ def rule(
 
 def claims_of(question: str, answer: str, known: Vocabulary) -> Sequence[str]:
     """What an answer claims: a bare yes or no claims what the question asks about."""
-    said = sentences(answer)
-    asked = [mention.name for mention in known.read(question).mentions]
-    read = yes_no_strict(answer)
-    if read is None or not asked or len(said) > 1:
-        return said
-    if read == "no":
-        return [f"There is no {name}" for name in asked]
-    return [f"There is {article(name)} {name}" for name in asked]
+    claims = sentences(answer)
+    names = [mention.name for mention in known.read(question).mentions]
+    yes_no = yes_no_strict(answer)
+    if yes_no is None or not names or len(claims) > 1:
+        return claims
+    if yes_no == "no":
+        return [f"There is no {name}" for name in names]
+    return [f"There is {article(name)} {name}" for name in names]
 
 
-def claims_told(question: str, answer: str) -> Sequence[str]:
-    """What a language model is told that an answer claims: a bare yes or no, to which question."""
-    said = sentences(answer)
-    read = yes_no_strict(answer)
-    return said if read is None or len(said) > 1 else [f'The answer to "{question}" is {read}']
+def claims_quoting(question: str, answer: str) -> Sequence[str]:
+    """What an answer claims, for a language model: a bare yes or no with its question."""
+    claims = sentences(answer)
+    yes_no = yes_no_strict(answer)
+    if yes_no is None or len(claims) > 1:
+        return claims
+    return [f'The answer to "{question}" is {yes_no}']
 
 
 def _answer_html(exchange: Exchange, side: str) -> str:
@@ -177,15 +184,15 @@ def _answer_html(exchange: Exchange, side: str) -> str:
         "stopped": '<p class="note">(stopped)</p>',
         "length": '<p class="note">(cut off at the longest answer allowed)</p>',
     }.get(exchange.finish[side], "")
-    ruled = exchange.verdicts.get(side, [])
-    if not ruled:
-        said = f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
+    verdicts = exchange.verdicts.get(side, [])
+    if not verdicts:
+        text = f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
         why = exchange.unjudged.get(side)
-        return said + (f'<p class="note">not judged: {html.escape(why)}</p>' if why else "")
+        return text + (f'<p class="note">not judged: {html.escape(why)}</p>' if why else "")
     lines = []
-    if [v.claim for v in ruled] != sentences(exchange.answers[side]):
+    if [v.claim for v in verdicts] != sentences(exchange.answers[side]):
         lines.append(f'<p class="plain">{html.escape(exchange.answers[side])}</p>')
-    for verdict in ruled:
+    for verdict in verdicts:
         tone = _TONES.get(verdict.label, "unknown")
         says = _UNREAD if verdict.label == "unparsed" else _SAYS[tone]
         reason = f" ({html.escape(verdict.reason)})" if tone == "invented" else ""
@@ -194,6 +201,6 @@ def _answer_html(exchange: Exchange, side: str) -> str:
             f"{SIGNS[tone]}</b> {html.escape(verdict.claim)}. "
             f"<small>{says}{reason}</small></p>"
         )
-    wrong = sum(v.label == "hallucination" for v in ruled)
-    lines.append(f'<p class="count">{wrong} of {len(ruled)} wrong</p>')
+    wrong = sum(v.label == "hallucination" for v in verdicts)
+    lines.append(f'<p class="count">{wrong} of {len(verdicts)} wrong</p>')
     return "".join(lines) + ending

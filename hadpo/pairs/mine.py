@@ -97,16 +97,17 @@ def answer_all(
     """
     earlier = read_jsonl(path, Answer) if path.is_file() else ()
     answers = {answer.question_id: answer for answer in earlier}
-    left = {
-        name: [q for q in some if q.question_id not in answers] for name, some in groups.items()
+    new = {
+        name: [question for question in group if question.question_id not in answers]
+        for name, group in groups.items()
     }
-    if not any(left.values()):
+    if not any(new.values()):
         return answers
     from hadpo.generation import Decoding, generate  # torch; published pairs need none
 
     backbone = load()
     with path.open("a", encoding="utf-8") as file:
-        for name, questions in left.items():
+        for name, questions in new.items():
             decoding = Decoding(
                 name=name,
                 max_new_tokens=settings.max_new_tokens,
@@ -207,11 +208,11 @@ def yes_no_pairs(
     right: dict[str, list[Question]] = {"yes": [], "no": []}
     for question in questions:
         counts["questions"] += 1
-        said = yes_no_strict(answers[question.question_id].text)
-        if said is None or question.label is None:
+        answer = yes_no_strict(answers[question.question_id].text)
+        if answer is None or question.label is None:
             counts["questions: answer neither yes nor no, left out"] += 1
             continue
-        (right if said == question.label else wrong)[question.label].append(question)
+        (right if answer == question.label else wrong)[question.label].append(question)
     half = min(settings.yes_no_pairs // 2, *(len(wrong[k]) + len(right[k]) for k in wrong))
     draw = random.Random(f"{settings.prepare_seed}/questions")
     pairs: list[Pair] = []
@@ -257,23 +258,23 @@ def correct_description(
     Args:
         description: the model's own text.
         verdicts: one per sentence of `text.sentences(description)`, in order.
-        truths: what may truly be said of the image.
+        truths: true sentences about the image.
         known: the words.
     """
     rulings = dict(zip(sentences(description), verdicts, strict=True))
     wrong = {s for s, verdict in rulings.items() if verdict.label == "hallucination"}
-    said = {tuple(words(s)) for s in rulings if s not in wrong}
+    used = {tuple(words(s)) for s in rulings if s not in wrong}
     named = {name for s in rulings if s not in wrong for name in known.read(s).names}
     slots = _slots(known)
     replacement: dict[str, str] = {}
     for sentence in rulings:
         if sentence not in wrong:
             continue
-        left = [truth for truth in truths if tuple(words(truth.text)) not in said]
-        if not left:
+        unused = [truth for truth in truths if tuple(words(truth.text)) not in used]
+        if not unused:
             return None
-        best = _best(known.read(sentence), left, named, slots)
-        said.add(tuple(words(best.text)))
+        best = _best(known.read(sentence), unused, named, slots)
+        used.add(tuple(words(best.text)))
         named |= best.reading.names
         replacement[sentence] = best.text.rstrip(".")
     text = replace_sentences(description, list(rulings), replacement)
@@ -286,7 +287,7 @@ def _slots(known: Vocabulary) -> set[str]:
     return {group for group in known.attributes if "{" + group + "}" in template}
 
 
-def _best(claim: Reading, left: Sequence[Truth], named: set[str], slots: set[str]) -> Truth:
+def _best(claim: Reading, truths: Sequence[Truth], named: set[str], slots: set[str]) -> Truth:
     def attributes(reading: Reading) -> set[tuple[str, str]]:
         return {*reading.loose, *(a for m in reading.mentions for a in m.attributes)}
 
@@ -306,7 +307,7 @@ def _best(claim: Reading, left: Sequence[Truth], named: set[str], slots: set[str
             -int(bool(about & named)),
         )
 
-    return max(left, key=rank)
+    return max(truths, key=rank)
 
 
 def replace_sentences(

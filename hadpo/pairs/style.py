@@ -59,10 +59,10 @@ def measure(run: "Run") -> list[dict[str, Any]]:
     hashes = input_hashes([run.path("pairs.jsonl")], below=run.folder)
     run.note_inputs({f"style of {name}": value for name, value in hashes.items()}, begun=path)
     styles = {s.pair_id: s for s in read_jsonl(path, Style)} if path.is_file() else {}
-    left = [pair for pair in pairs if pair.pair_id not in styles]
-    if left:
+    new = [pair for pair in pairs if pair.pair_id not in styles]
+    if new:
         with path.open("a", encoding="utf-8") as file:
-            for style in _styles(run, left):
+            for style in _styles(run, new):
                 file.write(to_json(style) + "\n")
                 file.flush()
                 styles[style.pair_id] = style
@@ -136,7 +136,7 @@ def _perplexities(backbone: "Backbone", pairs: Sequence[Pair]) -> list[tuple[flo
     packed = batch.pack(examples)
     pixels = batch.read_pixels(backbone, packed.images)
     packed = packed.to(backbone.device)
-    # Nothing of a base asks for a gradient, so none is kept.
+    # No parameter of a base requires a gradient, so torch keeps none.
     logps = batch.answer_logps(backbone, packed, batch.embed(backbone, packed, pixels))
     perplexities = (-logps.double() / packed.lengths).exp().T.tolist()
     return [(chosen, rejected) for chosen, rejected in perplexities]

@@ -14,7 +14,14 @@ from typing import Any
 
 from hadpo import trainer
 from hadpo.records import BadInput
-from hadpo.runs import BadEnvironment, Run, Stopped, join_run, open_run, read_manifest
+from hadpo.runs import (
+    BadEnvironment,
+    Stopped,
+    join_run,
+    open_run,
+    read_manifest,
+    read_overrides,
+)
 from hadpo.trainer import launch
 
 _CODES = {Stopped: 130, BadInput: 2, BadEnvironment: 3}  # as the command line's
@@ -22,63 +29,47 @@ _log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; the exit code. Every process leaves a word on how it ended."""
+    """Train; the exit code. Every process writes down how it ended, for the one that follows it."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    given = _parser().parse_args(arguments)
-    folder = Path(given.run).absolute()
+    options = _parser().parse_args(arguments)
+    folder = Path(options.run).absolute()
     os.environ["HADPO_RUNS"] = str(folder.parent)
     error: BaseException | None = None
     try:
-        _work(folder, given)
-    except BaseException as caught:  # noqa: BLE001 - whatever it is, somebody waits to hear of it
+        _train(folder, options)
+    except BaseException as caught:  # noqa: BLE001 - whatever it is, the notebook shows it
         error = caught
-        known = tuple(_CODES)
-        _log.error("%s", error, exc_info=None if isinstance(error, known) else error)
-    words = folder / "train" / "workers"
-    words.mkdir(parents=True, exist_ok=True)
-    launch.leave_word(words, error)
+        _log.error("%s", error, exc_info=None if isinstance(error, tuple(_CODES)) else error)
+    ends = folder / "train" / "workers"
+    ends.mkdir(parents=True, exist_ok=True)
+    launch.leave_word(ends, error)
     return _CODES.get(type(error), 1) if error else 0
 
 
-def _work(folder: Path, given: argparse.Namespace) -> None:
-    recipe, overrides, earlier = _asked(folder, given)
-    is_owner = launch.is_first() and not given.followed
+def _train(folder: Path, options: argparse.Namespace) -> None:
+    recipe, overrides, earlier = _settings(folder, options)
+    is_owner = launch.is_first() and not options.followed
     enter = open_run if is_owner else join_run
     run = enter("train", recipe, folder.name, overrides, earlier=earlier)
     try:
         for step in trainer.train(run):
             _log.info("%s %d: loss %s", step.objective, step.step, step.metrics.get("loss"))
     except BaseException as error:
-        _end(run, is_owner, error)
+        if is_owner:
+            run.fail(error)
         raise
-    _end(run, is_owner, None)
-
-
-def _end(run: Run, is_owner: bool, error: BaseException | None) -> None:
-    if is_owner and error is None:
+    if is_owner:
         run.finish()
-    elif is_owner and error is not None:
-        run.fail(error)
 
 
-def _asked(folder: Path, given: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
-    """Recipe, settings and earlier run: as given, or as the stage was begun with."""
-    if given.recipe:
-        return given.recipe, _settings(given.parameter), given.from_run
+def _settings(folder: Path, options: argparse.Namespace) -> tuple[str, dict[str, Any], str]:
+    """Recipe, overrides and earlier run: as the options say, or as the stage was begun with."""
+    if options.recipe:
+        return options.recipe, read_overrides(options.parameter), options.from_run
     manifest = read_manifest(folder / "train")
     if manifest is None:
         raise BadInput(f"{folder / 'train'} has not been begun; say which --recipe to train")
     return manifest.recipe, manifest.overrides, manifest.earlier
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
-        found[key] = value
-    return found
 
 
 def _parser() -> argparse.ArgumentParser:

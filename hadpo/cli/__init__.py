@@ -80,7 +80,7 @@ def run(
 
     Example: hadpo run mini/llava -p beta=0.2 --name beta-02 --processes 2
     """
-    overrides = _overrides(parameter) | _shared_by(processes)
+    overrides = runs.read_overrides(parameter or ()) | _shared_by(processes)
     resolved = config.load_recipe(recipe, overrides)
     _run_stages(resolved.stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
 
@@ -104,7 +104,7 @@ def stage(
     """
     if stage not in config.SECTIONS:
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
-    overrides = _overrides(parameter) | _shared_by(processes)
+    overrides = runs.read_overrides(parameter or ()) | _shared_by(processes)
     _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
 
 
@@ -157,7 +157,9 @@ def judge_agreement(
     """
     from hadpo import benchmarks, judges
 
-    settings = config.load_recipe(recipe, _overrides(parameter), stage="evaluate").evaluate
+    settings = config.load_recipe(
+        recipe, runs.read_overrides(parameter or ()), stage="evaluate"
+    ).evaluate
     try:
         found = benchmarks.agreement(labels, settings)
     except judges.Unfinished as error:
@@ -230,17 +232,6 @@ def _show_tables(folder: Path) -> None:
     overview = folder / "overview.md"
     for path in [overview] if overview.is_file() else sorted(folder.glob("*.md")):
         typer.echo("\n" + path.read_text(encoding="utf-8"))
-
-
-def _overrides(pairs: list[str] | None) -> dict[str, Any]:
-    """`KEY=VALUE` texts as a dictionary; the config's types coerce the values."""
-    found = {}
-    for pair in pairs or []:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise BadInput(f"-p {pair!r}: expected KEY=VALUE")
-        found[key.strip()] = value.strip()
-    return found
 
 
 def _shared_by(processes: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 from hadpo.runs.report import export, join_reports
 from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
 from hadpo.runs.several import Stopped, end_processes, noticed, start_processes
-from hadpo.runs.state import check_names, run_name, stage_folder
+from hadpo.runs.state import check_names, read_overrides, run_name, stage_folder
 
 __all__ = [
     "BadEnvironment",
@@ -20,6 +20,7 @@ __all__ = [
     "noticed",
     "open_run",
     "read_manifest",
+    "read_overrides",
     "run_name",
     "stage_folder",
     "start",

@@ -3,7 +3,7 @@
 import os
 import shutil
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ def check_names(known: Collection[str], namespace: Mapping[str, Any]) -> None:
         BadInput: an unknown or misspelt parameter.
     """
     _given("this notebook", set(known), namespace)
+
+
+def read_overrides(texts: Iterable[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts as a dictionary; the types of the settings convert the values.
+
+    Raises:
+        BadInput: a text is of another form.
+    """
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadInput(f"-p {text!r}: expected KEY=VALUE")
+        overrides[key.strip()] = value.strip()
+    return overrides
 
 
 def check(

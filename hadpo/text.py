@@ -23,14 +23,14 @@ def sentences(text: str) -> list[str]:
     """The sentences of a description, without their final period, as SHR segments them.
 
     The text is split at every period (also inside "3.5"; never at ? or !). A sentence that equals,
-    or lies inside, one that was kept before is dropped; `repeated_sentences` counts those. Source:
-    HA-DPO shr_eval/shr_utils.py, `seg_cap` and `get_model_cap`, which keep the same sentences.
+    or lies inside, an earlier one is dropped; `repeated_sentences` counts those. Source: HA-DPO
+    shr_eval/shr_utils.py, `seg_cap` and `get_model_cap`, which keep the same sentences.
     """
-    kept: list[str] = []
+    different: list[str] = []
     for piece in _pieces(text):
-        if not any(piece in earlier for earlier in kept):
-            kept.append(piece)
-    return kept
+        if not any(piece in earlier for earlier in different):
+            different.append(piece)
+    return different
 
 
 Segmentation = Literal["upstream", "grammar"]
@@ -47,11 +47,11 @@ def segments(text: str, how: Segmentation) -> list[str]:
     """
     if how == "upstream":
         return [sentence + "." for sentence in sentences(text)]
-    found: dict[str, str] = {}
+    by_case: dict[str, str] = {}
     for start, end in _spans(text):
         sentence = text[start:end].strip()
-        found.setdefault(sentence.lower(), sentence)
-    return list(found.values())
+        by_case.setdefault(sentence.lower(), sentence)
+    return list(by_case.values())
 
 
 def segmentation_of(claims: Sequence[str], text: str) -> Segmentation | None:
@@ -71,13 +71,13 @@ def first_segments(text: str, count: int, how: Segmentation) -> str:
     """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
     if how == "upstream":
         return first_sentences(text, count)
-    kept: set[str] = set()
+    different: set[str] = set()
     end = 0
     for start, stop in _spans(text):
-        said = text[start:stop].strip().lower()
-        if said not in kept and len(kept) == count:
+        sentence = text[start:stop].strip().lower()
+        if sentence not in different and len(different) == count:
             break
-        kept.add(said)
+        different.add(sentence)
         end = stop
     return text[:end].rstrip()
 
@@ -89,21 +89,21 @@ def repeated_sentences(text: str) -> int:
 
 def first_sentences(text: str, count: int) -> str:
     """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
-    kept: list[str] = []
+    different: list[str] = []
     end = 0
     for match in re.finditer(r"[^.]*\.?", text):
         piece = match.group().rstrip(".").strip()
-        if piece and not any(piece in earlier for earlier in kept):
-            if len(kept) == count:
+        if piece and not any(piece in earlier for earlier in different):
+            if len(different) == count:
                 break
-            kept.append(piece)
+            different.append(piece)
         end = match.end()
     return text[:end].rstrip()
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    """Where sentences begin and end, by their marks and by lines."""
-    found: list[tuple[int, int]] = []
+    """Start and end of each sentence, by their marks and by lines."""
+    spans: list[tuple[int, int]] = []
     start = 0
     for match in _MAYBE_AN_END.finditer(text):
         end = match.end(1) if match[1] else match.start()
@@ -111,9 +111,9 @@ def _spans(text: str) -> list[tuple[int, int]]:
         if match[1] and (_LISTED.fullmatch(before.strip()) or _SHORT.search(before)):
             continue
         if re.search(r"\w", before):
-            found.append((start, end))
+            spans.append((start, end))
             start = match.end()
-    return found
+    return spans
 
 
 def _pieces(text: str) -> list[str]:
@@ -134,8 +134,8 @@ def yes_no_upstream(text: str) -> Literal["yes", "no"]:
 def yes_no_strict(text: str) -> Literal["yes", "no"] | None:
     """A POPE answer by its first word, whatever its case and punctuation; None if that is neither.
 
-    Special tokens such as </s> are removed first. "There is no car" is None: it has to be read, not
-    guessed at, so it is counted as unparsed.
+    Special tokens such as </s> are removed first. "There is no car" is None: it would have to be
+    interpreted, so it is counted as unparsed.
     """
     words = re.findall(r"[a-z0-9']+", _SPECIAL_TOKENS.sub(" ", text).lower())
     if not words:
@@ -146,7 +146,7 @@ def yes_no_strict(text: str) -> Literal["yes", "no"] | None:
 def distinct(text: str, length: int) -> float | None:
     """Share of distinct n-grams of `length` words: 1 means that nothing is said twice.
 
-    None where the text has fewer words than that. The original calls it "repetition" and deletes
+    None if the text has fewer words than that. The original calls it "repetition" and deletes
     . : ? , and newlines before it splits, which joins the words on both sides of a newline.
     Source: HA-DPO shr_eval/shr_utils.py, `cal_repetition`.
     """
@@ -171,31 +171,31 @@ def words(text: str) -> list[str]:
 
 
 def forms(noun: str) -> set[str]:
-    """A noun and its regular plurals, by which it may stand in a text: bus, buss, buses."""
-    found = {noun, noun + "s", noun + "es"}
-    return found | {noun[:-1] + "ies"} if noun.endswith("y") else found
+    """A noun and what could be its regular plurals: bus, buss, buses."""
+    plurals = {noun + "s", noun + "es"} | ({noun[:-1] + "ies"} if noun.endswith("y") else set())
+    return {noun, *plurals}
 
 
-def said_alike(text: str) -> str:
-    """What texts have in common that differ in case, blanks and signs only.
+def fold(text: str) -> str:
+    """The same text for all texts that differ in case, blanks and signs only.
 
-    Words of all scripts count; where there are none (emoji), every sign does.
+    Words of all scripts count; in a text without any (emoji), every sign does.
     """
     folded = text.casefold()
     return " ".join(re.findall(r"\w+", folded)) or "".join(folded.split())
 
 
-def filled(template: str, **values: str) -> str:
+def fill(template: str, **values: str) -> str:
     """The template with `{name}` replaced by the value of that name; other braces stay.
 
-    It is one pass: texts that are filled in may themselves hold braces.
+    It is one pass, so that values may themselves hold braces.
     """
     slots = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
     return slots.sub(lambda slot: values[slot[1]], template)
 
 
 def json_object(reply: str) -> dict[str, Any] | None:
-    """The JSON object of a reply, also one in a code fence or between sentences; None: none."""
+    """The JSON object of a reply, also in a code fence or between sentences; None without one."""
     start, end = reply.find("{"), reply.rfind("}")
     if start < 0 or end < start:
         return None

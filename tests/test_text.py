@@ -166,5 +166,5 @@ def test_the_beginning_by_grammar_keeps_repeated_sentences():
 
 def test_a_template_is_filled_in_one_pass():
     template = 'Say {what} about {whom}; answer {"like": "{other}"}. {what}'
-    found = text.filled(template, what="{whom}", whom=r"\1 {what}")
+    found = text.fill(template, what="{whom}", whom=r"\1 {what}")
     assert found == r'Say {whom} about \1 {what}; answer {"like": "{other}"}. {whom}'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadpo.records import BadInput, value_hash
-from hadpo.text import filled
+from hadpo.text import fill
 
 _CHARACTERS_PER_TOKEN = 3.0  # of English it is 4; an estimate should not be too low
 
@@ -147,7 +147,7 @@ class Prompt:
         """The request with this prompt, its slots filled; see `Request` for the rest."""
         return Request(
             name=name,
-            text=filled(self.template, **slots),
+            text=fill(self.template, **slots),
             prompt_version=self.version,
             attempt=attempt,
             schema=schema,

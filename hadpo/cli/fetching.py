@@ -19,7 +19,7 @@ def fetch(
     check: Annotated[bool, typer.Option(help="look and compare checksums; fetch nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch what a backbone, an adapter or a data set needs; what is there is checked and stays.
+    """Fetch what a backbone, an adapter or a data set needs; what is present is checked and stays.
 
     Files go to HADPO_MODELS and HADPO_DATA. An interrupted fetch goes on where it stopped.
 
@@ -34,25 +34,22 @@ def fetch(
     if not as_json:
         typer.echo(f"{name}: {source.title}\nlicence: {source.licence}")
     if check:
-        outcomes = (
-            fetching.Outcome(found=found, was_fetched=False)
-            for found in fetching.look_all(name, config.resolve_path, deep=True)
-        )
+        states = fetching.look_all(name, config.resolve_path, deep=True)
     else:
-        outcomes = fetching.fetch(name, config.resolve_path, progress=_bar)
+        states = fetching.fetch(name, config.resolve_path, progress=_bar)
     rows, problems = [], []
-    for outcome in outcomes:
-        found = outcome.found
-        word = "fetched" if outcome.was_fetched else found.status
+    for state in states:
+        word = "fetched" if state.was_fetched else state.status
+        note = state.note or state.item.note
         rows.append(
-            {"status": word, "path": str(found.path), "source": found.item.source}
-            | {"problem": outcome.problem, "note": outcome.note or found.item.note}
+            {"status": word, "path": str(state.path), "source": state.item.source}
+            | {"problem": state.problem, "note": note}
         )
-        if outcome.problem or found.status != "present":
-            problems.append(outcome.problem or found.found)
+        if state.problem or state.status != "present":
+            problems.append(state.problem or state.detail)
         if not as_json:
-            typer.echo(f"{word:8} {found.path}  ({found.item.source})")
-            for text in (outcome.problem, outcome.note or found.item.note):
+            typer.echo(f"{word:8} {state.path}  ({state.item.source})")
+            for text in (state.problem, note):
                 typer.echo(f"{'':9}{text}") if text else None
     if as_json:
         typer.echo(json.dumps(rows))
@@ -68,7 +65,7 @@ def _list(as_json: bool) -> None:
     rows = []
     for name in fetching.sources():
         source = fetching.source(name)
-        states = [found.status for found in fetching.look_all(name, config.resolve_path)]
+        states = [state.status for state in fetching.look_all(name, config.resolve_path)]
         rows.append(
             {"name": name, "title": source.title, "licence": source.licence}
             | {"gigabytes": round(sum(item.size for item in source.items) / 1e9, 3)}
@@ -83,7 +80,7 @@ def _list(as_json: bool) -> None:
 
 
 def _bar(item: object):
-    """A progress bar in a terminal; nothing where the output goes to a file."""
+    """A progress bar in a terminal; nothing if the output goes to a file."""
     if not sys.stderr.isatty():
         return None
     unit = "image" if getattr(item, "image_list", "") else "B"

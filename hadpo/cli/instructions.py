@@ -142,7 +142,7 @@ def hic(
 
     Example: hadpo instructions hic oxford_hic_data.csv --images images --out data/hic --top-k 5
     """
-    from hadpo.data.images import Checked
+    from hadpo.data.images import ImageChecks
     from hadpo.instructions.hic import HicSettings, convert
 
     settings = _checked(
@@ -159,7 +159,7 @@ def hic(
         seed=seed,
     )
     report = Report(_one_of(on_bad, "error", "skip"))
-    checked = Checked(config.runs_folder() / "images.sqlite")
+    checked = ImageChecks(config.runs_folder() / "images.sqlite")
     _show(convert(data, images, out, settings, report, checked=checked), as_json=as_json)
 
 

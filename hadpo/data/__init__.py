@@ -13,11 +13,12 @@ of the original is counted too: `report.counts` names everything that did not co
 
 import codecs
 import contextlib
+import csv
 import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
@@ -255,6 +256,42 @@ def read_json_lines(
                 where = f"{path}:{number}"
                 value = decode(line, where=where)
                 yield where, value
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], report: Report, *, source: str, expected: str
+) -> Iterator[tuple[str, list[str]]]:
+    """`(where, cells of the named columns)` of each row of a CSV file; broken rows are reported.
+
+    Raises:
+        BadInput: no such file, empty, no UTF-8, no CSV, or columns missing.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; {expected}")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            names = [name.strip() for name in next(lines, [])]
+            if not any(names):
+                raise BadInput(f"{path}: the file is empty; {expected}")
+            if names[0].lower().startswith(_HTML):
+                raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
+            if missing := [name for name in columns if name not in names]:
+                raise BadInput(
+                    f"{path}:1: no column {', '.join(missing)} (found {names[:8]}); {expected}"
+                )
+            places = [names.index(name) for name in columns]
+            for row in lines:
+                where = f"{path}:{lines.line_num}"
+                if len(row) == len(names):
+                    yield where, [row[place] for place in places]
+                elif row:
+                    counts = f"expected {len(names)} columns, found {len(row)}"
+                    report.bad(f"{where}: {counts}: {row[0][:40]!r}", source=source)
+        except csv.Error as error:
+            raise BadInput(f"{path}:{lines.line_num}: not CSV ({error}); {expected}") from error
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8, after line {lines.line_num}; {expected}") from error
 
 
 # Large JSON files, one record at a time: memory does not grow with the file

@@ -34,10 +34,10 @@ def read(path: Path, images: Path, report: Report) -> list[Question]:
     questions = _every_line(path, images) if lines else list(_records(path, images, report))
     report.finish()
     if not questions:
-        raise BadInput(f"{path}: nothing is asked about {images}; {_EXPECTED}")
+        raise BadInput(f"{path}: no question about {images}; {_EXPECTED}")
     counts = Counter(question.question_id for question in questions)
     if twice := sorted(key for key, count in counts.items() if count > 1)[:5]:
-        raise BadInput(f"{path}: question_id {', '.join(twice)} stands there twice")
+        raise BadInput(f"{path}: question_id {', '.join(twice)} stands in it twice")
     return questions
 
 

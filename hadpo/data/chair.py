@@ -18,22 +18,22 @@ _EXPECTED = "expected lines of an object's name and its synonyms, separated by c
 def synonyms(path: Path, report: Report) -> dict[str, str]:
     """Word or words -> the object that they mean; a name means itself.
 
-    Of a word that stands under two objects the last counts, as in the original; that is reported.
+    If a word stands under two objects, the last counts, as in the original; that is reported.
 
     Raises:
         BadInput: no such file, or nothing in it.
     """
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for line in read_text(path, expected=_EXPECTED).splitlines():
-        said = [" ".join(word.lower().split()) for word in line.split(",")]
-        said = [word for word in said if word]
-        for word in said:
-            if found.get(word, said[0]) != said[0]:
+        words = [" ".join(word.lower().split()) for word in line.split(",")]
+        words = [word for word in words if word]
+        for word in words:
+            if meanings.get(word, words[0]) != words[0]:
                 report.left_out("words under two objects (the last counts)", source="chair")
-            found[word] = said[0]
-    if not found:
+            meanings[word] = words[0]
+    if not meanings:
         raise BadInput(f"{path}: no words in it; {_EXPECTED}")
-    return found
+    return meanings
 
 
 def questions(photos: Mapping[str, Evidence]) -> list[Question]:

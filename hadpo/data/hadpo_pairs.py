@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw, read_json
 from hadpo.plugins import choices
@@ -37,66 +37,10 @@ INSTRUCTIONS = (
 )
 
 
-def _check_some(texts: list[str]) -> list[str]:
-    if not texts:
-        raise ValueError("expected one or more texts, found none")
-    return texts
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, int):  # a bool is one
-        raise ValueError(f"expected bool or int, found {type(value).__name__} {value!r}"[:100])
-    return bool(value)
-
-
-Texts = Annotated[list[Text], AfterValidator(_check_some)]
-Truth = Annotated[bool, BeforeValidator(_truth)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    image_id: ImageId
-    pair_id: Name | None = None  # these three are written by us only
-    instruction: Text | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Description(_Entry):
-    chosen: Texts
-    rejected: Texts
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Question(_Entry):
-    question: Text
-    chosen: Text
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MiniGPT4(_Question):
-    reject: Text
-    correct: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _InstructBLIP(_Question):
-    rejected: Text
-    correct: Truth
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Llava(_Question):
-    reject: Text
-    correct: Truth
-    answer: str  # required and never used
-
-
 @dataclass(frozen=True, kw_only=True)
 class Schema:
     """How one backbone's files differ from the others'."""
 
-    question: type[_MiniGPT4] | type[_InstructBLIP] | type[_Llava]  # a record of pope_data
     negative: str = "reject"
     desc_by_id: bool = False
     deletes_newlines: bool = True
@@ -105,10 +49,43 @@ class Schema:
 
 
 SCHEMAS = {
-    "minigpt4": Schema(question=_MiniGPT4, skips_correct=False),
-    "instructblip": Schema(question=_InstructBLIP, negative="rejected"),
-    "llava-v1.5": Schema(question=_Llava, desc_by_id=True, deletes_newlines=False, has_answer=True),
+    "minigpt4": Schema(skips_correct=False),
+    "instructblip": Schema(negative="rejected"),
+    "llava-v1.5": Schema(desc_by_id=True, deletes_newlines=False, has_answer=True),
 }
+
+
+def _check_some(texts: list[str]) -> list[str]:
+    if not texts:
+        raise ValueError("expected one or more texts, found none")
+    return texts
+
+
+_Texts = Annotated[list[Text], AfterValidator(_check_some)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    image_id: ImageId
+    pair_id: Name | None = None  # these three are ours
+    instruction: Text | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Description(_Entry):
+    chosen: _Texts
+    rejected: _Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question(_Entry):
+    question: Text
+    chosen: Text
+    reject: Text | None = None  # of these, each schema requires its own
+    rejected: Text | None = None
+    answer: str | None = None
+    correct: Any = None
 
 
 def read(
@@ -196,7 +173,8 @@ class _Reader:
         ):
             with self.report.checking("hadpo_pairs"):
                 where = f"{path}: record {number}"
-                raw = parse_raw(value, self.schema.question, where=where)
+                raw = parse_raw(value, _Question, where=where)
+                rejected = self._required(raw, where)
                 image = self._image(raw, where)
                 if raw.correct and self.schema.skips_correct:
                     self.report.left_out("questions marked as correct", source="hadpo_pairs")
@@ -210,7 +188,7 @@ class _Reader:
                         image=image,
                         instruction=raw.question,
                         chosen=raw.chosen,
-                        rejected=getattr(raw, self.schema.negative),
+                        rejected=rejected,
                         kind="pope",
                         source=raw.source or path.name,
                     )
@@ -223,6 +201,19 @@ class _Reader:
                 f"{where}: image {raw.image_id} is not in image_data.json of Visual Genome"
             )
         return self.images[raw.image_id].image
+
+    def _required(self, raw: _Question, where: str) -> str:
+        """The rejected text, and the check of what else this schema's questions must have."""
+        rejected: str | None = getattr(raw, self.schema.negative)
+        if rejected is None:
+            raise BadInput(f"{where}: no field {self.schema.negative!r}")
+        if self.schema.has_answer and raw.answer is None:  # required and never used
+            raise BadInput(f"{where}: no field 'answer'")
+        if self.schema.skips_correct and not isinstance(raw.correct, int):  # a bool is one
+            raise BadInput(
+                f"{where}: field 'correct': expected bool or int, found {raw.correct!r:.80}"
+            )
+        return rejected
 
     def _text(self, text: str) -> str:
         if not self.schema.deletes_newlines:

@@ -1,6 +1,6 @@
-"""Are the image files what they should be? Each is opened once; verdicts are kept beside the runs.
+"""Are the image files what they should be? Each is opened once; findings are kept beside the runs.
 
-A verdict holds as long as the file's size and time of change do.
+A finding holds as long as the file's size and time of change do.
 """
 
 import json
@@ -17,24 +17,24 @@ _ORIENTATION = 0x0112  # EXIF tag: cameras store pictures lying on their side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Finding:
     """What an image file turned out to be."""
 
-    problem: str  # "" where it can be used
+    problem: str  # "" if it can be used
     width: int = 0
     height: int = 0
     mode: str = ""  # as stored: RGB, L, CMYK, I;16, ...
     notes: tuple[str, ...] = ()  # what makes it unusual, and harmless
 
 
-class Checked:
-    """Verdicts on image files, from a database that survives a kill."""
+class ImageChecks:
+    """Findings on image files, from a database that survives a kill."""
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the database at `path`; None keeps it in memory.
 
         Raises:
-            BadInput: the file is no database of verdicts, or cannot be written.
+            BadInput: the file is no database of findings, or cannot be written.
         """
         try:
             if path:
@@ -48,18 +48,18 @@ class Checked:
             )
             self._data.commit()
         except (OSError, sqlite3.Error) as error:
-            raise BadInput(f"{path}: cannot keep verdicts on images ({error}); move it") from error
+            raise BadInput(f"{path}: cannot keep findings on images ({error}); move it") from error
 
-    def look(self, paths: Iterable[str | Path]) -> dict[str, Verdict]:
-        """The verdict on each file; those not known yet are opened and decoded."""
-        found: dict[str, Verdict] = {}
+    def findings(self, paths: Iterable[str | Path]) -> dict[str, Finding]:
+        """The finding on each file; those not known yet are opened and decoded."""
+        findings: dict[str, Finding] = {}
         for each in map(str, paths):
-            if each in found:
+            if each in findings:
                 continue
             try:
                 status = Path(each).stat()
             except (OSError, ValueError):
-                found[each] = Verdict(problem="no such file")
+                findings[each] = Finding(problem="no such file")
                 continue
             state = (each, status.st_size, status.st_mtime_ns)
             row = self._data.execute(
@@ -67,34 +67,34 @@ class Checked:
             ).fetchone()
             if row:
                 value = json.loads(row[0])
-                found[each] = Verdict(**value | {"notes": tuple(value["notes"])})
+                findings[each] = Finding(**value | {"notes": tuple(value["notes"])})
                 continue
-            found[each] = check(Path(each))
-            content = json.dumps(found[each].__dict__)
+            findings[each] = check(Path(each))
+            content = json.dumps(findings[each].__dict__)
             self._data.execute(
                 "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (*state, content)
             )
             self._data.commit()
-        return found
+        return findings
 
 
-def check(path: Path) -> Verdict:
-    """Open and decode one file; everything about it that may surprise is said.
+def check(path: Path) -> Finding:
+    """Open and decode one file; what is unusual about it is noted.
 
-    Images of one pixel and wide or high stripes are problems; grey, CMYK and 16-bit ones, and those
-    with a rotation in EXIF, are read as RGB, upright, by the backbones, and noted.
+    Images one pixel wide or high are problems; grey, CMYK and 16-bit ones, and those with a
+    rotation in EXIF, are read as RGB, upright, by the backbones, and noted.
     """
     if path.stat().st_size == 0:
-        return Verdict(problem="the file is empty")
+        return Finding(problem="the file is empty")
     try:
         with Image.open(path) as image:
             mode, turned = image.mode, image.getexif().get(_ORIENTATION, 1) != 1
             width, height = ImageOps.exif_transpose(image.convert("RGB")).size
     except Image.DecompressionBombError as error:
-        return Verdict(problem=f"too large to be a photo ({error})")
+        return Finding(problem=f"too large to be a photo ({error})")
     except (OSError, ValueError, SyntaxError, EOFError) as error:
-        return Verdict(problem=f"no readable image ({error})")
+        return Finding(problem=f"no readable image ({error})")
     notes = [f"stored as {mode}"] if mode != "RGB" else []
     notes += ["rotated by EXIF"] if turned else []
     problem = f"{width} x {height} pixels" if min(width, height) < 2 else ""
-    return Verdict(problem=problem, width=width, height=height, mode=mode, notes=tuple(notes))
+    return Finding(problem=problem, width=width, height=height, mode=mode, notes=tuple(notes))

@@ -6,14 +6,13 @@ Layout: `image_data.json`, `region_descriptions.json` (needed only as evidence),
 GAVIE's judge and the generation of instructions read it.
 """
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hadpo.data import Box, ImageId, Report, inside, parse_raw, stream_list, stream_object
-from hadpo.records import BadInput, Evidence, Region, write_text
+from hadpo.records import BadInput, Evidence, Region
 
 _IMAGES = (
     "expected image_data.json of Visual Genome: a list of objects with image_id, url, width, height"
@@ -166,15 +165,6 @@ def read_annotation(
                 count=len(regions) - len(by_image[key]),
             )
     return by_image
-
-
-def write_annotation(regions: Mapping[str, Sequence[Region]], path: Path) -> None:
-    """Write regions in LRV's form; `read_annotation` gives the same regions back."""
-    content = {
-        key: [{"caption": r.phrase, "bbox": [r.x, r.y, r.width, r.height]} for r in some]
-        for key, some in regions.items()
-    }
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _region(value: Any, *, where: str) -> Region:

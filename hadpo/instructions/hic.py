@@ -21,10 +21,10 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, hic, inside
-from hadpo.data.images import Checked
+from hadpo.data.images import ImageChecks
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Instruction, replacing, to_json, write_text
-from hadpo.text import said_alike
+from hadpo.text import fold
 
 SOURCE = "oxford_hic_data.csv"
 SPLITS = ("train", "val")
@@ -65,7 +65,7 @@ def convert(
     settings: HicSettings,
     report: Report,
     *,
-    checked: Checked | None = None,
+    checked: ImageChecks | None = None,
 ) -> dict[str, int]:
     """Write `<split>.jsonl` (records) and `<split>/filter_cap.json` + `image/` (MiniGPT-4 stage 2).
 
@@ -98,14 +98,14 @@ def convert(
             table.executemany(
                 "INSERT INTO rows(image_id, same, caption, score) VALUES (?, ?, ?, ?)",
                 (
-                    (row.image_id, said_alike(row.caption), row.caption, row.score)
+                    (row.image_id, fold(row.caption), row.caption, row.score)
                     for row in _apply(filters, group, report)
                 ),
             )
         if not settings.dedupe:
             table.execute("UPDATE rows SET same = number")
         _rank(table, settings, report)
-        paths = _usable(table, images, checked or Checked(None), report)
+        paths = _usable(table, images, checked or ImageChecks(None), report)
         counts = report.finish()
         counts |= _write(table, out, paths, settings)
     finally:
@@ -164,7 +164,7 @@ def _rank(table: sqlite3.Connection, settings: HicSettings, report: Report) -> N
 
 
 def _usable(
-    table: sqlite3.Connection, images: Path, checked: Checked, report: Report
+    table: sqlite3.Connection, images: Path, checked: ImageChecks, report: Report
 ) -> dict[str, Path]:
     """Path of each image that can be used; captions of the others are deleted and counted."""
     usable: dict[str, Path] = {}
@@ -176,7 +176,7 @@ def _usable(
             report.bad(str(error), source="hic")
             gone.append((key,))
             continue
-        problem = checked.look([path])[str(path)].problem
+        problem = checked.findings([path])[str(path)].problem
         if problem:  # most dead addresses of the release: no file
             report.left_out(f"images: {problem.partition(' (')[0]}", source="hic")
             gone.append((key,))

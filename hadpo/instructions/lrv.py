@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, lrv
 from hadpo.records import BadInput, Instruction, read_jsonl, replacing, to_json, write_text
-from hadpo.text import said_alike
+from hadpo.text import fold
 
 SPLITS = ("train", "val")
 # "X: 12 Y: 30 Width: 5", "x:12", "[0.1, 0.2, 0.3, 0.4]": a teacher's boxes are unreliable.
@@ -208,5 +208,5 @@ def _denial(match: re.Match[str], form: str) -> str:
 
 
 def _digest(record: Instruction) -> bytes:
-    text = f"{record.image_id}\n{said_alike(record.instruction)}"
+    text = f"{record.image_id}\n{fold(record.instruction)}"
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.records import BadInput, Case, Evidence, value_hash
-from hadpo.text import filled
+from hadpo.text import fill
 
 PROMPTS = Path(__file__).parent / "prompts"
 
@@ -22,7 +22,7 @@ class Rubric:
 
     def render(self, case: Case) -> str:
         """The prompt for one case."""
-        return filled(
+        return fill(
             self.template,
             regions=_REGIONS[self.name](case.evidence) or "(none)",
             facts="\n".join(case.evidence.facts) or "(none)",

@@ -25,7 +25,7 @@ from hadpo.chat import (
 from hadpo.config import PrepareConfig
 from hadpo.pairs.mine import complete_descriptions, description_pair, replace_sentences
 from hadpo.records import Answer, Evidence, Pair, Question, write_jsonl
-from hadpo.text import json_object, said_alike, sentences
+from hadpo.text import fold, json_object, sentences
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -95,7 +95,7 @@ class Corrector:
             }
             if not wrong:
                 counts["descriptions: nothing false, left out"] += 1
-            elif any(said_alike(claim) == said_alike(text) for claim, text in wrong.items()):
+            elif any(fold(claim) == fold(text) for claim, text in wrong.items()):
                 counts["descriptions: false sentence not corrected, left out"] += 1
             else:
                 counts["sentences: corrected"] += len(wrong)
@@ -165,7 +165,7 @@ def read_rulings(reply: str, claims: Sequence[str]) -> list[Ruling] | None:
         if not isinstance(each, dict) or each.get("index", number) != number:
             return None
         repeated = each.get("sentence", claim)
-        if not isinstance(repeated, str) or said_alike(repeated) != said_alike(claim):
+        if not isinstance(repeated, str) or fold(repeated) != fold(claim):
             return None  # about another description
         verdict = str(each.get("verdict", "")).strip().lower()
         corrected = each.get("corrected_sentence")

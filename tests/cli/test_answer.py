@@ -77,7 +77,7 @@ def test_questions_of_all_forms(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("q.txt", "\n \n", "nothing is asked"),
+        ("q.txt", "\n \n", "no question about"),
         ("q.md", "x", "no file that can be read"),
         ("q.json", "{}", "the top level is a object"),
         ("q.json", '[{"image": "z.png", "question": "Q?"}]', r"record 0: no image 'z.png'"),
@@ -87,7 +87,7 @@ def test_questions_of_all_forms(photos, tmp_path):
         (
             "q.jsonl",
             '{"image": "a", "text": "Q", "question_id": 7}\n' * 2,
-            "question_id 7 stands there twice",
+            "question_id 7 stands in it twice",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from hadpo.data import (
     shr,
     visual_genome,
 )
+from hadpo.data.fetch.images import addresses
 from hadpo.records import BadInput, Evidence
 
 
@@ -112,7 +113,7 @@ READERS = {
         f / "annotations" / "captions_val2014.json", report
     ),
     "oxford_hic_data.csv": lambda f, report: list(hic.read(f / "oxford_hic_data.csv", report)),
-    "oxford_hic_image_info.csv": lambda f, report: hic.urls(
+    "oxford_hic_image_info.csv": lambda f, report: addresses(
         f / "oxford_hic_image_info.csv", report
     ),
 }
@@ -170,7 +171,7 @@ def test_a_cut_off_file_is_named(folder, name):
     path.write_text(path.read_text()[:-8])
     report = Report()
     if name == "oxford_hic_image_info.csv":
-        path.write_text(path.read_text()[:-8])
+        path.write_text('image_id,image_url\n7,"https://x.o')
     says = "not JSON|the JSON ends in the middle|not CSV|expected a"
     with pytest.raises(BadInput, match=rf"{name}.*({says})"):
         READERS[name](folder, report)
@@ -212,8 +213,8 @@ RECORDS = {  # file -> broken value of the whole file, and what the message must
     ),
     "oxford_hic_data.csv": (f"{HIC_HEAD}\n7,A cup.,NaN\n", ":2: field 'funny_score'.*'NaN'"),
     "oxford_hic_image_info.csv": (
-        "image_id,image_url\n7,file:///etc/passwd\n",
-        ":2: field 'image_url': expected an address",
+        "image_id,image_url\n../7,https://x.org/7\n",
+        ":2: image_id '../7' is no file name",
     ),
 }
 

@@ -1,5 +1,6 @@
 """Oxford HIC converted: the fixture to exact counts, and every filter by itself."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hadpo.data import Report, cc_sbu_align, hic
-from hadpo.data.images import Checked
+from hadpo.data.images import ImageChecks
 from hadpo.instructions.hic import HicSettings, convert
 from hadpo.records import BadInput, Instruction, read_jsonl
 
@@ -121,7 +122,8 @@ def folder(tmp_path):
 
 
 def converted(folder, rows, report=None, **settings):
-    hic.write(rows, folder / "data.csv")
+    with (folder / "data.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("image_id", "caption", "funny_score"), *rows])
     report = report or Report()
     where = folder / "out"
     return convert(folder / "data.csv", folder / "images", where, HicSettings(**settings), report)
@@ -197,7 +199,7 @@ def test_verdicts_on_images_are_kept(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "f.jpg", exif=turned)
-    first = Checked(tmp_path / "verdicts.sqlite").look(sorted(tmp_path.glob("*.[jp]*")))
+    first = ImageChecks(tmp_path / "verdicts.sqlite").findings(sorted(tmp_path.glob("*.[jp]*")))
     shown = {Path(key).name: verdict for key, verdict in first.items()}
     assert shown["a.jpg"].notes == ("stored as CMYK",) and not shown["a.jpg"].problem
     assert shown["b.png"].notes == ("stored as I;16",)
@@ -205,12 +207,15 @@ def test_verdicts_on_images_are_kept(tmp_path):
     assert "no readable image" in shown["d.jpg"].problem
     assert shown["e.jpg"].problem == "the file is empty"
     assert (shown["f.jpg"].width, shown["f.jpg"].height) == (4, 8)
-    again = Checked(tmp_path / "verdicts.sqlite")
-    assert again.look([path]) == {str(path): shown["a.jpg"]}
+    again = ImageChecks(tmp_path / "verdicts.sqlite")
+    assert again.findings([path]) == {str(path): shown["a.jpg"]}
     state = path.stat()
     path.write_bytes(b"\0" * state.st_size)  # as large and, below, as old: the verdict is kept
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert not again.look([path])[str(path)].problem
+    assert not again.findings([path])[str(path)].problem
     path.write_text("no image")
-    assert again.look([path])[str(path)].problem
-    assert again.look([tmp_path / "none.jpg"])[str(tmp_path / "none.jpg")].problem == "no such file"
+    assert again.findings([path])[str(path)].problem
+    assert (
+        again.findings([tmp_path / "none.jpg"])[str(tmp_path / "none.jpg")].problem
+        == "no such file"
+    )

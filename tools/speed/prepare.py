@@ -23,7 +23,7 @@ from PIL import Image
 
 from hadpo import config
 from hadpo.data import Report, hic, lrv
-from hadpo.data.images import Checked
+from hadpo.data.images import ImageChecks
 from hadpo.instructions import lrv as instructions_lrv
 from hadpo.instructions.hic import HicSettings, convert, language_filter, profanity_filter
 from hadpo.instructions.lrv import FilterSettings
@@ -106,7 +106,9 @@ def _convert_hic(data: Path) -> int:
     settings = HicSettings(
         min_score=1, top_k=10, min_words=3, max_words=30, val_share=0.02, weighting="log"
     )
-    checked = Checked(data / "images.sqlite")  # the images were looked at before: see "hic images"
+    checked = ImageChecks(
+        data / "images.sqlite"
+    )  # the images were looked at before: see "hic images"
     counts = convert(
         data / "oxford_hic_data.csv",
         data / "image",
@@ -120,7 +122,7 @@ def _convert_hic(data: Path) -> int:
 
 def _look_at_images(data: Path) -> int:
     paths = sorted((data / "image").iterdir())
-    found = Checked(data / "images.sqlite").look(paths)
+    found = ImageChecks(data / "images.sqlite").findings(paths)
     return sum(not verdict.problem for verdict in found.values())
 
 

@@ -1,24 +1,31 @@
-"""Fetch what a backbone or a data set needs, and say what is there: `hadpo fetch`, `hadpo doctor`.
+"""Fetch what a backbone or a data set needs, and say what is present: `hadpo fetch`, `doctor`.
 
-`sources.yaml` is the manifest. What a user already has is found and checked, not fetched again.
+`sources.yaml` is the manifest: what a thing consists of, where it comes from and where it goes.
+What a user already has is looked at and checked, not fetched again.
 """
 
+import dataclasses
+import functools
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
-from hadpo.data.fetch import drive, hub, images, plain
-from hadpo.data.fetch.files import Found, is_transformers, look, problem_of
-from hadpo.data.fetch.manifest import Item, Source, source, sources
+import pydantic
+import yaml
+from pydantic.dataclasses import dataclass
+
+from hadpo.data.fetch import hosts, images, plain
+from hadpo.data.fetch.files import WEIGHTS, is_transformers, missing_weights, problem_of, unpack
 from hadpo.data.fetch.plain import STANDARD, FetchFailed, Patience, Progress
-from hadpo.data.fetch.unpack import unpack
+from hadpo.plugins import choices
+from hadpo.records import BadInput
 
 __all__ = [
     "FetchFailed",
-    "Found",
     "Item",
-    "Outcome",
+    "ItemState",
     "Patience",
     "Source",
     "fetch",
@@ -30,20 +37,163 @@ __all__ = [
     "source",
     "sources",
 ]
+SOURCES = Path(__file__).with_name("sources.yaml")
 Resolve = Callable[[str], Path]
+_STRICT = pydantic.ConfigDict(extra="forbid")
+_ORIGINS = ("hub", "url", "drive", "drive_folder", "image_list")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One item after it was looked at or fetched; what went wrong, or ""; and what to know."""
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Item:
+    """One file or folder; exactly one of the first five fields says where it comes from."""
 
-    found: Found
-    was_fetched: bool
-    problem: str = ""
+    hub: str = ""
+    url: str = ""
+    drive: str = ""
+    drive_folder: str = ""
+    image_list: str = ""
+    to: str
+    kind: Literal["model", "dataset"] = "model"
+    files: tuple[str, ...] = ()
+    holds: dict[str, int] = dataclasses.field(default_factory=dict)
+    weights: bool = False
+    unpack: bool = False
+    bytes: int = 0
+    sha256: str = ""
+    gigabytes: float = 0.0
+    note: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Which of the fields is set: "hub", "url", ..."""
+        return next(name for name in _ORIGINS if getattr(self, name))
+
+    @property
+    def source(self) -> str:
+        """What to show: the address, or the name at its host."""
+        value = getattr(self, self.origin)
+        pages = {
+            "hub": "https://huggingface.co/" + "datasets/" * (self.kind == "dataset"),
+            "drive": "https://drive.google.com/file/d/",
+            "drive_folder": "https://drive.google.com/drive/folders/",
+        }
+        return pages.get(self.origin, "") + value
+
+    @property
+    def size(self) -> int:
+        """Bytes to fetch; about, if nobody has published them."""
+        return self.bytes or round(self.gigabytes * 1e9)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Source:
+    """A backbone, an adapter or a data set."""
+
+    title: str
+    licence: str
+    items: tuple[Item, ...] = ()
+    same_as: str = ""
+
+
+def sources() -> dict[str, Source]:
+    """All sources by name; those of the file that `HADPO_SOURCES` names, a mirror's, win.
+
+    Raises:
+        BadInput: a file breaks the rules.
+    """
+    own = os.environ.get("HADPO_SOURCES")
+    return _read(SOURCES) | (_read(Path(own)) if own else {})
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Source]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: not readable as YAML: {error}") from error
+    try:
+        found = pydantic.TypeAdapter(dict[str, Source]).validate_python(values)
+    except pydantic.ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise BadInput("\n".join(f"{path}: {line}" for line in lines)) from error
+    for name, source in found.items():
+        for item in source.items:
+            if sum(bool(getattr(item, origin)) for origin in _ORIGINS) != 1:
+                raise BadInput(f"{path}: {name}: {item.to}: name one of {', '.join(_ORIGINS)}")
+    return found
+
+
+def source(name: str) -> Source:
+    """The source `name`, with the items of the one that it is the same as.
+
+    Raises:
+        BadInput: no such name; the message has the nearest one.
+    """
+    table = sources()
+    if name not in table:
+        raise BadInput(f"nothing named {name!r} to fetch; {choices(name, table)}")
+    found = table[name]
+    if not found.same_as:
+        return found
+    return Source(title=found.title, licence=found.licence, items=table[found.same_as].items)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ItemState:
+    """One item on disk, after it was looked at or fetched."""
+
+    item: Item
+    path: Path
+    status: Literal["present", "missing", "broken"]
+    detail: str  # what is missing or broken; "" if the item is present
+    was_fetched: bool = False  # now
+    problem: str = ""  # why it could not be fetched
     note: str = ""
 
 
-def look_all(name: str, resolve: Resolve, *, deep: bool = False) -> list[Found]:
+def look(item: Item, path: Path, *, deep: bool = False) -> ItemState:
+    """The state of an item that should lie at `path`; `deep` reads whole files for their hash."""
+    if problem := _missing(item, path):
+        return ItemState(item=item, path=path, status="missing", detail=problem)
+    if problem := _broken(item, path, deep=deep):
+        return ItemState(item=item, path=path, status="broken", detail=problem)
+    return ItemState(item=item, path=path, status="present", detail="")
+
+
+def _missing(item: Item, path: Path) -> str:
+    """What of an item is not there; "" if all of it is."""
+    if not path.exists():
+        return f"nothing at {path}"
+    lost = []
+    for pattern, least in item.holds.items():
+        count = sum(1 for _ in path.glob(pattern)) if path.is_dir() else 0
+        if count < least:
+            lost.append(pattern if least == 1 else f"{pattern} ({count} of {least} files)")
+    if not lost and item.weights:
+        lost = missing_weights(path)
+    return f"{path} lacks {', '.join(lost)}" if lost else ""
+
+
+def _broken(item: Item, path: Path, *, deep: bool) -> str:
+    """What is wrong with the files of an item; "" if nothing is seen."""
+    for file in [path] if path.is_file() else _small_sample(path, item):
+        if problem := plain.no_content(file):
+            return f"{file}: {problem}"
+    if not path.is_file() or item.unpack:
+        return ""
+    sha256 = item.sha256 if deep else ""
+    problem = plain.other_than_published(path, size=item.bytes, sha256=sha256)
+    return f"{path}: {problem}" if problem else ""
+
+
+def _small_sample(folder: Path, item: Item) -> list[Path]:
+    """The files that are named one by one, and the weights; not thousands of images."""
+    named = [folder / name for name, least in item.holds.items() if least == 1 and "*" not in name]
+    weights = [p for p in folder.glob("*") if p.suffix in WEIGHTS]
+    return [path for path in {*named, *(weights if item.weights else [])} if path.is_file()]
+
+
+def look_all(name: str, resolve: Resolve, *, deep: bool = False) -> list[ItemState]:
     """The state of everything that `name` consists of.
 
     Args:
@@ -63,45 +213,40 @@ def fetch(
     *,
     patience: Patience = STANDARD,
     progress: Callable[[Item], Progress | None] = lambda item: None,
-) -> Iterator[Outcome]:
-    """Fetch what of `name` is not there, item by item; one that fails does not stop the others.
+) -> Iterator[ItemState]:
+    """Fetch what of `name` is not there, item by item; the others are fetched even if one fails.
 
     Args:
         name: of the manifest.
         resolve: fills in the variables of a path.
         patience: of plain addresses and Drive.
-        progress: for each item, whom to tell about its bytes.
+        progress: for each item, what is called with its bytes so far and in all.
 
     Raises:
         BadInput: no such name.
     """
     for item in source(name).items:
         path = resolve(item.to)
-        found = look(item, path, deep=True)
-        if found.status == "present" and not item.image_list:
-            yield Outcome(found=found, was_fetched=False)
+        state = look(item, path, deep=True)
+        if state.status == "present" and not item.image_list:
+            yield state
             continue
         problem = note = ""
         try:
-            if found.status == "broken" and path.is_file():
+            if state.status == "broken" and path.is_file():
                 path.unlink()
             note = _fetch(item, path, resolve, patience, progress(item))
         except FetchFailed as error:
             problem = str(error)
-        found = look(item, path)
-        if not problem and found.status != "present":
-            problem = f"fetched, but {found.found}; {item.source} has changed"
-        yield Outcome(found=found, was_fetched=not problem, problem=problem, note=note)
+        state = look(item, path)
+        if not problem and state.status != "present":
+            problem = f"fetched, but {state.detail}; {item.source} has changed"
+        yield dataclasses.replace(state, was_fetched=not problem, problem=problem, note=note)
 
 
 def names_for(path: str) -> list[str]:
     """Names of the sources that put something at a recipe's path, or below it."""
-    return [
-        name
-        for name, found in sources().items()
-        for item in source(name).items
-        if _covers(item, path)
-    ]
+    return [name for name in sources() for item in source(name).items if _covers(item, path)]
 
 
 def _covers(item: Item, path: str) -> bool:
@@ -113,12 +258,12 @@ def _covers(item: Item, path: str) -> bool:
 def _fetch(
     item: Item, path: Path, resolve: Resolve, patience: Patience, progress: Progress | None
 ) -> str:
-    """Fetch one item; returns what there is to know about it."""
+    """Fetch one item; returns a note about it, or ""."""
     if item.hub:
-        hub.snapshot(item.hub, path, kind=item.kind, patterns=item.files)
+        hosts.snapshot(item.hub, path, kind=item.kind, patterns=item.files)
         return ""
     if item.drive_folder:
-        drive.download_folder(item.drive_folder, path, about=item.size)
+        hosts.drive_folder(item.drive_folder, path, about=item.size)
         return ""
     if item.image_list:
         counts = images.fetch_images(resolve(item.image_list), path, progress=progress)
@@ -128,12 +273,9 @@ def _fetch(
     name = item.drive or Path(urlsplit(item.url).path).name
     target = path / f".{name}" if item.unpack else path
     if item.drive:
-        drive.download_file(
-            *(item.drive, target),
-            **published,
-            about=item.size,
-            patience=patience,
-            progress=progress,
+        about = item.size
+        hosts.drive_file(
+            item.drive, target, **published, about=about, patience=patience, progress=progress
         )
     else:
         plain.check_space(path.parent, item.size * (2 if item.unpack else 1), source=item.url)

@@ -1,52 +1,22 @@
-"""What lies on disk: is an item of the manifest there, and is it what it should be?"""
+"""What lies on disk: archives unpacked, files of weights and checkpoint folders looked at."""
 
 import json
+import shutil
+import stat
+import tarfile
+import tempfile
 import zipfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from hadpo.data.fetch.manifest import Item
-from hadpo.records import file_hash
+from hadpo.data.fetch.plain import FetchFailed, check_space, no_content
 
-_PAGE = (b"<!doctype", b"<html")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """One item on disk: its state, and what was found there."""
-
-    item: Item
-    path: Path
-    status: Literal["present", "missing", "broken"]
-    found: str
-
-
-def look(item: Item, path: Path, *, deep: bool = False) -> Found:
-    """The state of an item that should lie at `path`; `deep` reads whole files for their hash."""
-    problem = missing(item, path) or broken(item, path, deep=deep)
-    if problem:
-        is_there = path.exists() and not missing(item, path)
-        return Found(
-            item=item, path=path, status="broken" if is_there else "missing", found=problem
-        )
-    return Found(item=item, path=path, status="present", found=str(path))
-
-
-def missing(item: Item, path: Path) -> str:
-    """What of an item is not there; "" where all of it is."""
-    if not path.exists():
-        return f"nothing at {path}"
-    lost = []
-    for pattern, least in item.holds.items():
-        count = sum(1 for _ in path.glob(pattern)) if path.is_dir() else 0
-        if count < least:
-            lost.append(pattern if least == 1 else f"{pattern} ({count} of {least} files)")
-    if not lost and item.weights:
-        lost = missing_weights(path)
-    return f"{path} lacks {', '.join(lost)}" if lost else ""
+WEIGHTS = (".safetensors", ".bin", ".pth", ".model")
+_JUNK = ("__MACOSX", ".DS_Store")  # what a Mac puts into archives
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 
 
 def missing_weights(folder: Path) -> list[str]:
@@ -65,76 +35,31 @@ def missing_weights(folder: Path) -> list[str]:
     return ["weights (" + ", ".join(_SINGLES + _INDEXES) + ")"]
 
 
-def broken(item: Item, path: Path, *, deep: bool) -> str:
-    """What is wrong with the files of an item; "" where nothing is seen."""
-    files = [path] if path.is_file() else _small_sample(path, item)
-    for file in files:
-        problem = no_content(file)
-        if problem:
-            return f"{file}: {problem}"
-    if not path.is_file() or item.unpack:
-        return ""
-    size = path.stat().st_size
-    if item.bytes and size != item.bytes:
-        return f"{path}: {size} bytes, published are {item.bytes}"
-    if deep and item.sha256:
-        found = file_hash(path)
-        if not found.startswith(item.sha256):
-            return f"{path}: sha256 {found[:16]}..., published is {item.sha256}..."
-    return ""
-
-
-def no_content(path: Path) -> str:
-    """What a file is that a failed download left: a web page, a pointer, nothing; or ""."""
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if not start:
-        return "an empty file"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file; run `git lfs pull` in its folder"
-    if start.startswith(_PAGE) and path.suffix not in (".html", ".htm"):
-        return "a web page, not the file"
-    return ""
-
-
-def _small_sample(folder: Path, item: Item) -> list[Path]:
-    """The files that are named one by one, and the weights; not thousands of images."""
-    named = [folder / name for name, least in item.holds.items() if least == 1 and "*" not in name]
-    weights = [
-        p for p in folder.glob("*") if p.suffix in (".safetensors", ".bin", ".pth", ".model")
-    ]
-    return [path for path in {*named, *(weights if item.weights else [])} if path.is_file()]
-
-
 def problem_of(path: Path) -> str:
-    """What is wrong with a file or a checkpoint folder that is there; "" where nothing is seen.
+    """What is wrong with a file or a checkpoint folder that exists; "" if nothing is seen.
 
     Nothing is loaded: shards are counted, and their own tables of contents say how long they are.
     """
     if path.is_file():
         return _problem_of_file(path)
-    settings = read_config(path)
+    settings = _read_config(path)
     if settings:
         if "delta" in str(settings.get("_name_or_path", "")).lower():
             return f"{path}: weights as a difference to LLaMA (a delta), which is no model"
         lost = missing_weights(path) if "model_type" in settings else []
         if lost:
             return f"{path} lacks {', '.join(lost)}"
-    for file in sorted(path.glob("*")):
-        if file.suffix in (".safetensors", ".bin", ".pth", ".model"):
-            problem = _problem_of_file(file)
-            if problem:
-                return problem
-    return ""
+    weights = (file for file in sorted(path.glob("*")) if file.suffix in WEIGHTS)
+    return next(filter(None, map(_problem_of_file, weights)), "")
 
 
 def is_transformers(folder: Path) -> bool:
     """Whether a folder is laid out as transformers saves a model of vision and language."""
-    return "text_config" in read_config(folder)
+    return "text_config" in _read_config(folder)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint folder; empty where there is none to read."""
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint folder; empty if there is none to read."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -143,11 +68,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _problem_of_file(path: Path) -> str:
-    problem = no_content(path) or truncated(path)
+    problem = no_content(path) or _truncated(path)
     return f"{path}: {problem}" if problem else ""
 
 
-def truncated(path: Path) -> str:
+def _truncated(path: Path) -> str:
     """Whether a file of weights ends before it should, by its own table of contents; or ""."""
     size = path.stat().st_size
     if path.suffix == ".safetensors":
@@ -168,3 +93,77 @@ def truncated(path: Path) -> str:
         if start == b"PK" and not zipfile.is_zipfile(path):  # the table of contents stands last
             return f"cut off after {size} bytes"
     return ""
+
+
+def unpack(archive: Path, folder: Path) -> int:
+    """Unpack a zip or tar file into `folder`; its content appears when all of it is unpacked.
+
+    Returns:
+        How many files.
+
+    Raises:
+        FetchFailed: no archive, a broken one, one that would write elsewhere, or no room.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
+        try:
+            if zipfile.is_zipfile(archive):
+                count = _unzip(archive, Path(scratch))
+            elif tarfile.is_tarfile(archive):
+                count = _untar(archive, Path(scratch))
+            else:
+                raise FetchFailed(f"{archive}: neither a zip nor a tar archive")
+        except _BROKEN as error:
+            raise FetchFailed(
+                f"{archive}: a broken archive ({error}); delete it, fetch again"
+            ) from error
+        for path in sorted(Path(scratch).iterdir()):
+            _move(path, folder / path.name)
+    return count
+
+
+def _unzip(archive: Path, folder: Path) -> int:
+    with zipfile.ZipFile(archive) as file:
+        members = [m for m in file.infolist() if not _is_junk(m.filename)]
+        for member in members:
+            _check_name(member.filename, archive)
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise FetchFailed(f"{archive}: {member.filename!r} is a link; refused")
+        check_space(folder, sum(m.file_size for m in members), source=str(archive))
+        for member in members:
+            file.extract(member, folder)
+    return sum(not m.is_dir() for m in members)
+
+
+def _untar(archive: Path, folder: Path) -> int:
+    with tarfile.open(archive) as file:
+        members = [m for m in file.getmembers() if not _is_junk(m.name)]
+        for member in members:
+            _check_name(member.name, archive)
+            if not (member.isfile() or member.isdir()):
+                raise FetchFailed(f"{archive}: {member.name!r} is a link or a device; refused")
+        check_space(folder, sum(m.size for m in members), source=str(archive))
+        file.extractall(folder, members=members, filter="data")
+    return sum(m.isfile() for m in members)
+
+
+def _is_junk(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part in _JUNK or part.startswith("._") for part in parts)
+
+
+def _check_name(name: str, archive: Path) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:
+        raise FetchFailed(f"{archive}: {name!r} would be written outside of its folder; refused")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file or folder; a folder that exists gets the files of the other."""
+    if source.is_dir() and target.is_dir():
+        for path in sorted(source.iterdir()):
+            _move(path, target / path.name)
+        return
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)

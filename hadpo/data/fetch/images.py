@@ -1,19 +1,19 @@
-"""Pictures from a list of addresses, many at a time; the dead ones are listed, not asked again."""
+"""Pictures from a list of addresses, many at a time; the dead ones are listed, not tried again."""
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from PIL import Image
 
+from hadpo.data import Report, read_csv
 from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
-from hadpo.records import BadInput
 
 DEAD = "dead.jsonl"  # a line for each address that gave no picture: image_id, url, why
+_EXPECTED = "expected image_id, image_url: fetch the table first, or again"
 _NAME = re.compile(r"[\w-][\w.-]*")
 _PATIENCE = Patience(retries=2, timeout_seconds=20.0)
 
@@ -28,8 +28,8 @@ def fetch_images(
 ) -> Counter[str]:
     """Fetch `<image_id>.jpg` for each row of a CSV with `image_id` and `image_url`.
 
-    Pictures that are there stay, and addresses in `dead.jsonl` are left out; delete that file to
-    ask for them again.
+    Pictures that exist stay, and addresses in `dead.jsonl` are left out; delete that file to
+    try them again.
 
     Returns:
         How many are "present", "fetched" and "dead".
@@ -38,7 +38,9 @@ def fetch_images(
         BadInput: the table has no such columns, or ids that are no file names.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = dict(_rows(table))
+    report = Report()
+    wanted = addresses(table, report)
+    report.finish()
     dead = _dead(folder / DEAD)
     counts = Counter(present=0, fetched=0, dead=0)
     left = {}
@@ -79,35 +81,33 @@ def _one(url: str, target: Path, patience: Patience) -> str:
     return ""
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"image_id", "image_url"} <= set(reader.fieldnames or ()):
-                raise BadInput(
-                    f"{table}: found columns {reader.fieldnames}, expected image_id, image_url"
-                )
-            for row in reader:
-                image_id, url = (row["image_id"] or "").strip(), (row["image_url"] or "").strip()
-                if not image_id or not url:
-                    continue  # rows without an id or an address name no picture
-                if not _NAME.fullmatch(image_id):
-                    raise BadInput(
-                        f"{table}:{reader.line_num}: image_id {image_id!r} is no file name"
-                    )
-                yield image_id, url
-    except FileNotFoundError as error:
-        raise BadInput(f"no table {table}; fetch it first") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{table}: not a CSV file ({error}); download it again") from error
+def addresses(table: Path, report: Report) -> dict[str, str]:
+    """Address of each image by id; if an id stands twice, the first counts, and that is counted.
+
+    Raises:
+        BadInput: no such table, no CSV, or columns missing.
+    """
+    rows = read_csv(table, ("image_id", "image_url"), report, source="images", expected=_EXPECTED)
+    by_id: dict[str, str] = {}
+    for where, cells in rows:
+        image_id, url = (cell.strip() for cell in cells)
+        if not image_id or not url:
+            report.left_out("rows without an id or an address", source="images")
+        elif not _NAME.fullmatch(image_id):
+            report.bad(f"{where}: image_id {image_id!r} is no file name", source="images")
+        elif image_id in by_id:
+            report.left_out("addresses of an id that was there", source="images")
+        else:
+            by_id[image_id] = url
+    return by_id
 
 
 def _dead(path: Path) -> Mapping[str, str]:
-    found = {}
+    dead = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-            found[row["image_id"]] = row["url"]
+            dead[row["image_id"]] = row["url"]
         except (ValueError, KeyError, TypeError):
             continue  # the torn last line of a run that was killed
-    return found
+    return dead

@@ -1,4 +1,4 @@
-"""One file from a plain address: resumed by ranges, retried, checked, and never half there.
+"""One file from a plain address: resumed by ranges, retried, checked, and never half written.
 
 Ours, and no library's: pooch starts over after a cut, and the files here have up to 10 GB.
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx2
 
-from hadpo.data.fetch import files
 from hadpo.records import file_hash
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
@@ -58,15 +57,15 @@ def download(
     patience: Patience = STANDARD,
     progress: Progress | None = None,
 ) -> None:
-    """Fetch `url` to the file `target`; what an earlier attempt got is kept and gone on from.
+    """Fetch `url` to the file `target`; what an earlier attempt got is kept and resumed.
 
     Args:
         url: http or https.
-        target: appears when all of it is there and right; until then its name ends in `.part`.
+        target: appears when it is complete and right; until then its name ends in `.part`.
         size: published bytes; 0: not known.
         sha256: published hash, or the beginning of it.
         patience: timeouts and retries.
-        progress: is told after each chunk.
+        progress: called after each chunk.
 
     Raises:
         FetchFailed: not found, too many failures, the disk is full, or the file is another one.
@@ -98,21 +97,36 @@ def download(
     _tag(part).unlink(missing_ok=True)
 
 
+def no_content(path: Path) -> str:
+    """What a file is that a failed download left: a web page, a pointer, nothing; or ""."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file; run `git lfs pull` in its folder"
+    if start.startswith((b"<!doctype", b"<html")) and path.suffix not in (".html", ".htm"):
+        return "a web page, not the file"
+    return ""
+
+
+def other_than_published(path: Path, *, size: int = 0, sha256: str = "") -> str:
+    """How a file differs from the published size or hash (or its beginning); "" if it does not."""
+    found = path.stat().st_size
+    if size and found != size:
+        return f"{found} bytes, published are {size}"
+    if sha256 and not (digest := file_hash(path)).startswith(sha256):
+        return f"wrong checksum: sha256 {digest[:16]}..., published is {sha256}..."
+    return ""
+
+
 def accept(path: Path, *, source: str, size: int = 0, sha256: str = "") -> None:
-    """Delete a finished download, and say so, that is not what was published.
+    """Delete a finished download that is not what was published, and raise.
 
     Raises:
         FetchFailed: a web page, or of another size or hash.
     """
-    problem = files.no_content(path)
-    found = path.stat().st_size
-    if not problem and size and found != size:
-        problem = f"{found} bytes, published are {size}"
-    if not problem and sha256:
-        digest = file_hash(path)
-        if not digest.startswith(sha256):
-            problem = f"wrong checksum: sha256 {digest[:16]}..., published is {sha256}..."
-    if problem:
+    if problem := no_content(path) or other_than_published(path, size=size, sha256=sha256):
         path.unlink()
         _tag(path).unlink(missing_ok=True)
         raise FetchFailed(
@@ -162,7 +176,7 @@ def _attempt(url: str, part: Path, patience: Patience, progress: Progress | None
 
 
 def _start(response: httpx2.Response, part: Path, have: int, url: str) -> int:
-    """Where the body goes on; the part file is cut to there. -1: there is nothing left to fetch."""
+    """Byte at which the body goes on; the part file is cut to it. -1: nothing is left to fetch."""
     status = response.status_code
     if status == 416:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
@@ -211,7 +225,7 @@ def _receive(
 
 
 def _steady(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
-    """The same chunks; an error where they come too slowly to ever end."""
+    """The same chunks; an error if they come too slowly to ever end."""
     started, count = time.monotonic(), 0
     for chunk in chunks:
         count += len(chunk)

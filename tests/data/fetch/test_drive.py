@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from hadpo.data.fetch import FetchFailed, Patience
-from hadpo.data.fetch.drive import download_file, download_folder
+from hadpo.data.fetch.hosts import drive_file, drive_folder
 
 CONTENT = bytes(range(256)) * 6000  # gdown writes half a MiB at a time
 ID = "1RY9jV0dyqLX-o38LrumkKRh6Jtaop58R"
@@ -130,7 +130,7 @@ def test_a_file_behind_the_page_that_asks_to_confirm(drive, tmp_path):
     drive.answer = answer
     target = tmp_path / "weights.pth"
     told = []
-    download_file(
+    drive_file(
         ID,
         target,
         size=len(CONTENT),
@@ -145,7 +145,7 @@ def test_a_file_behind_the_page_that_asks_to_confirm(drive, tmp_path):
 def test_it_goes_on_after_a_cut(drive, tmp_path):
     cuts = iter([700_000])
     drive.answer = lambda handler: send(handler, cut=next(cuts, None))
-    download_file(ID, tmp_path / "a", size=len(CONTENT), patience=QUICK)
+    drive_file(ID, tmp_path / "a", size=len(CONTENT), patience=QUICK)
     assert (tmp_path / "a").read_bytes() == CONTENT
     assert any(entry[2] and entry[2] != "bytes=0-" for entry in drive.log)
 
@@ -153,7 +153,7 @@ def test_it_goes_on_after_a_cut(drive, tmp_path):
 def test_a_quota_page_is_recognised(drive, tmp_path):
     drive.answer = lambda handler: handler.give(QUOTA)
     with pytest.raises(FetchFailed, match=r"quota for this file is used up .*24 hours") as error:
-        download_file(ID, tmp_path / "a", patience=QUICK)
+        drive_file(ID, tmp_path / "a", patience=QUICK)
     assert f"https://drive.google.com/file/d/{ID}/view" in str(error.value)
     assert str(tmp_path / "a") in str(error.value) and not (tmp_path / "a").exists()
 
@@ -161,22 +161,22 @@ def test_a_quota_page_is_recognised(drive, tmp_path):
 def test_a_file_that_is_no_longer_public(drive, tmp_path):
     drive.answer = lambda handler: handler.give("<html>Sign in</html>")
     with pytest.raises(FetchFailed, match="Drive does not give it"):
-        download_file(ID, tmp_path / "a", patience=QUICK)
+        drive_file(ID, tmp_path / "a", patience=QUICK)
     drive.answer = lambda handler: handler.give("gone", status=404)
     with pytest.raises(FetchFailed, match="Drive does not give it"):
-        download_file(ID, tmp_path / "a", patience=QUICK)
+        drive_file(ID, tmp_path / "a", patience=QUICK)
 
 
 def test_another_file_than_published_is_deleted(drive, tmp_path):
     drive.answer = send
     with pytest.raises(FetchFailed, match="published are 7"):
-        download_file(ID, tmp_path / "a", size=7, patience=QUICK)
+        drive_file(ID, tmp_path / "a", size=7, patience=QUICK)
     with pytest.raises(FetchFailed, match="wrong checksum"):
-        download_file(ID, tmp_path / "a", sha256="0000", patience=QUICK)
+        drive_file(ID, tmp_path / "a", sha256="0000", patience=QUICK)
     assert [p.name for p in tmp_path.iterdir()] == ["played"]
 
 
 def test_a_folder_that_lists_nothing(drive, tmp_path):
     drive.answer = lambda handler: handler.give("<html></html>", status=404)
     with pytest.raises(FetchFailed, match="folders/1BDuUcMeaWrFD8TwgHLhFPkuAwmoHaVNQ"):
-        download_folder("1BDuUcMeaWrFD8TwgHLhFPkuAwmoHaVNQ", tmp_path / "hic")
+        drive_folder("1BDuUcMeaWrFD8TwgHLhFPkuAwmoHaVNQ", tmp_path / "hic")

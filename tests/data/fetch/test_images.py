@@ -60,8 +60,8 @@ def test_a_torn_last_line_of_the_dead_is_dropped(web, tmp_path):
     [
         ("id,url\n1,http://x/\n", "expected image_id, image_url"),
         ("image_id,image_url\n../../evil,http://x/\n", ":2: image_id '../../evil' is no file name"),
-        (None, "no table"),
-        (b"image_id,image_url\n\xff\xfe,x\n", "not a CSV file"),
+        (None, "no such file"),
+        (b"image_id,image_url\n\xff\xfe,x\n", "not UTF-8"),
     ],
 )
 def test_tables_that_are_none(tmp_path, content, message):

@@ -91,7 +91,7 @@ def test_what_is_there_is_found_and_verified(own, tmp_path, web):
     resolve = resolve_in(folder)
 
     def states(**how):
-        return [found.status for found in fetch.look_all("set", resolve, **how)]
+        return [state.status for state in fetch.look_all("set", resolve, **how)]
 
     assert states() == ["missing", "missing"]
     (folder / "b" / "images").mkdir(parents=True)
@@ -101,13 +101,13 @@ def test_what_is_there_is_found_and_verified(own, tmp_path, web):
     (folder / "b" / "list.json").write_text("[]")
     (folder / "b" / "images" / "1.jpg").write_text("x")
     found = fetch.look_all("set", resolve)
-    assert "images/*.jpg (1 of 2 files)" in found[1].found
+    assert "images/*.jpg (1 of 2 files)" in found[1].detail
     (folder / "b" / "images" / "2.jpg").write_text("x")
     assert states() == ["present", "present"]
     assert states(deep=True) == ["broken", "present"]  # other bytes than published
     outcomes = list(fetch.fetch("set", resolve, patience=fetch.Patience(retries=0)))
     assert [o.was_fetched for o in outcomes] == [False, False]
-    assert "404" in outcomes[0].problem and outcomes[1].found.status == "present"
+    assert "404" in outcomes[0].problem and outcomes[1].status == "present"
     assert {entry[1] for entry in web.log} == {"/a.json"}
 
 
@@ -141,11 +141,11 @@ def test_missing_shards_are_named(own, tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     resolve = resolve_in(tmp_path)
-    assert "weights (model.safetensors" in fetch.look_all("m", resolve)[0].found
+    assert "weights (model.safetensors" in fetch.look_all("m", resolve)[0].detail
     index = {"weight_map": {"x": "one.bin", "y": "two.bin"}}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (folder / "one.bin").write_text("x")
-    assert fetch.look_all("m", resolve)[0].found.endswith("lacks two.bin")
+    assert fetch.look_all("m", resolve)[0].detail.endswith("lacks two.bin")
     (folder / "two.bin").write_text("version https://git-lfs.github.com/spec/v1")
     found = fetch.look_all("m", resolve)[0]
-    assert found.status == "broken" and "git lfs pull" in found.found
+    assert found.status == "broken" and "git lfs pull" in found.detail

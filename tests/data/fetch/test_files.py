@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from hadpo.data.fetch import FetchFailed
-from hadpo.data.fetch.unpack import unpack
+from hadpo.data.fetch.files import unpack
 
 
 def zipped(path, members, *, links=()):

@@ -17,7 +17,8 @@ minigpt4/dpo_dataset.py, instructblip/dpo_dataset.py, llava-v1_5/train_dpo.py.
 import json
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,6 +49,8 @@ class Schema:
     has_answer: bool = False
 
 
+_Kind = Literal["description", "pope"]
+_FILES: dict[_Kind, str] = {"description": "desc_data.json", "pope": "pope_data.json"}
 SCHEMAS = {
     "minigpt4": Schema(skips_correct=False),
     "instructblip": Schema(negative="rejected"),
@@ -117,9 +120,46 @@ def read(
     """
     if schema not in SCHEMAS:
         raise BadInput(f"unknown pair schema {schema!r}; {choices(schema, SCHEMAS)}")
-    reader = _Reader(SCHEMAS[schema], schema, images, report, newlines)
-    pairs = reader.descriptions(folder / "desc_data.json", seed)
-    pairs += reader.questions(folder / "pope_data.json")
+    shape = SCHEMAS[schema]
+    draw = random.Random(seed)
+    pairs: list[Pair] = []
+    for kind, number, value in _records(folder, schema):
+        with report.checking("hadpo_pairs"):
+            file = _FILES[kind]
+            where = f"{folder / file}: record {number}"
+            raw = parse_raw(
+                value, _Description if kind == "description" else _Question, where=where
+            )
+            if raw.image_id not in images:
+                raise BadInput(
+                    f"{where}: image {raw.image_id} is not in image_data.json of Visual Genome"
+                )
+            if isinstance(raw, _Question):
+                texts = raw.question, raw.chosen, _rejected(raw, shape, where)
+                if raw.correct and shape.skips_correct:
+                    report.left_out("questions marked as correct", source="hadpo_pairs")
+                    continue
+                if raw.correct:
+                    report.counts["hadpo_pairs: marked as correct, kept as minigpt4 does"] += 1
+            else:
+                # The order of the draws is the original's: chosen, rejected, LLaVA's question.
+                chosen, rejected = draw.choice(raw.chosen), draw.choice(raw.rejected)
+                instruction = draw.choice(INSTRUCTIONS)
+                if shape.deletes_newlines:
+                    chosen, rejected = (_one_line(text, newlines) for text in (chosen, rejected))
+                texts = raw.instruction or instruction, chosen, rejected
+            pairs.append(
+                Pair(
+                    pair_id=raw.pair_id or f"{file.partition('_')[0]}-{number}",
+                    image_id=raw.image_id,
+                    image=images[raw.image_id].image,
+                    instruction=texts[0],
+                    chosen=texts[1],
+                    rejected=texts[2],
+                    kind=kind,
+                    source=raw.source or file,
+                )
+            )
     places = ((f"{folder}: pair {pair.pair_id}", pair.image) for pair in pairs)
     missing = missing_images(places, report, source="hadpo_pairs")
     left = [pair for pair in pairs if pair.image not in missing]
@@ -128,99 +168,32 @@ def read(
     return left
 
 
-@dataclass
-class _Reader:
-    schema: Schema
-    name: str
-    images: Mapping[str, Evidence]
-    report: Report
-    newlines: str
-
-    def descriptions(self, path: Path, seed: int) -> list[Pair]:
-        kind = dict if self.schema.desc_by_id else list
-        shape = "an object by image id" if kind is dict else "a list of objects"
-        values = read_json(path, kind, expected=f"{self.name} has {shape}")
-        if kind is dict:
+def _records(folder: Path, schema: str) -> Iterator[tuple[_Kind, int, Any]]:
+    """Kind, number in its file and raw record of all pairs, descriptions first."""
+    for kind, name in _FILES.items():
+        by_id = kind == "description" and SCHEMAS[schema].desc_by_id
+        shape = "an object by image id" if by_id else "a list of objects"
+        values = read_json(folder / name, dict if by_id else list, expected=f"{schema} has {shape}")
+        if by_id:
             values = [{"image_id": k, **v} if isinstance(v, dict) else v for k, v in values.items()]
-        draw = random.Random(seed)
-        pairs: list[Pair] = []
         for number, value in enumerate(values):
-            with self.report.checking("hadpo_pairs"):
-                where = f"{path}: record {number}"
-                raw = parse_raw(value, _Description, where=where)
-                image = self._image(raw, where)
-                # The order of the draws is the original's: chosen, rejected, LLaVA's question.
-                chosen, rejected = draw.choice(raw.chosen), draw.choice(raw.rejected)
-                instruction = draw.choice(INSTRUCTIONS)
-                pairs.append(
-                    Pair(
-                        pair_id=raw.pair_id or f"desc-{number}",
-                        image_id=raw.image_id,
-                        image=image,
-                        instruction=raw.instruction or instruction,
-                        chosen=self._text(chosen),
-                        rejected=self._text(rejected),
-                        kind="description",
-                        source=raw.source or path.name,
-                    )
-                )
-        return pairs
+            yield kind, number, value
 
-    def questions(self, path: Path) -> list[Pair]:
-        pairs: list[Pair] = []
-        for number, value in enumerate(
-            read_json(path, list, expected=f"{self.name} has a list of objects")
-        ):
-            with self.report.checking("hadpo_pairs"):
-                where = f"{path}: record {number}"
-                raw = parse_raw(value, _Question, where=where)
-                rejected = self._required(raw, where)
-                image = self._image(raw, where)
-                if raw.correct and self.schema.skips_correct:
-                    self.report.left_out("questions marked as correct", source="hadpo_pairs")
-                    continue
-                if raw.correct:
-                    self.report.counts["hadpo_pairs: marked as correct, kept as minigpt4 does"] += 1
-                pairs.append(
-                    Pair(
-                        pair_id=raw.pair_id or f"pope-{number}",
-                        image_id=raw.image_id,
-                        image=image,
-                        instruction=raw.question,
-                        chosen=raw.chosen,
-                        rejected=rejected,
-                        kind="pope",
-                        source=raw.source or path.name,
-                    )
-                )
-        return pairs
 
-    def _image(self, raw: _Entry, where: str) -> str:
-        if raw.image_id not in self.images:
-            raise BadInput(
-                f"{where}: image {raw.image_id} is not in image_data.json of Visual Genome"
-            )
-        return self.images[raw.image_id].image
+def _rejected(raw: _Question, schema: Schema, where: str) -> str:
+    """The rejected answer; refuses a question that lacks what its schema requires."""
+    rejected: str | None = getattr(raw, schema.negative)
+    if rejected is None:
+        raise BadInput(f"{where}: no field {schema.negative!r}")
+    if schema.has_answer and raw.answer is None:  # required and never used
+        raise BadInput(f"{where}: no field 'answer'")
+    if schema.skips_correct and not isinstance(raw.correct, int):  # a bool is one
+        raise BadInput(f"{where}: field 'correct': expected bool or int, found {raw.correct!r:.80}")
+    return rejected
 
-    def _required(self, raw: _Question, where: str) -> str:
-        """The rejected text, and the check of what else this schema's questions must have."""
-        rejected: str | None = getattr(raw, self.schema.negative)
-        if rejected is None:
-            raise BadInput(f"{where}: no field {self.schema.negative!r}")
-        if self.schema.has_answer and raw.answer is None:  # required and never used
-            raise BadInput(f"{where}: no field 'answer'")
-        if self.schema.skips_correct and not isinstance(raw.correct, int):  # a bool is one
-            raise BadInput(
-                f"{where}: field 'correct': expected bool or int, found {raw.correct!r:.80}"
-            )
-        return rejected
 
-    def _text(self, text: str) -> str:
-        if not self.schema.deletes_newlines:
-            return text
-        if self.newlines == "upstream":
-            return text.replace("\n", "")
-        return re.sub(r"\s*\n\s*", " ", text)
+def _one_line(text: str, newlines: str) -> str:
+    return text.replace("\n", "") if newlines == "upstream" else re.sub(r"\s*\n\s*", " ", text)
 
 
 def write(
@@ -263,17 +236,14 @@ def write(
         record |= {"answer": pair.chosen} if shape.has_answer else {}
         questions.append(record | ours)
     folder.mkdir(parents=True, exist_ok=True)
-    content: Any = _by_id(descriptions) if shape.desc_by_id else descriptions
-    write_text(folder / "desc_data.json", json.dumps(content, indent=1))
-    write_text(folder / "pope_data.json", json.dumps(questions, indent=1))
-    return {"desc_data.json": len(descriptions), "pope_data.json": len(questions)}
-
-
-def _by_id(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    by_id: dict[str, dict[str, Any]] = {}
-    for record in records:
-        key = str(record.pop("image_id"))
-        if key in by_id:
-            raise BadInput(f"two descriptions of image {key}; llava-v1.5 files hold one per image")
-        by_id[key] = record
-    return by_id
+    content: Any = descriptions
+    if shape.desc_by_id:
+        counts = Counter(record["image_id"] for record in descriptions)
+        if twice := [str(key) for key, count in counts.items() if count > 1]:
+            raise BadInput(
+                f"several descriptions of {', '.join(twice[:20])}; {schema} holds one per image"
+            )
+        content = {str(record.pop("image_id")): record for record in descriptions}
+    write_text(folder / _FILES["description"], json.dumps(content, indent=1))
+    write_text(folder / _FILES["pope"], json.dumps(questions, indent=1))
+    return {_FILES["description"]: len(descriptions), _FILES["pope"]: len(questions)}

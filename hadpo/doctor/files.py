@@ -19,7 +19,7 @@ def look(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
         if run_folder is None and "${WORLD}" in text:
             yield Check(what=what, status="ok", found="drawn by the prepare stage")
             continue
-        by_hand = f"put it there, or set the recipe's path; see README, real data ({what})"
+        by_hand = f"put it there, or set the recipe's path; see docs/real_data.md ({what})"
         yield _file(what, text, run_folder, mend=_fetch_command(text) or by_hand)
 
 
@@ -27,7 +27,7 @@ def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check
     family, _, variant = model.backbone.partition("/")
     module = plugins.load("hadpo.backbones", family)
     for part, text in model.files.items():
-        mend = _fetch_command(text, model.backbone) or "see README, real data"
+        mend = _fetch_command(text, model.backbone) or "see docs/real_data.md"
         yield _file(f"{model.backbone}: {part}", text, run_folder, mend=mend)
     whole = config.resolve_path(model.files.get("language_model", ""), run_folder=run_folder)
     if fetch.is_transformers(whole):

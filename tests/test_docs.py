@@ -1,7 +1,8 @@
-"""The README is true: its commands work, its links lead somewhere, its map shows the house.
+"""README and docs/ are true: their commands work, their links lead somewhere, the map is right.
 
 Every line of every bash block is checked by the rule of its first word. What needs weights, a GPU,
 a network or minutes is checked as far as it goes without: dry runs, `make -n`, argument parsing.
+The Python block of README is executed by `test_model.py`.
 """
 
 import re
@@ -19,13 +20,22 @@ import typer.testing
 from hadpo import config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+README = PAGES[ROOT / "README.md"]
 BIN = Path(sys.executable).parent
-COMMANDS = [
-    line
-    for block in re.findall(r"^```bash\n(.*?)^```$", README, flags=re.M | re.S)
-    for line in block.splitlines()
-]
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for text in PAGES.values()
+        for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.M | re.S)
+        for line in block.splitlines()
+    )
+)
+
+
+def page(name: str) -> str:
+    """The text of a page of docs/."""
+    return PAGES[ROOT / "docs" / name]
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +165,15 @@ CHECKS = {
 
 def test_commands_were_found():
     assert len(COMMANDS) > 15
-    assert README.count("```") == 2 * README.count("```bash\n")
+    for path, text in PAGES.items():
+        blocks = text.count("```bash\n") + text.count("```python\n")
+        assert text.count("```") == 2 * blocks, path
+
+
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= 110
+    linked = set(re.findall(r"\]\(docs/([a-z_]+\.md)\)", README))
+    assert linked == {path.name for path in PAGES} - {"README.md"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -168,26 +186,30 @@ def test_command(line):
 
 
 def test_links_and_pictures_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    targets = [
+        path.parent / target
+        for path, text in PAGES.items()
+        for target in re.findall(r"\]\(([^)#]+)\)", text)
+    ]
     assert len(targets) > 8
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not target.exists()] == []
 
 
 def test_the_map_shows_the_house():
-    shown = set(re.findall(r"^      ([a-z_]+(?:\.py|/)) ", README, flags=re.M))
+    shown = set(re.findall(r"^      ([a-z_]+(?:\.py|/)) ", page("signed_path.md"), flags=re.M))
     paths = [p for p in (ROOT / "hadpo").iterdir() if not p.name.startswith(("_", "."))]
     there = {p.name + "/" * p.is_dir() for p in paths}
     assert shown == there
 
 
 def test_recipes_that_the_text_names_exist():
-    named = set(re.findall(r"hadpo (?:run|doctor) ([\w./-]+)", README)) - {"--dry-run"}
-    assert {"mini/llava", "llava-1.5-7b", "llava-1.5-7b-v100", "photoset"} <= named
+    named = set(re.findall(r"hadpo (?:run|doctor) ([\w./-]+)", "\n".join(COMMANDS)))
+    assert {"mini/llava", "llava-1.5-7b", "llava-1.5-7b-v100"} <= named
     assert named <= set(config.recipe_names())
 
 
 def test_data_folders_are_those_of_the_recipes():
-    table = set(re.findall(r"^\| `(data/[^`]+)` \|", README, flags=re.M))
+    table = set(re.findall(r"^\| `(data/[^`]+)` \|", page("real_data.md"), flags=re.M))
     data = config.load_recipe("llava-1.5-7b").data
     wanted = (data.visual_genome, data.pairs_folder, data.coco, data.pope, data.shr)
     assert table == {path.replace("${HADPO_DATA}", "data") for path in wanted}
@@ -235,7 +257,8 @@ def test_numbers_of_the_mini_backbones_are_those_of_their_runs():
             found = [row["base"], row["merged"], row["sft"]]
             cells += map(percent, found)
         expected.append(f"| `mini/{name}` | {' | '.join(cells)} |")
-    shown = [line for line in README.splitlines() if re.match(r"\| `mini/[a-z0-9-]+` \|", line)]
+    lines = page("results.md").splitlines()
+    shown = [line for line in lines if re.match(r"\| `mini/[a-z0-9-]+` \|", line)]
     assert shown == expected
 
 
@@ -247,7 +270,9 @@ def test_measured_speed_is_that_of_the_files():
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     measured = {(row[2], row[1]): row[3] for row in cells if row[:1] == ["times faster"]}
     shown = re.findall(
-        r"^\| than (.+?) \| (.+?) \| ([\d.]+) \| [\d.]+(, missed)? \|$", README, flags=re.M
+        r"^\| than (.+?) \| (.+?) \| ([\d.]+) \| [\d.]+(, missed)? \|$",
+        page("speed.md"),
+        flags=re.M,
     )
     assert len(shown) == 9
     for name, kind, factor, missed in shown:
@@ -259,11 +284,11 @@ def test_measured_speed_is_that_of_the_files():
     answers = json.loads((folder / "evaluate-cpu-toy.json").read_text())
     assert answers["equal_answers"]
     for key in ("vs_sequential", "vs_sequential_stop", "beam5_vs_sequential"):
-        assert f"{answers[key]:.1f} times less" in " ".join(README.split())
+        assert f"{answers[key]:.1f} times less" in " ".join(page("speed.md").split())
     data = json.loads((folder / "prepare.json").read_text())["measured"]
     for what, records in (
         ("lrv read, filter, convert", 300_000),
         ("hic read, filter, convert", 1_000_000),
     ):
         [row] = [r for r in data if (r["what"], r["records"]) == (what, records)]
-        assert f"{row['records_per_cpu_second']:,}" in README
+        assert f"{row['records_per_cpu_second']:,}" in page("speed.md")

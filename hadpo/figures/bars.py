@@ -23,7 +23,6 @@ from hadpo.figures._style import (
 )
 from hadpo.records import BadInput, Evidence, Instruction, Metric, Pair, Verdict
 from hadpo.tables import (
-    MODELS,
     Measure,
     ReportedRow,
     RunResults,
@@ -31,6 +30,7 @@ from hadpo.tables import (
     covers_zero,
     measure_of,
     model_title,
+    models_in_order,
 )
 from hadpo.text import forms, words
 
@@ -55,7 +55,7 @@ def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> F
         raise BadInput(
             "no confusion counts of pope among the metrics; was the benchmark evaluated?"
         )
-    order = _in_order(model for _, model in bars)
+    order = models_in_order(model for _, model in bars)
     splits = list(dict.fromkeys(split for split, _ in bars))
     data: list[dict[str, Any]] = []
     with house_style():
@@ -104,7 +104,7 @@ def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Fi
     """
     table = _by_place(metrics, "shr")
     found = {model: values for (_, model), values in table.items()}
-    order = _in_order(m for m in found if "hallucinated_sentence_ratio" in found[m])
+    order = models_in_order(m for m in found if "hallucinated_sentence_ratio" in found[m])
     if not order:
         raise BadInput("no SHR among the metrics; was the benchmark evaluated?")
     message = title or _shr_message(found)
@@ -189,12 +189,6 @@ def _shr_row(axes: Axes, at: int, found: Values) -> None:
     axes.text(end, at, f"  {percent(total.value)}, n {total.n}", va="center", fontsize=7.5)
 
 
-def _in_order(models: Iterable[str]) -> list[str]:
-    """Models in the order of the tables; those that the tables do not know come last, by name."""
-    found = set(models)
-    return [m for m in MODELS if m in found] + sorted(found - MODELS.keys())
-
-
 def _by_place(
     metrics: Iterable[Metric], benchmark: str
 ) -> dict[tuple[str, str], dict[str, Metric]]:
@@ -271,7 +265,7 @@ def dumbbell(
     Raises:
         BadInput: no such rows.
     """
-    records = [r for r in table.frame.to_dict("records") if r["model"] == "merged"]
+    records = [r for r in table.rows if r["model"] == "merged"]
     rows = [r for r in records if r["measure"] in measures and r["tuned"] is not None]
     if not rows:
         raise BadInput(f"no rows to draw: the table has none of {', '.join(measures)}")

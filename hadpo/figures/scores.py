@@ -15,7 +15,7 @@ from hadpo.figures._style import (
 )
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.records import BadInput, Metric
-from hadpo.tables import MODELS, model_title
+from hadpo.tables import model_title, models_in_order
 
 _WORDS = "words_per_answer"
 _SCALE = {"chair": (100.0, "percent"), "gqa": (100.0, "percent"), "gavie": (1.0, "0 to 10")}
@@ -81,8 +81,7 @@ def score_bars(metrics: Iterable[Metric], benchmark: str, *, is_mini: bool) -> F
     for metric in metrics:
         if metric.benchmark == benchmark and metric.split in ("all", "val"):
             table.setdefault(metric.model, {})[metric.name] = metric
-    order = [m for m in MODELS if m in table] + sorted(table.keys() - MODELS.keys())
-    order = [model for model in order if any(name in table[model] for name in shown)]
+    order = models_in_order(m for m, found in table.items() if found.keys() & shown.keys())
     if not order:
         raise BadInput(f"no {benchmark} among the metrics; was the benchmark evaluated?")
     scale, unit = _SCALE[benchmark]

@@ -11,88 +11,47 @@ from pathlib import Path
 from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs import Run
-from hadpo.tables._table import DAGGER, FORMATS, MINI, MISSING, Table, Tables, facts
+from hadpo.tables._table import MINI, Table, Tables, facts
 from hadpo.tables.ablations import committed_ablations
-from hadpo.tables.audit import Audit, Finding, PopeRow, audit, audit_table, read_pasted
-from hadpo.tables.comparison import (
-    between_runs,
-    comparison,
-    confusion_rows,
-    controls,
-    every_run,
-    mcnemar,
-    mcnemar_table,
-    overview,
-    pope_table,
-)
+from hadpo.tables.audit import audit, audit_table, read_pasted
+from hadpo.tables.comparison import between_runs, comparison, controls, every_run, overview
 from hadpo.tables.index import run_index
-from hadpo.tables.intervals import covers_zero, mean_interval, paired_difference, t_quantile
-from hadpo.tables.measures import MEASURES, MODELS, Measure, measure_of, model_title
-from hadpo.tables.notes import Story, audit_story, results_story
-from hadpo.tables.reported import (
-    REPORTED,
-    ReportedRow,
-    audit_reported,
-    matching,
-    read_reported,
-    reported_tables,
-)
+from hadpo.tables.intervals import covers_zero
+from hadpo.tables.measures import Measure, measure_of, model_title, models_in_order
+from hadpo.tables.notes import audit_story, results_story
+from hadpo.tables.pope import mcnemar_table, pope_table
+from hadpo.tables.reported import ReportedRow, read_reported, reported_tables
 from hadpo.tables.results import RunResults, check_comparable, differences, read_results
 
 __all__ = [
-    "DAGGER",
-    "FORMATS",
-    "MEASURES",
     "MINI",
-    "MISSING",
-    "MODELS",
-    "REPORTED",
-    "Audit",
-    "Finding",
     "Measure",
-    "PopeRow",
     "ReportedRow",
     "RunResults",
-    "Story",
     "Table",
-    "Tables",
     "audit",
-    "audit_reported",
     "audit_story",
     "audit_table",
-    "between_runs",
-    "check_comparable",
     "committed_ablations",
     "compare",
     "compare_runs",
     "comparison",
-    "confusion_rows",
-    "controls",
     "covers_zero",
-    "differences",
-    "every_run",
     "facts",
-    "matching",
-    "mcnemar",
-    "mcnemar_table",
-    "mean_interval",
     "measure_of",
     "model_title",
+    "models_in_order",
     "of_runs",
     "overview",
-    "paired_difference",
-    "pope_table",
     "published",
     "published_rows",
     "read_pasted",
     "read_reported",
     "read_results",
     "render",
-    "reported_tables",
     "results_story",
     "run_index",
     "run_results",
-    "t_quantile",
 ]
 
 
@@ -100,7 +59,7 @@ def compare(run: Run) -> list[Table]:
     """The stage 05_compare: all tables of `run`, written to `tables/` in all formats.
 
     Raises:
-        BadInput: a run that is not evaluated, or published numbers that are not there.
+        BadInput: a run that is not evaluated, or published numbers that do not exist.
     """
     results = run_results(run)
     anyway = run.settings.on_difference == "note"
@@ -149,13 +108,13 @@ def compare_runs(
 
     Args:
         names: of the runs.
-        runs_folder: where they lie.
+        runs_folder: that holds them.
         reported: systems in papers_results/reported.
         reported_backbone: keep only the published rows of this backbone.
         anyway: compare runs with other questions, reading or judge too; a footnote says so.
 
     Raises:
-        BadInput: no names, a run twice, not there, not evaluated, or not comparable.
+        BadInput: no names, a run twice, no such run, one not evaluated, or not comparable runs.
     """
     if not names:
         raise BadInput("an empty comparison: name at least one evaluated run")
@@ -164,7 +123,7 @@ def compare_runs(
 
 
 def render(tables: Sequence[Table], form: str) -> str:
-    """Tables as one text: md, html, latex or csv; the tables are parted by an empty line.
+    """Tables as one text: md, html, latex or csv; an empty line between two tables.
 
     Raises:
         BadInput: another format.

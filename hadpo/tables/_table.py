@@ -1,8 +1,9 @@
-"""A table: values for programs, text for readers, four file formats from pandas' own writers."""
+"""A table: rows of values, and one specification of its columns for all four file formats."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,39 @@ _CELLS = "text-align: left; padding: 2px 8px"
 FORMATS = ("md", "html", "tex", "csv")
 _LATEX = {"→": r"$\to$", "±": r"$\pm$", DAGGER: r"$\dagger$"}
 
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as a reader sees it, in every format but CSV.
+
+    Attributes:
+        title: the heading, without its unit.
+        cell: name of the value in a row, or a function of the row; None and "" are shown as `-`.
+        unit: behind the heading; values of a column in "%" are fractions.
+        digits: of numbers that are not whole, after the point.
+        is_bold: which rows' cells are emphasised; None: no row's.
+    """
+
+    title: str
+    cell: str | Callable[[Row], Any]
+    unit: str = ""
+    digits: int = 2
+    is_bold: Callable[[Row], bool] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title with its unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def text(self, row: Row) -> str:
+        """The cell of a row."""
+        value = self.cell(row) if callable(self.cell) else row.get(self.cell)
+        if isinstance(value, float):
+            return show(value, is_fraction=self.unit == "%", digits=self.digits)
+        return MISSING if value is None else str(value) or MISSING
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
@@ -26,24 +60,51 @@ class Table:
     Attributes:
         name: of the files that `write` makes.
         caption: one sentence that says what is compared.
-        frame: plain values, fractions and counts, None where there is none; this is the CSV.
-        shown: the same as a reader sees it: strings, percent, "-" where there is none.
-        bold: (row, column of `shown`) of the differences whose interval does not cover zero.
+        rows: plain values by name, fractions and counts; None if nothing was measured.
+        columns: what a reader sees of the rows.
+        values: names of the values in the CSV, in its order.
+        values_of: the rows of the CSV if they are others than those that a reader sees.
         notes: footnotes, one sentence or two each.
         is_mini: rests on the synthetic world; said in the caption of every format.
+        is_wrapped: long cells are broken into lines.
     """
 
     name: str
     caption: str
-    frame: pd.DataFrame
-    shown: pd.DataFrame
-    bold: frozenset[tuple[int, str]] = frozenset()
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    values: Sequence[str]
+    values_of: Sequence[Row] | None = None
     notes: tuple[str, ...] = ()
     is_mini: bool = False
+    is_wrapped: bool = False
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The values of the CSV, as objects: None stays None, and a count an integer."""
+        rows = self.rows if self.values_of is None else self.values_of
+        cells = [[row.get(name) for name in self.values] for row in rows]
+        return pd.DataFrame(cells, columns=list(self.values), dtype=object)
+
+    @cached_property
+    def shown(self) -> pd.DataFrame:
+        """The table as a reader sees it: strings, percent, `-` if nothing was measured."""
+        cells = [[column.text(row) for column in self.columns] for row in self.rows]
+        return pd.DataFrame(cells, columns=[c.heading for c in self.columns], dtype=object)
+
+    @cached_property
+    def bold(self) -> frozenset[tuple[int, str]]:
+        """Number of the row and heading of the cells that are emphasised."""
+        return frozenset(
+            (at, column.heading)
+            for column in self.columns
+            for at, row in enumerate(self.rows)
+            if column.is_bold is not None and column.is_bold(row)
+        )
 
     @property
     def full_caption(self) -> str:
-        """The caption, with the mark of the synthetic world where it is due."""
+        """The caption, with the mark of the synthetic world if it is due."""
         return f"{self.caption} ({MINI})" if self.is_mini else self.caption
 
     def to_markdown(self) -> str:
@@ -57,14 +118,18 @@ class Table:
 
     def to_html(self) -> str:
         """A styled table with every text escaped; no address outside the page."""
-        style = self._style("font-weight: bold")
+        style = self._style("font-weight: bold").set_uuid(self.name)
         style.format(escape="html")
-        style.set_caption(html.escape(self.full_caption)).set_uuid(self.name)
+        if self.full_caption:
+            style.set_caption(html.escape(self.full_caption))
         style.set_table_styles(
             [
                 {"selector": "caption", "props": "text-align: left; font-weight: bold"},
                 {"selector": "th", "props": _CELLS},
-                {"selector": "td", "props": f"{_CELLS}; white-space: nowrap"},
+                {
+                    "selector": "td",
+                    "props": _CELLS + "; white-space: nowrap" * (not self.is_wrapped),
+                },
             ]
         )
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
@@ -74,10 +139,8 @@ class Table:
     def to_latex(self) -> str:
         r"""A booktabs table with its footnotes below; needs `\usepackage{booktabs}`."""
         style = self._style("textbf:--rwrap;")
-        style.format(escape="latex")
-        heads = [_escape_latex(str(c)) for c in self.shown.columns]
-        style.format_index(escape="latex", axis=1)
-        body = style.to_latex(hrules=True, column_format="l" * len(heads))
+        style.format(escape="latex").format_index(escape="latex", axis=1)
+        body = style.to_latex(hrules=True, column_format="l" * len(self.columns))
         notes = [rf"\footnotesize {_escape_latex(note)}\par" for note in self.notes]
         lines = [
             r"\begin{table}",
@@ -93,7 +156,7 @@ class Table:
         return text
 
     def to_csv(self) -> str:
-        """The plain values: fractions, not percent; `-` where there is none."""
+        """The plain values: fractions, not percent; `-` if nothing was measured."""
         return self.frame.to_csv(index=False, na_rep=MISSING, lineterminator="\n")
 
     def to(self, form: str) -> str:
@@ -129,13 +192,10 @@ class Table:
         return self.to_markdown()
 
     def _style(self, css: str) -> "pd.io.formats.style.Styler":
-        frame = self.shown.copy()
-        frame.index.name = frame.columns.name = None  # else Styler prints a second header line
-
         def emphasise(values: pd.Series) -> list[str]:
             return [css if (row, values.name) in self.bold else "" for row in values.index]
 
-        return frame.style.hide(axis="index").apply(emphasise, axis=0)
+        return self.shown.style.hide(axis="index").apply(emphasise, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,19 +208,6 @@ class Tables:
         return "\n".join(table.to_html() for table in self.tables) or "<p>no tables</p>"
 
 
-def frame_of(rows: Sequence[Mapping[str, object]], columns: Iterable[str]) -> pd.DataFrame:
-    """Rows as a frame of plain objects, so that None stays None and a count stays an integer."""
-    names = list(columns)
-    return pd.DataFrame([[row.get(c) for c in names] for row in rows], columns=names, dtype=object)
-
-
-def show_frame(rows: Sequence[Mapping[str, str]], columns: Iterable[str]) -> pd.DataFrame:
-    """Rows of text as a frame of strings; an absent cell is `-`."""
-    names = list(columns)
-    cells = [[row.get(c) or MISSING for c in names] for row in rows]
-    return pd.DataFrame(cells, columns=names, dtype=object)
-
-
 def show(value: float | None, *, is_fraction: bool, signed: bool = False, digits: int = 2) -> str:
     """A value as a reader sees it: a fraction in percent, other numbers as is, `-` for None."""
     if value is None:
@@ -171,16 +218,16 @@ def show(value: float | None, *, is_fraction: bool, signed: bool = False, digits
 
 
 def show_interval(low: float | None, high: float | None, *, is_fraction: bool) -> str:
-    """A 95 % interval of a difference, with signs; `-` where there is none."""
+    """A 95 % interval of a difference, with signs; `-` for None."""
     if low is None or high is None:
         return MISSING
     ends = (show(end, is_fraction=is_fraction, signed=True) for end in (low, high))
     return f"[{', '.join(ends)}]"
 
 
-def show_change(before: int | None, after: int | None) -> str:
-    """A count of the base and of the other model: one number where they are equal."""
-    texts = [MISSING if count is None else str(count) for count in (before, after)]
+def show_change(before: object, after: object) -> str:
+    """A value of the base and of the other model: one text if they are equal."""
+    texts = [MISSING if value is None else str(value) for value in (before, after)]
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} → {texts[1]}"
 
 
@@ -194,56 +241,39 @@ def _escape_latex(text: str) -> str:
     return "".join(pairs.get(sign, sign) for sign in text)
 
 
-# Facts without interval or benchmark, counts and settings, as a plain table for a notebook.
+# Counts and settings, which need neither caption nor footnotes.
 
 _MOST_COLUMNS = 9  # records of more fields than this stand upright, one column a record
 
 
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """Rows of texts under a heading; shows itself in full, nothing is shortened."""
-
-    heading: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    is_mini: bool = False  # of the synthetic world: said below
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align: left'>{html.escape(x)}</th>" for x in self.heading)
-        body = "".join(
-            "<tr>" + "".join(f"<td style='text-align: left'>{html.escape(x)}</td>" for x in row)
-            for row in self.rows
-        )
-        mark = f"<p><small>{html.escape(MINI)}</small></p>" if self.is_mini else ""
-        return f"<table><tr>{head}</tr>{body}</table>{mark}"
-
-
-def facts(
-    values: Mapping[str, Any] | Sequence[Mapping[str, Any]], *, is_mini: bool = False
-) -> Facts:
+def facts(values: Row | Sequence[Row]) -> Table:
     """One row a fact, or one row a record; nested names are joined with a dot.
 
     Args:
         values: the facts, or records.
-        is_mini: they are of the synthetic world, which is said below.
     """
     if isinstance(values, Mapping):
-        rows = [[name, _text(value)] for name, value in flat(values).items()]
-        return Facts(["what", "value"], rows, is_mini)
+        own = flat(values)
+        return _facts(["what", "value"], ([name, own[name]] for name in own))
     records = [flat(row) for row in values]
     names = list(dict.fromkeys(name for record in records for name in record))
     if len(names) > _MOST_COLUMNS:
-        rows = [[name, *(_text(record.get(name)) for record in records)] for name in names]
-        numbers = (str(number) for number in range(1, len(records) + 1))
-        return Facts(["what", *numbers], rows, is_mini)
-    rows = [[_text(record.get(name)) for name in names] for record in records]
-    return Facts(names, rows, is_mini)
+        heads = ["what", *map(str, range(1, len(records) + 1))]
+        return _facts(heads, ([name, *(r.get(name) for r in records)] for name in names))
+    return _facts(names, ([record.get(name) for name in names] for record in records))
+
+
+def _facts(names: Sequence[str], cells: Iterable[Sequence[Any]]) -> Table:
+    rows = [dict(zip(names, map(_text, row), strict=True)) for row in cells]
+    columns = [Column(name, name) for name in names]
+    return Table(
+        name="facts", caption="", rows=rows, columns=columns, values=names, is_wrapped=True
+    )
 
 
 def _text(value: Any) -> str:
     if value is None:
-        return "-"
+        return MISSING
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list):
-        return " | ".join(_text(item) for item in value)
-    return str(value)
+    return " | ".join(map(_text, value)) if isinstance(value, list) else str(value)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hadpo.records import BadInput
-from hadpo.tables._table import MISSING, Table, Tables, frame_of, show, show_frame
+from hadpo.tables._table import Column, Table, Tables, show
 from hadpo.tables.intervals import mean_interval
 from hadpo.tables.results import REPRODUCED
 
@@ -45,38 +45,41 @@ def ablation_tables(path: Path) -> list[Table]:
             f"found {', '.join(found) or 'nothing'}"
         )
     for number, row in enumerate(rows, 2):
-        _check(row, f"{path}:{number}")
+        _refuse_bad(row, f"{path}:{number}")
     backbones = dict.fromkeys(row["backbone"] for row in rows)
     return [_table(path, b, [row for row in rows if row["backbone"] == b]) for b in backbones]
 
 
 def _table(path: Path, backbone: str, rows: Sequence[_Row]) -> Table:
     trainings = list(dict.fromkeys(row["training"] for row in rows))
-    frame, shown = [], []
+    means, shown = [], []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         of_metric = [row for row in rows if row["metric"] == metric]
         unit = of_metric[0]["unit"]
-        line = {"metric": metric + _UNITS[unit], "n": _span(of_metric, "n")}
+        line = {"metric": metric + _UNITS[unit], **_spans(of_metric)}
         for training in trainings:
-            mine = [row for row in of_metric if row["training"] == training]
-            if not mine:
+            own = [row for row in of_metric if row["training"] == training]
+            if not own:
                 continue
-            mean, _, low, high = mean_interval([float(row["value"]) for row in mine])
-            frame.append(
-                {"metric": metric, "unit": unit, "training": training, "seeds": len(mine)}
-                | {"mean": mean, "low": low, "high": high, "n": _span(mine, "n")}
-                | {"n_unreadable": _span(mine, "n_unreadable")}
+            mean, _, low, high = mean_interval([float(row["value"]) for row in own])
+            means.append(
+                {"metric": metric, "unit": unit, "training": training, "seeds": len(own)}
+                | {"mean": mean, "low": low, "high": high, **_spans(own)}
             )
             line[training] = _cell(mean, low, high, is_fraction=unit == "fraction")
-        line["unreadable"] = _span(of_metric, "n_unreadable")
         shown.append(line)
     seeds = len({row["seed"] for row in rows if row["seed"]})
     name = path.parent.name
     return Table(
         name=f"ablation_{name}_{'_'.join(backbone.lower().split())}",
         caption=f"{backbone}: what each training changes ({name})",
-        frame=frame_of(frame, frame[0]),
-        shown=show_frame(shown, ["metric", *trainings, "n", "unreadable"]),
+        rows=shown,
+        columns=[
+            *(Column(title, title) for title in ("metric", *trainings, "n")),
+            Column("unreadable", "n_unreadable"),
+        ],
+        values=list(means[0]),
+        values_of=means,
         notes=(
             f"Mean over {seeds} training seeds and Student's t interval (95 %) of the seeds; the "
             f"base has no seed. Of so few seeds it is wide, and may end where no value can be.",
@@ -94,14 +97,16 @@ def _cell(mean: float, low: float | None, high: float | None, *, is_fraction: bo
     return texts[0] if low is None else f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
 
-def _span(rows: Sequence[_Row], name: str) -> str:
-    counts = sorted(int(row[name]) for row in rows)
-    if not counts:
-        return MISSING
-    return str(counts[0]) if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
+def _spans(rows: Sequence[_Row]) -> dict[str, str]:
+    """Counts of the runs: one number, or the least and the most."""
+    found = {}
+    for name in ("n", "n_unreadable"):
+        least, *_, most = sorted([int(row[name]) for row in rows] * 2)
+        found[name] = str(least) if least == most else f"{least} to {most}"
+    return found
 
 
-def _check(row: _Row, where: str) -> None:
+def _refuse_bad(row: _Row, where: str) -> None:
     if row["unit"] not in _UNITS:
         raise BadInput(f"{where}: unit {row['unit']!r}; expected {' or '.join(_UNITS)}")
     for name, kind in (("value", float), ("n", int), ("n_unreadable", int)):

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from hadpo.records import BadInput
-from hadpo.tables._table import Table, frame_of, show_frame
+from hadpo.tables._table import Column, Table
 from hadpo.tables.measures import measure_of
 
 # Which confusion matrices a printed row of POPE can come from; whole-number arithmetic only.
@@ -402,17 +402,17 @@ class Wrong:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the audit says of one row: `wrong` is empty where a matrix fits."""
+    """What the audit says of one row: `wrong` is empty if a matrix fits."""
 
     row: PopeRow
-    found: Matrices
+    fitting: Matrices
     wrong: tuple[Wrong, ...] = ()
     other_recall: bool = False  # the same model has another recall in another split
 
     @property
     def is_flagged(self) -> bool:
         """Whether no confusion matrix prints as this row does."""
-        return not self.found.count
+        return not self.fitting.count
 
     @property
     def cells(self) -> frozenset[str]:
@@ -422,8 +422,8 @@ class Finding:
     @property
     def matrix(self) -> Matrix | None:
         """The one matrix of the row, of the right cells where one is wrong; None if not unique."""
-        if self.found.count == 1:
-            return self.found.first
+        if self.fitting.count == 1:
+            return self.fitting.first
         return self.wrong[0].matrix if len(self.wrong) == 1 else None
 
 
@@ -467,7 +467,7 @@ def audit(
     findings = tuple(
         Finding(
             row=row,
-            found=found,
+            fitting=found,
             wrong=() if found.count else _wrong(row, positives, n, cuts[best]),
             other_recall=(row.backbone, row.model) in unsteady,
         )
@@ -478,33 +478,31 @@ def audit(
 
 def audit_table(found: Audit, *, name: str = "audit", caption: str = "") -> Table:
     """The audit as a table: a matrix for each row, and a verdict; flagged verdicts are bold."""
-    values, cells, bold = [], [], []
-    for at, finding in enumerate(found.findings):
+    rows = []
+    for finding in found.findings:
         row, matrix = finding.row, finding.matrix
-        facts = {"backbone": row.backbone, "split": row.split, "model": row.model}
-        counts = {c: getattr(matrix, c) if matrix else None for c in COUNTS}
-        verdict = verdict_of(finding)
-        values.append(
-            facts
-            | counts
-            | {"n": row.n or found.n, "matrices": finding.found.count, "verdict": verdict}
+        rows.append(
+            {"backbone": row.backbone, "split": row.split, "model": row.model}
+            | {count: getattr(matrix, count) if matrix else None for count in COUNTS}
+            | {"n": row.n or found.n, "matrices": finding.fitting.count}
             | {"is_flagged": finding.is_flagged, "wrong_cells": ", ".join(sorted(finding.cells))}
-            | {"other_recall": finding.other_recall}
+            | {"other_recall": finding.other_recall, "verdict": verdict_of(finding)}
         )
-        texts = {key: value for key, value in facts.items() if value}
-        shown = zip(("TP", "FP", "TN", "FN"), counts.values(), strict=True)
-        texts |= {head: str(value) for head, value in shown if value is not None}
-        cells.append(texts | {"matrices": str(finding.found.count), "verdict": verdict})
-        if finding.is_flagged:
-            bold.append((at, "verdict"))
-    labels = [c for c in ("backbone", "split", "model") if any(v[c] for v in values)]
-    more = ("n", *COUNTS, "matrices", "is_flagged", "wrong_cells", "other_recall", "verdict")
+    labels = [c for c in ("backbone", "split", "model") if any(row[c] for row in rows)]
     return Table(
         name=name,
         caption=caption or "Which confusion matrix each printed row of POPE comes from",
-        frame=frame_of(values, (*labels, *more)),
-        shown=show_frame(cells, [*labels, "TP", "FP", "TN", "FN", "matrices", "verdict"]),
-        bold=frozenset(bold),
+        rows=rows,
+        columns=[
+            *(Column(label, label) for label in labels),
+            *(Column(*pair) for pair in zip(("TP", "FP", "TN", "FN"), COUNTS, strict=True)),
+            Column("matrices", "matrices"),
+            Column("verdict", "verdict", is_bold=lambda row: row["is_flagged"]),
+        ],
+        values=(
+            *(*labels, "n", *COUNTS, "matrices"),
+            *("is_flagged", "wrong_cells", "other_recall", "verdict"),
+        ),
         notes=_notes(found),
     )
 
@@ -513,7 +511,7 @@ def verdict_of(finding: Finding) -> str:
     """The audit's word on one row."""
     if finding.is_flagged:
         return _flag(finding)
-    count = finding.found.count
+    count = finding.fitting.count
     text = f"{count} matrices fit" if count > 1 else "fits"
     return f"{text}; recall differs between the splits" if finding.other_recall else text
 
@@ -563,7 +561,7 @@ def _other_recall(rows: Sequence[PopeRow]) -> set[tuple[str, str]]:
 
 def _notes(found: Audit) -> tuple[str, ...]:
     flagged = [f for f in found.findings if f.is_flagged]
-    unique = sum(f.found.count == 1 for f in found.findings)
+    unique = sum(f.fitting.count == 1 for f in found.findings)
     notes = [
         f"{len(found.findings)} rows: {unique} come from exactly one confusion matrix, "
         f"{len(found.findings) - unique - len(flagged)} from several, {len(flagged)} from none.",

@@ -1,71 +1,44 @@
 """Runs beside each other and beside published numbers: differences, intervals, footnotes."""
 
 import itertools
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hadpo.records import BadInput
 from hadpo.tables import notes
-from hadpo.tables._table import (
-    MISSING,
-    Table,
-    frame_of,
-    show,
-    show_change,
-    show_frame,
-    show_interval,
-)
-from hadpo.tables.audit import CELLS, COUNTS
+from hadpo.tables._table import MISSING, Column, Row, Table, show, show_change, show_interval
 from hadpo.tables.intervals import (
     covers_zero,
     mean_interval,
     paired_difference,
     unpaired_difference,
 )
-from hadpo.tables.measures import MEASURES, MODELS, WORDS, Measure, measure_of, model_title
+from hadpo.tables.measures import MEASURES, WORDS, Measure, measure_of, model_title, models_in_order
 from hadpo.tables.reported import ReportedRow, matching
 from hadpo.tables.results import Key, RunResults, groups
 
 # Rows of a comparison: one model against another on one measure, of one run or of several.
 
-Row = dict[str, Any]
-_FACTS = ("recipe", "group", "run", "runs", "benchmark", "split", "measure", "model", "against")
-_VALUES = (
-    "reported_base",
-    "reported_tuned",
-    "base",
-    "tuned",
-    "difference",
-    "low",
-    "high",
-    "interval",
+COLUMNS = (
+    *("recipe", "group", "run", "runs", "benchmark", "split", "measure", "model", "against"),
+    *("reported_base", "reported_tuned", "base", "tuned", "difference", "low", "high", "interval"),
+    *("deviation", "n_base", "n", "n_unreadable_base", "n_unreadable"),
+    *("words_base", "words_tuned", "reported_base_printed", "reported_tuned_printed", "is_mini"),
 )
-_COUNTS = (
-    "deviation",
-    "n_base",
-    "n",
-    "n_unreadable_base",
-    "n_unreadable",
-    "words_base",
-    "words_tuned",
-)
-_PRINTED = ("reported_base_printed", "reported_tuned_printed")
-COLUMNS = (*_FACTS, *_VALUES, *_COUNTS, *_PRINTED, "is_mini")
 
 
 def rows_against_base(
     result: RunResults, reported: Sequence[ReportedRow] = (), *, samples: int, seed: int
 ) -> list[Row]:
     """All rows of one run: every evaluated model against its base, measure by measure."""
-    models = [m for m in models_of(result) if m != "base"] or ["merged"]
+    models = [m for m in result.models if m != "base"] or ["merged"]
     rows = [_pair_rows(result, "base", m, reported, samples=samples, seed=seed) for m in models]
     return _by_place(result, rows)
 
 
 def rows_against_controls(result: RunResults, *, samples: int, seed: int) -> list[Row]:
     """All rows of one run: the tuned model against every control, measure by measure."""
-    controls = [m for m in models_of(result) if m not in ("base", "merged")]
+    controls = [m for m in result.models if m not in ("base", "merged")]
     rows = [_pair_rows(result, m, "merged", samples=samples, seed=seed) for m in controls]
     return _by_place(result, rows)
 
@@ -156,12 +129,6 @@ def _interval(result: RunResults, key: Key, other: str, *, samples: int, seed: i
     return {"low": ends[0], "high": ends[1], "interval": "unpaired"} if ends else {}
 
 
-def models_of(result: RunResults) -> list[str]:
-    """Evaluated models, in the order of the tables."""
-    found = {key[3] for key in result.metrics}
-    return [m for m in MODELS if m in found] + sorted(found - MODELS.keys())
-
-
 def _places(result: RunResults) -> list[tuple[str, str, str]]:
     """Benchmark, split and metric in the order of a table: splits as evaluated, then as listed."""
     found = list(dict.fromkeys(key[:3] for key in result.metrics))
@@ -193,12 +160,52 @@ def _is_only(result: RunResults, benchmark: str) -> bool:
     return len({key[1] for key in result.metrics if key[0] == benchmark}) == 1
 
 
+# How a value of a comparison is shown: its unit depends on the measure of its row.
+
+
+def _measure(row: Row) -> Measure:
+    return measure_of(row["benchmark"], row["measure"])
+
+
+def _value(name: str, *, signed: bool = False) -> Callable[[Row], str]:
+    return lambda row: show(row[name], is_fraction=_measure(row).is_fraction, signed=signed)
+
+
+def _ends(row: Row) -> str:
+    text = show_interval(row["low"], row["high"], is_fraction=_measure(row).is_fraction)
+    return text + " u" * (row.get("interval") == "unpaired")
+
+
+def _is_clear(row: Row) -> bool:
+    return not covers_zero(row["low"], row["high"])
+
+
+def _words_per_answer(row: Row) -> str:
+    words = (show(row[n], is_fraction=False, digits=1) for n in ("words_base", "words_tuned"))
+    return show_change(*words)
+
+
+_DIFFERENCE = Column("Difference", _value("difference", signed=True), is_bold=_is_clear)
+_INTERVAL = Column("95 % interval", _ends)
+_WORDS_PER_ANSWER = Column("Words per answer", _words_per_answer)
+_OF_SEVERAL = (Column("Recipe", "group"), Column("Runs", "runs"))
+_WHERE = (
+    Column("Benchmark", "benchmark"),
+    Column("Split", "split"),
+    Column("Measure", lambda row: _measure(row).title),
+)
+_READ = (
+    Column("n", lambda row: show_change(row["n_base"], row["n"])),
+    Column("Unreadable", lambda row: show_change(row["n_unreadable_base"], row["n_unreadable"])),
+)
+
+
 # The comparison at a glance: a line per measure, the models side by side.
 
 _KEYS = ("group", "benchmark", "split", "measure")
-_OVERVIEW_FACTS = ("reported_base", "reported_tuned", "difference", "low", "high", "runs")
+_OF_TUNED = ("reported_base", "reported_tuned", "difference", "low", "high", "runs")
+_COUNTS = ("n_base", "n", "n_unreadable_base", "n_unreadable", "is_mini")
 _WHOLE = "all"  # the split that holds those beside it
-_OVERVIEW_COUNTS = ("n_base", "n", "n_unreadable_base", "n_unreadable", "is_mini")
 
 
 def overview(comparison: Table) -> Table:
@@ -207,76 +214,58 @@ def overview(comparison: Table) -> Table:
     Args:
         comparison: from `comparison`, of any runs.
     """
-    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for row in comparison.frame.to_dict("records"):
-        groups.setdefault(tuple(row[key] for key in _KEYS), {})[str(row["model"])] = row
-    found = {model for rows in groups.values() for model in rows}
-    models = [m for m in MODELS if m != "base" and m in found] + sorted(found - MODELS.keys())
+    places: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in comparison.rows:
+        places.setdefault(tuple(row[key] for key in _KEYS), {})[str(row["model"])] = row
+    models = models_in_order(model for by_model in places.values() for model in by_model)
     models.sort(key=lambda m: m == "merged")  # stable: the controls first, the tuned model last
-    several = len({key[0] for key in groups}) > 1
-    values, cells, bold = [], [], []
-    for at, (key, rows) in enumerate(groups.items()):
-        tuned = rows.get("merged", next(iter(rows.values())))
-        value = dict(zip(_KEYS, key, strict=True)) | {"base": tuned["base"]}
-        value |= {model: rows[model]["tuned"] if model in rows else None for model in models}
-        values.append(value | {name: tuned[name] for name in (*_OVERVIEW_FACTS, *_OVERVIEW_COUNTS)})
-        splits = {split for _, benchmark, split, _ in groups if benchmark == value["benchmark"]}
-        parts = splits - {_WHOLE} if len(splits) > 1 else set()
-        cells.append(_overview_cells(value, tuned, models, parts))
-        if not covers_zero(tuned["low"], tuned["high"]):
-            bold.append((at, "Difference"))
-    titles = [model_title(model).capitalize() for model in models]
-    columns = ["Measure", "Reported", "Base", *titles, "Difference", "95 % interval"]
-    columns += ["n", "Unreadable"]
+    rows = []
+    for by_model in places.values():
+        row = by_model.get("merged", next(iter(by_model.values())))
+        splits = {split for _, benchmark, split, _ in places if benchmark == row["benchmark"]}
+        has_parts = len(splits) > 1 and row["split"] != _WHOLE
+        values = {
+            model: by_model[model]["tuned"] if model in by_model else None for model in models
+        }
+        rows.append(row | values | {"has_parts": has_parts})
+    columns = [
+        Column("Measure", _place),
+        Column("Reported", _reported),
+        Column("Base", _value("base")),
+        *(Column(model_title(model).capitalize(), _value(model)) for model in models),
+        *(_DIFFERENCE, _INTERVAL, *_READ),
+    ]
+    if len({key[0] for key in places}) > 1:
+        columns.insert(0, Column("Recipe", "group"))
     return Table(
         name="overview",
         caption="Base, controls and tuned model at a glance",
-        frame=frame_of(values, (*_KEYS, "base", *models, *_OVERVIEW_FACTS, *_OVERVIEW_COUNTS)),
-        shown=show_frame(cells, ["Recipe", *columns] if several else columns),
-        bold=frozenset(bold),
+        rows=rows,
+        columns=columns,
+        values=(*_KEYS, "base", *models, *_OF_TUNED, *_COUNTS),
         notes=("Difference, n and unreadable are of tuned and base.", *comparison.notes),
         is_mini=comparison.is_mini,
     )
 
 
-def _overview_cells(
-    value: dict[str, Any], tuned: dict[str, Any], models: list[str], parts: set[str]
-) -> dict[str, str]:
-    measure = measure_of(value["benchmark"], value["measure"])
-    is_fraction = measure.is_fraction
-    is_pope, split = value["benchmark"] == "pope", value["split"]
-    place = f"POPE {split}: " if is_pope else ""
-    behind = f", {split}" if not is_pope and split in parts else ""
-    both = [tuned[f"reported_{name}_printed"] or MISSING for name in ("base", "tuned")]
-    texts = {
-        model_title(model).capitalize(): show(value[model], is_fraction=is_fraction)
-        for model in models
-    }
-    return texts | {
-        "Recipe": value["group"],
-        "Measure": place + measure.title + behind,
-        "Reported": MISSING if both == [MISSING, MISSING] else " → ".join(both),
-        "Base": show(value["base"], is_fraction=is_fraction),
-        "Difference": show(tuned["difference"], is_fraction=is_fraction, signed=True),
-        "95 % interval": show_interval(tuned["low"], tuned["high"], is_fraction=is_fraction)
-        + (" u" if tuned["interval"] == "unpaired" else ""),
-        "n": show_change(tuned["n_base"], tuned["n"]),
-        "Unreadable": show_change(tuned["n_unreadable_base"], tuned["n_unreadable"]),
-    }
+def _place(row: Row) -> str:
+    """The measure, with the split if the benchmark has several."""
+    if row["benchmark"] == "pope":
+        return f"POPE {row['split']}: {_measure(row).title}"
+    return _measure(row).title + f", {row['split']}" * row["has_parts"]
+
+
+def _reported(row: Row) -> str:
+    both = [row[f"reported_{name}_printed"] or MISSING for name in ("base", "tuned")]
+    return MISSING if both == [MISSING, MISSING] else " → ".join(both)
 
 
 # The tuned models of two runs on the same images: which of them is better, and is it chance?
 
 TUNED = "merged"
-_BETWEEN_FACTS = ("first", "second", "benchmark", "split", "measure")
-_BETWEEN_VALUES = (
-    "value_first",
-    "value_second",
-    "difference",
-    "low",
-    "high",
-    "n_images",
-    "is_mini",
+_BETWEEN = (
+    *("first", "second", "benchmark", "split", "measure", "value_first", "value_second"),
+    *("difference", "low", "high", "n_images", "is_mini"),
 )
 
 
@@ -285,7 +274,7 @@ def between_runs(
 ) -> Table | None:
     """Every two runs' tuned models, paired by image, on the measures that are better high or low.
 
-    The test for SHR, GAVIE and CHAIR that McNemar's is for POPE. None where no two runs were
+    The test for SHR, GAVIE and CHAIR that McNemar's is for POPE. None if no two runs were
     measured on the same images.
 
     Args:
@@ -300,29 +289,19 @@ def between_runs(
     ]
     if not rows:
         return None
-    heads = ["First run", "Second run", "Measure", "First", "Second", "Difference"]
-    cells = []
-    for row in rows:
-        measure = next(m for m in MEASURES[row["benchmark"]] if m.name == row["measure"])
-        ends = show_interval(row["low"], row["high"], is_fraction=measure.is_fraction)
-        values = (row["value_first"], row["value_second"])
-        first, second = (show(value, is_fraction=measure.is_fraction) for value in values)
-        change = show(row["difference"], is_fraction=measure.is_fraction, signed=True)
-        texts = (row["first"], row["second"], measure.title, first, second, change)
-        cells.append(
-            dict(zip(heads, texts, strict=True))
-            | {"95 % interval": ends, "Images": str(row["n_images"])}
-        )
     return Table(
         name="between_runs",
         caption=f"The {model_title(TUNED)} models of two runs on the same images",
-        frame=frame_of(rows, (*_BETWEEN_FACTS, *_BETWEEN_VALUES)),
-        shown=show_frame(cells, [*heads, "95 % interval", "Images"]),
-        bold=frozenset(
-            (at, "Difference")
-            for at, row in enumerate(rows)
-            if not covers_zero(row["low"], row["high"])
-        ),
+        rows=rows,
+        columns=[
+            Column("First run", "first"),
+            Column("Second run", "second"),
+            Column("Measure", lambda row: _measure(row).title),
+            Column("First", _value("value_first")),
+            Column("Second", _value("value_second")),
+            *(_DIFFERENCE, _INTERVAL, Column("Images", "n_images")),
+        ],
+        values=_BETWEEN,
         notes=(
             "Second minus first. No correction for the number of comparisons.",
             *notes.of_intervals(1, samples),
@@ -345,176 +324,13 @@ def _between_rows(first: RunResults, second: RunResults, *, samples: int, seed: 
         if pair is None or ends is None:
             continue
         values = [float(sums[:, 0].sum() / sums[:, 1].sum()) for sums in pair]
-        texts = (first.name, second.name, benchmark, split, name)
-        row: Row = dict(zip(_BETWEEN_FACTS, texts, strict=True))
-        row |= {"value_first": values[0], "value_second": values[1]}
-        row |= {"difference": values[1] - values[0], "low": ends[0], "high": ends[1]}
-        row |= {"n_images": len(pair[0]), "is_mini": first.is_mini or second.is_mini}
-        found.append(row)
+        cells = (first.name, second.name, benchmark, split, name, *values, values[1] - values[0])
+        cells += (*ends, len(pair[0]), first.is_mini or second.is_mini)
+        found.append(dict(zip(_BETWEEN, cells, strict=True)))
     return found
 
 
-# McNemar's test: do two models that answered the same questions differ in how many are right?
-
-_MCNEMAR_COUNTS = ("both", "only_first", "only_second", "neither", "n")
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p value: a fair coin for every question that only one got right.
-
-    Args:
-        only_first: questions that only the first model answered rightly.
-        only_second: questions that only the second did.
-    """
-    if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts are not negative: {only_first}, {only_second}")
-    tosses = only_first + only_second
-    term, total = 1, 1
-    for heads in range(1, min(only_first, only_second) + 1):
-        term = term * (tosses - heads + 1) // heads
-        total += term
-    return min(1.0, 2 * total / 2**tosses)
-
-
-def agreement(first: str, second: str) -> dict[str, int]:
-    """How often both, one or none of two models is right.
-
-    Args:
-        first: "1" for each question that the first model answered rightly, "0" for each other.
-        second: the same of the second model, on the same questions in the same order.
-    """
-    pairs = Counter(zip(first, second, strict=True))
-    return {
-        "both": pairs["1", "1"],
-        "only_first": pairs["1", "0"],
-        "only_second": pairs["0", "1"],
-        "neither": pairs["0", "0"],
-        "n": len(first),
-    }
-
-
-def mcnemar_table(results: Sequence[RunResults]) -> Table | None:
-    """Every model against its base, and the tuned models of the runs against each other.
-
-    None where no yes/no questions were answered twice.
-    """
-    rows = []
-    for result in results:
-        pairs = [("base", m) for m in models_of(result) if m != "base"]
-        rows += [
-            row for first, second in pairs for row in _mcnemar_rows(result, result, first, second)
-        ]
-    for one, other in itertools.combinations(results, 2):
-        rows += _mcnemar_rows(one, other, "merged", "merged")
-    if not rows:
-        return None
-    heads = ("Both right", "Only first", "Only second", "Neither", "n")
-    cells = []
-    for row in rows:
-        texts = {head: str(row[name]) for head, name in zip(heads, _MCNEMAR_COUNTS, strict=True)}
-        texts |= {"First": row["first"], "Second": row["second"], "Split": row["split"]}
-        cells.append(texts | {"p": _p(row["p"])})
-    return Table(
-        name="mcnemar",
-        caption="POPE: questions that only one of two models answered rightly, McNemar's test",
-        frame=frame_of(rows, ("first", "second", "split", *_MCNEMAR_COUNTS, "p", "is_mini")),
-        shown=show_frame(cells, ["First", "Second", "Split", *heads, "p"]),
-        bold=frozenset((at, "p") for at, row in enumerate(rows) if row["p"] < 0.05),
-        notes=(
-            "p: exact and two-sided, of the questions that only one model answered rightly; no "
-            "correction for the number of tests. Bold: below 0.05.",
-            "Questions of one image are not independent, so these p are too small rather than too "
-            "large; the intervals of the comparison are over images.",
-        ),
-        is_mini=any(result.is_mini for result in results),
-    )
-
-
-def _mcnemar_rows(
-    one: RunResults, other: RunResults, first: str, second: str
-) -> list[dict[str, Any]]:
-    found = []
-    for benchmark, split, model in one.right:
-        if model != first:
-            continue
-        asked, right = one.right[benchmark, split, first]
-        asked_too, right_too = other.right.get((benchmark, split, second), ("", ""))
-        if asked != asked_too:
-            continue
-        counts = agreement(right, right_too)
-        names = [f"{r.name}, {model_title(m)}" for r, m in ((one, first), (other, second))]
-        row: dict[str, Any] = {"first": names[0], "second": names[1], "split": split, **counts}
-        row["p"] = mcnemar(counts["only_first"], counts["only_second"])
-        found.append(row | {"is_mini": one.is_mini or other.is_mini})
-    return found
-
-
-def _p(value: float) -> str:
-    if value is None:
-        return MISSING
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-# POPE in full: the confusion matrix of each split and model, from which all its metrics follow.
-
-
-def confusion_rows(results: Sequence[RunResults]) -> list[dict[str, Any]]:
-    """One row per run, split and model: the four counts, the five metrics, n and unreadable."""
-    rows = []
-    for result in results:
-        splits = list(dict.fromkeys(key[1] for key in result.metrics if key[0] == "pope"))
-        for split in splits:
-            for model in models_of(result):
-                accuracy = result.metrics.get(("pope", split, "accuracy", model))
-                if accuracy is None:
-                    continue
-                row = {"run": result.name, "split": split, "model": model, "n": accuracy.n}
-                row["n_unreadable"] = result.unreadable(("pope", split, "accuracy", model))
-                for name in (*COUNTS, *CELLS):
-                    row[name] = result.value(("pope", split, name, model))
-                row["words_per_answer"] = result.value(("pope", split, WORDS, model))
-                rows.append(row | {"is_mini": result.is_mini})
-    return rows
-
-
-def pope_table(results: Sequence[RunResults]) -> Table | None:
-    """The confusion matrices of all runs; None where POPE was not evaluated."""
-    if not results:
-        raise BadInput("an empty comparison: name at least one evaluated run")
-    rows = confusion_rows(results)
-    if not rows:
-        return None
-    heads = {"n": "n", "n_unreadable": "Unreadable"}
-    heads |= dict(zip(COUNTS, ("TP", "FP", "TN", "FN"), strict=True))
-    cells = []
-    for row in rows:
-        texts = {"Run": row["run"], "Split": row["split"], "Model": model_title(row["model"])}
-        texts |= {
-            head: show(row[name], is_fraction=False, digits=0) for name, head in heads.items()
-        }
-        texts |= {
-            measure_of("pope", name).title: show(row[name], is_fraction=True) for name in CELLS
-        }
-        words = show(row["words_per_answer"], is_fraction=False, digits=1)
-        cells.append(texts | {"Words per answer": words})
-    columns = ["Split", "Model", *[heads[c] for c in COUNTS]]
-    columns += [measure_of("pope", name).title for name in CELLS]
-    columns += ["n", "Unreadable", "Words per answer"]
-    return Table(
-        name="pope",
-        caption="POPE: what was said to which questions",
-        frame=frame_of(
-            rows,
-            ("run", "split", "model", *COUNTS, *CELLS, "n", "n_unreadable", WORDS, "is_mini"),
-        ),
-        shown=show_frame(cells, columns if len(results) == 1 else ["Run", *columns]),
-        notes=(
-            "Positive: said yes. A yes ratio far from the share of yes questions (half) is a bias; "
-            "accuracy hides it, recall rewards it.",
-            *notes.of_answers(results),
-        ),
-        is_mini=any(result.is_mini for result in results),
-    )
+# The tables of the comparison.
 
 
 def comparison(
@@ -532,7 +348,7 @@ def comparison(
     Raises:
         BadInput: nothing to compare, or a run is named twice.
     """
-    _check(results)
+    _refuse_repeated(results)
     rows: list[Row] = []
     for label, group in groups(results).items():
         each = [rows_against_base(result, reported, samples=samples, seed=seed) for result in group]
@@ -549,7 +365,7 @@ def every_run(
     seed: int = 42,
 ) -> Table:
     """The rows of `comparison` for each run by itself: every seed is shown, the bad ones too."""
-    _check(results)
+    _refuse_repeated(results)
     rows: list[Row] = []
     labels = {r.name: label for label, group in groups(results).items() for r in group}
     for result in results:
@@ -565,9 +381,9 @@ def every_run(
 def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 42) -> Table | None:
     """The tuned model against each control: does it do what saying less, or finetuning, does not?
 
-    None where no control was evaluated.
+    None if no control was evaluated.
     """
-    _check(results)
+    _refuse_repeated(results)
     rows: list[Row] = []
     for label, group in groups(results).items():
         each = [rows_against_controls(result, samples=samples, seed=seed) for result in group]
@@ -575,20 +391,19 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
     rows = [row for row in rows if row["base"] is not None and _measure(row).is_headline]
     if not rows:
         return None
-    frame = frame_of([row | {"verdict": _verdict(row)} for row in rows], (*COLUMNS, "verdict"))
-    columns = ["Benchmark", "Split", "Measure", "Control", "Control's value", "Tuned", "Difference"]
-    columns += ["95 % interval", "Tuned is", "n", "Unreadable", "Words per answer"]
-    cells = []
-    for row in rows:
-        texts = _cells(row)
-        texts["Control"], texts["Control's value"] = model_title(row["against"]), texts["Base"]
-        cells.append(texts | {"Tuned is": _verdict(row)})
     return Table(
         name="controls",
         caption="The tuned model against the controls",
-        frame=frame,
-        shown=show_frame(cells, columns if len(results) == 1 else ["Recipe", "Runs", *columns]),
-        bold=_bold(rows),
+        rows=[row | {"verdict": _verdict(row)} for row in rows],
+        columns=[
+            *(_OF_SEVERAL if len(results) > 1 else ()),
+            *_WHERE,
+            Column("Control", lambda row: model_title(row["against"])),
+            Column("Control's value", _value("base")),
+            *(Column("Tuned", _value("tuned")), _DIFFERENCE, _INTERVAL),
+            *(Column("Tuned is", "verdict"), *_READ, _WORDS_PER_ANSWER),
+        ],
+        values=(*COLUMNS, "verdict"),
         notes=(
             "Base, cut to the same length: the base's descriptions, cut to as many sentences as "
             "the tuned model's. Finetuned on the chosen texts only: the same training without the "
@@ -607,57 +422,25 @@ def _table(
     reported: Sequence[ReportedRow],
     samples: int,
 ) -> Table:
-    columns = ["Benchmark", "Split", "Measure", "Model", "Reported base", "Reported tuned", "Base"]
-    columns += ["Tuned", "Difference", "95 % interval", "n", "Unreadable", "Words per answer"]
-    if name == "every_run":
-        columns.insert(0, "Run")
-    elif len(results) > 1:
-        columns[9:9] = ["Deviation"]
-        columns[:0] = ["Recipe", "Runs"]
+    more = _OF_SEVERAL if len(results) > 1 else ()
     return Table(
         name=name,
         caption=caption,
-        frame=frame_of(rows, COLUMNS),
-        shown=show_frame([_cells(row) for row in rows], columns),
-        bold=_bold(rows),
+        rows=rows,
+        columns=[
+            *([Column("Run", "run")] if name == "every_run" else more),
+            *_WHERE,
+            Column("Model", lambda row: model_title(row["model"])),
+            Column("Reported base", "reported_base_printed"),
+            Column("Reported tuned", "reported_tuned_printed"),
+            *(Column("Base", _value("base")), Column("Tuned", _value("tuned")), _DIFFERENCE),
+            *([Column("Deviation", _value("deviation"))] if more and name != "every_run" else ()),
+            *(_INTERVAL, *_READ, _WORDS_PER_ANSWER),
+        ],
+        values=COLUMNS,
         notes=notes.of_comparison(results, reported, samples),
         is_mini=any(result.is_mini for result in results),
     )
-
-
-def _cells(row: Row) -> dict[str, str]:
-    """A row as a reader sees it."""
-    measure = _measure(row)
-
-    def value(name: str, *, signed: bool = False) -> str:
-        return show(row[name], is_fraction=measure.is_fraction, signed=signed)
-
-    words = [show(row[n], is_fraction=False, digits=1) for n in ("words_base", "words_tuned")]
-    return {
-        "Recipe": row["group"],
-        "Run": row["run"],
-        "Runs": str(row["runs"]),
-        "Benchmark": row["benchmark"],
-        "Split": row["split"],
-        "Measure": measure.title,
-        "Model": model_title(row["model"]),
-        "Reported base": row["reported_base_printed"] or MISSING,
-        "Reported tuned": row["reported_tuned_printed"] or MISSING,
-        "Base": value("base"),
-        "Tuned": value("tuned"),
-        "Difference": value("difference", signed=True),
-        "Deviation": value("deviation"),
-        "95 % interval": show_interval(row["low"], row["high"], is_fraction=measure.is_fraction)
-        + (" u" if row["interval"] == "unpaired" else ""),
-        "n": show_change(row["n_base"], row["n"]),
-        "Unreadable": show_change(row["n_unreadable_base"], row["n_unreadable"]),
-        "Words per answer": words[0] if words[0] == words[1] else f"{words[0]} → {words[1]}",
-    }
-
-
-def _bold(rows: Sequence[Row]) -> frozenset[tuple[int, str]]:
-    clear = (i for i, row in enumerate(rows) if not covers_zero(row["low"], row["high"]))
-    return frozenset((i, "Difference") for i in clear)
 
 
 def _verdict(row: Row) -> str:
@@ -669,15 +452,11 @@ def _verdict(row: Row) -> str:
     return "better" if (row["difference"] > 0) == (better == "higher") else "worse"
 
 
-def _measure(row: Row) -> Measure:
-    return measure_of(row["benchmark"], row["measure"])
-
-
 def _labelled(rows: Sequence[Row], label: str) -> list[Row]:
     return [row | {"group": label} for row in rows]
 
 
-def _check(results: Sequence[RunResults]) -> None:
+def _refuse_repeated(results: Sequence[RunResults]) -> None:
     if not results:
         raise BadInput("an empty comparison: name at least one evaluated run")
     names = [result.name for result in results]

@@ -6,48 +6,44 @@ from pathlib import Path
 
 from hadpo.records import Metric, read_jsonl
 from hadpo.runs import Manifest, list_manifests
-from hadpo.tables._table import MISSING, Table, frame_of, show, show_frame
+from hadpo.tables._table import MISSING, Column, Table, show
 from hadpo.tables.measures import measure_of
 
 _KEYS = (  # what a reader asks for first; benchmark, split (empty: each), metric
     ("pope", "adversarial", "accuracy"),
     ("shr", "", "hallucinated_sentence_ratio"),
 )
-_COLUMNS = ("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds")
+_VALUES = (
+    *("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds"),
+    *("key_numbers", "cost_usd", "error"),
+)
+_COLUMNS = (
+    Column("Run", "run"),
+    Column("Stage", "stage"),
+    Column("Status", "status"),
+    Column("Recipe", lambda r: r["recipe"] + (" (mini)" if r["is_mini"] else "")),
+    Column("Key numbers", "key_numbers"),
+    Column("Cost", lambda r: None if r["cost_usd"] is None else f"${r['cost_usd']:.2f}"),
+    Column("Duration", lambda r: _duration(r["duration_seconds"])),
+    Column("Error", lambda r: (r["error"] or MISSING).splitlines()[0][:80]),
+)
 
 
 def run_index(runs_folder: Path) -> Table:
     """Every stage of every run below `runs_folder`, the unfinished and the failed too."""
-    values, cells = [], []
+    rows = []
     for manifest in list_manifests(runs_folder):
+        row = {name: getattr(manifest, name, None) for name in _VALUES}
         numbers = _key_numbers(manifest, runs_folder / manifest.name / manifest.stage)
-        row = {name: getattr(manifest, name, None) for name in _COLUMNS}
-        row |= {
-            "run": manifest.name,
-            "key_numbers": numbers or None,
-            "cost_usd": _cost(manifest),
-            "error": manifest.error or None,
-        }
-        values.append(row)
-        cells.append(
-            {
-                "Run": manifest.name,
-                "Stage": manifest.stage,
-                "Status": manifest.status,
-                "Recipe": manifest.recipe + (" (mini)" if manifest.is_mini else ""),
-                "Key numbers": numbers,
-                "Cost": MISSING if row["cost_usd"] is None else f"${row['cost_usd']:.2f}",
-                "Duration": _duration(manifest.duration_seconds),
-                "Error": manifest.error.splitlines()[0][:80] if manifest.error else MISSING,
-            }
-        )
-    columns = ("Run", "Stage", "Status", "Recipe", "Key numbers", "Cost", "Duration", "Error")
+        row |= {"run": manifest.name, "key_numbers": numbers or None}
+        rows.append(row | {"cost_usd": _cost(manifest), "error": manifest.error or None})
     return Table(
         name="runs",
         caption=f"Runs in {runs_folder.name}",
-        frame=frame_of(values, (*_COLUMNS, "key_numbers", "cost_usd", "error")),
-        shown=show_frame(cells, columns),
-        is_mini=bool(values) and all(row["is_mini"] for row in values),
+        rows=rows,
+        columns=_COLUMNS,
+        values=_VALUES,
+        is_mini=bool(rows) and all(row["is_mini"] for row in rows),
     )
 
 

@@ -1,6 +1,5 @@
 """Intervals: paired bootstrap over images, Student's t over seeds. Pure functions of arrays."""
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ def paired_difference(
         share: of the resampled differences inside the interval.
 
     Returns:
-        Low and high end, or None where no resampled set has a valid denominator.
+        Low and high end, or None if no resampled set has a valid denominator.
     """
     if base.shape != tuned.shape:
         raise ValueError(f"paired models need the same images: {base.shape} and {tuned.shape}")
@@ -55,8 +54,8 @@ def paired_difference(
 def unpaired_difference(base: Metric, tuned: Metric) -> tuple[float, float] | None:
     """An interval of `tuned - base` from the metrics' own intervals, as if they were independent.
 
-    Two models on the same images are not, so this is wider than a paired interval; it serves where
-    the items behind a metric are not at hand. None where a metric has no interval.
+    Two models on the same images are not, so this is wider than a paired interval; it serves if
+    the items behind a metric are not at hand. None if a metric has no interval.
     Source: Zou and Donner 2008, the method of variance estimates recovery.
     """
     if base.value is None or base.low is None or base.high is None:
@@ -81,40 +80,13 @@ def mean_interval(
     if len(values) < 2:
         return mean, None, None, None
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    half = t_quantile(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
+    from scipy import special  # here, because importing it takes as long as all of hadpo.tables
+
+    quantile = float(special.stdtrit(len(values) - 1, 0.975))
+    half = quantile * deviation / math.sqrt(len(values))
     return mean, deviation, mean - half, mean + half
 
 
-@functools.cache
-def t_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t: the integrated density, its bracket halved (no SciPy here).
-
-    Args:
-        probability: between 0.5 and 1, both excluded.
-        freedom: degrees of freedom, at least 1.
-    """
-    if not 0.5 < probability < 1 or freedom < 1:
-        raise ValueError(f"no t quantile of {probability} at {freedom} degrees of freedom")
-    scale = math.exp(
-        math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(freedom * math.pi) / 2
-    )
-
-    def share_below(t: float) -> float:
-        # With t = sqrt(freedom) tan(angle) the density is a power of a cosine: smooth, bounded.
-        angles = np.linspace(0.0, math.atan(t / math.sqrt(freedom)), 2001)
-        density = scale * math.sqrt(freedom) * np.cos(angles) ** (freedom - 1)
-        whole, half = np.trapezoid(density, angles), np.trapezoid(density[::2], angles[::2])
-        return 0.5 + float(whole + (whole - half) / 3)  # Simpson's rule
-
-    low, high = 0.0, 1.0
-    while share_below(high) < probability:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if share_below(middle) < probability else (low, middle)
-    return high
-
-
 def covers_zero(low: float | None, high: float | None) -> bool:
-    """Whether an interval covers zero; an interval that is not there counts as one that does."""
+    """Whether an interval covers zero; None counts as an interval that does."""
     return low is None or high is None or low <= 1e-12 <= high + 2e-12  # rounding is no evidence

@@ -1,5 +1,6 @@
 """What each metric is called in a table, its unit, and which direction is better: data."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,3 +72,9 @@ def measure_of(benchmark: str, name: str) -> Measure:
 def model_title(model: str) -> str:
     """What a table calls a model."""
     return MODELS.get(model, model)
+
+
+def models_in_order(models: Iterable[str]) -> list[str]:
+    """Each model once, in the order of the tables; those that they do not know last, by name."""
+    known = set(models)
+    return [m for m in MODELS if m in known] + sorted(known - MODELS.keys())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hadpo import config
-from hadpo.tables._table import MINI, Table, show, show_interval
+from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
 from hadpo.tables.intervals import covers_zero
 from hadpo.tables.measures import measure_of, model_title
@@ -163,7 +163,7 @@ def audit_story(rows: Sequence[ReportedRow]) -> Story:
     for system in systems:
         own = [row for row in rows if (row.system, row.benchmark) == (system, "pope")]
         findings = audit_reported(own).findings
-        unique = sum(finding.found.count == 1 for finding in findings)
+        unique = sum(finding.fitting.count == 1 for finding in findings)
         flagged = [finding for finding in findings if finding.is_flagged]
         lines.append(
             f"**{system}**: of {len(findings)} printed rows {unique} come from exactly one "
@@ -188,7 +188,7 @@ def results_story(tables: Sequence[Table]) -> Story:
     if "comparison" not in by_name:
         return Story("No run is compared here: published numbers and their audit only.")
     whole = by_name["comparison"]
-    rows = [r for r in whole.frame.to_dict("records") if r["model"] == "merged"]
+    rows = [r for r in whole.rows if r["model"] == "merged"]
     rows = [r for r in rows if r["difference"] is not None]
     several = len({row["recipe"] for row in rows}) > 1
     clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
@@ -207,7 +207,7 @@ def results_story(tables: Sequence[Table]) -> Story:
     return Story("\n".join(lines).rstrip())
 
 
-def _sentence(row: dict[str, Any], several: bool) -> str:
+def _sentence(row: Row, several: bool) -> str:
     measure = measure_of(row["benchmark"], row["measure"])
     unit = " %" if measure.is_fraction else ""
     values = [show(row[name], is_fraction=measure.is_fraction) for name in ("base", "tuned")]
@@ -218,7 +218,7 @@ def _sentence(row: dict[str, Any], several: bool) -> str:
     return f"{_place(row, several)}: {values[0]} to {values[1]}{unit} {ends}{word}, n {row['n']}"
 
 
-def _place(row: dict[str, Any], several: bool) -> str:
+def _place(row: Row, several: bool) -> str:
     label = measure_of(row["benchmark"], row["measure"]).label
     split = f"POPE {row['split']} " if row["benchmark"] == "pope" else ""
     return f"{row['recipe']}, {split}{label}" if several else f"{split}{label}"
@@ -226,9 +226,8 @@ def _place(row: dict[str, Any], several: bool) -> str:
 
 def _against_controls(controls: Table, several: bool) -> list[str]:
     lines = []
-    rows = controls.frame.to_dict("records")
-    for control in dict.fromkeys(row["against"] for row in rows):
-        own = [row for row in rows if row["against"] == control]
+    for control in dict.fromkeys(row["against"] for row in controls.rows):
+        own = [row for row in controls.rows if row["against"] == control]
         groups = {
             verdict: [_place(row, several) for row in own if row["verdict"] == verdict]
             for verdict in ("better", "worse", "not separable")

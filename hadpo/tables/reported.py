@@ -2,14 +2,15 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hadpo.config import ROOT
 from hadpo.plugins import choices
 from hadpo.records import BadInput
-from hadpo.tables._table import DAGGER, MISSING, Table, frame_of, show_frame
+from hadpo.tables._table import DAGGER, MISSING, Column, Table
 from hadpo.tables.audit import Audit, audit, audit_table, rows_from
 
 REPORTED = ROOT / "papers_results" / "reported"
@@ -36,7 +37,7 @@ class ReportedRow:
     note: str
 
     def shown(self, name: str) -> str | None:
-        """The digits as published, in percent or points; None where the metric was not."""
+        """The digits as published, in percent or points; None if the metric was not."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -132,28 +133,37 @@ def audit_reported(rows: Sequence[ReportedRow]) -> Audit:
 
 def _table(system: str, benchmark: str, rows: Sequence[ReportedRow], found: Audit | None) -> Table:
     metrics = list(rows[0].values)
-    marks: dict[str, str] = {}  # note -> its letter
+    letters = {note: chr(ord("a") + at) for at, note in enumerate(_distinct(r.note for r in rows))}
     wrong = [finding.cells for finding in found.findings] if found else [frozenset()] * len(rows)
-    values, cells = [], []
-    for row, flagged in zip(rows, wrong, strict=True):
-        facts = {name: getattr(row, name) for name in FACTS if name != "unit"}
-        values.append(facts | dict(row.values))
-        mark = marks.setdefault(row.note, chr(ord("a") + len(marks))) if row.note else MISSING
-        texts = {"backbone": row.backbone, "split": row.split, "model": row.model}
-        texts |= {m: text + f" {DAGGER}" * (m in flagged) for m, text in row.printed.items()}
-        cells.append(texts | {"n": str(row.n or MISSING), "note": mark})
-    sources = sorted({f"{row.source} ({_dated(row.date)})" for row in rows})
-    units = " and ".join(sorted({row.unit for row in rows}))
-    notes = [f"{mark}: {note}." for note, mark in marks.items()]
+    notes = [f"{letter}: {note}." for note, letter in letters.items()]
     if any(wrong):
         notes.insert(0, f"{DAGGER}: no confusion matrix explains this cell; see the audit.")
+    sources = sorted({f"{row.source} ({_dated(row.date)})" for row in rows})
+    units = " and ".join(sorted({row.unit for row in rows}))
+
+    def printed(metric: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda row: row["printed"][metric] + f" {DAGGER}" * (metric in row["wrong"])
+
     return Table(
         name=f"reported_{system}_{benchmark}",
         caption=f"Published numbers of {system} on {benchmark}, {units} as printed",
-        frame=frame_of(values, ["backbone", "split", "model", *metrics, *FACTS[4:]]),
-        shown=show_frame(cells, ["backbone", "split", "model", *metrics, "n", "note"]),
+        rows=[
+            vars(row) | dict(row.values) | {"wrong": cells}
+            for row, cells in zip(rows, wrong, strict=True)
+        ],
+        columns=[
+            *(Column(name, name) for name in ("backbone", "split", "model")),
+            *(Column(metric, printed(metric)) for metric in metrics),
+            Column("n", "n"),
+            Column("note", lambda row: letters.get(row["note"])),
+        ],
+        values=["backbone", "split", "model", *metrics, *FACTS[4:]],
         notes=(*notes, f"Source: {'; '.join(sources)}."),
     )
+
+
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def _dated(date: str) -> str:
@@ -172,7 +182,7 @@ def _read(path: Path) -> Iterator[ReportedRow]:
             wanted = ", ".join(missing) or "at least one metric"
             raise BadInput(
                 f"{path}:1: missing column {wanted} (found {', '.join(header) or 'nothing'}); "
-                "papers_results/README.md tells the schema"
+                "papers_results/README.md has the schema"
             )
         for cells in reader:
             where = f"{path}:{reader.line_num}"
@@ -203,13 +213,13 @@ def _parse(
             hint = "a percent where a fraction is due? " if unit == "fraction" and value > 1 else ""
             raise BadInput(
                 f"{where}: column {name!r}: found {value:g}, expected 0 to {_LIMITS[unit]:g} "
-                f"(unit {unit}); {hint}mend the value or the unit"
+                f"(unit {unit}); {hint}fix the value or the unit"
             )
     known = [value for value in found.values() if value is not None]
     if unit == "percent" and known and 0 < max(known) <= 1:
         raise BadInput(
             f"{where}: column {metrics[0]!r}: no value is above 1 (unit percent); "
-            "a fraction where a percent is due? mend the values or the unit"
+            "a fraction where a percent is due? fix the values or the unit"
         )
     count = _number(cells["n"], where=f"{where}: column 'n'")
     scale = 100 if unit == "percent" else 1
@@ -231,7 +241,5 @@ def _number(text: str, *, where: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadInput(
-            f"{where}: found {text!r}, expected a number, or - where nothing was published"
-        )
+        raise BadInput(f"{where}: found {text!r}, expected a number, or - if nothing was published")
     return value

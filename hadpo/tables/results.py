@@ -1,4 +1,4 @@
-"""What an evaluated run left behind: metrics, manifests, and the items that the metrics rest on."""
+"""Results of an evaluated run: metrics, manifests, and the items that the metrics rest on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ import numpy as np
 from hadpo.config import ROOT
 from hadpo.records import BadInput, Metric, Outcome, read_jsonl
 from hadpo.runs import read_manifest, stage_folder
+from hadpo.tables.measures import models_in_order
 
 REPRODUCED = ROOT / "papers_results" / "reproduced"  # runs of ours, as `hadpo export` wrote them
 Key = tuple[str, str, str, str]  # benchmark, split, metric, model
@@ -40,11 +41,16 @@ class RunResults:
 
     @property
     def backbone(self) -> str:
-        """Family and variant of the model, empty where it was not recorded."""
+        """Family and variant of the model, empty if it was not recorded."""
         return self.settings.get("model", {}).get("backbone", "")
 
+    @property
+    def models(self) -> list[str]:
+        """Evaluated models, in the order of the tables."""
+        return models_in_order(key[3] for key in self.metrics)
+
     def value(self, key: Key) -> float | None:
-        """The value of a metric, None where it was not measured."""
+        """The value of a metric, None if it was not measured."""
         metric = self.metrics.get(key)
         return metric.value if metric else None
 
@@ -61,7 +67,7 @@ class RunResults:
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Sums of `key`'s model and of model `other`, of this run or another, on the same images.
 
-        None where either has no items, the images differ, or the items do not add up to the metric
+        None if either has no items, the images differ, or the items do not add up to the metric
         (then the metric is another ratio than we think, and an interval would be of ours).
         """
         place = (*key[:3], other)
@@ -106,7 +112,7 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
     metrics = list(read_jsonl(folder / "metrics.jsonl", Metric))
     if not metrics:
         raise BadInput(f"{folder / 'metrics.jsonl'}: no metrics; rerun stage evaluate of {name!r}")
-    outcomes = _outcomes(folder / "outcomes.jsonl", name)
+    outcomes = _read_outcomes(folder / "outcomes.jsonl", name)
     return RunResults(
         name=name,
         recipe=manifest.recipe,
@@ -136,7 +142,7 @@ def _items(outcomes: Sequence[Outcome]) -> dict[Key, Sums]:
     }
 
 
-def _outcomes(path: Path, name: str) -> list[Outcome]:
+def _read_outcomes(path: Path, name: str) -> list[Outcome]:
     if not path.is_file():
         raise BadInput(
             f"{path} is not there: run {name!r} was evaluated by an older version; redo it with "
@@ -198,7 +204,7 @@ def _label(result: RunResults, firsts: Sequence[RunResults]) -> str:
 
 
 def differences(results: Sequence[RunResults]) -> list[str]:
-    """What keeps runs from being compared, one sentence a field; empty where nothing does.
+    """What keeps runs from being compared, one sentence a field; empty if nothing does.
 
     Compared are the benchmarks and splits that runs share: the questions that were asked (ids,
     texts, right answers, images), how answers are read, and who judged.
@@ -224,7 +230,7 @@ def differences(results: Sequence[RunResults]) -> list[str]:
 
 
 def check_comparable(results: Sequence[RunResults]) -> None:
-    """Raise BadInput, with every differing field, where runs may not stand in one table."""
+    """Raise BadInput, with every differing field, if runs may not stand in one table."""
     found = differences(results)
     if found:
         raise BadInput(

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from hadpo.records import BadInput
-from hadpo.tables import Tables, committed_ablations
+from hadpo.tables import committed_ablations
+from hadpo.tables._table import Tables
 from hadpo.tables.ablations import ablation_tables
 from hadpo.tables.results import REPRODUCED
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo.records import BadInput
-from hadpo.tables import PopeRow, audit, audit_reported, audit_table, read_pasted, read_reported
-from hadpo.tables.audit import CELLS, Matrix, matrices, read_printed, slip
+from hadpo.tables import audit, audit_table, read_pasted, read_reported
+from hadpo.tables.audit import CELLS, Matrix, PopeRow, matrices, read_printed, slip
+from hadpo.tables.reported import audit_reported
 
 WRONG = {  # the three cells that the specification of the published tables found by hand
     ("minigpt4-llama2-7b", "popular", "base"): ("f1", "67.72", "67.22", "one digit slipped"),
@@ -39,7 +40,7 @@ def test_the_three_wrong_cells_are_found_and_explained():
         assert (wrong.cells, wrong.implied) == ((cell,), (implied,))
         assert flagged[key].row.printed[cell].text == printed
         assert slip(printed, implied) == how
-    assert all(f.found.count == 1 for f in found.findings if not f.is_flagged)
+    assert all(f.fitting.count == 1 for f in found.findings if not f.is_flagged)
     text = audit_table(found).to_markdown()
     assert "F1 67.72, the other cells give 67.22 (one digit slipped)" in text
     assert "two digits changed places" in text
@@ -74,7 +75,7 @@ def test_matrices_are_those_of_the_specification():
 
 def test_the_users_table_stands_and_its_random_split_was_the_older_one():
     found = audit_reported(pope("lrv-users"))
-    assert [f.found.count for f in found.findings] == [1] * 6
+    assert [f.fitting.count for f in found.findings] == [1] * 6
     old = [f.row for f in found.findings if f.row.split == "random"]
     assert {row.n for row in old} == {2910}
     for row in old:  # with today's 3000 questions the same cells fit nothing
@@ -168,8 +169,8 @@ def test_a_pasted_csv_in_fractions_and_our_own_files_are_audited(tmp_path):
     rows = read_pasted(text)
     assert [r.n for r in rows] == [2910, None]
     assert list(rows[1].printed) == ["accuracy", "yes_ratio"]
-    assert audit(rows).findings[0].found.count == 1
-    from hadpo.tables import REPORTED
+    assert audit(rows).findings[0].fitting.count == 1
+    from hadpo.tables.reported import REPORTED
 
     own = read_pasted((REPORTED / "hadpo_pope.csv").read_text(encoding="utf-8"))
     assert sum(f.is_flagged for f in audit(own).findings) == 3
@@ -212,5 +213,5 @@ def test_several_cells_may_be_the_wrong_one_and_sometimes_nothing_agrees():
 
 def test_rows_with_few_cells_have_many_matrices_and_are_not_flagged():
     (finding,) = audit(read_pasted("acc,f1\n86.1,86.0\n")).findings
-    assert finding.found.count > 1 and not finding.is_flagged and finding.matrix is None
+    assert finding.fitting.count > 1 and not finding.is_flagged and finding.matrix is None
     assert "matrices fit" in audit_table(audit(read_pasted("acc,f1\n86.1,86.0\n"))).to_markdown()

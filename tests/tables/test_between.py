@@ -7,7 +7,8 @@ import pytest
 
 from hadpo.records import BadInput, Outcome, read_jsonl
 from hadpo.runs.report import export
-from hadpo.tables import between_runs, compare_runs, read_results, results
+from hadpo.tables import compare_runs, read_results, results
+from hadpo.tables.comparison import between_runs
 from hadpo.tables.intervals import paired_difference
 
 SHR = "hallucinated_sentence_ratio"

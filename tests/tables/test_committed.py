@@ -4,7 +4,8 @@ from pathlib import Path
 
 from hadpo import config
 from hadpo.runs.run import open_run
-from hadpo.tables import REPORTED, compare, comparison, overview, read_results
+from hadpo.tables import compare, comparison, overview, read_results
+from hadpo.tables.reported import REPORTED
 from hadpo.tables.results import REPRODUCED
 
 

@@ -12,15 +12,14 @@ from hadpo.tables import (
     MINI,
     compare_runs,
     comparison,
-    controls,
     covers_zero,
-    every_run,
     overview,
     read_reported,
     read_results,
     render,
     run_index,
 )
+from hadpo.tables.comparison import controls, every_run
 
 TUNED = {"split": "adversarial", "measure": "accuracy", "model": "merged"}
 

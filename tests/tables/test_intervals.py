@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from hadpo.tables import mean_interval, paired_difference, t_quantile
+from hadpo.tables.intervals import mean_interval, paired_difference
 
 
 def ratios(rng: np.random.Generator, images: int, chance: float) -> np.ndarray:
@@ -55,14 +53,6 @@ def test_no_interval_without_images_or_denominators():
     assert paired_difference(np.zeros((4, 2)), np.ones((4, 2))) is None
     with pytest.raises(ValueError, match="same images"):
         paired_difference(np.ones((3, 2)), np.ones((4, 2)))
-
-
-@given(st.floats(0.55, 0.999), st.integers(1, 200))
-@settings(max_examples=60, deadline=None)
-def test_t_quantile_is_scipys(probability: float, freedom: int):
-    assert t_quantile(probability, freedom) == pytest.approx(
-        stats.t.ppf(probability, freedom), rel=1e-5
-    )
 
 
 def test_mean_interval_is_the_t_interval_over_seeds():

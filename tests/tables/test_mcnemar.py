@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hadpo.records import BadInput
-from hadpo.tables import compare_runs, differences, mcnemar, mcnemar_table, read_results
+from hadpo.tables import compare_runs, read_results
+from hadpo.tables.pope import mcnemar, mcnemar_table
+from hadpo.tables.results import differences
 
 
 @given(st.integers(0, 400), st.integers(0, 400))

@@ -9,7 +9,8 @@ import pytest
 
 from hadpo.runs.execute import execute
 from hadpo.runs.report import join_reports
-from hadpo.tables import compare_runs, read_reported, reported_tables
+from hadpo.tables import compare_runs, read_reported
+from hadpo.tables.reported import reported_tables
 
 LATEX = shutil.which("pdflatex")
 PREAMBLE = r"""\documentclass{article}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from hadpo.records import BadInput
-from hadpo.tables import DAGGER, REPORTED, matching, read_reported, reported_tables
+from hadpo.tables import read_reported
+from hadpo.tables._table import DAGGER
+from hadpo.tables.reported import REPORTED, matching, reported_tables
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 WRONG = {  # spec of the published tables: the cells that no confusion matrix gives, as printed

@@ -5,21 +5,23 @@ import pytest
 
 from hadpo.records import BadInput
 from hadpo.tables import MINI, Table
-from hadpo.tables._table import frame_of, show, show_frame, show_interval
+from hadpo.tables._table import Column, show, show_interval
 
 
 def small(**changes) -> Table:
-    values = [{"name": "a|b <i> 5 % & x_1", "share": 0.123456, "n": 7}, {"name": "none", "n": 0}]
-    cells = [
-        {"Name": "a|b <i> 5 % & x_1", "Share (%)": "12.35", "n": "7"},
-        {"Name": "none", "n": "0"},
-    ]
     facts = {
         "name": "small",
         "caption": "Shares of 5 % & more <b>",
-        "frame": frame_of(values, ("name", "share", "n")),
-        "shown": show_frame(cells, ("Name", "Share (%)", "n")),
-        "bold": frozenset({(0, "Share (%)")}),
+        "rows": [
+            {"name": "a|b <i> 5 % & x_1", "share": 0.123456, "n": 7},
+            {"name": "none", "n": 0},
+        ],
+        "columns": [
+            Column("Name", "name"),
+            Column("Share", "share", unit="%", is_bold=lambda row: "share" in row),
+            Column("n", "n"),
+        ],
+        "values": ("name", "share", "n"),
         "notes": ("a note with <script>, 5 % and a | b",),
     }
     return Table(**(facts | changes))
@@ -34,8 +36,8 @@ def test_markdown_has_bold_dash_and_escaped_pipes():
 
 
 def test_markdown_keeps_trailing_zeros():
-    cells = [{"Value": "51.20"}, {"Value": "7.00"}]
-    table = small(shown=show_frame(cells, ("Value",)), bold=frozenset())
+    rows = [{"value": 0.512}, {"value": 0.07}]
+    table = small(rows=rows, columns=[Column("Value", "value", unit="%")])
     assert "51.20" in table.to_markdown() and "7.00" in table.to_markdown()
 
 
@@ -93,6 +95,6 @@ def test_numbers_are_shown_in_percent_and_never_as_minus_zero():
 
 
 def test_frames_keep_none_and_integers():
-    frame = frame_of([{"a": 1, "b": None}], ("a", "b"))
+    frame = small(rows=[{"a": 1, "b": None}], values=("a", "b")).frame
     assert frame.loc[0, "a"] == 1 and frame.loc[0, "b"] is None
     assert isinstance(frame, pd.DataFrame)

@@ -6,20 +6,38 @@
 """
 
 import csv
+import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import Report, inside, read_json, read_json_lines
+from hadpo.data import (
+    Name,
+    Report,
+    inside,
+    json_records,
+    parse_raw,
+    read_json_lines,
+    read_text,
+)
 from hadpo.records import BadInput, Question
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-_IMAGES, _IDS = ("image", "image_id"), ("question_id",)
-_TEXTS = ("question", "instruction", "text")
 _EXPECTED = (
     "expected questions: .txt with one a line, or .json, .jsonl, .csv with image and question"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Raw:
+    image: Name | None = None
+    image_id: Name | None = None
+    question: str | None = None
+    instruction: str | None = None
+    text: str | None = None
+    question_id: Name | None = None
 
 
 def read(path: Path, images: Path, report: Report) -> list[Question]:
@@ -42,9 +60,7 @@ def read(path: Path, images: Path, report: Report) -> list[Question]:
 
 
 def _every_line(path: Path, images: Path) -> list[Question]:
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; {_EXPECTED}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_text(path, expected=_EXPECTED).splitlines()]
     files = sorted(file for file in images.iterdir() if file.suffix.lower() in ENDINGS)
     return [
         _question(f"{file.name}-{number}", file, text)
@@ -54,36 +70,35 @@ def _every_line(path: Path, images: Path) -> list[Question]:
 
 
 def _records(path: Path, images: Path, report: Report) -> Iterator[Question]:
-    for number, (where, record) in enumerate(_objects(path, report), start=1):
+    for number, (where, value) in enumerate(_values(path, report), start=1):
         with report.checking("questions"):
-            if not isinstance(record, Mapping):
-                raise BadInput(f"{where}: expected an object, found {type(record).__name__}")
-            if None in record:  # so csv says it
-                raise BadInput(
-                    f"{where}: more cells than columns; put quotes around text with commas"
-                )
-            image, text, key = (_first(record, names) for names in (_IMAGES, _TEXTS, _IDS))
+            if isinstance(value, dict) and None in value:  # so csv.DictReader says it
+                raise BadInput(f"{where}: more cells than columns; quote texts that have commas")
+            raw = parse_raw(value, _Raw, where=where)
+            image = _first(raw.image, raw.image_id)
+            text = _first(raw.question, raw.instruction, raw.text)
             if not image or not text:
-                raise BadInput(f"{where}: expected image and question, found {sorted(record)}")
-            yield _question(key or str(number), _file(images, image, where=where), text)
+                raise BadInput(f"{where}: expected image and question, found {sorted(value)}")
+            key = _first(raw.question_id) or str(number)
+            yield _question(key, _file(images, image, where=where), text)
 
 
-def _first(record: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of these fields that says something, as text; the number 0 does."""
-    texts = (str(record[name]).strip() for name in names if record.get(name) is not None)
-    return next(filter(None, texts), "")
+def _first(*texts: str | None) -> str:
+    """The first text that is not blank, or ""."""
+    return next((text.strip() for text in texts if text and text.strip()), "")
 
 
-def _objects(path: Path, report: Report) -> Iterator[tuple[str, Any]]:
+def _values(path: Path, report: Report) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".json":
-        values = read_json(path, list, expected=_EXPECTED)
-        yield from ((f"{path}: record {number}", value) for number, value in enumerate(values))
+        yield from json_records(path, expected=_EXPECTED)
     elif path.suffix == ".jsonl":
         yield from read_json_lines(path, report, source="questions", expected=_EXPECTED)
-    elif path.suffix == ".csv" and path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), start=2):
-                yield f"{path}:{number}", row
+    elif path.suffix == ".csv":
+        rows = csv.DictReader(io.StringIO(read_text(path, expected=_EXPECTED)), strict=True)
+        try:
+            yield from ((f"{path}:{rows.line_num}", row) for row in rows)
+        except csv.Error as error:
+            raise BadInput(f"{path}:{rows.line_num}: not CSV ({error}); {_EXPECTED}") from error
     else:
         raise BadInput(f"{path}: no file that can be read; {_EXPECTED}")
 

@@ -40,13 +40,14 @@ def read(folder: Path, images: Path, report: Report) -> list[Question]:
 
     Args:
         folder: holds the three files.
-        images: folder with `val2014`.
+        images: folder of the photos, or one with them in `val2014`.
         report: collects broken records and missing images.
 
     Raises:
         BadInput: a file that cannot be read as a whole.
     """
-    return [q for split in SPLITS for q in _split(folder, images / "val2014", split, report)]
+    photos = images / "val2014" if (images / "val2014").is_dir() else images
+    return [q for split in SPLITS for q in _split(folder, photos, split, report)]
 
 
 def path_of(folder: Path, split: str) -> Path:

@@ -77,13 +77,19 @@ def test_questions_of_all_forms(photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("q.txt", "\n \n", "no question about"),
+        ("q.txt", "\n \n", "the file is empty"),
+        ("q.txt", b"caf\xe9?", r"q\.txt: not UTF-8"),
+        ("q.csv", b"image,text\na,caf\xe9?", r"q\.csv: not UTF-8"),
+        ("q.csv", "image,text\na,Is it red, or blue?", r"q\.csv:2: more cells than columns"),
+        ("q.csv", "image,text", "no question about"),
+        ("q.json", '[{"image": ["a"], "question": true}]', "field 'image': .*; field 'question': "),
+        ("q.json", '[{"image": "a", "text": "Q?", "question_id": 0}]', "0"),
         ("q.md", "x", "no file that can be read"),
         ("q.json", "{}", "the top level is a object"),
         ("q.json", '[{"image": "z.png", "question": "Q?"}]', r"record 0: no image 'z.png'"),
         ("q.json", '[{"image": "../a.png", "question": "Q?"}]', "does not stay inside"),
         ("q.json", '[{"image": "a.png"}]', "record 0: expected image and question"),
-        ("q.json", '[{"image": "a", "text": "Q?", "question_id": 1}] ', None),
+        ("q.json", '[{"image": "a", "text": "Q?", "question_id": 1}] ', "1"),
         (
             "q.jsonl",
             '{"image": "a", "text": "Q", "question_id": 7}\n' * 2,
@@ -92,9 +98,9 @@ def test_questions_of_all_forms(photos, tmp_path):
     ],
 )
 def test_bad_questions(photos, tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    if message is None:
-        assert asked.read(tmp_path / name, photos, Report())[0].question_id == "1"
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if message in ("0", "1"):  # the id that the question has
+        assert asked.read(tmp_path / name, photos, Report())[0].question_id == message
         return
     with pytest.raises(BadInput, match=message):
         asked.read(tmp_path / name, photos, Report())

@@ -14,7 +14,8 @@ from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
 
 DEAD = "dead.jsonl"  # a line for each address that gave no picture: image_id, url, why
 _EXPECTED = "expected image_id, image_url: fetch the table first, or again"
-_NAME = re.compile(r"[\w-][\w.-]*")
+_NAME = re.compile(r"[\w-][\w.-]{0,99}")  # a file's name, without its ending
+_MOST_BYTES = 50e6  # of one picture
 _PATIENCE = Patience(retries=2, timeout_seconds=20.0)
 
 
@@ -68,7 +69,7 @@ def fetch_images(
 def _one(url: str, target: Path, patience: Patience) -> str:
     """Fetch one picture; "" or why there is none."""
     try:
-        download(url, target, patience=patience)
+        download(url, target, most_bytes=_MOST_BYTES, patience=patience)
         with Image.open(target) as image:
             image.verify()
     except FetchFailed as error:

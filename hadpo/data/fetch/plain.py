@@ -4,6 +4,7 @@ Ours, and no library's: pooch starts over after a cut, and the files here have u
 """
 
 import errno
+import math
 import os
 import shutil
 import time
@@ -54,6 +55,7 @@ def download(
     *,
     size: int = 0,
     sha256: str = "",
+    most_bytes: float = math.inf,
     patience: Patience = STANDARD,
     progress: Progress | None = None,
 ) -> None:
@@ -64,6 +66,7 @@ def download(
         target: appears when it is complete and right; until then its name ends in `.part`.
         size: published bytes; 0: not known.
         sha256: published hash, or the beginning of it.
+        most_bytes: a larger file is given up and deleted.
         patience: timeouts and retries.
         progress: called after each chunk.
 
@@ -78,7 +81,7 @@ def download(
     while True:
         before = _size(part)
         try:
-            _attempt(url, part, patience, progress)
+            _attempt(url, part, patience, progress, most_bytes)
             break
         except _Again as error:
             failures = 1 if _size(part) - before >= _HOPE else failures + 1
@@ -151,7 +154,9 @@ def check_space(folder: Path, wanted: int, *, source: str) -> None:
         )
 
 
-def _attempt(url: str, part: Path, patience: Patience, progress: Progress | None) -> None:
+def _attempt(
+    url: str, part: Path, patience: Patience, progress: Progress | None, most_bytes: float
+) -> None:
     have = _size(part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "hadpo"}
     if have:
@@ -166,11 +171,14 @@ def _attempt(url: str, part: Path, patience: Patience, progress: Progress | None
             if have < 0:
                 return
             total = have + int(response.headers.get("Content-Length", 0) or 0)
-            _receive(response, part, have, total if total > have else 0, patience, progress)
+            total = total if total > have else 0
+            _receive(response, part, have, total, patience, progress, most_bytes)
     except httpx2.TooManyRedirects as error:
         raise FetchFailed(
             f"{url}: redirects in a circle; the address has moved or broken"
         ) from error
+    except httpx2.InvalidURL as error:
+        raise FetchFailed(f"{url}: no address that can be read ({error})") from error
     except httpx2.TransportError as error:
         raise _Again(f"{type(error).__name__} {error}".strip()) from error
 
@@ -212,12 +220,16 @@ def _receive(
     total: int,
     patience: Patience,
     progress: Progress | None,
+    most_bytes: float,
 ) -> None:
     check_space(part.parent, total - have, source=str(response.url))
     with part.open("ab") as file:
         for chunk in _steady(response.iter_raw(), patience):
             file.write(chunk)
             have += len(chunk)
+            if have > most_bytes:
+                part.unlink()
+                raise FetchFailed(f"{response.url}: too large: more than {most_bytes / 1e6:.0f} MB")
             if progress:
                 progress(have, total)
     if total and have < total:

@@ -340,7 +340,8 @@ def _problem(error: Mapping[str, Any], path: Sequence[str | int], kind: type) ->
 
 def _dotted(path: Sequence[str | int]) -> str:
     """Where a value stands in a record: "evidence.regions[0].x"."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")
 
 
 def _inner(kind: Any, step: str | int) -> Any:

@@ -315,7 +315,8 @@ def stream_list(
     """
     with _opened(path, "[{" if below else "[", expected) as (file, first):
         is_wrapped = first == "{"
-        values = ijson.items(file, f"{below}.item" if is_wrapped else "item", use_float=True)
+        prefix = f"{below}.item" if is_wrapped else "item"
+        values = ijson.items(file, prefix, use_float=True)
         number = -1
         for number, value in enumerate(_checked(values, path, expected)):
             yield f"{path}: {called} {number}", value
@@ -328,7 +329,8 @@ def stream_list(
 def stream_object(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
     """Key and value of each entry of a JSON object, decoded one by one; else as `stream_list`."""
     with _opened(path, "{", expected) as (file, _):
-        yield from _checked(ijson.kvitems(file, "", use_float=True), path, expected)
+        values = ijson.kvitems(file, "", use_float=True)
+        yield from _checked(values, path, expected)
 
 
 @contextlib.contextmanager
@@ -362,8 +364,8 @@ def _checked(values: Iterable[Item], path: Path, expected: str) -> Iterator[Item
     except (ijson.JSONError, UnicodeDecodeError, OverflowError, ValueError) as error:
         reason = str(error).split("\n")[0].strip()
         raise BadInput(
-            f"{path}: after {count} records: not JSON, or the file is cut off ({reason}); "
-            f"{expected}"
+            f"{path}: after {count} records: not JSON that can be read, or the file is cut off "
+            f"({reason}); {expected}"
         ) from error
 
 

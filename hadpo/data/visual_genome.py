@@ -9,7 +9,6 @@ GAVIE's judge and the generation of instructions read it.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hadpo.data import Box, ImageId, Report, inside, parse_raw, stream_list, stream_object
 from hadpo.records import BadInput, Evidence, Region
@@ -39,7 +38,7 @@ class _Image(_Id):
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    regions: list[Any]
+    regions: list[Region]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,18 +103,18 @@ def _regions(
     by_image: dict[str, tuple[Region, ...]] = {}
     for where, value in stream_list(path, expected=_REGIONS):
         with report.checking("visual_genome"):
-            entry = parse_raw(value, _Entry, where=where).regions
-            if not entry:
+            entry = value.get("regions") if isinstance(value, dict) else None
+            if entry == []:
                 # The original takes the image's id from the first region and dies on such an entry.
                 report.left_out("entries without regions", source="visual_genome")
                 continue
-            key = parse_raw(entry[0], _Id, where=f"{where}, region 0").image_id
-            if key not in known:
+            key = ""
+            if isinstance(entry, list):
+                key = parse_raw(entry[0], _Id, where=f"{where}, region 0").image_id
+            if key and key not in known:
                 report.left_out("entries of images that are not used", source="visual_genome")
                 continue
-            regions = [
-                parse_raw(r, Region, where=f"{where}, region {i}") for i, r in enumerate(entry)
-            ]
+            regions = parse_raw(value, _Entry, where=where).regions
             # Empty phrases say nothing; the original skips them too (get_desc).
             with_phrase = [r for r in regions if r.phrase.strip()]
             # Boxes without an area hold nothing; the original shows them to its judge.
@@ -152,9 +151,8 @@ def read_annotation(
                 continue
             if key in by_image:  # JSON allows it, and the last would win in silence
                 raise BadInput(f"{where}: the image is there twice")
-            if not isinstance(entry, list):
-                raise BadInput(f"{where}: expected a list, found {type(entry).__name__}")
-            regions = [_region(r, where=f"{where}, region {i}") for i, r in enumerate(entry)]
+            raw = parse_raw(entry, list[_Annotation], where=where)
+            regions = [_region(r.caption, *r.bbox) for r in raw]
             # Boxes without an area hold nothing, and empty captions say nothing.
             by_image[key] = tuple(
                 r for r in regions if r.width > 0 and r.height > 0 and r.phrase.strip()
@@ -167,7 +165,5 @@ def read_annotation(
     return by_image
 
 
-def _region(value: Any, *, where: str) -> Region:
-    raw = parse_raw(value, _Annotation, where=where)
-    x, y, width, height = raw.bbox
-    return Region(x=x, y=y, width=width, height=height, phrase=raw.caption)
+def _region(phrase: str, x: float, y: float, width: float, height: float) -> Region:
+    return Region(x=x, y=y, width=width, height=height, phrase=phrase)

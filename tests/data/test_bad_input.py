@@ -200,7 +200,10 @@ RECORDS = {  # file -> broken value of the whole file, and what the message must
         {"question_id": 1, "image": "7.jpg", "text": "?", "label": "maybe"},
         "expected one of 'yes' or 'no', found 'maybe'",
     ),
-    "vg_annotation.json": ({"7": [{"caption": "a", "bbox": [1, 2]}]}, "'7', region 0: field 'bb"),
+    "vg_annotation.json": (
+        {"7": [{"caption": "a", "bbox": [1, 2]}]},
+        "'7': field '.0..bbox'",
+    ),
     "filter_cap1.json": ([LRV, LRV | {"answer": 3}], "record 1: field 'answer': expected str"),
     "evaluation_set.json": ([{"image_id": 7.5, "question": "?"}], "record 0: field 'image_id'"),
     "annotations/instances_val2014.json": (
@@ -231,6 +234,31 @@ def test_a_broken_record_is_named_or_skipped_and_counted(folder, name):
     lenient = Report("skip")
     READERS[name](folder, lenient)
     assert sum(n for key, n in lenient.finish().items() if "broken" in key) == 1
+
+
+@pytest.mark.parametrize("name", ["desc_data.json", "filter_cap.json", "evaluation_set.json"])
+def test_a_key_that_stands_twice_is_named(folder, name):
+    path = folder / name
+    path.write_text(path.read_text().replace('"image_id": ', '"image_id": 1, "image_id": ', 1))
+    with pytest.raises(BadInput, match=rf"{name}: .*key 'image_id' stands twice"):
+        READERS[name](folder, Report())
+
+
+def test_all_problems_of_a_record_are_named_at_once(folder):
+    write(folder / "image_data.json", [vg_image("x", width="8", url=None)])
+    READERS["image_data.json"](folder, report := Report())
+    with pytest.raises(BadInput, match=r"'image_id': .*; field 'url': .*; field 'width': .* '8'"):
+        report.finish()
+
+
+def test_pope_questions_in_a_list_are_read_like_lines(folder):
+    path = pope.path_of(folder, "random")
+    path.write_text(f"[{path.read_text()}]")
+    [question] = [q for q in pope.read(folder, folder, Report()) if q.split == "random"]
+    assert question.label == "yes"
+    path.write_text("[")
+    with pytest.raises(BadInput, match=r"random\.json: the JSON ends in the middle"):
+        pope.read(folder, folder, Report())
 
 
 @pytest.mark.parametrize(

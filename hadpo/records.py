@@ -412,6 +412,25 @@ def drop_torn_end(path: Path) -> None:
         os.truncate(path, content.rfind(b"\n") + 1)
 
 
+def resume_jsonl(path: Path, kind: type[Record]) -> list[Record]:
+    """The records that earlier starts appended to a file; a line that a kill tore is cut off.
+
+    Raises:
+        BadInput: a broken line; see `read_jsonl`.
+    """
+    drop_torn_end(path)
+    return list(read_jsonl(path, kind)) if path.is_file() else []
+
+
+def append_jsonl(path: Path, records: Iterable[Record]) -> Iterator[Record]:
+    """Append records to a file as they come; each is given on once it is written."""
+    with path.open("a", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_json(record) + "\n")
+            file.flush()
+            yield record
+
+
 # Hashes
 
 

@@ -11,7 +11,7 @@ import typer
 
 from hadpo import config, runs
 from hadpo.plugins import choices
-from hadpo.records import Answer, BadInput, Question, drop_torn_end, read_jsonl, to_json, write_text
+from hadpo.records import Answer, BadInput, Question, append_jsonl, resume_jsonl, write_text
 
 commands = typer.Typer()
 _COLUMNS = ("question_id", "image", "question", "answer", "tokens", "finish", "model")
@@ -59,16 +59,11 @@ def answer(
     by_id = {question.question_id: question for question in wanted}
     left = [question for key, question in by_id.items() if key not in done]
     found = _answers(resolved, files, left, decoding, prompt, batch, run) if left else ()
-    with (
-        (out / "answers.jsonl").open("a", encoding="utf-8") as lines,
-        (out / "answers.csv").open("w", encoding="utf-8", newline="") as table,
-    ):
+    with (out / "answers.csv").open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
         writer.writerows(_row(by_id[key], one) for key, one in done.items() if key in by_id)
-        for one in found:
-            lines.write(to_json(one) + "\n")
-            lines.flush()
+        for one in append_jsonl(out / "answers.jsonl", found):
             writer.writerow(_row(by_id[one.question_id], one))
             table.flush()
     typer.echo(f"{len(left)} answered now, {len(by_id) - len(left)} before; {out / 'answers.csv'}")
@@ -102,9 +97,7 @@ def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
                 f"{mark}: answers of another {' and '.join(differ)} lie there; choose another --out"
             )
     write_text(mark, json.dumps(facts, indent=1) + "\n")
-    drop_torn_end(path)
-    kept = read_jsonl(path, Answer) if path.is_file() else ()
-    return {each.question_id: each for each in kept}
+    return {answer.question_id: answer for answer in resume_jsonl(path, Answer)}
 
 
 def _answers(

@@ -21,10 +21,10 @@ from hadpo.records import (
     Answer,
     BadInput,
     Question,
+    append_jsonl,
     drop_torn_end,
     parse,
     read_jsonl,
-    to_json,
 )
 
 JOB = "job.json"
@@ -77,21 +77,20 @@ def main(arguments: Sequence[str]) -> None:
     drop_torn_end(path)
     recipe = Recipe(name=job.model, title=job.model, model=ModelConfig(**job.settings))
     backbone = backbones.load_for(recipe, job.files)
-    with path.open("a", encoding="utf-8") as file:
-        for part, questions in zip(job.parts, shares, strict=True):
-            for answer in generate(
-                backbone,
-                questions,
-                part.decoding,
-                prompt=job.prompt,
-                batch_questions=job.batch_questions,
-                batch_memory_gib=job.batch_memory_gib,
-                model=job.model,
-                done=done,
-                exact=job.exact,
-            ):
-                file.write(to_json(answer) + "\n")
-                file.flush()
+    for part, questions in zip(job.parts, shares, strict=True):
+        answers = generate(
+            backbone,
+            questions,
+            part.decoding,
+            prompt=job.prompt,
+            batch_questions=job.batch_questions,
+            batch_memory_gib=job.batch_memory_gib,
+            model=job.model,
+            done=done,
+            exact=job.exact,
+        )
+        for _ in append_jsonl(path, answers):
+            pass
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ server of a judge that is named, and stores nothing that a visitor uploads. Read
 on it, `shelf` for its pictures, models and judge, `uploads` for what it refuses.
 """
 
+# pyright: reportMissingImports=false
+# (the extra `page` may be absent)
+
 import gc
 import importlib.util
 import logging
@@ -18,8 +21,8 @@ from hadpo.records import BadInput
 from hadpo.runs import BadEnvironment
 
 if TYPE_CHECKING:
-    import gradio  # pyright: ignore[reportMissingImports]
-    from starlette.types import ASGIApp  # pyright: ignore[reportMissingImports]
+    import gradio
+    from starlette.types import ASGIApp
 
 HOST = "127.0.0.1"
 log = logging.getLogger(__name__)
@@ -77,9 +80,9 @@ def serve(
 
 def mount(page: "gradio.Blocks") -> "ASGIApp":
     """The page behind its gate: only this machine's names, only pictures, nothing from outside."""
-    import fastapi  # pyright: ignore[reportMissingImports]
-    import gradio  # pyright: ignore[reportMissingImports]
-    from starlette.middleware.trustedhost import TrustedHostMiddleware  # pyright: ignore[reportMissingImports]
+    import fastapi
+    import gradio
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from hadpo.page.app import CSS, theme
     from hadpo.page.uploads import LARGEST_BYTES, Gate
@@ -112,7 +115,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _run(app: "ASGIApp", listening: socket.socket, when_ready: Callable[[], None]) -> None:
-    import uvicorn  # pyright: ignore[reportMissingImports]
+    import uvicorn
 
     class Server(uvicorn.Server):
         """Calls `when_ready` once it listens."""

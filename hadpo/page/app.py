@@ -1,13 +1,16 @@
 """What is on the page, and what happens when something on it is used."""
 
+# pyright: reportMissingImports=false
+# (the extra `page` may be absent)
+
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr  # pyright: ignore[reportMissingImports]
-from gradio.themes import Default  # pyright: ignore[reportMissingImports]
+import gradio as gr
+from gradio.themes import Default
 
 from hadpo.generation import Decoding
 from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf, Speaker

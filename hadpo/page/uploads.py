@@ -5,25 +5,19 @@ formats, scripts with the name of a picture, pictures that unpack to gigabytes, 
 paths) is refused with a sentence that says why, and what to do.
 """
 
+# pyright: reportMissingImports=false
+# (the extra `page` may be absent)
+
 import asyncio
 import io
 from pathlib import PurePosixPath
 
 from PIL import Image, ImageOps
-from starlette.datastructures import MutableHeaders  # pyright: ignore[reportMissingImports]
-from starlette.formparsers import (  # pyright: ignore[reportMissingImports]
-    MultiPartException,
-    MultiPartParser,
-)
-from starlette.requests import ClientDisconnect, Request  # pyright: ignore[reportMissingImports]
-from starlette.responses import PlainTextResponse  # pyright: ignore[reportMissingImports]
-from starlette.types import (  # pyright: ignore[reportMissingImports]
-    ASGIApp,
-    Message,
-    Receive,
-    Scope,
-    Send,
-)
+from starlette.datastructures import MutableHeaders
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hadpo.records import BadInput
 

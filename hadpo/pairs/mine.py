@@ -24,8 +24,7 @@ from hadpo.records import (
     Pair,
     Question,
     Verdict,
-    read_jsonl,
-    to_json,
+    append_jsonl,
 )
 from hadpo.text import sentences, words, yes_no_strict
 
@@ -83,6 +82,7 @@ def yes_no_questions(
 
 def answer_all(
     path: Path,
+    earlier: Iterable[Answer],
     groups: Mapping[str, Sequence[Question]],
     settings: PrepareConfig,
     load: Callable[[], "Backbone"],
@@ -91,11 +91,11 @@ def answer_all(
 
     Args:
         path: own_answers.jsonl; grows answer by answer, so a killed run goes on where it stopped.
+        earlier: what it holds.
         groups: name -> questions to answer side by side; those named "sampled" are sampled.
         settings: temperature, length and seed.
         load: gives the model; called only if something is left to ask.
     """
-    earlier = read_jsonl(path, Answer) if path.is_file() else ()
     answers = {answer.question_id: answer for answer in earlier}
     new = {
         name: [question for question in group if question.question_id not in answers]
@@ -106,25 +106,22 @@ def answer_all(
     from hadpo.generation import Decoding, generate  # torch; published pairs need none
 
     backbone = load()
-    with path.open("a", encoding="utf-8") as file:
-        for name, questions in new.items():
-            decoding = Decoding(
-                name=name,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature if name == "sampled" else 0.0,
-                seed=settings.prepare_seed,
-            )
-            for answer in generate(
-                backbone,
-                questions,
-                decoding,
-                prompt="train",
-                batch_questions=BATCH_QUESTIONS,
-                model="base",
-            ):
-                file.write(to_json(answer) + "\n")
-                file.flush()
-                answers[answer.question_id] = answer
+    for name, questions in new.items():
+        decoding = Decoding(
+            name=name,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature if name == "sampled" else 0.0,
+            seed=settings.prepare_seed,
+        )
+        generated = generate(
+            backbone,
+            questions,
+            decoding,
+            prompt="train",
+            batch_questions=BATCH_QUESTIONS,
+            model="base",
+        )
+        answers |= {answer.question_id: answer for answer in append_jsonl(path, generated)}
     return answers
 
 

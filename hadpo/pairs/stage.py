@@ -14,14 +14,15 @@ from hadpo.data import Report, hadpo_pairs
 from hadpo.pairs import asked, material, mine
 from hadpo.pairs.material import Material
 from hadpo.records import (
+    Answer,
     BadInput,
     Evidence,
     Instruction,
     Pair,
     Question,
-    drop_torn_end,
     input_hashes,
     read_jsonl,
+    resume_jsonl,
     write_jsonl,
     write_text,
 )
@@ -183,10 +184,11 @@ def _mine(
         yes_no = mine.yes_no_questions(images, known.vocabulary, settings)
     groups["yes or no"] = yes_no  # apart: long and short answers share no batch
     path = run.path("own_answers.jsonl")
-    drop_torn_end(path)
+    earlier = resume_jsonl(path, Answer)
     places = backbones.files_of(run.recipe, run.resolve).values()
-    run.note_inputs(input_hashes(places, below=run.folder.parent), begun=path)
-    answers = mine.answer_all(path, groups, settings, lambda: mine.load_base(run))
+    weights = input_hashes(places, below=run.folder.parent)
+    run.note_inputs(weights, begun=path if earlier else None)
+    answers = mine.answer_all(path, earlier, groups, settings, lambda: mine.load_base(run))
     rewrites: asked.Rewrites = {}
     if settings.corrector == "llm":
         descriptions, rewrites = asked.description_pairs(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hadpo.pairs.mine import load_base
-from hadpo.records import Pair, drop_torn_end, input_hashes, read_jsonl, to_json
+from hadpo.records import Pair, append_jsonl, input_hashes, read_jsonl, resume_jsonl
 from hadpo.text import sentences, words
 
 if TYPE_CHECKING:
@@ -55,17 +55,13 @@ def measure(run: "Run") -> list[dict[str, Any]]:
     everything = read_jsonl(run.path("pairs.jsonl"), Pair)
     pairs = [pair for pair in everything if pair.kind == "description"][:PAIRS]
     path = run.path(FILE)
-    drop_torn_end(path)
+    styles = {style.pair_id: style for style in resume_jsonl(path, Style)}
     hashes = input_hashes([run.path("pairs.jsonl")], below=run.folder)
-    run.note_inputs({f"style of {name}": value for name, value in hashes.items()}, begun=path)
-    styles = {s.pair_id: s for s in read_jsonl(path, Style)} if path.is_file() else {}
+    hashes = {f"style of {name}": value for name, value in hashes.items()}
+    run.note_inputs(hashes, begun=path if styles else None)
     new = [pair for pair in pairs if pair.pair_id not in styles]
     if new:
-        with path.open("a", encoding="utf-8") as file:
-            for style in _styles(run, new):
-                file.write(to_json(style) + "\n")
-                file.flush()
-                styles[style.pair_id] = style
+        styles |= {style.pair_id: style for style in append_jsonl(path, _styles(run, new))}
     return [vars(styles[pair.pair_id]) for pair in pairs]
 
 

@@ -161,13 +161,13 @@ class Run:
 
         Args:
             hashes: of what is read today.
-            begun: a file of results; if an earlier start has begun it, its inputs must be the same.
+            begun: a file of results that an earlier start has begun: its inputs must be the same.
 
         Raises:
             BadInput: `begun` was made from other inputs; names them.
         """
         noted = self.manifest.facts.get("inputs", {})
-        if begun is not None and begun.is_file() and begun.stat().st_size:
+        if begun is not None:
             refuse_changed(noted, hashes, where=begun)
         self.note(inputs={**noted, **hashes})
 

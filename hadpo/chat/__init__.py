@@ -10,8 +10,8 @@ from hadpo.chat.cache import Cache, cache_file
 from hadpo.chat.model import ChatModel
 from hadpo.chat.request import (
     Bill,
+    ChatResult,
     ChatSettings,
-    Outcome,
     Prompt,
     Reply,
     Request,
@@ -23,8 +23,8 @@ __all__ = [
     "Bill",
     "Cache",
     "ChatModel",
+    "ChatResult",
     "ChatSettings",
-    "Outcome",
     "Prompt",
     "Reply",
     "Request",

@@ -9,7 +9,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hadpo.chat.cache import Batch, Cache
-from hadpo.chat.request import Bill, ChatSettings, NoAnswer, Outcome, Reply, Request, RequestFailed
+from hadpo.chat.request import (
+    Bill,
+    ChatResult,
+    ChatSettings,
+    NoAnswer,
+    Reply,
+    Request,
+    RequestFailed,
+)
 
 if TYPE_CHECKING:
     from hadpo.chat.client import Client
@@ -34,7 +42,7 @@ class ChatModel:
         self._failures = 0  # in a row
         self._stopped = ""  # why nothing more is sent
 
-    def ask(self, requests: Sequence[Request]) -> Outcome:
+    def ask(self, requests: Sequence[Request]) -> ChatResult:
         """Reply to every request that can get one; never raises for a server's failure.
 
         A request is sent only while the budget can bear it. After an error that all others would
@@ -44,7 +52,7 @@ class ChatModel:
         Raises:
             BadInput: there is no key in the environment.
         """
-        outcome = Outcome()
+        outcome = ChatResult()
         new: dict[str, Request] = {}  # by key
         equal: list[tuple[str, str]] = []  # names of a request, and of the one that is sent for it
         for request in requests:
@@ -85,7 +93,7 @@ class ChatModel:
             f"at most about ${estimate:.2f}" if self.settings.has_prices else "price unknown",
         )
 
-    async def _ask_server(self, requests: dict[str, Request], outcome: Outcome) -> None:
+    async def _ask_server(self, requests: dict[str, Request], outcome: ChatResult) -> None:
         from hadpo.chat.client import Client  # openai is slow to import, and replay needs none
 
         if self._client is None:
@@ -97,7 +105,7 @@ class ChatModel:
                 await self._send_all(client, list(requests.values()), outcome)
 
     async def _send_all(
-        self, client: "Client", requests: Sequence[Request], outcome: Outcome
+        self, client: "Client", requests: Sequence[Request], outcome: ChatResult
     ) -> None:
         """Send requests, `concurrency` at a time, each with its possible cost reserved before."""
         reserved: dict[asyncio.Task[None], float] = {}  # dollars of each request under way
@@ -128,7 +136,7 @@ class ChatModel:
                 task.cancel()
             await asyncio.gather(*reserved, return_exceptions=True)
 
-    async def _send(self, client: "Client", request: Request, outcome: Outcome) -> None:
+    async def _send(self, client: "Client", request: Request, outcome: ChatResult) -> None:
         try:
             self._book(request, await client.send(request), outcome)
             self._failures = 0
@@ -143,7 +151,7 @@ class ChatModel:
                 self._stopped = self._stopped or f"not asked, after: {error}"
 
     def _book(
-        self, request: Request, result: Reply | NoAnswer | RequestFailed, outcome: Outcome
+        self, request: Request, result: Reply | NoAnswer | RequestFailed, outcome: ChatResult
     ) -> None:
         """Store a reply in the cache, count it, and note what became of its request."""
         if isinstance(result, Reply):
@@ -160,7 +168,7 @@ class ChatModel:
         self.bill.asked += 1
 
     async def _ask_in_batches(
-        self, client: "Client", requests: dict[str, Request], outcome: Outcome
+        self, client: "Client", requests: dict[str, Request], outcome: ChatResult
     ) -> None:
         """Collect what was handed in at an earlier start, and hand in what never was.
 
@@ -205,7 +213,7 @@ class ChatModel:
                 self.cache.drop_batch(batch)
 
     async def _collect(
-        self, client: "Client", batch: Batch, requests: dict[str, Request], outcome: Outcome
+        self, client: "Client", batch: Batch, requests: dict[str, Request], outcome: ChatResult
     ) -> str:
         """Book what a batch brought; "" once it has ended, else where it is."""
         batch_id = batch.id or await client.find(batch.mark)

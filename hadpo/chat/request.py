@@ -222,7 +222,7 @@ class Bill:
 
 
 @dataclass
-class Outcome:
+class ChatResult:
     """What became of requests, by their names; each request is in one of the three."""
 
     replies: dict[str, Reply] = field(default_factory=dict)

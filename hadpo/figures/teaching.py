@@ -184,7 +184,7 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
     """Three pictures of the pairs: words, shared pairs of words, perplexity under the base.
 
     Args:
-        rows: as `pairs.style` gives them; without perplexities the third picture is left out.
+        rows: of `pairs.measure_style`; without perplexities the third picture is left out.
         is_mini: whether they are of the synthetic world.
     """
     if not rows:  # pairs of questions alone have no style to measure

@@ -1,16 +1,15 @@
 """What is trained on: preference pairs, published or mined, and instructions to finetune on."""
 
-from hadpo.pairs.stage import look, plan, prepare, some_of_each, written
-from hadpo.pairs.style import Style, summary
-from hadpo.pairs.style import measure as style
+from hadpo.pairs.stage import plan, prepare, read_prepared, sample_images, sample_questions
+from hadpo.pairs.style import Style, measure_style, summarize_style
 
 __all__ = [
     "Style",
-    "look",
+    "measure_style",
     "plan",
     "prepare",
-    "some_of_each",
-    "style",
-    "summary",
-    "written",
+    "read_prepared",
+    "sample_images",
+    "sample_questions",
+    "summarize_style",
 ]

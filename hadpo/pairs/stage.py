@@ -1,6 +1,7 @@
 """The stage prepare: read the sources, make the pairs, write what the later stages read.
 
-`look` and `plan` show what it is about to do, `written` and `some_of_each` what it has written.
+`sample_images` and `plan` show what it is about to do, `sample_questions` and `read_prepared` what
+it has written.
 """
 
 import json
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Record = TypeVar("Record", Pair, Instruction)
 
 
-def look(run: "Run", count: int) -> list[Evidence]:
+def sample_images(run: "Run", count: int) -> list[Evidence]:
     """The first `count` images that pairs will be made of, with what is known about them."""
     ids = _image_ids(run)[:count]
     known = material.read(run, Report("skip"), image_ids=ids)
@@ -117,7 +118,7 @@ def prepare(run: "Run") -> dict[str, int]:
     return ordered
 
 
-def some_of_each(run: "Run", count: int) -> list[Question]:
+def sample_questions(run: "Run", count: int) -> list[Question]:
     """The first `count` questions of each benchmark and split that a prepared run will ask."""
     seen: Counter[tuple[str, str]] = Counter()
     questions = []
@@ -129,7 +130,7 @@ def some_of_each(run: "Run", count: int) -> list[Question]:
     return questions
 
 
-def written(run: "Run") -> Sequence[Pair] | Sequence[Instruction]:
+def read_prepared(run: "Run") -> Sequence[Pair] | Sequence[Instruction]:
     """What the stage wrote to train on: pairs, or instructions if there are no pairs."""
     pairs = list(read_jsonl(run.path("pairs.jsonl"), Pair))
     return pairs or list(read_jsonl(run.path("instructions.jsonl"), Instruction))

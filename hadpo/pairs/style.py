@@ -42,7 +42,7 @@ class Style:
     perplexity_rejected: float | None = None
 
 
-def measure(run: "Run") -> list[dict[str, Any]]:
+def measure_style(run: "Run") -> list[dict[str, Any]]:
     """Style of the first description pairs of a prepared run; also written to style.jsonl.
 
     The base model is asked only if the pairs were mined from it: published pairs need no model.
@@ -82,7 +82,7 @@ def of_texts(pair: Pair) -> dict[str, Any]:
     return values
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarize_style(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the pairs, by the words that a table shows; of the perplexity the geometric mean.
 
     "chosen likelier" is the share of pairs whose chosen text the base finds likelier per token:

@@ -9,7 +9,7 @@ import pytest
 
 from hadpo import adapter, trainer
 from hadpo.benchmarks import evaluate
-from hadpo.pairs import plan, prepare, written
+from hadpo.pairs import plan, prepare, read_prepared
 from hadpo.records import BadInput, Instruction, Metric, read_jsonl, write_jsonl
 from hadpo.runs.run import open_run
 
@@ -64,7 +64,7 @@ def test_places_kinds_and_the_split_by_image(recipe, tmp_path):
     assert not {r.image_id for r in train} & {r.image_id for r in held} and held
     assert counts["instructions"] == len(train) == 37 - counts["held-out instructions"]
     assert counts["instructions read: filter_cap1.json, negative"] == 15
-    assert written(run) == train
+    assert read_prepared(run) == train
     assert not run.path("export").is_dir()
     assert {"filter_cap1.json", "chart_release_update.json"} <= run.manifest.facts["inputs"].keys()
 
@@ -90,7 +90,7 @@ def test_captions_and_records(recipe, tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [one])
     run = opened(recipe, instructions=f"{folder}, {tmp_path}/mine.jsonl", held_out_share=0.0)
     prepare(run)
-    found = written(run)
+    found = read_prepared(run)
     assert found[-1] == one
     assert [(r.source, r.kind) for r in found[:-1]] == [("cc_sbu_align", "caption")] * 2
 

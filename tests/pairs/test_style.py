@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hadpo import backbones, batch
-from hadpo.pairs import prepare, style, summary
+from hadpo.pairs import measure_style, prepare, summarize_style
 from hadpo.pairs.style import of_texts
 from hadpo.records import BadInput, Pair, read_jsonl
 from hadpo.runs.run import open_run
@@ -55,14 +55,14 @@ def test_published_pairs_need_no_model(run, monkeypatch):
     opened = run(held_out_share=0.0)
     prepare(opened)
     monkeypatch.setattr(backbones, "load_for", None)
-    rows = style(opened)
+    rows = measure_style(opened)
     assert len(rows) == 5 and all(row["perplexity_chosen"] is None for row in rows)
-    facts = summary(rows)
+    facts = summarize_style(rows)
     assert facts["description pairs"] == 5 and "chosen likelier" not in facts
     opened.path("style.jsonl").unlink()
     opened.path("pairs.jsonl").unlink()  # as where instructions alone are finetuned on
-    assert style(opened) == []
-    assert summary([]) == {"description pairs": 0}
+    assert measure_style(opened) == []
+    assert summarize_style([]) == {"description pairs": 0}
 
 
 def test_perplexity_is_that_of_the_base_and_kept(run, monkeypatch):
@@ -72,7 +72,7 @@ def test_perplexity_is_that_of_the_base_and_kept(run, monkeypatch):
 
     doctor.inputs(opened)
     prepare(opened)
-    rows = style(opened)
+    rows = measure_style(opened)
     pairs = [p for p in read_jsonl(opened.path("pairs.jsonl"), Pair) if p.kind == "description"]
     assert len(rows) == len(pairs) > 2
     backbone = backbones.load_for(opened.recipe, backbones.files_of(opened.recipe, opened.resolve))
@@ -84,13 +84,13 @@ def test_perplexity_is_that_of_the_base_and_kept(run, monkeypatch):
     expected = math.exp(-chosen / len(example.chosen)), math.exp(-rejected / len(example.rejected))
     found = rows[-1]["perplexity_chosen"], rows[-1]["perplexity_rejected"]
     assert found == pytest.approx(expected, rel=1e-4)
-    facts = summary(rows)
+    facts = summarize_style(rows)
     # a mini base finds its own words likelier than the corrected ones
     assert facts["perplexity under the base, rejected"] > 1 and 0 <= facts["chosen likelier"] <= 1
     assert facts["sentences, chosen"] == facts["sentences, rejected"]
     monkeypatch.setattr(backbones, "load_for", None)
-    assert style(opened) == rows  # nothing is computed twice
+    assert measure_style(opened) == rows  # nothing is computed twice
     with opened.path("pairs.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(BadInput, match=r"style\.jsonl was begun with other files"):
-        style(opened)
+        measure_style(opened)

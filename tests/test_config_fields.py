@@ -1,7 +1,8 @@
 """No setting is silently ignored: the library reads every field of every config dataclass.
 
 A read is `settings.beta` (also of a name that is annotated with a config class, or that was
-assigned from one), or `getattr(settings, "beta")`, also with a name made as in f"{name}_beams".
+assigned from one), or `getattr(settings, "beta")`, also with a name made as in f"{name}_beams", or
+`ChatSettings.of_section(settings, "judge_")`, which reads a setting for each of its own fields.
 Printing a manifest's value does not count: that honours nothing.
 """
 
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from hadpo import config
+from hadpo.chat import ChatSettings
 
 PACKAGE = Path(__file__).parents[1] / "hadpo"
 CLASSES = (*config.section_types().values(), config.Recipe)
 CLASS_NAMES = {kind.__name__ for kind in CLASSES}
+CHAT_FIELDS = {field.name for field in dataclasses.fields(ChatSettings)} | {"format"}
 RECEIVERS = {"settings", "recipe", *config.section_types()}
 
 
@@ -50,6 +53,10 @@ def reads(source: str) -> Iterator[str]:
                 yield re.escape(node.attr)
         elif isinstance(node, ast.Call) and last_name(node.func) == "getattr":
             yield from [_pattern(node.args[1])] if last_name(node.args[0]) in names else []
+        elif isinstance(node, ast.Call) and last_name(node.func) == "of_section":
+            prefix = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            known = CHAT_FIELDS if prefix and last_name(node.args[0]) in names else ()
+            yield from (f"{prefix}{field}" for field in known)
 
 
 def _pattern(name: ast.expr) -> str:
@@ -104,6 +111,8 @@ def test_no_two_sections_share_a_setting():
         ("getattr(settings, f'{name}_beams')", {".+_beams"}),
         ("getattr(settings, 'judge')", {"judge"}),
         ("getattr(settings, name)", {"(?!)"}),
+        ("C.of_section(settings, 'judge_')", {f"judge_{field}" for field in CHAT_FIELDS}),
+        ("C.of_section(other, 'judge_'); C.of_section(settings, prefix)", set()),
         ("settings.beta = 1; other.beta; 'beta'; settings['beta']", set()),
     ],
 )

@@ -1,7 +1,5 @@
 """One strict dataclass a section of a recipe; a field's comment is its documentation."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import operator
@@ -327,7 +325,7 @@ COMPUTED_ALIKE = frozenset(
 )
 
 
-def refuse_without_effect(recipe: Recipe, given: Iterable[str], *, where: str) -> None:
+def refuse_without_effect(recipe: "Recipe", given: Iterable[str], *, where: str) -> None:
     """Refuse given parameters that nothing would read; what a recipe itself says may lie unused.
 
     Raises:

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "text": set(),
     "loss": set(),
+    "measures": set(),
     "plugins": {"records"},
     "config": {"records", "plugins"},
     "memory": {"config"},  # of a training step: the plan and the doctor estimate it alike
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batch": {"records", "config", "loss", "vlm", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "vlm", "backbones", "batch", "loss"},
     "generation": {"records", "config", "plugins", "runs", "vlm", "backbones"},
-    "tables": {"records", "config", "plugins", "text", "runs"},
+    "tables": {"records", "config", "plugins", "text", "measures", "runs"},
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "pairs": {
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("judges", "vlm", "backbones", "batch", "generation", "instructions"),
     },
     "benchmarks": {
-        *("records", "config", "plugins", "text", "chat", "runs", "data"),
+        *("records", "config", "plugins", "text", "measures", "chat", "runs", "data"),
         *("judges", "vlm", "backbones", "adapter", "generation"),
     },
     "trainer": {
@@ -100,7 +101,7 @@ LINES = 700  # becomes 600 with the next merges of figures and tables
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Judging, scoring and comparing work where torch is not installed.
 WITHOUT_TORCH = (
-    *("records", "config", "plugins", "text", "chat", "runs"),
+    *("records", "config", "plugins", "text", "measures", "chat", "runs"),
     *("data", "judges", "benchmarks", "tables", "figures"),
 )
 

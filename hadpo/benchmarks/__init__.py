@@ -1,14 +1,31 @@
 """Benchmarks: what is asked, how answers are generated and judged, and what they score.
 
-A benchmark is one module with `questions` (of a data set's files), `decoding` (from the settings),
-`cases` (what a judge is to rule on), `RUBRIC` (and how), `score` (answers to metrics), `sums` (what
-each answer adds to them) and `READINGS` (how answers are read). One that has `cut` gets the control
-of the base's own text at the tuned model's length; a `SPLIT` is one that all its questions are in.
+A benchmark is one module; `Benchmark` lists what it may declare. It needs three names:
+
+- `questions(...)`: the reader of its questions;
+- `MEASURES`: each metric's title, unit and direction;
+- `tally(answer, known)`: what one answer adds to numerator and denominator of each metric.
+
+Tables also read `SPLIT_TITLE` ("POPE {split}", put before labels that do not name the benchmark),
+`LISTED` (splits and metrics that a list of runs shows) and `LEARNING_METRIC`, if declared. Prepare
+asks for `image_ids`, `evidence` and `vocabulary`, doctor for `FILES`. The settings are two small
+dataclasses: `Settings` (section evaluate) and `Data` (paths, section data). Metrics, bootstrap
+intervals, outcomes, exports and rows of tables are made for all benchmarks alike.
 """
 
-from hadpo.benchmarks._evaluate import evaluate
-from hadpo.benchmarks._imported import score_judgement
-from hadpo.benchmarks._judge import agreement
-from hadpo.benchmarks._plan import plan
+from hadpo.benchmarks._stage import agreement, evaluate, plan
+from hadpo.benchmarks._tally import Benchmark, Known, Tally, only_verdict, score, together
+from hadpo.measures import Measure
 
-__all__ = ["agreement", "evaluate", "plan", "score_judgement"]
+__all__ = [
+    "Benchmark",
+    "Known",
+    "Measure",
+    "Tally",
+    "agreement",
+    "evaluate",
+    "only_verdict",
+    "plan",
+    "score",
+    "together",
+]

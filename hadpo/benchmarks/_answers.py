@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hadpo import backbones, plugins
+from hadpo.benchmarks._tally import Benchmark
 from hadpo.records import (
     Answer,
     BadInput,
@@ -26,6 +26,7 @@ from hadpo.records import (
 from hadpo.runs import read_manifest
 
 if TYPE_CHECKING:
+    from hadpo.generation import Decoding
     from hadpo.runs import Run
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _kept_step(run: "Run", name: str) -> Files:
 
 def answers_of(
     run: "Run",
-    modules: dict[str, ModuleType],
+    benchmarks: dict[str, Benchmark],
     questions: Sequence[Question],
     files: dict[str, Files],
 ) -> list[Answer]:
@@ -100,9 +101,9 @@ def answers_of(
         if ids <= done:
             log.info("%s: all %d answers are there", model, len(ids))
             continue
-        _write_decoding(run, modules)
+        _write_decoding(run, benchmarks)
         with path.open("a", encoding="utf-8") as file:
-            for answer in _ask(run, modules, questions, parts, model=model, done=done):
+            for answer in _ask(run, benchmarks, questions, parts, model=model, done=done):
                 file.write(to_json(answer) + "\n")
                 file.flush()
                 found.append(answer)
@@ -147,7 +148,7 @@ def _kept(path: Path) -> list[Answer]:
 
 def _ask(
     run: "Run",
-    modules: dict[str, ModuleType],
+    benchmarks: dict[str, Benchmark],
     questions: Sequence[Question],
     parts: Files,
     *,
@@ -159,10 +160,10 @@ def _ask(
     settings: Any = run.settings
     asked = [
         Part(
-            decoding=module.decoding(settings),
+            decoding=decoding_of(benchmark, settings),
             questions=tuple(q for q in questions if q.benchmark == name),
         )
-        for name, module in modules.items()
+        for name, benchmark in benchmarks.items()
     ]
     options: dict[str, Any] = {
         "prompt": settings.prompt,
@@ -195,7 +196,20 @@ def _ask(
         yield from generate(backbone, part.questions, part.decoding, done=done, **options)
 
 
-def _write_decoding(run: "Run", modules: dict[str, ModuleType]) -> None:
+def decoding_of(benchmark: Benchmark, settings: Any) -> "Decoding":
+    """How a benchmark's answers are generated: by the settings that begin with its name."""
+    from hadpo.generation import Decoding  # it needs torch; scoring does not
+
+    name = benchmark.name
+    own = {
+        "beams": getattr(settings, f"{name}_beams", 1),
+        "max_new_tokens": getattr(settings, f"{name}_max_new_tokens", 512),
+        "repetition_penalty": settings.repetition_penalty,
+    }
+    return Decoding(name=name, **own, **benchmark.decoding(settings))
+
+
+def _write_decoding(run: "Run", benchmarks: dict[str, Benchmark]) -> None:
     """What every number rests on: prompt, decoding, reading of the answers, judge."""
     settings: Any = run.settings
     prompt = getattr(backbones.prompts(run.recipe.model.backbone), settings.prompt)  # pyright: ignore
@@ -203,11 +217,11 @@ def _write_decoding(run: "Run", modules: dict[str, ModuleType]) -> None:
         name: {
             "prompt": prompt.text,
             "prompt_name": settings.prompt,
-            "decoding": asdict(module.decoding(settings)),
-            "readings": getattr(module, "readings", lambda _, m=module: m.READINGS)(settings),
+            "decoding": asdict(decoding_of(benchmark, settings)),
+            "readings": benchmark.readings(settings) if benchmark.readings else benchmark.READINGS,
             "judge": settings.judge,
         }
-        for name, module in modules.items()
+        for name, benchmark in benchmarks.items()
     }
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     write_text(run.path("decoding.json"), text)

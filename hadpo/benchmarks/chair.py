@@ -6,27 +6,34 @@ twice. The original reads words with a parser of its own, so close numbers may d
 digits.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks._bootstrap import intervals, number, ratio
-from hadpo.benchmarks._decoding import decoding_of
+from hadpo.benchmarks import Known, Measure, Tally
 from hadpo.config import STRICT, AtLeastOne
-from hadpo.data.chair import SPLIT, questions
+from hadpo.data import Sources
+from hadpo.data import chair as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
+from hadpo.records import Answer, BadInput, Question
 from hadpo.text import forms, word_count, words
 
-if TYPE_CHECKING:
-    from hadpo.generation import Decoding
+__all__ = ["MEASURES", "READINGS", "WHOLE", "Lexicon", "questions", "resources", "tally"]
 
-__all__ = ["READINGS", "RUBRIC", "Lexicon", "cases", "decoding", "questions", "score", "sums"]
-
-RUBRIC = ""  # no judge
+WHOLE = data.SPLIT
+FILES = {"chair_synonyms": ("CHAIR synonyms", ("",))}
 READINGS = {"": "synonyms"}
+MEASURES = (
+    Measure("chair_i", "CHAIR: mentions of absent objects", better="lower"),
+    Measure("chair_s", "CHAIR: answers with one", better="lower"),
+    Measure("chair_sentence", "CHAIR: sentences with one", better="lower", is_headline=False),
+    Measure("object_recall", "true objects named", better="higher"),
+    Measure("words_per_answer", "words per answer", "number"),
+    Measure("mentions_per_answer", "mentions per answer", "number", is_headline=False),
+    Measure("tokens_per_answer", "tokens per answer", "number", is_headline=False),
+    Measure("unfinished_ratio", "unfinished ratio", is_headline=False),
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -44,19 +51,17 @@ class Settings:
     chair_max_new_tokens: AtLeastOne = 512  # a description
 
 
-def decoding(settings: Any) -> "Decoding":
-    """How descriptions are generated."""
-    return decoding_of("chair", settings)
+def questions(sources: Sources) -> list[Question]:
+    """A description of every photo of COCO whose objects are known."""
+    return data.questions(sources.photos) if sources.data.chair_synonyms else []
 
 
-def cases(
-    answers: Iterable[Answer],
-    evidence: Mapping[str, Evidence],
-    questions: Sequence[Question] = (),
-    settings: Any | None = None,
-) -> list[Case]:
-    """Nothing: the annotations say what is there."""
-    return []
+def vocabulary(sources: Sources) -> dict[str, dict[str, str]]:
+    """The synonyms, for vocabulary.json."""
+    if not sources.data.chair_synonyms:
+        return {}
+    path = sources.note(sources.resolve(sources.data.chair_synonyms))
+    return {"synonyms": data.synonyms(path, sources.report)}
 
 
 class Lexicon:
@@ -87,143 +92,36 @@ class Lexicon:
         return found
 
 
-def score(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    verdicts: Sequence[Verdict] = (),
-    evidence: Mapping[str, Evidence] | None = None,
-    vocabulary: Vocabulary | None = None,
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-    settings: Any | None = None,
-) -> list[Metric]:
-    """The metrics of every model.
+def resources(vocabulary: Vocabulary, settings: Any) -> Lexicon:
+    """The lexicon of the synonyms; BadInput if there are none."""
+    if not vocabulary.synonyms:
+        raise BadInput("CHAIR needs data.chair_synonyms, a file of objects and their synonyms")
+    return Lexicon(vocabulary.synonyms)
 
-    Args:
-        answers: descriptions, of any number of models.
-        questions: what was asked; those without an answer are counted.
-        verdicts: none are asked for.
-        evidence: by image id; its objects are what is there.
-        vocabulary: its synonyms are the words that count.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
-        settings: not used.
 
-    Returns:
-        chair_i: share of the mentions whose object is not there; chair_s: share of the answers with
-        at least one such mention; chair_sentence: the same of single sentences (split as SHR does);
-        object_recall; mentions_, words_ and tokens_per_answer; unfinished_ratio; unanswered.
+def tally(answer: Answer, known: Known) -> Tally:
+    """What one description adds to the sums.
+
+    chair_i: mentions whose object is not in the image, of all; chair_s: answers with at least one
+    such mention; chair_sentence: sentences with one (split at periods, as SHR does).
 
     Raises:
-        BadInput: no synonyms, or an image without known objects.
+        BadInput: no objects are known of the image.
     """
-    if not answers:
-        return []
-    if vocabulary is None or not vocabulary.synonyms:
-        raise BadInput("CHAIR needs data.chair_synonyms, a file of objects and their synonyms")
-    lexicon = Lexicon(vocabulary.synonyms)
-    found: list[Metric] = []
-    for model in dict.fromkeys(a.model for a in answers):
-        own = [a for a in answers if a.model == model]
-        counts = np.array([_count(a, evidence or {}, lexicon) for a in own], dtype=float)
-        found += _metrics(model, counts, samples=samples, seed=seed)
-        missing = len(questions) - len({a.question_id for a in own})
-        found.append(_metric(model, "unanswered", float(missing), len(questions)))
-    return found
-
-
-_COLUMNS = (
-    *("answers", "wrong answers", "mentions", "wrong mentions", "sentences", "wrong sentences"),
-    *("objects", "objects named", "words", "tokens", "unfinished"),
-)
-_RATIOS = {  # metric -> numerator and denominator
-    "chair_i": ("wrong mentions", "mentions"),
-    "chair_s": ("wrong answers", "answers"),
-    "chair_sentence": ("wrong sentences", "sentences"),
-    "object_recall": ("objects named", "objects"),
-    "mentions_per_answer": ("mentions", "answers"),
-    "words_per_answer": ("words", "answers"),
-    "tokens_per_answer": ("tokens", "answers"),
-    "unfinished_ratio": ("unfinished", "answers"),
-}
-
-
-def sums(
-    answers: Iterable[Answer],
-    questions: Sequence[Question],
-    verdicts: object,
-    evidence: Mapping[str, Evidence],
-    vocabulary: Vocabulary,
-) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
-    """What each answer adds to numerator and denominator of the metrics."""
-    lexicon = Lexicon(vocabulary.synonyms)
-    for answer in answers:
-        row = dict(zip(_COLUMNS, _count(answer, evidence, lexicon), strict=True))
-        yield answer, {name: (row[over], row[under]) for name, (over, under) in _RATIOS.items()}
-
-
-def _count(answer: Answer, evidence: Mapping[str, Evidence], lexicon: Lexicon) -> list[float]:
-    """What one description adds to the sums of `_COLUMNS`."""
-    known = evidence.get(answer.image_id)
-    if known is None or not known.objects:
+    lexicon: Lexicon = known.resources
+    if known.evidence is None or not known.evidence.objects:
         raise BadInput(f"no objects are known of image {answer.image_id}: CHAIR needs all of them")
-    there = {name for each in known.objects for name in lexicon.mentions(each)}
-    lines = [line for line in answer.text.split(".") if line.strip()]
-    said = [lexicon.mentions(line) for line in lines]
-    mentions = [name for line in said for name in line]
-    wrong = [name for name in mentions if name not in there]
-    values = {
-        "answers": 1,
-        "wrong answers": bool(wrong),
-        "mentions": len(mentions),
-        "wrong mentions": len(wrong),
-        "sentences": len(lines),
-        "wrong sentences": sum(bool(set(line) - there) for line in said),
-        "objects": len(there),
-        "objects named": len(there & set(mentions)),
-        "words": word_count(answer.text),
-        "tokens": answer.tokens,
-        "unfinished": answer.finish == "length",
+    present = {name for each in known.evidence.objects for name in lexicon.mentions(each)}
+    lines = [lexicon.mentions(line) for line in answer.text.split(".") if line.strip()]
+    mentions = [name for line in lines for name in line]
+    wrong = [name for name in mentions if name not in present]
+    return {
+        "chair_i": (len(wrong), len(mentions)),
+        "chair_s": (bool(wrong), 1),
+        "chair_sentence": (sum(bool(set(line) - present) for line in lines), len(lines)),
+        "object_recall": (len(present & set(mentions)), len(present)),
+        "mentions_per_answer": (len(mentions), 1),
+        "words_per_answer": (word_count(answer.text), 1),
+        "tokens_per_answer": (answer.tokens, 1),
+        "unfinished_ratio": (answer.finish == "length", 1),
     }
-    return [float(values[name]) for name in _COLUMNS]
-
-
-def _metrics(model: str, counts: np.ndarray, *, samples: int, seed: int) -> list[Metric]:
-    columns = {
-        name: (_COLUMNS.index(over), _COLUMNS.index(under))
-        for name, (over, under) in _RATIOS.items()
-    }
-    statistics = {
-        name: lambda c, over=over, under=under: ratio(c[..., over], c[..., under])
-        for name, (over, under) in columns.items()
-    }
-    bounds = intervals(counts, statistics, samples=samples, seed=seed)
-    total = counts.sum(axis=0)
-    found = []
-    for name, (_, under) in columns.items():
-        value = number(float(statistics[name](total)))
-        low, high = bounds[name] if value is not None else (None, None)
-        found.append(_metric(model, name, value, int(total[under]), low=low, high=high))
-    return found
-
-
-def _metric(
-    model: str,
-    name: str,
-    value: float | None,
-    n: int,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-) -> Metric:
-    return Metric(
-        benchmark="chair",
-        split=SPLIT,
-        model=model,
-        name=name,
-        value=value,
-        n=n,
-        low=low,
-        high=high,
-    )

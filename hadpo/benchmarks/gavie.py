@@ -5,30 +5,35 @@ All models' answers to one question stand in one case, in an order that is drawn
 sees the regions of the image and no right answer.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks._bootstrap import intervals, number, ratio
-from hadpo.benchmarks._decoding import decoding_of
-from hadpo.benchmarks._together import together
-from hadpo.config import STRICT, AtLeastOne, section_types
-from hadpo.data.gavie import SPLIT, questions
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
-from hadpo.text import word_count
+from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
+from hadpo.config import STRICT, AtLeastOne
+from hadpo.data import Report, Sources, visual_genome
+from hadpo.data import gavie as data
+from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
+from hadpo.judges.oracle import Oracle
+from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
+from hadpo.text import json_object, sentences, word_count, words
 
-if TYPE_CHECKING:
-    from hadpo.generation import Decoding
+__all__ = ["CRITERIA", "MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
-__all__ = ["CRITERIA", "READINGS", "RUBRIC", "cases", "decoding", "questions", "score", "sums"]
-
-RUBRIC = "gavie"
+WHOLE = data.SPLIT
+LEARNING_METRIC = "accuracy"
+FILES = {"gavie": ("GAVIE", ("",)), "gavie_regions": ("GAVIE regions", ("",))}
 READINGS = {"": "scores"}
 CRITERIA = ("relevancy", "accuracy")
-_GRADED, _WORDS, _ANSWERS = 2, 3, 4  # columns after those of the criteria
+MEASURES = (
+    Measure("relevancy", "GAVIE: relevancy (0-10)", "number", better="higher", is_read=True),
+    Measure("accuracy", "GAVIE: accuracy (0-10)", "number", better="higher", is_read=True),
+    Measure("words_per_answer", "words per answer", "number"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -48,16 +53,46 @@ class Settings:
     height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
 
 
-def decoding(settings: Any) -> "Decoding":
-    """How answers are generated."""
-    return decoding_of("gavie", settings)
+def questions(sources: Sources) -> list[Question]:
+    """The questions in file order."""
+    if not sources.data.gavie:
+        return []
+    path = sources.note(sources.resolve(sources.data.gavie))
+    return data.questions(path, sources.images, sources.report)
+
+
+def image_ids(sources: Sources) -> list[str]:
+    """Ids of the images; problems are reported with the questions."""
+    path = sources.data.gavie
+    return data.image_ids(sources.resolve(path), Report("skip")) if path else []
+
+
+def evidence(sources: Sources) -> dict[str, Evidence]:
+    """The images with LRV's regions instead of their own, if the recipe names them.
+
+    There is one evidence of an image: SHR's judge sees these regions too, which is counted. An
+    image that the file lacks is a broken record; if those are skipped, it keeps its own regions.
+    """
+    if not (sources.data.gavie and sources.data.gavie_regions):
+        return {}
+    path = sources.note(sources.resolve(sources.data.gavie_regions))
+    asked = sources.images.keys() & {*sources.asked["gavie"]}
+    regions = visual_genome.read_annotation(path, sources.report, image_ids=asked)
+    for key in sorted(asked - regions.keys()):
+        sources.report.bad(
+            f"{path}: no image {key}, about which GAVIE asks", source="vg_annotation"
+        )
+    both = len(regions.keys() & {*sources.asked.get("shr", ())})
+    why = "images whose regions SHR's judge sees too"
+    sources.report.left_out(why, source="vg_annotation", count=both)
+    return {key: replace(sources.images[key], regions=regions[key]) for key in regions}
 
 
 def cases(
     answers: Iterable[Answer],
+    questions: Mapping[str, Question],
     evidence: Mapping[str, Evidence],
-    questions: Sequence[Question] = (),
-    settings: Any = None,
+    settings: Any,
 ) -> list[Case]:
     """A case per question with the answers of all models, in an order drawn by `evaluate_seed`.
 
@@ -67,143 +102,172 @@ def cases(
     Raises:
         BadInput: no evidence of an image.
     """
-    settings = settings or section_types()["evaluate"]()
-    asked = {question.question_id: question for question in questions}
     found = []
-    for key, shown in together(answers, seed=settings.evaluate_seed):
-        question = asked[key]
-        if question.image_id not in evidence:
-            raise BadInput(f"no evidence of image {question.image_id}: {key} cannot be judged")
-        known = evidence[question.image_id]
+    for case in together(answers, questions, rubric="gavie", seed=settings.evaluate_seed):
+        image = questions[case.case_id].image_id
+        if image not in evidence:
+            raise BadInput(f"no evidence of image {image}: {case.case_id} cannot be judged")
+        known = evidence[image]
         if settings.height_bug_compat:
             known = replace(known, regions=tuple(replace(r, height=r.width) for r in known.regions))
-        found.append(
-            Case(
-                case_id=key,
-                model="",
-                claims=tuple(answer.text for answer in shown),
-                evidence=known,
-                rubric=RUBRIC,
-                question=question.text,
-                claim_models=tuple(answer.model for answer in shown),
-            )
-        )
+        found.append(replace(case, evidence=known))
     return found
 
 
-def score(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    verdicts: Sequence[Verdict],
-    evidence: Mapping[str, Evidence] | None = None,
-    vocabulary: object = None,
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-    settings: Any = None,
-) -> list[Metric]:
-    """The metrics of every model, over all questions and, where there are several, of each task.
-
-    Args:
-        answers: of any number of models.
-        questions: what was asked; their splits are the tasks.
-        verdicts: one per answer.
-        evidence: not used.
-        vocabulary: not used.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
-        settings: not used.
-
-    Returns:
-        relevancy and accuracy, means of 0 to 10 over the graded answers, the others being
-        unreadable; words_per_answer; unanswered.
-
-    Raises:
-        BadInput: verdicts that do not fit the answers.
-    """
-    graded = {(v.model, v.case_id): v for v in verdicts}
-    asked = {question.question_id: question for question in questions}
-    tasks = list(dict.fromkeys(q.split for q in questions))
-    found: list[Metric] = []
-    for model in dict.fromkeys(a.model for a in answers):
-        own = [a for a in answers if a.model == model]
-        absent = [a.question_id for a in own if (model, a.question_id) not in graded]
-        if absent:
-            raise BadInput(f"{model}: no verdict on {', '.join(absent[:5])}; judge again")
-        for task in [SPLIT, *(t for t in tasks if t != SPLIT)]:
-            some = [a for a in own if task in (SPLIT, asked[a.question_id].split)]
-            total = sum(task in (SPLIT, q.split) for q in questions)
-            rows = [(a, graded[model, a.question_id]) for a in some]
-            found += _metrics(model, task, rows, total, samples=samples, seed=seed)
-    return found
-
-
-def sums(
-    answers: Iterable[Answer],
-    questions: Sequence[Question],
-    verdicts: Iterable[Verdict],
-    evidence: object = None,
-    vocabulary: object = None,
-) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
-    """What each answer adds to numerator and denominator of the metrics."""
-    graded = {(v.model, v.case_id): v for v in verdicts if v.label == "scored"}
-    for answer in answers:
-        verdict = graded.get((answer.model, answer.question_id))
-        scores = {name: verdict.scores[name] if verdict else 0.0 for name in CRITERIA}
-        found = {name: (score, float(verdict is not None)) for name, score in scores.items()}
-        yield answer, found | {"words_per_answer": (float(word_count(answer.text)), 1.0)}
-
-
-def _metrics(
-    model: str,
-    task: str,
-    rows: Sequence[tuple[Answer, Verdict]],
-    asked: int,
-    *,
-    samples: int,
-    seed: int,
-) -> list[Metric]:
-    images: dict[str, np.ndarray] = {}
-    for answer, verdict in rows:
-        row = images.setdefault(answer.image_id, np.zeros(5))
-        if verdict.label == "scored":
-            row[: len(CRITERIA)] += [verdict.scores[name] for name in CRITERIA]
-            row[_GRADED] += 1
-        row[_WORDS] += word_count(answer.text)
-        row[_ANSWERS] += 1
-    counts = np.array(list(images.values())).reshape(len(images), 5)
-    columns = {name: (i, _GRADED) for i, name in enumerate(CRITERIA)}
-    columns["words_per_answer"] = (_WORDS, _ANSWERS)
-    statistics = {
-        name: lambda c, over=over, under=under: ratio(c[..., over], c[..., under])
-        for name, (over, under) in columns.items()
+def tally(answer: Answer, known: Known) -> Tally:
+    """Both grades, from 0 to 10 over the graded answers, and words; BadInput without a verdict."""
+    verdict = only_verdict(answer, known)
+    is_graded = verdict.label == "scored"
+    grades = {name: verdict.scores[name] if is_graded else 0.0 for name in CRITERIA}
+    return {name: (grade, is_graded) for name, grade in grades.items()} | {
+        "words_per_answer": (word_count(answer.text), 1)
     }
-    bounds = intervals(counts, statistics, samples=samples, seed=seed)
-    total = counts.sum(axis=0)
-    lost = int(total[_ANSWERS] - total[_GRADED])
+
+
+def pixel_boxes(evidence: Evidence) -> str:
+    """Regions as GAVIE shows them: caption, corner and size in pixels."""
+    return "\n".join(
+        f"{r.phrase} X:{r.x:g} Y:{r.y:g} Width:{r.width:g} Height:{r.height:g}"
+        for r in evidence.regions
+    )
+
+
+def grade_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
+    """Grades of answers: 10 x share of sentences that are right; 10 for one to the point.
+
+    To the point is an answer that begins with yes or no, or names an object of the question. If no
+    sentence can be decided, the answer is unparsed: a grade would be made up.
+    """
+    world = oracle.world(case.evidence)
+    asked = {m.name for m in oracle.vocabulary.read(case.question).mentions}
     found = []
-    for name, (_, under) in columns.items():
-        value = number(float(statistics[name](total)))
-        low, high = bounds[name] if value is not None else (None, None)
+    for place, claim in enumerate(case.claims):
+        labels = [oracle.decide(sentence, world)[0] for sentence in sentences(claim)]
+        decided = [label for label in labels if label != "cannot judge"]
+        named = {m.name for m in oracle.vocabulary.read(claim).mentions}
+        is_to_the_point = words(claim)[:1] in (["yes"], ["no"]) or bool(asked & named)
+        right = decided.count("correct")
+        scores = {}
+        if decided:
+            accuracy = 10.0 * (right / len(decided))
+            scores = {"relevancy": 10.0 * is_to_the_point, "accuracy": accuracy}
         found.append(
-            Metric(
-                benchmark="gavie",
-                split=task,
-                model=model,
-                name=name,
-                value=value,
-                n=int(total[under]),
-                n_unreadable=lost if under == _GRADED else 0,
-                low=low,
-                high=high,
+            Verdict(
+                case_id=case.case_id,
+                model=case.model_of(place),
+                claim=claim,
+                label="scored" if scores else "unparsed",
+                reason=f"{right} of {len(decided)} sentences that can be decided",
+                scores=scores,
+                place=place + 1,
             )
         )
-    missing = Metric(
-        benchmark="gavie",
-        split=task,
-        model=model,
-        name="unanswered",
-        value=float(asked - len(rows)),
-        n=asked,
-    )
-    return [*found, missing]
+    return found
+
+
+_SECTION = re.compile(r"^\W*(?:\d+[.)]\W*)?(relevancy|relevance|accuracy)\b\W*$", re.IGNORECASE)
+_SCORE = re.compile(
+    r"^\W*score\s+(?:of|for)\s+(?:the\s+)?answer\s*#?\s*(\d+)[\s*_]*[:=]?[\s*_]*"
+    r"(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$",
+    re.IGNORECASE,
+)
+_ONLY_SCORE = re.compile(
+    r"^\W*score[\s*_]*[:=]?[\s*_]*(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$", re.IGNORECASE
+)
+_REASON = re.compile(r"^\W*reason\W*[:=]\W*(.*)$", re.IGNORECASE)
+
+Grades = dict[tuple[str, int], tuple[float, str]]  # criterion, answer -> grade, reason
+
+
+def read_grades(reply: str, case: Case) -> list[Verdict]:
+    """A verdict per answer, label "scored" where both grades are there, else "unparsed".
+
+    Read are JSON, and sections "Relevancy" and "Accuracy" in any order, with lines "score of the
+    answer1: 7" or "score of answer1: 7/10" (of a single answer also "score: 7") and "reason: ...".
+    A grade outside of 0 to 10, or two grades for one thing, count as none: never as 0.
+    """
+    value = json_object(reply)
+    grades = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
+    found = []
+    for place, claim in enumerate(case.claims, start=1):
+        own = {name: grades[name, place] for name in CRITERIA if (name, place) in grades}
+        is_whole = len(own) == len(CRITERIA)
+        reasons = [f"{name}: {reason}" for name, (_, reason) in own.items() if reason]
+        found.append(
+            Verdict(
+                case_id=case.case_id,
+                model=case.model_of(place - 1),
+                claim=claim,
+                label="scored" if is_whole else "unparsed",
+                reason="; ".join(reasons),
+                raw="" if is_whole else reply,
+                scores={name: grade for name, (grade, _) in own.items()} if is_whole else {},
+                place=place,
+            )
+        )
+    return found
+
+
+def _of_lines(reply: str, answers: int) -> Grades:
+    rows: list[tuple[str, int, float, str]] = []
+    section = ""
+    for line in reply.splitlines():
+        if match := _SECTION.match(line):
+            section = "accuracy" if match[1].lower() == "accuracy" else "relevancy"
+        elif section and (match := _SCORE.match(line)):
+            rows.append((section, int(match[1]), float(match[2]), ""))
+        elif section and answers == 1 and (match := _ONLY_SCORE.match(line)):
+            rows.append((section, 1, float(match[1]), ""))
+        elif rows and (match := _REASON.match(line)):
+            rows[-1] = (*rows[-1][:3], match[1].strip())
+    return _agreed(rows, answers)
+
+
+def _of_json(value: dict[str, Any], case: Case) -> Grades:
+    scores = value.get("scores")
+    if not isinstance(scores, list) or not is_of_case(value, case):
+        return {}
+    rows: list[tuple[str, int, float, str]] = []
+    for place, each in enumerate(scores, start=1):
+        for name in CRITERIA:
+            grade = each.get(name) if isinstance(each, dict) else None
+            if isinstance(grade, int | float) and not isinstance(grade, bool):
+                number = each.get("answer", place)
+                reason = str(each.get(f"{name}_reason", ""))
+                rows.append((name, number if isinstance(number, int) else 0, float(grade), reason))
+    return _agreed(rows, len(case.claims))
+
+
+def _agreed(rows: list[tuple[str, int, float, str]], answers: int) -> Grades:
+    """Grades in range, one each; nothing where an answer is graded that is not there."""
+    if any(not 1 <= number <= answers for _, number, _, _ in rows):
+        return {}
+    found: Grades = {}
+    twice = set()
+    for name, number, grade, reason in rows:
+        if (name, number) in found:
+            twice.add((name, number))
+        if 0 <= grade <= 10:
+            found[name, number] = grade, reason
+    return {key: value for key, value in found.items() if key not in twice}
+
+
+_NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
+RUBRICS = (
+    Rubric(
+        name="gavie",
+        **texts_of(Path(__file__).parent, "gavie"),
+        read=read_grades,  # the original published no reader
+        schema=reply_schema(
+            "scores",
+            answer={"type": "integer"},
+            relevancy=_NUMBER,
+            relevancy_reason=_TEXT,
+            accuracy=_NUMBER,
+            accuracy_reason=_TEXT,
+        ),
+        claim="Answer{number}: {claim}",
+        regions=pixel_boxes,
+        by_annotations=grade_by_annotations,
+    ),
+)

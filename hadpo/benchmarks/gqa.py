@@ -6,29 +6,30 @@ published examples were full of them. All models' answers stand in one case, in 
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks._bootstrap import intervals, number, ratio
-from hadpo.benchmarks._decoding import decoding_of
-from hadpo.benchmarks._together import together
-from hadpo.config import STRICT, AtLeastOne, EvaluateConfig
-from hadpo.data.gqa import SPLIT, questions
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
-from hadpo.text import word_count
+from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
+from hadpo.config import STRICT, AtLeastOne
+from hadpo.data import Report, Sources
+from hadpo.data import gqa as data
+from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
+from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
+from hadpo.text import json_object, word_count, words
 
-if TYPE_CHECKING:
-    from hadpo.generation import Decoding
+__all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
-__all__ = ["READINGS", "RUBRIC", "SPLIT", "cases", "decoding", "questions", "score", "sums"]
-
-RUBRIC = "gqa"
+WHOLE = data.SPLIT
+FILES = {"gqa": ("GQA", ("",))}
 READINGS = {"": "examiner"}
+MEASURES = (
+    Measure("accuracy", "accuracy", is_headline=False, is_read=True),
+    Measure("words_per_answer", "words per answer", "number", is_headline=False),
+)
 _DEBRIS = re.compile(r"</?(?:s|unk|pad|Img|ImageHere)>|###", flags=re.IGNORECASE)
 
 
@@ -47,144 +48,151 @@ class Settings:
     gqa_max_new_tokens: AtLeastOne = 64  # an answer to one question
 
 
-def decoding(settings: Any) -> "Decoding":
-    """How answers are generated."""
-    return decoding_of("gqa", settings)
+def questions(sources: Sources) -> list[Question]:
+    """The questions in file order, their answers as labels."""
+    if not sources.data.gqa:
+        return []
+    path = sources.note(sources.resolve(sources.data.gqa))
+    return data.questions(path, sources.images, sources.report)
+
+
+def image_ids(sources: Sources) -> list[str]:
+    """Ids of the images; problems are reported with the questions."""
+    path = sources.data.gqa
+    return data.image_ids(sources.resolve(path), Report("skip")) if path else []
 
 
 def cases(
     answers: Iterable[Answer],
+    questions: Mapping[str, Question],
     evidence: Mapping[str, Evidence],
-    questions: Sequence[Question] = (),
-    settings: Any | None = None,
+    settings: Any,
 ) -> list[Case]:
     """A case per question with the answers of all models; its only fact is the right answer.
 
     Raises:
         BadInput: a question without a right answer.
     """
-    seed = (settings or EvaluateConfig()).evaluate_seed
-    asked = {question.question_id: question for question in questions}
     found = []
-    for key, shown in together(answers, seed=seed):
-        question = asked[key]
-        if not question.label:
-            raise BadInput(f"{key} has no right answer: nothing to examine by")
-        known = Evidence(image_id=question.image_id, image=question.image, width=0, height=0)
+    for case in together(answers, questions, rubric="gqa", seed=settings.evaluate_seed):
+        right = questions[case.case_id].label
+        if not right:
+            raise BadInput(f"{case.case_id} has no right answer: nothing to examine by")
+        claims = tuple(_DEBRIS.sub(" ", claim).strip() for claim in case.claims)
+        known = replace(case.evidence, facts=(right,))
+        found.append(replace(case, claims=claims, evidence=known))
+    return found
+
+
+def tally(answer: Answer, known: Known) -> Tally:
+    """Correct answers of the examined ones, and words; BadInput without a verdict."""
+    verdict = only_verdict(answer, known)
+    is_examined = verdict.label in ("correct", "incorrect")
+    return {
+        "accuracy": (verdict.label == "correct", is_examined),
+        "words_per_answer": (word_count(answer.text), 1),
+    }
+
+
+def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
+    """An answer is correct if it holds the words of the right answer, in their order."""
+    fact = " ".join(case.evidence.facts)
+    right = words(fact)
+    found = []
+    for place, claim in enumerate(case.claims):
+        said = words(claim)
+        starts = range(len(said) - len(right) + 1)
+        is_right = bool(right) and any(said[at : at + len(right)] == right for at in starts)
         found.append(
-            Case(
-                case_id=key,
-                model="",
-                claims=tuple(_DEBRIS.sub(" ", answer.text).strip() for answer in shown),
-                evidence=replace(known, facts=(question.label,)),
-                rubric=RUBRIC,
-                question=question.text,
-                claim_models=tuple(answer.model for answer in shown),
+            Verdict(
+                case_id=case.case_id,
+                model=case.model_of(place),
+                claim=claim,
+                label="correct" if is_right else "incorrect",
+                reason=f"the right answer is {fact}",
+                place=place + 1,
             )
         )
     return found
 
 
-def score(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    verdicts: Sequence[Verdict],
-    evidence: Mapping[str, Evidence] | None = None,
-    vocabulary: object = None,
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-    settings: Any | None = None,
-) -> list[Metric]:
-    """The metrics of every model.
+_SAID = {"correct": "correct", "right": "correct", "incorrect": "incorrect", "wrong": "incorrect"}
+_LINE = re.compile(
+    r"^\W*(?:student\s*)?answer\s*#?\s*(\d+)\W+(incorrect|correct|wrong|right)\b(.*)$",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(r"^\W*(incorrect|correct|wrong|right)\b(.*)$", re.IGNORECASE)
 
-    Args:
-        answers: of any number of models.
-        questions: what was asked; those without an answer are counted.
-        verdicts: one per answer.
-        evidence: not used.
-        vocabulary: not used.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
-        settings: not used.
 
-    Returns:
-        accuracy, the share of the examined answers that are correct, the others being unreadable;
-        words_per_answer; unanswered.
+def read_marks(reply: str, case: Case) -> list[Verdict]:
+    """A verdict per answer: "correct", "incorrect" or, where there is no single mark, "unparsed".
 
-    Raises:
-        BadInput: verdicts that do not fit the answers.
+    Read are JSON, and lines "Student Answer1: correct" (of a single answer also "correct" alone).
+    Marks of answers that are not there make the whole reply unreadable.
     """
-    found: list[Metric] = []
-    rows: dict[str, list[tuple[Answer, Mapping[str, tuple[float, float]]]]] = defaultdict(list)
-    for answer, added in sums(answers, questions, verdicts):
-        rows[answer.model].append((answer, added))
-    for model, own in rows.items():
-        images: dict[str, np.ndarray] = {}
-        for answer, added in own:
-            row = images.setdefault(answer.image_id, np.zeros(4))
-            row += [*added["accuracy"], *added["words_per_answer"]]
-        counts = np.array(list(images.values())).reshape(len(images), 4)
-        statistics = {
-            name: lambda c, at=at: ratio(c[..., at], c[..., at + 1])
-            for name, at in (("accuracy", 0), ("words_per_answer", 2))
-        }
-        bounds = intervals(counts, statistics, samples=samples, seed=seed)
-        total = counts.sum(axis=0)
-        for at, (name, statistic) in zip((1, 3), statistics.items(), strict=True):
-            value = number(float(statistic(total)))
-            low, high = bounds[name] if value is not None else (None, None)
-            lost = int(total[3] - total[1]) if name == "accuracy" else 0
-            found.append(_metric(model, name, value, int(total[at]), lost, low, high))
-        missing = float(len(questions) - len(own))
-        found.append(_metric(model, "unanswered", missing, len(questions)))
+    value = json_object(reply)
+    marks = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
+    if any(not 1 <= place <= len(case.claims) for place, _, _ in marks):
+        marks = []
+    found = []
+    for place, claim in enumerate(case.claims, start=1):
+        own = [(label, reason) for number, label, reason in marks if number == place]
+        is_clear = len({label for label, _ in own}) == 1
+        label: Any = own[0][0] if is_clear else "unparsed"
+        found.append(
+            Verdict(
+                case_id=case.case_id,
+                model=case.model_of(place - 1),
+                claim=claim,
+                label=label,
+                reason=own[0][1] if is_clear else "",
+                raw="" if is_clear else reply,
+                place=place,
+            )
+        )
     return found
 
 
-def sums(
-    answers: Iterable[Answer],
-    questions: Sequence[Question],
-    verdicts: Iterable[Verdict],
-    evidence: Mapping[str, Evidence] | None = None,
-    vocabulary: object = None,
-) -> Iterator[tuple[Answer, Mapping[str, tuple[float, float]]]]:
-    """What each answer adds to numerator and denominator of every metric.
+Marks = list[tuple[int, str, str]]  # number of the answer, label, reason
 
-    Raises:
-        BadInput: an answer without a verdict.
-    """
-    ruled = {(verdict.model, verdict.case_id): verdict for verdict in verdicts}
-    for answer in answers:
-        verdict = ruled.get((answer.model, answer.question_id))
-        if verdict is None:
-            raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
-        is_read = verdict.label in ("correct", "incorrect")
-        yield (
-            answer,
-            {
-                "accuracy": (float(verdict.label == "correct"), float(is_read)),
-                "words_per_answer": (float(word_count(answer.text)), 1.0),
-            },
+
+def _of_lines(reply: str, answers: int) -> Marks:
+    found: Marks = []
+    for line in reply.splitlines():
+        if match := _LINE.match(line):
+            found.append((int(match[1]), _SAID[match[2].lower()], match[3].strip(" .:-*_")))
+        elif answers == 1 and (match := _ALONE.match(line)):
+            found.append((1, _SAID[match[1].lower()], match[2].strip(" .:-*_")))
+    return found
+
+
+def _of_json(value: dict[str, Any], case: Case) -> Marks:
+    marks = value.get("marks")
+    if not isinstance(marks, list) or not is_of_case(value, case):
+        return []
+    found: Marks = []
+    for place, each in enumerate(marks, start=1):
+        label = (
+            _SAID.get(str(each.get("mark", "")).strip().lower()) if isinstance(each, dict) else None
         )
+        number = each.get("answer", place) if label else 0
+        if label and isinstance(number, int):
+            found.append((number, label, str(each.get("reason", ""))))
+    return found
 
 
-def _metric(
-    model: str,
-    name: str,
-    value: float | None,
-    n: int,
-    n_unreadable: int = 0,
-    low: float | None = None,
-    high: float | None = None,
-) -> Metric:
-    return Metric(
-        benchmark="gqa",
-        split=SPLIT,
-        model=model,
-        name=name,
-        value=value,
-        n=n,
-        n_unreadable=n_unreadable,
-        low=low,
-        high=high,
-    )
+RUBRICS = (
+    Rubric(
+        name="gqa",
+        **texts_of(Path(__file__).parent, "gqa"),
+        read=read_marks,
+        schema=reply_schema(
+            "marks",
+            answer={"type": "integer"},
+            mark={"type": "string", "enum": ["correct", "incorrect"]},
+            reason={"type": "string"},
+        ),
+        claim="Student Answer{number}: {claim}",
+        by_annotations=mark_by_annotations,
+    ),
+)

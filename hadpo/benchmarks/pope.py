@@ -5,42 +5,28 @@ script does, bit for bit, so they compare with published numbers; those named `s
 first word, and count what is neither yes nor no as unreadable.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks._bootstrap import Values, intervals, number, ratio
-from hadpo.benchmarks._decoding import decoding_of
+from hadpo.benchmarks import Known, Measure, Tally
 from hadpo.config import STRICT, AtLeastOne
-from hadpo.data.pope import read as questions
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
+from hadpo.data import Report, Sources
+from hadpo.data import pope as data
+from hadpo.measures import Values, harmonic_mean, yes_no_rates
+from hadpo.records import Answer, BadInput, Metric, Question
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
-if TYPE_CHECKING:
-    from hadpo.generation import Decoding
+__all__ = ["LABELS", "MEASURES", "READINGS", "decoding", "questions", "tally", "warnings"]
 
-__all__ = [
-    "READINGS",
-    "RUBRIC",
-    "cases",
-    "decoding",
-    "matrix",
-    "questions",
-    "score",
-    "sums",
-    "tally",
-    "warnings",
-]
-
-RUBRIC = ""  # no judge
+LABELS = ("yes", "no")
+SPLIT_TITLE = "POPE {split}"
+LISTED = (("adversarial", "accuracy"),)
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
-# What an answer adds, per image; the columns that metrics are computed from.
-_TP, _FP, _TN, _FN, _UNREAD_YES, _UNREAD_NO, _WORDS = range(7)
+COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -59,107 +45,96 @@ class Settings:
     pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
 
 
-def decoding(settings: Any) -> "Decoding":
-    """How answers are generated."""
-    return decoding_of("pope", settings, stop_at="." if settings.pope_stop_at_period else "")
+FILES = {"pope": ("POPE", tuple(data.path_of(Path(), split).name for split in data.SPLITS))}
 
 
-def cases(
-    answers: Iterable[Answer],
-    evidence: Mapping[str, Evidence],
-    questions: Sequence[Question] = (),
-    settings: Any | None = None,
-) -> list[Case]:
-    """Nothing: questions have gold labels, no judge is asked."""
-    return []
+def questions(sources: Sources) -> list[Question]:
+    """The questions of all three splits, in file order; BadInput without the photos."""
+    if not sources.data.pope:
+        return []
+    if not sources.data.coco:
+        raise BadInput("data.pope is set but data.coco is not: its questions need the photos")
+    folder = sources.folder("pope", *FILES["pope"][1])
+    return data.read(folder, sources.resolve(sources.data.coco), sources.report)
 
 
-def score(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    verdicts: Sequence[Verdict] = (),
-    evidence: Mapping[str, Evidence] | None = None,
-    vocabulary: object = None,
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-    settings: Any | None = None,
-) -> list[Metric]:
-    """The metrics of every model and split; answers meet their questions by id, never by position.
+def image_ids(sources: Sources) -> list[str]:
+    """Ids of the photos; problems are reported with the questions."""
+    return [q.image_id for q in questions(replace(sources, report=Report("skip")))]
 
-    Args:
-        answers: of any number of models.
-        questions: with gold labels, so the other arguments that benchmarks get are not used:
-        verdicts: none are asked for.
-        evidence: not used.
-        vocabulary: not used.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
-        settings: with pope_stop_at_period, what needs whole answers has no value: the strict
-            reading and words_per_answer.
 
-    Returns:
-        Counts true_positives, false_positives, true_negatives, false_negatives, unanswered;
-        accuracy, precision, recall, f1, yes_ratio; words_per_answer; the first ten also with the
-        strict reading. A strict answer that is neither yes nor no is wrong in strict_accuracy.
+def _f1(values: Mapping[str, Values]) -> Values:
+    return harmonic_mean(values["precision"], values["recall"])
 
-    Raises:
-        BadInput: a question without a label, an answer to an unknown question, or two answers to
-            one question.
+
+def _strict_f1(values: Mapping[str, Values]) -> Values:
+    return harmonic_mean(values["strict_precision"], values["strict_recall"])
+
+
+def _behind(name: str, **more: Any) -> Measure:
+    """A measure that stands in the metrics' file, after those of the tables."""
+    label = name.replace("_", " ")
+    return Measure(name, label, is_headline=False, is_shared=False, counts_answers=True, **more)
+
+
+_STRICT: dict[str, Any] = {"is_read": True, "needs_whole_answers": True}
+MEASURES = (
+    Measure("accuracy", "accuracy", better="higher", counts_answers=True),
+    Measure("f1", "F1", better="higher", counts_answers=True, of=_f1),
+    Measure("precision", "precision", better="higher", is_headline=False, counts_answers=True),
+    Measure("recall", "recall", better="higher", is_headline=False, counts_answers=True),
+    Measure("yes_ratio", "yes ratio", counts_answers=True),
+    *(_behind(name, unit="count") for name in COUNTS),
+    Measure(
+        "words_per_answer",
+        "words per answer",
+        unit="number",
+        is_headline=False,
+        needs_whole_answers=True,
+        counts_answers=True,
+    ),
+    *(_behind(f"strict_{name}", unit="count", **_STRICT) for name in COUNTS),
+    *(_behind(f"strict_{name}", **_STRICT) for name in ("accuracy", "precision", "recall")),
+    _behind("strict_f1", of=_strict_f1, **_STRICT),
+    _behind("strict_yes_ratio", **_STRICT),
+)
+
+
+def decoding(settings: Settings) -> dict[str, Any]:
+    """Answers end at the first period if the settings say so."""
+    return {"stop_at": "." if settings.pope_stop_at_period else ""}
+
+
+def unreadable(answer: Answer, known: Known) -> int:
+    """1 if the strict reading finds neither yes nor no."""
+    return int(yes_no_strict(answer.text) is None)
+
+
+def tally(answer: Answer, known: Known) -> Tally:
+    """Counts of the confusion matrix, the five rates and words, under both readings.
+
+    A strict answer that is neither yes nor no is wrong in strict_accuracy.
     """
-    known = {q.question_id: q for q in questions}
-    if len(known) != len(questions):
-        raise BadInput("question ids are not unique")
-    unlabelled = [q.question_id for q in questions if q.label not in ("yes", "no")]
-    if unlabelled:
-        few = ", ".join(unlabelled[:5])
-        raise BadInput(f"{len(unlabelled)} questions without a label yes or no: {few} ...")
-    unknown = sorted({a.question_id for a in answers} - known.keys())
-    if unknown:
-        raise BadInput(f"{len(unknown)} answers to unknown questions: {', '.join(unknown[:5])} ...")
-    found: list[Metric] = []
-    by_model = sorted(answers, key=lambda a: a.model)
-    for model, group in groupby(by_model, key=lambda a: a.model):
-        said = _by_question(group, model)
-        for split in dict.fromkeys(q.split for q in questions):
-            asked = [q for q in questions if q.split == split]
-            found += _score_split(model, split, asked, said, samples=samples, seed=seed)
-    if settings is not None and settings.pope_stop_at_period:
-        return [_without_value(m) if _needs_whole_answers(m) else m for m in found]
+    assert known.question is not None
+    is_yes = known.question.label == "yes"
+    found: dict[str, tuple[float, float]] = {}
+    for prefix, said in (
+        ("", yes_no_upstream(answer.text)),
+        ("strict_", yes_no_strict(answer.text)),
+    ):
+        counts = {
+            "true_positives": int(said == "yes" and is_yes),
+            "false_positives": int(said == "yes" and not is_yes),
+            "true_negatives": int(said == "no" and not is_yes),
+            "false_negatives": int(said == "no" and is_yes),
+        }
+        unread = {"unread_yes": int(said is None and is_yes)}
+        unread["unread_no"] = int(said is None and not is_yes)
+        found |= {prefix + name: (count, 1) for name, count in counts.items()}
+        found |= {prefix + name: pair for name, pair in yes_no_rates(**counts, **unread).items()}
+        if not prefix:
+            found["words_per_answer"] = word_count(answer.text), 1
     return found
-
-
-def sums(
-    answers: Iterable[Answer],
-    questions: Sequence[Question],
-    verdicts: object = None,
-    evidence: object = None,
-    vocabulary: object = None,
-) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
-    """What each answer adds to numerator and denominator of the metrics, read as upstream does."""
-    labels = {question.question_id: question.label for question in questions}
-    for answer in answers:
-        said = yes_no_upstream(answer.text) == "yes"
-        true = labels[answer.question_id] != "no"
-        yield (
-            answer,
-            {
-                "accuracy": (said == true, 1),
-                "precision": (said and true, said),
-                "recall": (said and true, true),
-                "f1": (2 * (said and true), said + true),
-                "yes_ratio": (said, 1),
-                "words_per_answer": (word_count(answer.text), 1),
-            },
-        )
-
-
-def _needs_whole_answers(metric: Metric) -> bool:
-    return metric.name.startswith("strict_") or metric.name == "words_per_answer"
-
-
-def _without_value(metric: Metric) -> Metric:
-    return replace(metric, value=None, n=0, n_unreadable=0, low=None, high=None)
 
 
 def warnings(metrics: Iterable[Metric], questions: Iterable[Question]) -> list[str]:
@@ -187,119 +162,3 @@ def warnings(metrics: Iterable[Metric], questions: Iterable[Question]) -> list[s
                 "a model that decodes deterministically has one recall: were answers mixed up?"
             )
     return found
-
-
-def _by_question(answers: Iterable[Answer], model: str) -> dict[str, Answer]:
-    said: dict[str, Answer] = {}
-    for answer in answers:
-        if answer.question_id in said:
-            raise BadInput(f"{model}: two answers to question {answer.question_id}")
-        said[answer.question_id] = answer
-    return said
-
-
-def _score_split(
-    model: str,
-    split: str,
-    asked: Sequence[Question],
-    said: dict[str, Answer],
-    *,
-    samples: int,
-    seed: int,
-) -> list[Metric]:
-    answered = [(q, said[q.question_id].text) for q in asked if q.question_id in said]
-    found: list[Metric] = []
-
-    def add(name: str, value: float | None, n: int, **rest: float | int | None) -> None:
-        fields = {"benchmark": "pope", "split": split, "model": model, "name": name}
-        found.append(Metric(**fields, value=value, n=n, **rest))  # pyright: ignore[reportArgumentType]
-
-    for prefix, reading in READINGS.items():
-        counts = tally(answered, reading=reading)
-        total = counts.sum(axis=0)
-        unread = int(total[_UNREAD_YES] + total[_UNREAD_NO])
-        for name, column in _COUNTS.items():
-            add(prefix + name, float(total[column]), len(answered), n_unreadable=unread)
-        bounds = intervals(counts, RATES, samples=samples, seed=seed)
-        for name, rate in RATES.items():
-            if prefix and name == "words_per_answer":
-                continue
-            value = number(float(rate(total)))
-            low, high = bounds[name] if value is not None else (None, None)
-            n = len(answered) if value is not None else 0
-            add(prefix + name, value, n, n_unreadable=unread, low=low, high=high)
-    add("unanswered", float(len(asked) - len(answered)), len(asked))
-    return found
-
-
-def tally(
-    answered: Iterable[tuple[Question, str]], *, reading: str
-) -> Float[np.ndarray, "images columns"]:
-    """Confusion counts, unread answers and words of each image, under one reading."""
-    read: Callable[[str], Literal["yes", "no"] | None]
-    read = yes_no_upstream if reading == "upstream" else yes_no_strict
-    rows: dict[str, np.ndarray] = {}
-    for question, text in answered:
-        row = rows.setdefault(question.image_id, np.zeros(7))
-        is_yes = question.label != "no"  # the original takes every label but "no" for a yes
-        column = {
-            "yes": _TP if is_yes else _FP,
-            "no": _FN if is_yes else _TN,
-            None: _UNREAD_YES if is_yes else _UNREAD_NO,
-        }[read(text)]
-        row[column] += 1
-        row[_WORDS] += word_count(text)
-    return np.array(list(rows.values())) if rows else np.zeros((0, 7))
-
-
-def matrix(
-    *, true_positives: int, false_positives: int, true_negatives: int, false_negatives: int
-) -> Float[np.ndarray, " columns"]:
-    """Summed counts of a confusion matrix, for `RATES`."""
-    four = (true_positives, false_positives, true_negatives, false_negatives)
-    return np.array([*four, 0, 0, 0], dtype=float)
-
-
-_COUNTS = {
-    "true_positives": _TP,
-    "false_positives": _FP,
-    "true_negatives": _TN,
-    "false_negatives": _FN,
-}
-
-
-def _accuracy(c: np.ndarray) -> Values:
-    return ratio(c[..., _TP] + c[..., _TN], c[..., : _UNREAD_NO + 1].sum(axis=-1))
-
-
-def _precision(c: np.ndarray) -> Values:
-    return ratio(c[..., _TP], c[..., _TP] + c[..., _FP])
-
-
-def _recall(c: np.ndarray) -> Values:
-    return ratio(c[..., _TP], c[..., _TP] + c[..., _FN] + c[..., _UNREAD_YES])
-
-
-def _f1(c: np.ndarray) -> Values:
-    # In this order, so that the last bit is the original's: 2 * precision * recall / (sum of both).
-    precision, recall = _precision(c), _recall(c)
-    return ratio(2 * precision * recall, precision + recall)
-
-
-def _yes_ratio(c: np.ndarray) -> Values:
-    return ratio(c[..., _TP] + c[..., _FP], c[..., : _UNREAD_NO + 1].sum(axis=-1))
-
-
-def _words(c: np.ndarray) -> Values:
-    return ratio(c[..., _WORDS], c[..., : _UNREAD_NO + 1].sum(axis=-1))
-
-
-# Name -> function of summed counts; the share of yes is over all answers, as in the original.
-RATES = {
-    "accuracy": _accuracy,
-    "precision": _precision,
-    "recall": _recall,
-    "f1": _f1,
-    "yes_ratio": _yes_ratio,
-    "words_per_answer": _words,
-}

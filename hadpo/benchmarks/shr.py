@@ -6,43 +6,98 @@ a shorter text would improve or spoil: sentences, words, recall of the objects t
 repetitions.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks._decoding import decoding_of
+from hadpo.benchmarks import Known, Measure, Tally, score
+from hadpo.benchmarks._shr_files import RESPONSES, read_judgement, read_responses
 from hadpo.benchmarks._shr_files import write as export
-from hadpo.benchmarks._shr_measures import COLUMNS, CUT, RATIOS, count, metric, metrics, recall
 from hadpo.config import STRICT, AtLeastOne
-from hadpo.data.shr import SPLIT, questions
+from hadpo.data import Report, Sources
+from hadpo.data import shr as data
+from hadpo.judges import SENTENCES
 from hadpo.judges.oracle.vocabulary import Vocabulary
-from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question, Verdict
-from hadpo.text import first_segments, segmentation_of, segments
-
-if TYPE_CHECKING:
-    from hadpo.generation import Decoding
+from hadpo.judges.oracle.world import read_world
+from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question
+from hadpo.text import (
+    distinct,
+    first_segments,
+    repeated_segments,
+    segmentation_of,
+    segments,
+    word_count,
+)
 
 __all__ = [
     "CUT",
-    "READINGS",
-    "RUBRIC",
-    "SPLIT",
+    "MEASURES",
+    "RUBRICS",
+    "WHOLE",
     "cases",
     "cut",
-    "decoding",
     "export",
     "questions",
+    "read_responses",
     "readings",
-    "score",
-    "sums",
+    "score_judgement",
+    "tally",
 ]
 
-RUBRIC = "shr"  # how a judge is to rule on the cases
-READINGS = {"": "upstream"}  # sentences as the original segments them; see `readings`
+WHOLE = data.SPLIT
+LISTED = (("", "hallucinated_sentence_ratio"),)
+_FACTS = tuple(f"shr_factual_part{part}.jsonl" for part in (1, 2))
+FILES = {"shr": ("SHR", ("val_images_final.json", *_FACTS))}
+RUBRICS = (SENTENCES,)
+CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
+
+
+def _behind(name: str, *, is_fraction: bool = False, is_read: bool = False) -> Measure:
+    """A measure that stands after those that a table is for."""
+    unit, label = "percent" if is_fraction else "number", name.replace("_", " ")
+    return Measure(name, label, unit, is_headline=False, is_read=is_read)
+
+
+MEASURES = (
+    Measure(
+        "hallucinated_sentence_ratio",
+        "SHR: hallucinated sentences",
+        better="lower",
+        is_read=True,
+    ),
+    Measure(
+        "absent_sentence_ratio",
+        "sentences with an absent object",
+        better="lower",
+        is_read=True,
+    ),
+    Measure(
+        "attribute_sentence_ratio",
+        "sentences with a wrong attribute",
+        better="lower",
+        is_read=True,
+    ),
+    Measure("object_recall", "true objects named", better="higher"),
+    Measure("sentences_per_answer", "sentences per answer", "number"),
+    Measure("words_per_answer", "words per answer", "number"),
+    Measure(
+        "repeated_sentences_per_answer",
+        "repeated sentences per answer",
+        "number",
+        better="lower",
+    ),
+    _behind("hallucinated_word_ratio", is_fraction=True, is_read=True),
+    _behind("hallucinated_sentence_ratio_per_image", is_read=True),
+    _behind("cannot_judge_ratio", is_fraction=True, is_read=True),
+    _behind("tokens_per_answer"),
+    _behind("hallucinated_sentences_per_answer", is_read=True),
+    _behind("hallucinated_words_per_answer", is_read=True),
+    _behind("unfinished_ratio", is_fraction=True),
+    *(_behind(f"distinct_{k}") for k in (1, 2, 3, 4)),
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -62,54 +117,68 @@ class Settings:
     shr_responses: str = ""  # file of image ids and descriptions, scored as the model "responses"
 
 
-def decoding(settings: Any) -> "Decoding":
-    """How descriptions are generated."""
-    return decoding_of("shr", settings)
+def questions(sources: Sources) -> list[Question]:
+    """A description of every image; BadInput if Visual Genome lacks one."""
+    ids = image_ids(replace(sources, report=Report("skip")))
+    return data.questions(ids, sources.images)
 
 
-def readings(settings: Any) -> dict[str, str]:
+def image_ids(sources: Sources) -> list[str]:
+    """Ids of the images to describe."""
+    if not sources.data.shr:
+        return []
+    folder = sources.folder("shr", "val_images_final.json")
+    return data.image_ids(folder, sources.report)
+
+
+def evidence(sources: Sources) -> dict[str, Evidence]:
+    """The images with the facts that SHR knows of them."""
+    if not sources.data.shr:
+        return {}
+    facts = data.facts(sources.resolve(sources.data.shr), sources.report)
+    images = sources.images.items()
+    return {key: replace(each, facts=facts.get(key, ())) for key, each in images}
+
+
+def readings(settings: Settings) -> dict[str, str]:
     """How descriptions are cut into sentences."""
     return {"": settings.shr_segmentation}
 
 
 def cases(
     answers: Iterable[Answer],
+    questions: Mapping[str, Question],
     evidence: Mapping[str, Evidence],
-    questions: Sequence[Question] = (),
-    settings: Any | None = None,
+    settings: Settings,
 ) -> list[Case]:
     """A case per answer; its claims are the sentences, each with its end, as `shr_segmentation`.
 
     Raises:
         BadInput: no evidence of an image.
     """
-    how = "upstream" if settings is None else settings.shr_segmentation
     found = []
     for answer in answers:
         if answer.image_id not in evidence:
             raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
-        claims = tuple(segments(answer.text, how))
         found.append(
             Case(
                 case_id=answer.question_id,
                 model=answer.model,
-                claims=claims,
+                claims=tuple(segments(answer.text, settings.shr_segmentation)),
                 evidence=evidence[answer.image_id],
             )
         )
     return found
 
 
-def cut(
-    base: Iterable[Answer], tuned: Iterable[Answer], settings: Any | None = None
-) -> list[Answer]:
+def cut(base: Iterable[Answer], tuned: Iterable[Answer], settings: Settings) -> list[Answer]:
     """The base's descriptions, each cut to the sentence count of the tuned model's.
 
     The control for saying less: whatever this row gains over the base, it gains by length alone. A
     text that is cut was not generated as it stands: its `tokens` are 0, and no metric of it
     rests on how answers were generated.
     """
-    how = "upstream" if settings is None else settings.shr_segmentation
+    how = settings.shr_segmentation
     length = {a.question_id: len(segments(a.text, how)) for a in tuned}
     found = []
     for answer in base:
@@ -123,78 +192,74 @@ def cut(
     return found
 
 
-def score(
-    answers: Sequence[Answer],
-    questions: Sequence[Question],
-    verdicts: Sequence[Verdict],
-    evidence: Mapping[str, Evidence],
-    vocabulary: Vocabulary,
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-    settings: Any | None = None,
-) -> list[Metric]:
-    """The metrics of every model.
+def tally(answer: Answer, known: Known) -> Tally:
+    """What one description adds to the sums.
 
-    Args:
-        answers: descriptions, of any number of models.
-        questions: what was asked; those without an answer are counted.
-        verdicts: one per sentence.
-        evidence: by image id; its objects are what recall counts.
-        vocabulary: the words that name objects.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
-        settings: not used.
-
-    Returns:
-        hallucinated_sentence_ratio (pooled) and, of it, absent_ and attribute_sentence_ratio;
-        hallucinated_word_ratio; hallucinated_sentence_ratio_per_image (mean of the images' own
-        ratios); sentences_, words_, hallucinated_sentences_, hallucinated_words_,
-        repeated_sentences_ and tokens_per_answer; distinct_1 to distinct_4; object_recall;
-        cannot_judge_ratio; unfinished_ratio (answers stopped by the length limit); unanswered.
-        Of the control `CUT`, tokens_per_answer and unfinished_ratio have no value: its texts are
-        cut, not generated.
+    Ratios of hallucinated sentences (pooled; of those with an absent object or a wrong attribute;
+    the mean of the images' own ratios) and words are over what the judge could be read on.
+    `distinct_k`: share of different runs of k words; unfinished: stopped by the length limit. Of
+    the control `CUT` and of responses, tokens_per_answer and unfinished_ratio have no value: the
+    texts were not generated as they stand.
 
     Raises:
-        BadInput: verdicts that do not fit the answers.
+        BadInput: verdicts that do not fit the answer.
     """
-    ruled: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        ruled[verdict.model, verdict.case_id].append(verdict)
-    found: list[Metric] = []
-    for model in dict.fromkeys(a.model for a in answers):
-        own = [a for a in answers if a.model == model]
-        rows, lost = [], 0
-        for answer in own:
-            rulings = ruled.get((model, answer.question_id), [])
-            if segmentation_of([v.claim for v in rulings], answer.text) is None:
-                raise BadInput(
-                    f"{model}, {answer.question_id}: {len(rulings)} verdicts on "
-                    f"{len(segments(answer.text, 'upstream'))} sentences; judge the answers again"
-                )
-            lost += sum(v.label == "unparsed" for v in rulings)
-            objects = recall(answer.text, evidence.get(answer.image_id), vocabulary)
-            rows.append(count(answer, rulings, objects))
-        counts = np.array([[row[name] for name in COLUMNS] for row in rows], dtype=float)
-        counts = counts.reshape(len(rows), len(COLUMNS))
-        found += metrics(model, counts, lost, samples=samples, seed=seed)
-        missing = len(questions) - len({a.question_id for a in own})
-        found.append(metric(model, "unanswered", float(missing), len(questions)))
+    claims = [verdict.claim for verdict in known.verdicts]
+    how = segmentation_of(claims, answer.text)
+    if how is None:
+        raise BadInput(
+            f"{answer.model}, {answer.question_id}: {len(claims)} verdicts on "
+            f"{len(segments(answer.text, 'upstream'))} sentences; judge the answers again"
+        )
+    valid = [v for v in known.verdicts if v.label != "unparsed"]
+    wrong = [v for v in known.verdicts if v.label == "hallucination"]
+    wrong_words = sum(word_count(v.claim) for v in wrong)
+    is_generated = answer.model not in (CUT, RESPONSES)
+    found: dict[str, tuple[float, float]] = {
+        "hallucinated_sentence_ratio": (len(wrong), len(valid)),
+        "absent_sentence_ratio": (sum(v.kind == "absent" for v in wrong), len(valid)),
+        "attribute_sentence_ratio": (sum(v.kind == "attribute" for v in wrong), len(valid)),
+        "hallucinated_word_ratio": (wrong_words, sum(word_count(v.claim) for v in valid)),
+        "hallucinated_sentence_ratio_per_image": (
+            len(wrong) / len(valid) if valid else 0.0,
+            bool(valid),
+        ),
+        "cannot_judge_ratio": (
+            sum(v.label == "cannot judge" for v in known.verdicts),
+            len(valid),
+        ),
+        "sentences_per_answer": (len(claims), 1),
+        "words_per_answer": (sum(word_count(claim) for claim in claims), 1),
+        "tokens_per_answer": (is_generated and answer.tokens, is_generated),
+        "hallucinated_sentences_per_answer": (len(wrong), 1),
+        "hallucinated_words_per_answer": (wrong_words, 1),
+        "repeated_sentences_per_answer": (repeated_segments(answer.text, how), 1),
+        "unfinished_ratio": (is_generated and answer.finish == "length", is_generated),
+        "object_recall": _recall(answer.text, known.evidence, known.vocabulary),
+    }
+    for length in (1, 2, 3, 4):
+        share = distinct(answer.text, length)
+        found[f"distinct_{length}"] = (share or 0.0, share is not None)
     return found
 
 
-def sums(
-    answers: Iterable[Answer],
-    questions: Sequence[Question],
-    verdicts: Iterable[Verdict],
-    evidence: Mapping[str, Evidence],
-    vocabulary: Vocabulary,
-) -> Iterator[tuple[Answer, dict[str, tuple[float, float]]]]:
-    """What each answer adds to numerator and denominator of the metrics."""
-    ruled: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        ruled[verdict.model, verdict.case_id].append(verdict)
-    for answer in answers:
-        objects = recall(answer.text, evidence.get(answer.image_id), vocabulary)
-        row = count(answer, ruled[answer.model, answer.question_id], objects)
-        yield answer, {name: (row[over], row[under]) for name, (over, under) in RATIOS.items()}
+def _recall(text: str, evidence: Evidence | None, vocabulary: Vocabulary) -> tuple[int, int]:
+    """How many of the objects that are there are named, and how many are there."""
+    if evidence is None:
+        return 0, 0
+    present = read_world(evidence, vocabulary).names
+    named = set().union(*(vocabulary.read(sentence).names for sentence in text.split(".")))
+    return len(present & named), len(present)
+
+
+def score_judgement(path: Path, *, samples: int = 1000, seed: int = 42) -> list[Metric]:
+    """The metrics, with intervals, of a judgement.json that the original's scripts wrote.
+
+    Object recall has no value: the file does not say what is in the images.
+
+    Raises:
+        BadInput: not of that form, or rulings that do not fit the responses.
+    """
+    answers, verdicts = read_judgement(path)
+    found = score("shr", answers, [], verdicts, samples=samples, seed=seed)
+    return [metric for metric in found if metric.name != "unanswered"]

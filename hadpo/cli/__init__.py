@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hadpo import __version__, config, runs
+from hadpo import __version__, config, plugins, runs
 from hadpo.cli import answer, converting, fetching, instructions, page, results
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
@@ -131,9 +131,7 @@ def shr_scores(
 
     Example: hadpo shr-scores shr_eval_results/Mon_Jan_1/judgement.json
     """
-    from hadpo import benchmarks
-
-    found = benchmarks.score_judgement(judgement)
+    found = plugins.load("hadpo.benchmarks", "shr").score_judgement(judgement)
     if as_json:
         typer.echo(json.dumps([vars(metric) for metric in found]))
         return

@@ -18,14 +18,15 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import ijson
 from pydantic import AfterValidator, BeforeValidator
 
-from hadpo.records import BadInput, decode, parse
+from hadpo.records import BadInput, Evidence, decode, parse
 
 _SHOWN = 20  # problems in one message; the rest are counted
 _STORED = 1000  # problems whose text is stored: a file of a million broken records must fit
@@ -87,6 +88,27 @@ class Report:
 
 
 # Fields of raw records
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What prepare has read so far: from it, benchmarks make their questions and evidence."""
+
+    data: Any  # the recipe's section data, with the paths that benchmarks add to it
+    resolve: Callable[[str], Path]  # a path of the section -> where it lies
+    note: Callable[[Path], Path]  # hashes a small file into the manifest, and returns it
+    report: Report
+    asked: Mapping[str, Collection[str]] = field(default_factory=dict)  # benchmark -> image ids
+    images: Mapping[str, Evidence] = field(default_factory=dict)  # of Visual Genome, by id
+    photos: Mapping[str, Evidence] = field(default_factory=dict)  # of COCO, by file name
+
+    def folder(self, setting: str, *names: str) -> Path:
+        """The folder that a setting names; its files of these names are hashed if they exist."""
+        path = self.resolve(getattr(self.data, setting))
+        for name in names:
+            if (path / name).is_file():
+                self.note(path / name)
+        return path
 
 
 def parse_raw(value: Any, kind: type[Fields], *, where: str) -> Fields:

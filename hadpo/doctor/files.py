@@ -44,30 +44,25 @@ def _data_files(data: Any) -> Iterator[tuple[str, str]]:
         ("Visual Genome", data.visual_genome, ("image_data.json", "region_descriptions.json")),
         ("HA-DPO pairs", data.pairs_folder, ("desc_data.json", "pope_data.json")),
         ("COCO val2014", data.coco, ("val2014",)),
-        (
-            "POPE",
-            data.pope,
-            tuple(f"coco_pope_{s}.json" for s in ("random", "popular", "adversarial")),
-        ),
-        (
-            "SHR",
-            data.shr,
-            ("val_images_final.json", *(f"shr_factual_part{part}.jsonl" for part in (1, 2))),
-        ),
-        ("GAVIE", data.gavie, ("",)),
-        ("GAVIE regions", data.gavie_regions, ("",)),
-        ("GQA", data.gqa, ("",)),
+        *_benchmark_files(data),
         *(
             ("instructions", place, ("",))
             for place in config.names(data.instructions)
             if place != "oracle"
         ),
-        ("CHAIR synonyms", data.chair_synonyms, ("",)),
         ("vocabulary", data.vocabulary, ("",)),
     )
     for what, folder, names in wanted:
         for name in names if folder else ():
             yield f"{what} {name}".strip(), f"{folder}/{name}".rstrip("/")
+
+
+def _benchmark_files(data: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Name, place and files of what the benchmarks read."""
+    for name in plugins.available("hadpo.benchmarks"):
+        files = getattr(plugins.load("hadpo.benchmarks", name), "FILES", {})
+        for setting, (what, names) in files.items():
+            yield what, getattr(data, setting), names
 
 
 def _file(what: str, text: str, run_folder: Path | None, *, mend: str) -> Check:

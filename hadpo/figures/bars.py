@@ -31,6 +31,7 @@ from hadpo.tables import (
     measure_of,
     model_title,
     models_in_order,
+    split_title,
 )
 from hadpo.text import forms, words
 
@@ -412,7 +413,8 @@ def _in_words(row: Mapping[str, Any], name: str) -> str:
 
 def _row_label(row: Mapping[str, Any], several: bool) -> str:
     measure = _measure(row).label
-    place = f"POPE {row['split']}: {measure}" if row["benchmark"] == "pope" else measure
+    split = split_title(row["benchmark"], row["split"])
+    place = f"{split}: {measure}" if split else measure
     return f"{row['group']}\n{place}" if several else place
 
 

@@ -25,7 +25,7 @@ from hadpo.figures._style import (
     write_title,
 )
 from hadpo.records import BadInput, Pair
-from hadpo.tables import RunResults, measure_of
+from hadpo.tables import RunResults, learning_metric, measure_of, split_title
 
 Step = Mapping[str, Any]  # objective, step, epoch, metrics
 _ROOMY = "Pairs with a positive margin"  # its lines run high: room for the legend below them
@@ -288,23 +288,20 @@ def learning_curve(
     result: RunResults,
     *,
     updates: int,
-    measures: Mapping[str, str] = {
-        "pope": "accuracy",
-        "shr": "hallucinated_sentence_ratio",
-        "chair": "chair_i",
-        "gavie": "accuracy",
-    },
+    measures: Mapping[str, str] | None = None,
 ) -> Figure:
     """One line a benchmark and split over the updates, with the 95 % interval of each point.
 
     Args:
         result: a run that evaluated `step-<n>` models.
         updates: of the whole training: where the tuned model stands; the base stands at 0.
-        measures: benchmark -> the metric to draw.
+        measures: benchmark -> the metric to draw; None: as the benchmarks declare.
 
     Raises:
         BadInput: no kept step was evaluated.
     """
+    if measures is None:
+        measures = {key[0]: learning_metric(key[0]) for key in result.metrics}
     names = {key[3] for key in result.metrics}
     steps = {name: int(name.removeprefix(STEP)) for name in names if name.startswith(STEP)}
     if not steps:
@@ -319,7 +316,8 @@ def learning_curve(
             continue
         measure = measure_of(benchmark, name)
         scale = 100 if measure.is_fraction else 10  # scores of 0 to 10 as tenths
-        label = f"POPE {split}: accuracy" if benchmark == "pope" else measure.label
+        place = split_title(benchmark, split)
+        label = f"{place}: {measure.label}" if place else measure.label
         low, high = (None if e is None else scale * e for e in (metric.low, metric.high))
         point = (places[model], scale * metric.value, low, high, metric.n)
         lines.setdefault(label, []).append(point)

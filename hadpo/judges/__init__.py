@@ -12,30 +12,48 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from hadpo.chat import ChatSettings, Reply, Unfinished
 from hadpo.judges._agreement import Agreement, agreement, read_labelled
+from hadpo.judges._rubric import (
+    Rubric,
+    case_mark,
+    is_of_case,
+    prompt_of,
+    relative_boxes,
+    reply_schema,
+    texts_of,
+)
+from hadpo.judges._sentences import SENTENCES
 from hadpo.records import BadInput, Case, Verdict
 
 __all__ = [
+    "SENTENCES",
     "Agreement",
     "AskingJudge",
     "Judge",
     "JudgeSettings",
+    "Rubric",
     "Unfinished",
     "agreement",
+    "case_mark",
+    "is_of_case",
+    "prompt_of",
     "read_labelled",
+    "relative_boxes",
+    "reply_schema",
     "rule_all",
+    "texts_of",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
-    """What judges that ask a language model need; the oracle needs none of it."""
+    """What judges are made of; all but the rubrics is for those that ask a language model."""
 
     chat: ChatSettings | None = None
     prompts: Path | None = None  # a user's own folder of prompts
     reader: Literal["tolerant", "upstream"] = "tolerant"
     attempts: int = 1  # a reply with unreadable parts is asked for again, up to so many in all
     replies: Path | None = None  # the cache of replies, or the file that replay reads
-    rubrics: tuple[str, ...] = ("shr",)  # that cases will name; checked before anything is spent
+    rubrics: tuple[Rubric, ...] = (SENTENCES,)  # those that cases name
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -69,7 +87,7 @@ class AskingJudge(Judge, Protocol):
 
 
 def rule_all(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
-    """The verdicts of all cases; raises ValueError where a judge breaks its contract."""
+    """The verdicts of all cases; raises ValueError if a judge breaks its contract."""
     if isinstance(judge, AskingJudge):
         ruled = judge.rule_cases(cases)
     else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hadpo.judges._sentences import SENTENCES
 from hadpo.records import BadInput, Case, Verdict, read_jsonl
 
 LABELS = ("correct", "hallucination", "cannot judge")
@@ -45,8 +46,10 @@ def read_labelled(path: Path) -> list[LabelledCase]:
                 f"{path}: record {number}: expected a label for each of the "
                 f"{len(each.case.claims)} claims, each of {', '.join(LABELS)}; found {each.labels}"
             )
-        if each.case.rubric != "shr":
-            raise BadInput(f"{path}: record {number}: only cases of rubric 'shr' have labels")
+        if each.case.rubric != SENTENCES.name:
+            raise BadInput(
+                f"{path}: record {number}: only cases of rubric {SENTENCES.name!r} have labels"
+            )
     if not any(each.labels for each in found):
         raise BadInput(f"{path}: no labelled claim")
     return found

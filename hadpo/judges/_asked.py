@@ -5,40 +5,27 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hadpo.chat import ChatModel, Reply, Request
 from hadpo.judges import JudgeSettings, Unfinished
-from hadpo.judges._grades import read_grades
-from hadpo.judges._marks import read_marks
-from hadpo.judges._reply import read_tolerant, read_upstream
-from hadpo.judges._rubrics import Rubric, read_rubric
+from hadpo.judges._rubric import Prompt, prompt_of
 from hadpo.records import Case, Verdict
-
-Reader = Callable[[str, Case], list[Verdict]]
-READERS: dict[tuple[str, str], Reader] = {
-    ("shr", "tolerant"): read_tolerant,
-    ("shr", "upstream"): read_upstream,
-    ("gavie", "tolerant"): read_grades,
-    ("gavie", "upstream"): read_grades,  # the original published no reader
-    ("gqa", "tolerant"): read_marks,
-    ("gqa", "upstream"): read_marks,  # nor here
-}
 
 
 class AskedJudge:
     """Rules by a language model's replies."""
 
     def __init__(self, chat: ChatModel, settings: JudgeSettings) -> None:
-        """Read the rubrics; BadInput where one is missing."""
+        """Read the prompts of the rubrics; BadInput if one is missing."""
         self.chat = chat
         self.replies: dict[str, Reply] = {}  # by key: what the verdicts rest on
         self._reader, self._attempts = settings.reader, settings.attempts
         is_json = chat.settings.reply_format != "text"
-        self._rubrics: dict[str, Rubric] = {
-            name: read_rubric(name, is_json=is_json, folder=settings.prompts)
-            for name in settings.rubrics
+        self._prompts: dict[str, Prompt] = {
+            rubric.name: prompt_of(rubric, is_json=is_json, folder=settings.prompts)
+            for rubric in settings.rubrics
         }
 
     def rule(self, case: Case) -> list[Verdict]:
@@ -78,23 +65,23 @@ class AskedJudge:
         settings = dataclasses.asdict(self.chat.settings)
         return {
             "settings": settings | {"reader": self._reader, "attempts": self._attempts},
-            "prompts": {name: rubric.version for name, rubric in self._rubrics.items()},
+            "prompts": {name: prompt.version for name, prompt in self._prompts.items()},
             "served_by": sorted({reply.model for reply in self.replies.values()}),
             "bill": dataclasses.asdict(self.chat.bill),
         }
 
     def _request(self, name: str, case: Case, attempt: int) -> Request:
-        rubric = self._rubrics[case.rubric]
+        prompt = self._prompts[case.rubric]
         return Request(
             name=name,
-            text=rubric.render(case),
-            prompt_version=rubric.version,
+            text=prompt.render(case),
+            prompt_version=prompt.version,
             attempt=attempt,
-            schema=rubric.schema,
+            schema=prompt.schema,
         )
 
     def _read(self, text: str, case: Case, why: str) -> list[Verdict]:
-        verdicts = READERS[case.rubric, self._reader](text, case)
+        verdicts = self._prompts[case.rubric].rubric.reader(self._reader)(text, case)
         return [dataclasses.replace(v, reason=why) for v in verdicts] if why else verdicts
 
 

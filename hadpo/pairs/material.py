@@ -7,25 +7,22 @@ published, and instructions to finetune on.
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hadpo import plugins
 from hadpo.config import DataConfig, names
 from hadpo.data import (
     Report,
+    Sources,
     cc_sbu_align,
-    chair,
     coco,
-    gavie,
-    gqa,
     hadpo_pairs,
     lrv,
     missing_images,
-    pope,
     read_json,
-    shr,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.instructions import oracle
@@ -44,6 +41,7 @@ from hadpo.records import (
 if TYPE_CHECKING:
     from hadpo.runs import Run
 
+_BENCHMARKS = "hadpo.benchmarks"
 ORACLE = "oracle"  # a place of instructions
 INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
 
@@ -53,7 +51,8 @@ class Material:
     """What was read, checked and joined."""
 
     images: dict[str, Evidence]  # of Visual Genome: pairs are made of these
-    photos: dict[str, Evidence]  # of COCO: POPE asks about these
+    photos: dict[str, Evidence]  # of COCO
+    others: dict[str, Evidence]  # what benchmarks bring about images of their own
     questions: list[Question]  # of all benchmarks
     words: dict[str, Any]  # the content of vocabulary.json
     vocabulary: Vocabulary
@@ -61,7 +60,7 @@ class Material:
     @property
     def evidence(self) -> dict[str, Evidence]:
         """All evidence by image id."""
-        return {**self.images, **self.photos}
+        return {**self.images, **self.photos, **self.others}
 
     evaluated: Set[str]  # ids of Visual Genome that a benchmark asks about, under any name
 
@@ -72,49 +71,42 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     Args:
         run: paths of its recipe's data section are resolved; small input files are hashed.
         report: collects broken records.
-        image_ids: images of Visual Genome to know beside those that SHR describes.
+        image_ids: images of Visual Genome to know beside those of benchmarks; None: all.
 
     Raises:
         BadInput: a file that cannot be read as a whole.
     """
-    data: Any = run.recipe.data
+    data = run.recipe.data
     folder = visual_genome_folder(run)
-    of_shr = _shr_image_ids(run, report)
-    of_gavie = _gavie_image_ids(run, Report("skip"))  # problems: with the questions
-    asked = {*of_shr, *of_gavie, *_gqa_image_ids(run)}
-    wanted = None if image_ids is None else asked.union(image_ids)
+    known = _sources(run, report)
+    asked = {name: tuple(each.image_ids(known)) for name, each in _benchmarks("image_ids")}
+    ids = {key for keys in asked.values() for key in keys}
+    wanted = None if image_ids is None else ids.union(image_ids)
     images = vg.read(folder, report, image_ids=wanted)
-    sources = [folder / "image_data.json", folder / "region_descriptions.json"]
+    files = [folder / "image_data.json", folder / "region_descriptions.json"]
     if data.coco:
-        sources.append(run.resolve(data.coco) / "objects.json")
-    run.note_inputs(input_hashes(sources, below=run.folder.parent))
-    if data.shr:
-        facts = shr.facts(run.resolve(data.shr), report)
-        images = {key: replace(e, facts=facts.get(key, ())) for key, e in images.items()}
-    if data.gavie and data.gavie_regions:
-        path = run.note_input(run.resolve(data.gavie_regions))
-        images = _with_lrv_regions(images, path, of_gavie, of_shr, report)
+        files.append(run.resolve(data.coco) / "objects.json")
+    run.note_inputs(input_hashes(files, below=run.folder.parent))
     photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
-    questions = _pope_questions(run, report) + _with_images(shr.questions(of_shr, images), report)
-    if data.gavie:
-        path = run.note_input(run.resolve(data.gavie))
-        questions += _with_images(gavie.questions(path, images, report), report)
-    if data.gqa:
-        path = run.note_input(run.resolve(data.gqa))
-        questions += _with_images(gqa.questions(path, images, report), report)
-    if data.chair_synonyms:
-        questions += chair.questions(photos)
+    known = replace(known, asked=asked, images=images, photos=photos)
+    for _, each in _benchmarks("evidence"):
+        known = replace(known, images={**known.images, **each.evidence(known)})
+    questions = []
+    for _, each in _benchmarks("questions"):
+        questions += _with_images(each.questions(known), report)
+    evidence = {key: known.images[key] for key in known.images.keys() - images.keys()}
+    images = {key: known.images[key] for key in images}
     words = _words(run, data, [*images.values(), *photos.values()])
-    if data.chair_synonyms:
-        path = run.note_input(run.resolve(data.chair_synonyms))
-        words |= {"synonyms": chair.synonyms(path, report)}
+    for _, each in _benchmarks("vocabulary"):
+        words |= each.vocabulary(known)
     return Material(
         images=images,
         photos=photos,
+        others=evidence,
         questions=questions,
         words=words,
         vocabulary=from_json(words, where=data.vocabulary or "vocabulary"),
-        evaluated=asked.union(_same_photos(vg.coco_ids(folder), questions)),
+        evaluated=_under_any_name(ids, vg.coco_ids(folder)),
     )
 
 
@@ -124,15 +116,22 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
     Only small files are read for this; broken records are reported when everything is.
     """
     folder, ignored = visual_genome_folder(run), Report("skip")
-    evaluated = {
-        *_shr_image_ids(run, ignored),
-        *_gavie_image_ids(run, ignored),
-        *_gqa_image_ids(run),
-        *_same_photos(vg.coco_ids(folder), _pope_questions(run, ignored)),
-    }
+    known = _sources(run, ignored)
+    ids = {key for _, each in _benchmarks("image_ids") for key in each.image_ids(known)}
+    evaluated = _under_any_name(ids, vg.coco_ids(folder))
     free = sorted(set(vg.images(folder, ignored)) - evaluated)
     draw = random.Random(f"{run.settings.prepare_seed}/images")
     return draw.sample(free, min(count, len(free)))
+
+
+def _sources(run: "Run", report: Report) -> Sources:
+    return Sources(data=run.recipe.data, resolve=run.resolve, note=run.note_input, report=report)
+
+
+def _benchmarks(hook: str) -> list[tuple[str, Any]]:
+    """Names and modules of the benchmarks that declare `hook`."""
+    modules = [(n, plugins.load(_BENCHMARKS, n)) for n in plugins.available(_BENCHMARKS)]
+    return [(name, module) for name, module in modules if hasattr(module, hook)]
 
 
 def published_pairs(run: "Run", report: Report) -> list[Pair]:
@@ -245,60 +244,6 @@ def _noted(run: "Run", folder: str, name: str) -> Path:
     return path
 
 
-def _shr_image_ids(run: "Run", report: Report) -> list[str]:
-    """Ids of the images that SHR describes."""
-    data: Any = run.recipe.data
-    if not data.shr:
-        return []
-    return shr.image_ids(_noted(run, data.shr, "val_images_final.json"), report)
-
-
-def _gqa_image_ids(run: "Run") -> list[str]:
-    """Ids of the images that GQA asks about."""
-    data: Any = run.recipe.data
-    return gqa.image_ids(run.resolve(data.gqa), Report("skip")) if data.gqa else []
-
-
-def _pope_questions(run: "Run", report: Report) -> list[Question]:
-    data: Any = run.recipe.data
-    if not data.pope:
-        return []
-    if not data.coco:
-        raise BadInput("data.pope is set but data.coco is not: its questions need the photos")
-    for split in pope.SPLITS:
-        _noted(run, data.pope, pope.path_of(Path(), split).name)
-    return pope.read(run.resolve(data.pope), run.resolve(data.coco), report)
-
-
-def _gavie_image_ids(run: "Run", report: Report) -> list[str]:
-    """Ids of the images that GAVIE asks about."""
-    data: Any = run.recipe.data
-    path = data.gavie
-    return gavie.image_ids(run.resolve(path), report) if path else []
-
-
-def _with_lrv_regions(
-    images: dict[str, Evidence],
-    path: Path,
-    of_gavie: list[str],
-    of_shr: list[str],
-    report: Report,
-) -> dict[str, Evidence]:
-    """The images with LRV's regions instead of their own if GAVIE asks about them.
-
-    There is one evidence of an image: SHR's judge sees these regions too, which is counted. An
-    image that the file lacks is a broken record; if those are skipped, it keeps its own regions.
-    """
-    asked = images.keys() & {*of_gavie}
-    regions = vg.read_annotation(path, report, image_ids=asked)
-    for key in sorted(asked - regions.keys()):
-        report.bad(f"{path}: no image {key}, about which GAVIE asks", source="vg_annotation")
-    both = len(regions.keys() & {*of_shr})
-    if both:
-        report.counts["vg_annotation: images whose regions SHR's judge sees too"] += both
-    return images | {key: replace(images[key], regions=regions[key]) for key in regions}
-
-
 def _with_images(questions: list[Question], report: Report) -> list[Question]:
     """The questions whose image files exist; the others are reported."""
     source = questions[0].benchmark if questions else ""
@@ -314,8 +259,11 @@ def _words(run: "Run", data: DataConfig, evidence: list[Evidence]) -> dict[str, 
     return read_json(path, dict, expected="expected objects, attributes, scenes")
 
 
-def _same_photos(coco_ids: dict[str, int], questions: list[Question]) -> list[str]:
-    """Ids of Visual Genome whose photo POPE asks about: COCO_val2014_000000310196 is 310196."""
-    numbers = (re.search(r"(\d+)$", q.image_id) for q in questions if q.benchmark == "pope")
-    asked = {int(number[1]) for number in numbers if number}
-    return [key for key, number in coco_ids.items() if number in asked]
+def _under_any_name(ids: Collection[str], coco_ids: Mapping[str, int]) -> set[str]:
+    """Ids of Visual Genome that are asked about, also those named as photos of COCO.
+
+    COCO_val2014_000000310196 is COCO's number 310196.
+    """
+    photos = {key for key in ids if re.fullmatch(r"COCO_.*_\d+", key)}
+    numbers = {int(key.rpartition("_")[2]) for key in photos}
+    return (set(ids) - photos) | {key for key, n in coco_ids.items() if n in numbers}

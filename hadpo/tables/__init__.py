@@ -17,7 +17,15 @@ from hadpo.tables.audit import audit, audit_table, read_pasted
 from hadpo.tables.comparison import between_runs, comparison, controls, every_run, overview
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import covers_zero
-from hadpo.tables.measures import Measure, measure_of, model_title, models_in_order
+from hadpo.tables.measures import (
+    Measure,
+    learning_metric,
+    measure_of,
+    measures_of,
+    model_title,
+    models_in_order,
+    split_title,
+)
 from hadpo.tables.notes import audit_story, results_story
 from hadpo.tables.pope import mcnemar_table, pope_table
 from hadpo.tables.reported import ReportedRow, read_reported, reported_tables
@@ -38,7 +46,9 @@ __all__ = [
     "comparison",
     "covers_zero",
     "facts",
+    "learning_metric",
     "measure_of",
+    "measures_of",
     "model_title",
     "models_in_order",
     "of_runs",
@@ -52,6 +62,7 @@ __all__ = [
     "results_story",
     "run_index",
     "run_results",
+    "split_title",
 ]
 
 

@@ -11,12 +11,13 @@ import io
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
+from hadpo.measures import yes_no_rates
 from hadpo.records import BadInput
 from hadpo.tables._table import Column, Table
 from hadpo.tables.measures import measure_of
@@ -40,19 +41,7 @@ class Matrix:
 
     def fraction(self, cell: str) -> tuple[int, int]:
         """Numerator and denominator of a metric; nothing said yes gives a precision of 0."""
-        tp, fp, tn, fn = (
-            self.true_positives,
-            self.false_positives,
-            self.true_negatives,
-            self.false_negatives,
-        )
-        over, under = {
-            "accuracy": (tp + tn, tp + fp + tn + fn),
-            "precision": (tp, tp + fp),
-            "recall": (tp, tp + fn),
-            "f1": (2 * tp, 2 * tp + fp + fn),
-            "yes_ratio": (tp + fp, tp + fp + tn + fn),
-        }[cell]
+        over, under = yes_no_rates(**asdict(self))[cell]
         return over, under or 1
 
     def printed(self, cell: str, printed: Printed, cut: Cut) -> str:

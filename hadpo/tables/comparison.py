@@ -13,7 +13,15 @@ from hadpo.tables.intervals import (
     paired_difference,
     unpaired_difference,
 )
-from hadpo.tables.measures import MEASURES, WORDS, Measure, measure_of, model_title, models_in_order
+from hadpo.tables.measures import (
+    WORDS,
+    Measure,
+    measure_of,
+    measures_of,
+    model_title,
+    models_in_order,
+    split_title,
+)
 from hadpo.tables.reported import ReportedRow, matching
 from hadpo.tables.results import Key, RunResults, groups
 
@@ -135,7 +143,7 @@ def _places(result: RunResults) -> list[tuple[str, str, str]]:
     splits = list(dict.fromkeys((b, s) for b, s, _ in found))
 
     def rank(place: tuple[str, str, str]) -> tuple[int, int, int]:
-        names = [m.name for m in MEASURES.get(place[0], ())]
+        names = [m.name for m in measures_of(place[0])]
         listed = names.index(place[2]) if place[2] in names else len(names)
         return splits.index(place[:2]), listed, found.index(place)
 
@@ -250,8 +258,8 @@ def overview(comparison: Table) -> Table:
 
 def _place(row: Row) -> str:
     """The measure, with the split if the benchmark has several."""
-    if row["benchmark"] == "pope":
-        return f"POPE {row['split']}: {_measure(row).title}"
+    if place := split_title(row["benchmark"], row["split"]):
+        return f"{place}: {_measure(row).title}"
     return _measure(row).title + f", {row['split']}" * row["has_parts"]
 
 
@@ -314,8 +322,8 @@ def _between_rows(first: RunResults, second: RunResults, *, samples: int, seed: 
     found = []
     for key in first.items:
         benchmark, split, name, model = key
-        judged = {m.name for m in MEASURES.get(benchmark, ()) if m.better and benchmark != "pope"}
-        if model != TUNED or name not in judged:
+        directed = {m.name for m in measures_of(benchmark) if m.better}
+        if model != TUNED or name not in directed or (benchmark, split, model) in first.right:
             continue
         if first.asked.get((benchmark, split)) != second.asked.get((benchmark, split)):
             continue

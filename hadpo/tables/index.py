@@ -7,12 +7,8 @@ from pathlib import Path
 from hadpo.records import Metric, read_jsonl
 from hadpo.runs import Manifest, list_manifests
 from hadpo.tables._table import MISSING, Column, Table, show
-from hadpo.tables.measures import measure_of
+from hadpo.tables.measures import listed_of, measure_of, split_title
 
-_KEYS = (  # what a reader asks for first; benchmark, split (empty: each), metric
-    ("pope", "adversarial", "accuracy"),
-    ("shr", "", "hallucinated_sentence_ratio"),
-)
 _VALUES = (
     *("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds"),
     *("key_numbers", "cost_usd", "error"),
@@ -71,11 +67,13 @@ def _base_and_tuned(metrics: Iterable[Metric]) -> str:
         found.setdefault((m.benchmark, m.split, m.name), {})[m.model] = m.value
     texts = []
     for (benchmark, split, name), values in found.items():
-        if (benchmark, split, name) not in _KEYS and (benchmark, "", name) not in _KEYS:
+        listed = listed_of(benchmark)
+        if (split, name) not in listed and ("", name) not in listed:
             continue
         measure = measure_of(benchmark, name)
         both = [show(values.get(m), is_fraction=measure.is_fraction) for m in ("base", "merged")]
-        place = "SHR" if benchmark == "shr" else f"{benchmark.upper()} {split} {measure.label}"
+        place = split_title(benchmark, split)
+        place = f"{place} {measure.label}" if place else benchmark.upper()
         texts.append(f"{place} {both[0]} → {both[1]} %")
     return "; ".join(texts)
 

@@ -1,72 +1,57 @@
-"""What each metric is called in a table, its unit, and which direction is better: data."""
+"""What each metric is called in a table: the benchmarks declare it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+from hadpo import plugins
+from hadpo.measures import Measure
 
-@dataclass(frozen=True)
-class Measure:
-    """How a metric is shown; `name` is the metric's own."""
-
-    name: str
-    label: str
-    is_fraction: bool = True  # a fraction in files, percent in tables
-    better: Literal["higher", "lower", ""] = ""
-    is_headline: bool = True  # in the main comparison, not only in the benchmark's table
-
-    @property
-    def title(self) -> str:
-        """The label with its unit."""
-        return f"{self.label} (%)" if self.is_fraction else self.label
-
-
-MEASURES: dict[str, tuple[Measure, ...]] = {
-    "pope": (
-        Measure("accuracy", "accuracy", better="higher"),
-        Measure("f1", "F1", better="higher"),
-        Measure("precision", "precision", better="higher", is_headline=False),
-        Measure("recall", "recall", better="higher", is_headline=False),
-        Measure("yes_ratio", "yes ratio"),
-    ),
-    "shr": (
-        Measure("hallucinated_sentence_ratio", "SHR: hallucinated sentences", better="lower"),
-        Measure("absent_sentence_ratio", "sentences with an absent object", better="lower"),
-        Measure("attribute_sentence_ratio", "sentences with a wrong attribute", better="lower"),
-        Measure("object_recall", "true objects named", better="higher"),
-        Measure("sentences_per_answer", "sentences per answer", is_fraction=False),
-        Measure("words_per_answer", "words per answer", is_fraction=False),
-        Measure("repeated_sentences_per_answer", "repeated sentences per answer", False, "lower"),
-    ),
-    "gavie": (
-        Measure("relevancy", "GAVIE: relevancy (0-10)", is_fraction=False, better="higher"),
-        Measure("accuracy", "GAVIE: accuracy (0-10)", is_fraction=False, better="higher"),
-        Measure("words_per_answer", "words per answer", is_fraction=False),
-    ),
-    "chair": (
-        Measure("chair_i", "CHAIR: mentions of absent objects", better="lower"),
-        Measure("chair_s", "CHAIR: answers with one", better="lower"),
-        Measure("chair_sentence", "CHAIR: sentences with one", better="lower", is_headline=False),
-        Measure("object_recall", "true objects named", better="higher"),
-        Measure("words_per_answer", "words per answer", is_fraction=False),
-    ),
-}
 MODELS = {  # what a metric's `model` says -> what a table says; in the order of the tables
     "base": "base",
     "merged": "tuned",
     "base_cut": "base, cut to the same length",
     "sft": "finetuned on the chosen texts only",
 }
+_BENCHMARKS = "hadpo.benchmarks"
 WORDS = "words_per_answer"
 _FRACTIONS = ("ratio", "share", "accuracy", "precision", "recall", "f1", "rate")
 
 
+def measures_of(benchmark: str) -> tuple[Measure, ...]:
+    """The measures of a benchmark, in the order of the tables; none of one that is not there."""
+    return _declared(benchmark, "MEASURES", ())
+
+
 def measure_of(benchmark: str, name: str) -> Measure:
-    """The measure of a metric; one that is not listed goes by its own name, after the listed."""
-    for measure in MEASURES.get(benchmark, ()):
+    """The measure of a metric; one that is not declared goes by its own name, after the others."""
+    for measure in measures_of(benchmark):
         if measure.name == name:
             return measure
-    return Measure(name, name.replace("_", " "), name.endswith(_FRACTIONS), is_headline=False)
+    unit = "percent" if name.endswith(_FRACTIONS) else "number"
+    return Measure(name, name.replace("_", " "), unit, is_headline=False)
+
+
+def split_title(benchmark: str, split: str) -> str:
+    """What stands before a measure's label if the splits of its benchmark are told apart by it."""
+    return _declared(benchmark, "SPLIT_TITLE", "").format(split=split)
+
+
+def listed_of(benchmark: str) -> tuple[tuple[str, str], ...]:
+    """What a list of runs shows of a benchmark: splits ("": each) and metrics."""
+    return _declared(benchmark, "LISTED", ())
+
+
+def learning_metric(benchmark: str) -> str:
+    """The metric that a learning curve draws: named, or the first that has a better direction."""
+    directed = [m.name for m in measures_of(benchmark) if m.better]
+    return _declared(benchmark, "LEARNING_METRIC", (directed or [""])[0])
+
+
+def _declared(benchmark: str, name: str, otherwise: Any) -> Any:
+    """What the module of a benchmark declares."""
+    if benchmark not in plugins.available(_BENCHMARKS):  # an export of somebody else's benchmark
+        return otherwise
+    return getattr(plugins.load(_BENCHMARKS, benchmark), name, otherwise)
 
 
 def model_title(model: str) -> str:

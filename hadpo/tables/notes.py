@@ -8,7 +8,7 @@ from hadpo import config
 from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
 from hadpo.tables.intervals import covers_zero
-from hadpo.tables.measures import measure_of, model_title
+from hadpo.tables.measures import measure_of, model_title, split_title
 from hadpo.tables.reported import ReportedRow, audit_reported, matching
 from hadpo.tables.results import PLACES, SEEDS, RunResults, differing, flat
 
@@ -220,8 +220,8 @@ def _sentence(row: Row, several: bool) -> str:
 
 def _place(row: Row, several: bool) -> str:
     label = measure_of(row["benchmark"], row["measure"]).label
-    split = f"POPE {row['split']} " if row["benchmark"] == "pope" else ""
-    return f"{row['recipe']}, {split}{label}" if several else f"{split}{label}"
+    place = f"{split_title(row['benchmark'], row['split'])} {label}".strip()
+    return f"{row['recipe']}, {place}" if several else place
 
 
 def _against_controls(controls: Table, several: bool) -> list[str]:

@@ -1,7 +1,10 @@
 """CHAIR by hand: mentions, synonyms, plurals, longest words; on the photos with our own words."""
 
+import functools
+
 import pytest
 
+from hadpo import benchmarks
 from hadpo.benchmarks import chair
 from hadpo.data import Report, coco
 from hadpo.data import chair as data
@@ -10,6 +13,7 @@ from hadpo.records import Answer, BadInput, Evidence
 
 SYNONYMS = "dog, puppy\nhot dog\nperson, man, woman, glasses\ndining table, table\nbus\n\n"
 IMAGE = Evidence(image_id="1", image="", width=1, height=1, objects=("puppy", "man", "vase"))
+score = functools.partial(benchmarks.score, "chair")
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def words(tmp_path):
     return Vocabulary(synonyms=data.synonyms(tmp_path / "synonyms.txt", Report()))
 
 
-def answer(text, model="base", key="1", image="1"):
+def answer(text, model="base", key="chair-1", image="1"):
     return Answer(
         question_id=key,
         benchmark="chair",
@@ -49,7 +53,7 @@ def test_mentions(words, text, expected):
 def test_metrics_by_hand(words):
     photo = data.questions({"1": IMAGE})
     said = [answer("A dog and a bus. A bus by the table. A dog."), answer("A man.", "merged")]
-    found = chair.score(said, photo, (), {"1": IMAGE}, words, samples=20)
+    found = score(said, photo, (), {"1": IMAGE}, words, samples=20)
     rows = {(m.model, m.name): m for m in found}
     assert (rows["base", "chair_i"].value, rows["base", "chair_i"].n) == (3 / 5, 5)
     assert (rows["base", "chair_s"].value, rows["base", "chair_s"].n) == (1.0, 1)
@@ -62,16 +66,16 @@ def test_metrics_by_hand(words):
 
 def test_no_mention_is_no_value(words):
     [found] = [
-        m for m in chair.score([answer("Hm.")], [], (), {"1": IMAGE}, words) if m.name == "chair_i"
+        m for m in score([answer("Hm.")], [], (), {"1": IMAGE}, words) if m.name == "chair_i"
     ]
     assert (found.value, found.n, found.low) == (None, 0, None)
 
 
 def test_bad_input(words, tmp_path):
     with pytest.raises(BadInput, match="chair_synonyms"):
-        chair.score([answer("A dog.")], [], (), {"1": IMAGE}, Vocabulary())
+        score([answer("A dog.")], [], (), {"1": IMAGE}, Vocabulary())
     with pytest.raises(BadInput, match="no objects are known of image 2"):
-        chair.score([answer("A dog.", image="2")], [], (), {"1": IMAGE}, words)
+        score([answer("A dog.", image="2")], [], (), {"1": IMAGE}, words)
     with pytest.raises(BadInput, match="no such file"):
         data.synonyms(tmp_path / "none.txt", Report())
     (tmp_path / "empty.txt").write_text("\n")
@@ -94,6 +98,6 @@ def test_the_photos(shared, tmp_path):
         answer(f"A {photos[q.image_id].objects[0]}. A zebra.", key=q.question_id, image=q.image_id)
         for q in asked
     ]
-    found = {m.name: m for m in chair.score(said, asked, (), photos, words, samples=0)}
+    found = {m.name: m for m in score(said, asked, (), photos, words, samples=0)}
     assert (found["chair_i"].value, found["chair_i"].n) == (0.5, 8)
     assert (found["chair_s"].value, found["chair_sentence"].value) == (1.0, 0.5)

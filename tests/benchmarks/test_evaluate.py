@@ -10,9 +10,9 @@ import yaml
 import hadpo.backbones
 import hadpo.generation
 from hadpo import plugins
-from hadpo.benchmarks import evaluate
+from hadpo.benchmarks import Benchmark, evaluate, score
+from hadpo.benchmarks._answers import decoding_of
 from hadpo.config import section_types
-from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.mini import build
 from hadpo.pairs import prepare
 from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_jsonl
@@ -301,9 +301,10 @@ def test_a_benchmark_without_questions_is_named(folder, opened, monkeypatch, tmp
 @pytest.mark.parametrize("name", plugins.available("hadpo.benchmarks"))
 def test_the_contract_holds_for_every_benchmark(name):
     module = plugins.load("hadpo.benchmarks", name)
-    for part in ("questions", "decoding", "cases", "score"):
-        assert callable(getattr(module, part)), part
-    assert module.decoding(section_types()["evaluate"]()).name == name
-    assert module.READINGS
-    assert module.cases([], {}) == []
-    assert all(isinstance(m, Metric) for m in module.score([], [], [], {}, Vocabulary()))
+    assert callable(module.questions)
+    benchmark = Benchmark.named(name)
+    settings = section_types()["evaluate"]()
+    assert decoding_of(benchmark, settings).name == name
+    assert benchmark.READINGS or benchmark.readings(settings)
+    assert benchmark.cases([], {}, {}, settings) == []
+    assert score(name, [], []) == []

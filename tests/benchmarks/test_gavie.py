@@ -1,21 +1,24 @@
 """GAVIE: order, boxes, means by hand, tasks; the real question files with a real server."""
 
+import functools
 import json
 
 import pytest
 
+from hadpo import benchmarks
 from hadpo.benchmarks import gavie
 from hadpo.chat import ChatSettings
 from hadpo.config import section_types
 from hadpo.data import Report, visual_genome
 from hadpo.data import gavie as data
 from hadpo.judges import JudgeSettings, llm, oracle, rule_all
-from hadpo.judges._rubrics import pixel_boxes
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Evidence, Question, Region, Verdict
 
 BOX = Region(x=1, y=2, width=30, height=40, phrase="a red cup")
 KNOWN = {"1": Evidence(image_id="1", image="", width=100, height=100, regions=(BOX,))}
+EVALUATE = section_types()["evaluate"]
+score = functools.partial(benchmarks.score, "gavie")
 
 
 def question(key, *, image="1", task="all", text="What is there?"):
@@ -37,6 +40,10 @@ def answer(key, model, text="A cup.", image="1"):
     )
 
 
+def by_id(asked):
+    return {q.question_id: q for q in asked}
+
+
 def scored(key, model, relevancy, accuracy):
     scores = {} if relevancy is None else {"relevancy": relevancy, "accuracy": accuracy}
     label = "scored" if scores else "unparsed"
@@ -46,31 +53,31 @@ def scored(key, model, relevancy, accuracy):
 def test_answers_of_all_models_are_shuffled_by_the_seed_and_keep_their_names():
     asked = [question(str(i)) for i in range(40)]
     answers = [answer(q.question_id, m, f"by {m}") for m in ("b", "a", "c") for q in asked]
-    found = gavie.cases(answers, KNOWN, asked, section_types()["evaluate"]())
+    found = gavie.cases(answers, by_id(asked), KNOWN, EVALUATE())
     assert len(found) == 40
     for case in found:
         assert [f"by {m}" for m in case.claim_models] == list(case.claims)
         assert sorted(case.claim_models) == ["a", "b", "c"]
     assert len({case.claim_models for case in found}) == 6
-    again = gavie.cases(answers[::-1], KNOWN, asked, section_types()["evaluate"]())
+    again = gavie.cases(answers[::-1], by_id(asked), KNOWN, EVALUATE())
     assert {c.case_id: c for c in again} == {c.case_id: c for c in found}
-    other = gavie.cases(answers, KNOWN, asked, section_types()["evaluate"](evaluate_seed=1))
+    other = gavie.cases(answers, by_id(asked), KNOWN, EVALUATE(evaluate_seed=1))
     assert [c.claim_models for c in other] != [c.claim_models for c in found]
 
 
 def test_boxes_are_right_unless_the_published_bug_is_asked_for():
     asked, said = [question("1")], [answer("1", "base")]
-    [right] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"]())
-    [bug] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"](height_bug_compat=True))
-    assert pixel_boxes(right.evidence) == "a red cup X:1 Y:2 Width:30 Height:40"
-    assert pixel_boxes(bug.evidence) == "a red cup X:1 Y:2 Width:30 Height:30"
+    [right] = gavie.cases(said, by_id(asked), KNOWN, EVALUATE())
+    [bug] = gavie.cases(said, by_id(asked), KNOWN, EVALUATE(height_bug_compat=True))
+    assert gavie.pixel_boxes(right.evidence) == "a red cup X:1 Y:2 Width:30 Height:40"
+    assert gavie.pixel_boxes(bug.evidence) == "a red cup X:1 Y:2 Width:30 Height:30"
 
 
 def test_means_by_hand_and_by_task():
     asked = [question("1", task="positive"), question("2", task="negative"), question("3")]
     answers = [answer("1", "m"), answer("2", "m", "Two words"), answer("3", "m")]
     verdicts = [scored("1", "m", 8, 10), scored("2", "m", 3, 1), scored("3", "m", None, None)]
-    found = gavie.score(answers, asked, verdicts, samples=100)
+    found = score(answers, asked, verdicts, samples=100)
     rows = {(m.split, m.name): m for m in found}
     assert rows["all", "relevancy"].value == 5.5
     assert rows["all", "accuracy"].value == 5.5
@@ -80,10 +87,10 @@ def test_means_by_hand_and_by_task():
     assert rows["negative", "relevancy"].value == 3
     assert rows["positive", "accuracy"].value == 10
     assert rows["negative", "unanswered"].value == 0
-    none = gavie.score(answers[2:], asked[2:], verdicts[2:])
+    none = score(answers[2:], asked[2:], verdicts[2:])
     assert [(m.value, m.n) for m in none if m.name == "relevancy"] == [(None, 0)]
     with pytest.raises(BadInput, match="no verdict"):
-        gavie.score(answers, asked, verdicts[:1])
+        score(answers, asked, verdicts[:1])
 
 
 @pytest.mark.parametrize(
@@ -134,12 +141,12 @@ def grade(asked, evidence, tmp_path):
         for model, text in (("base", "A bad one."), ("merged", "A good one."), ("sft", "Worse."))
     ]
     chat = ChatSettings(model="teacher", reply_format="text", concurrency=4)
-    settings = JudgeSettings(chat=chat, replies=tmp_path / "r.sqlite", rubrics=("gavie",))
+    settings = JudgeSettings(chat=chat, replies=tmp_path / "r.sqlite", rubrics=gavie.RUBRICS)
     judge = llm.make(vocabulary=None, settings=settings)
-    cases = gavie.cases(answers, evidence, asked, section_types()["evaluate"]())
+    cases = gavie.cases(answers, by_id(asked), evidence, EVALUATE())
     verdicts = rule_all(judge, cases)
     assert {v.place for v in verdicts if v.model == "merged"} == {1, 2, 3}
-    metrics = gavie.score(answers, asked, verdicts, samples=50)
+    metrics = score(answers, asked, verdicts, samples=50)
     return {(m.model, m.name): m for m in metrics if m.split == "all"}
 
 
@@ -179,9 +186,10 @@ def test_the_oracle_grades_what_it_can_decide():
         answer("1", "b", "A kite. A cup."),
         answer("1", "c", "Hm."),
     ]
-    [case] = gavie.cases(said, KNOWN, asked, section_types()["evaluate"]())
+    [case] = gavie.cases(said, by_id(asked), KNOWN, EVALUATE())
     words = Vocabulary(objects=("cup", "kite"), attributes={"colour": ("red", "blue")})
-    found = {v.model: v for v in rule_all(oracle.make(vocabulary=words), [case])}
+    judge = oracle.make(vocabulary=words, settings=JudgeSettings(rubrics=gavie.RUBRICS))
+    found = {v.model: v for v in rule_all(judge, [case])}
     assert found["a"].scores == {"relevancy": 10, "accuracy": 10}
     assert found["b"].scores == {"relevancy": 10, "accuracy": 5}
     assert found["c"].label == "unparsed"

@@ -1,17 +1,17 @@
 """GQA with an examiner: cases, marks in any form, accuracy by hand; server and oracle."""
 
+import functools
 import json
 
 import pytest
 
+from hadpo import benchmarks
 from hadpo.benchmarks import gqa
 from hadpo.chat import ChatSettings
 from hadpo.config import EvaluateConfig
 from hadpo.data import Report
 from hadpo.data import gqa as data
-from hadpo.judges import JudgeSettings, llm, oracle, rule_all
-from hadpo.judges._marks import read_marks
-from hadpo.judges._rubrics import case_mark
+from hadpo.judges import JudgeSettings, case_mark, llm, oracle, rule_all
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.mini.instructions import gqa_questions
 from hadpo.mini.world import scenes
@@ -24,6 +24,7 @@ FILE = {
     "07c": {"question": "Who?", "answer": "man", "imageId": "n161313"},
 }
 C, W, U = "correct", "incorrect", "unparsed"
+score = functools.partial(benchmarks.score, "gqa")
 
 
 @pytest.fixture
@@ -50,6 +51,11 @@ def answer(key, model, text):
     )
 
 
+def cases(answers, asked, **settings):
+    questions = {q.question_id: q for q in asked}
+    return gqa.cases(answers, questions, KNOWN, EvaluateConfig(**settings))
+
+
 @pytest.fixture
 def said():
     return [
@@ -65,29 +71,29 @@ def test_cases_hold_the_right_answer_and_no_debris(asked, said):
         ("gqa-07a", "dark blue", "1.jpg"),
         ("gqa-07b", "yes", "2.jpg"),
     ]
-    found = gqa.cases(said, KNOWN, asked, EvaluateConfig())
+    found = cases(said, asked)
     assert [case.evidence.facts for case in found] == [("dark blue",), ("yes",)]
     claims = {m: c for case in found for m, c in zip(case.claim_models, case.claims, strict=True)}
     assert claims == {"base": "No.", "merged": "Yes, it is."}
     assert {c for case in found for c in case.claims} >= {"The cup is dark blue."}
-    seeds = {
-        gqa.cases(said, KNOWN, asked, EvaluateConfig(evaluate_seed=s))[0].claim_models
-        for s in range(9)
-    }
+    seeds = {cases(said, asked, evaluate_seed=s)[0].claim_models for s in range(9)}
     assert len(seeds) == 2  # the order is drawn
     with pytest.raises(BadInput, match="no right answer"):
-        gqa.cases(said, KNOWN, [type(q)(**{**vars(q), "label": None}) for q in asked])
+        cases(said, [type(q)(**{**vars(q), "label": None}) for q in asked])
 
 
 def test_the_oracle_and_accuracy_by_hand(asked, said):
-    verdicts = rule_all(oracle.make(vocabulary=Vocabulary()), gqa.cases(said, KNOWN, asked))
-    found = {(m.model, m.name): m for m in gqa.score(said, asked, verdicts, samples=50)}
+    verdicts = rule_all(
+        oracle.make(vocabulary=Vocabulary(), settings=JudgeSettings(rubrics=gqa.RUBRICS)),
+        cases(said, asked),
+    )
+    found = {(m.model, m.name): m for m in score(said, asked, verdicts, samples=50)}
     assert (found["base", "accuracy"].value, found["base", "accuracy"].n) == (0.5, 2)
     assert (found["merged", "accuracy"].value, found["merged", "accuracy"].n) == (0.5, 2)
     assert found["merged", "words_per_answer"].value == 4
     assert found["base", "unanswered"].value == 0
     with pytest.raises(BadInput, match="no verdict on gqa-07b"):
-        gqa.score(said, asked, [v for v in verdicts if v.case_id != "gqa-07b"])
+        score(said, asked, [v for v in verdicts if v.case_id != "gqa-07b"])
 
 
 @pytest.mark.parametrize(
@@ -106,18 +112,18 @@ def test_the_oracle_and_accuracy_by_hand(asked, said):
     ],
 )
 def test_marks_in_any_form_that_leaves_no_doubt(asked, said, reply, expected):
-    case = gqa.cases(said, KNOWN, asked)[0]
-    found = read_marks(reply, case)
+    case = cases(said, asked)[0]
+    found = gqa.read_marks(reply, case)
     assert [v.label for v in found] == expected
     assert [v.model for v in found] == list(case.claim_models)
     assert all(v.raw == reply for v in found if v.label == U)
 
 
 def test_of_a_single_answer_the_mark_may_stand_alone(asked, said):
-    case = gqa.cases(said[:1], KNOWN, asked)[0]
-    assert [v.label for v in read_marks("Incorrect: it is red", case)] == [W]
+    case = cases(said[:1], asked)[0]
+    assert [v.label for v in gqa.read_marks("Incorrect: it is red", case)] == [W]
     reply = {"case": case_mark(case), "marks": [{"answer": 1, "mark": "correct", "reason": "so"}]}
-    assert [(v.label, v.reason) for v in read_marks(json.dumps(reply), case)] == [(C, "so")]
+    assert [(v.label, v.reason) for v in gqa.read_marks(json.dumps(reply), case)] == [(C, "so")]
 
 
 @pytest.mark.parametrize("kind", ["text", "json_schema"])
@@ -134,10 +140,10 @@ def test_a_server_examines(serve, asked, said, tmp_path, kind):
 
     server = serve(examiner)
     chat = ChatSettings(model="judge", retries=0, timeout_seconds=5, reply_format=kind)
-    settings = JudgeSettings(chat=chat, replies=tmp_path / "c.sqlite", rubrics=("gqa",))
+    settings = JudgeSettings(chat=chat, replies=tmp_path / "c.sqlite", rubrics=gqa.RUBRICS)
     judge = llm.make(vocabulary=None, settings=settings)
-    verdicts = rule_all(judge, gqa.cases(said, KNOWN, asked))
-    found = {m.model: m for m in gqa.score(said, asked, verdicts) if m.name == "accuracy"}
+    verdicts = rule_all(judge, cases(said, asked))
+    found = {m.model: m for m in score(said, asked, verdicts) if m.name == "accuracy"}
     assert (found["base"].value, found["merged"].value) == (0.5, 0.5)
     assert len(server.log) == 2
     assert "</s>" not in server.log[0]["text"] + server.log[1]["text"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.benchmarks import chair, gavie, pope, shr
-from hadpo.benchmarks._outcomes import outcomes
+from hadpo import benchmarks
+from hadpo.benchmarks._tally import Benchmark, outcomes, tallies
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.records import (
     Answer,
@@ -56,6 +56,13 @@ def question(at: int, benchmark: str, split: str, label: str | None = None) -> Q
     )
 
 
+def outcomes_of(
+    name: str, answers: list[Answer], questions: list[Question], *known
+) -> list[Outcome]:
+    benchmark = Benchmark.named(name)
+    return outcomes(benchmark, tallies(benchmark, answers, questions, *known), questions)
+
+
 def values(outcomes: list[Outcome], split: str) -> dict[str, float | None]:
     found = {}
     for outcome in outcomes:
@@ -75,9 +82,9 @@ def test_pope_sums_add_up_to_its_metrics():
     draw = random.Random(3)
     questions = [question(i, "pope", "random", "yes" if i % 2 else "no") for i in range(60)]
     answers = [answer(q, draw.choice(SAID)) for q in questions]
-    found = values(outcomes(pope.sums(answers, questions), questions), "random")
+    found = values(outcomes_of("pope", answers, questions), "random")
     assert set(found) == {"accuracy", "precision", "recall", "f1", "yes_ratio", "words_per_answer"}
-    agree(found, pope.score(answers, questions, samples=0), "random")
+    agree(found, benchmarks.score("pope", answers, questions, samples=0), "random")
 
 
 def test_shr_sums_add_up_to_its_metrics():
@@ -97,10 +104,11 @@ def test_shr_sums_add_up_to_its_metrics():
         for sentence in sentences(a.text)
     ]
     nothing = from_json({"objects": [], "attributes": {}, "scenes": []})
-    rows = shr.sums(answers, questions, verdicts, {}, nothing)
-    found = values(outcomes(rows, questions), "val")
+    found = values(outcomes_of("shr", answers, questions, verdicts, {}, nothing), "val")
     assert {"hallucinated_sentence_ratio", "words_per_answer", "distinct_2"} <= found.keys()
-    agree(found, shr.score(answers, questions, verdicts, {}, nothing, samples=0), "val")
+    agree(
+        found, benchmarks.score("shr", answers, questions, verdicts, {}, nothing, samples=0), "val"
+    )
 
 
 def test_gavie_sums_add_up_to_its_metrics_over_all_and_by_task():
@@ -119,9 +127,8 @@ def test_gavie_sums_add_up_to_its_metrics_over_all_and_by_task():
         )
         for a in answers
     ]
-    rows = gavie.sums(answers, questions, verdicts)
-    found = outcomes(rows, questions, whole=gavie.SPLIT)
-    scored = gavie.score(answers, questions, verdicts, samples=0)
+    found = outcomes_of("gavie", answers, questions, verdicts)
+    scored = benchmarks.score("gavie", answers, questions, verdicts, samples=0)
     assert {outcome.split for outcome in found} == {"all", "colour", "place"}
     for split in ("all", "colour", "place"):
         assert set(values(found, split)) == {"relevancy", "accuracy", "words_per_answer"}
@@ -140,8 +147,8 @@ def test_chair_sums_add_up_to_its_metrics():
     }
     words = {"objects": [], "attributes": {}, "scenes": []}
     vocabulary = replace(from_json(words), synonyms={"cup": "cup", "ball": "ball", "man": "man"})
-    found = outcomes(chair.sums(answers, questions, [], evidence, vocabulary), questions)
-    scored = chair.score(answers, questions, [], evidence, vocabulary, samples=0)
+    found = outcomes_of("chair", answers, questions, [], evidence, vocabulary)
+    scored = benchmarks.score("chair", answers, questions, [], evidence, vocabulary, samples=0)
     assert {"chair_i", "chair_s", "object_recall"} <= values(found, "val").keys()
     agree(values(found, "val"), scored, "val")
 
@@ -149,19 +156,19 @@ def test_chair_sums_add_up_to_its_metrics():
 def test_right_answers_stand_in_the_order_of_the_ids_and_questions_have_a_hash():
     questions = [question(i, "pope", "random", "yes") for i in (2, 0, 1)]
     answers = [answer(q, text) for q, text in zip(questions, ("Yes.", "No.", "Yes."), strict=True)]
-    (found,) = outcomes(pope.sums(answers, questions), questions)
+    (found,) = outcomes_of("pope", answers, questions)
     assert (found.right, found.n_questions) == ("011", 3)
-    (again,) = outcomes(pope.sums(answers[::-1], questions), questions)
+    (again,) = outcomes_of("pope", answers[::-1], questions)
     assert again.questions == found.questions
     other = [replace(questions[0], text="Is it?"), *questions[1:]]
-    (changed,) = outcomes(pope.sums(answers, other), other)
+    (changed,) = outcomes_of("pope", answers, other)
     assert changed.questions != found.questions
 
 
 def test_an_outcome_is_read_back_as_it_was_written(tmp_path: Path):
     questions = [question(i, "pope", "random", "yes") for i in range(4)]
     answers = [answer(q, "Yes.") for q in questions]
-    found = outcomes(pope.sums(answers, questions), questions)
+    found = outcomes_of("pope", answers, questions)
     write_jsonl(tmp_path / "outcomes.jsonl", found)
     (again,) = read_jsonl(tmp_path / "outcomes.jsonl", Outcome)
     assert [list(map(list, again.sums["f1"]))] == [list(map(list, found[0].sums["f1"]))]
@@ -169,7 +176,7 @@ def test_an_outcome_is_read_back_as_it_was_written(tmp_path: Path):
 
 
 def test_an_answer_to_an_unknown_question_is_refused():
-    known = question(0, "pope", "random", "yes")
-    rows = [(answer(question(9, "pope", "random"), "Yes."), {"accuracy": (1, 1)})]
+    known, other = question(0, "pope", "random", "yes"), question(9, "pope", "random", "no")
+    rows = tallies(Benchmark.named("pope"), [answer(other, "Yes.")], [other])
     with pytest.raises(BadInput, match="unknown question: pope-9"):
-        outcomes(rows, [known])
+        outcomes(Benchmark.named("pope"), rows, [known])

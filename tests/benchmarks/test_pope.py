@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import gzip
 import json
 import math
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hadpo import benchmarks
 from hadpo.benchmarks import pope
+from hadpo.measures import yes_no_rates
 from hadpo.records import Answer, BadInput, Question
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
 GOLDEN = SHARED / "golden" / "pope"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no {GOLDEN}")
+score = functools.partial(benchmarks.score, "pope")
 
 
 def question(number, label, *, image="1", split="random"):
@@ -71,7 +75,7 @@ def test_recorded_runs_to_the_last_bit(name, expected):
     questions = [question(row["question_id"], row["label"], image=row["image"]) for row in labels]
     # Files without ids are in the order of the questions, as the original takes all files to be.
     answers = [answer(row.get("question_id", n), row["answer"]) for n, row in enumerate(said, 1)]
-    found = {m.name: m for m in pope.score(answers, questions, samples=20)}
+    found = {m.name: m for m in score(answers, questions, samples=20)}
     for short, long in (
         ("TP", "true_positives"),
         ("FP", "false_positives"),
@@ -122,12 +126,13 @@ MISPRINTS = {  # cells of the published tables that their own matrix contradicts
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row[0])
 def test_published_matrices(row):
     name, tp, fp, tn, fn, *printed = row
-    counts = pope.matrix(
+    found = yes_no_rates(
         true_positives=tp, false_positives=fp, true_negatives=tn, false_negatives=fn
     )
     rates = ("accuracy", "precision", "recall", "f1", "yes_ratio")
     for rate, cell in zip(rates, printed, strict=True):
-        ours = math.floor(float(pope.RATES[rate](counts)) * 10_000 + 1e-9) / 100
+        over, under = found[rate]
+        ours = math.floor(over / under * 10_000 + 1e-9) / 100
         assert ours == MISPRINTS.get((name, rate), cell), rate
         assert (ours != cell) == ((name, rate) in MISPRINTS)
 
@@ -135,7 +140,7 @@ def test_published_matrices(row):
 def test_both_readings_by_hand():
     questions = [question(n, label) for n, label in enumerate(("yes", "yes", "no", "no"), 1)]
     answers = [answer(n, t) for n, t in enumerate(("Yes.", "NO", "There is no cup", "Unclear"), 1)]
-    found = values(pope.score(answers, questions, samples=10))
+    found = values(score(answers, questions, samples=10))
     # upstream: yes, yes ("NO" is no exact word), no, yes
     assert [found[k] for k in ("accuracy", "precision", "recall", "yes_ratio")] == [
         0.75,
@@ -156,29 +161,29 @@ def test_both_readings_by_hand():
 def test_answers_are_found_by_id_in_any_order():
     questions = [question(n, label, image=n) for n, label in enumerate(("yes", "no") * 5, 1)]
     answers = [answer(n, "Yes" if n % 3 else "No") for n in range(1, 11)]
-    assert pope.score(answers, questions) == pope.score(answers[::-1], questions)
+    assert score(answers, questions) == benchmarks.score("pope", answers[::-1], questions)
 
 
 def test_unknown_and_double_answers_are_refused():
     with pytest.raises(BadInput, match=r"unknown questions: random-2"):
-        pope.score([answer(2, "No")], [question(1, "yes")])
+        score([answer(2, "No")], [question(1, "yes")])
     with pytest.raises(BadInput, match="two answers to question random-1"):
-        pope.score([answer(1, "No"), answer(1, "Yes")], [question(1, "yes")])
+        score([answer(1, "No"), answer(1, "Yes")], [question(1, "yes")])
 
 
 def test_questions_without_labels_and_double_ones_are_refused():
     with pytest.raises(BadInput, match=r"1 questions without a label yes or no: random-2"):
-        pope.score([answer(1, "No")], [question(1, "yes"), question(2, None)])
+        score([answer(1, "No")], [question(1, "yes"), question(2, None)])
     with pytest.raises(BadInput, match="ids are not unique"):
-        pope.score([answer(1, "No")], [question(1, "yes"), question(1, "no")])
+        score([answer(1, "No")], [question(1, "yes"), question(1, "no")])
 
 
 @pytest.mark.parametrize("answers", [[], [answer(1, "No")]])
 def test_no_valid_denominator_is_none_with_n_zero(answers):
-    for metric in pope.score(answers, [question(1, "no")]):
+    for metric in score(answers, [question(1, "no")]):
         if metric.value is None:
             assert (metric.n, metric.low, metric.high) == (0, None, None)
-    names = {m.name for m in pope.score(answers, [question(1, "no")]) if m.value is None}
+    names = {m.name for m in score(answers, [question(1, "no")]) if m.value is None}
     assert ("precision" in names) == bool(answers)
 
 
@@ -203,7 +208,7 @@ def naive_interval(questions, answers, samples, seed):
 def test_intervals_equal_a_naive_computation():
     questions = [question(n, "yes" if n % 2 else "no", image=n // 3) for n in range(30)]
     answers = [answer(n, "Yes" if n % 3 else "No") for n in range(30)]
-    metrics = {m.name: m for m in pope.score(answers, questions, samples=200, seed=7)}
+    metrics = {m.name: m for m in score(answers, questions, samples=200, seed=7)}
     low, high = naive_interval(questions, answers, 200, 7)
     accuracy = metrics["accuracy"]
     assert (accuracy.low, accuracy.high) == pytest.approx((low, high), abs=1e-12)
@@ -216,7 +221,7 @@ def test_any_answers_give_counts_that_add_up(rows):
         question(n, "yes" if label else "no", image=n % 3) for n, (label, _) in enumerate(rows)
     ]
     answers = [answer(n, text) for n, (_, text) in enumerate(rows)]
-    metrics = pope.score(answers, questions, samples=5)
+    metrics = score(answers, questions, samples=5)
     for prefix in ("", "strict_") if rows else ():
         four = [m for m in metrics if m.name.startswith(prefix) and m.name[len(prefix) :] in COUNTS]
         assert len(four) == 4
@@ -233,15 +238,15 @@ def test_the_real_size_is_scored_quickly():
     questions = [question(n, "yes" if n % 2 else "no", image=n // 6) for n in range(3000)]
     answers = [answer(n, "Yes, there is." if n % 5 else "No.") for n in range(3000)]
     start = time.process_time()
-    pope.score(answers, questions, samples=1000)
+    score(answers, questions, samples=1000)
     assert time.process_time() - start < 2
 
 
 def test_with_the_stop_what_needs_whole_answers_has_no_value():
     asked = [question("1", "yes"), question("2", "no")]
     said = [answer("1", "Yes."), answer("2", "No.")]
-    whole = pope.score(said, asked)
-    found = pope.score(said, asked, settings=pope.Settings(pope_stop_at_period=True))
+    whole = score(said, asked)
+    found = score(said, asked, settings=pope.Settings(pope_stop_at_period=True))
     assert [m.name for m in found] == [m.name for m in whole]
     for before, after in zip(whole, found, strict=True):
         if before.name.startswith("strict_") or before.name == "words_per_answer":
@@ -259,9 +264,9 @@ def test_recall_that_differs_between_splits_is_warned_of(second, warned):
     ]
     said = [answer(i, "Yes", split="random") for i in (0, 1)]
     said += [answer(i, second, split="popular") for i in (0, 1)]
-    found = pope.warnings(pope.score(said, asked, samples=0), asked)
+    found = pope.warnings(score(said, asked, samples=0), asked)
     assert bool(found) == warned
     if warned:
         assert "recall of base differs" in found[0]
     other = [dataclasses.replace(q, text=q.text + q.split) for q in asked]
-    assert pope.warnings(pope.score(said, asked, samples=0), other) == []
+    assert pope.warnings(score(said, asked, samples=0), other) == []

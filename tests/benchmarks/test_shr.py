@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 from dataclasses import replace
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hadpo import benchmarks
 from hadpo.benchmarks import shr
+from hadpo.data import shr as data
 from hadpo.judges import oracle
-from hadpo.judges._reply import read_upstream
+from hadpo.judges._sentences import read_upstream
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.records import Answer, BadInput, Evidence, Region
 from hadpo.text import sentences
@@ -19,6 +22,8 @@ GOLDEN = SHARED / "golden" / "shr" / "shr_cases.json"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no {GOLDEN}")
 
 WORDS = from_json({"objects": ["cup", "kite", "dog"], "attributes": {"colour": ["red", "blue"]}})
+SETTINGS = shr.Settings()
+scored_all = functools.partial(benchmarks.score, "shr")
 
 
 def image(key, *phrases):
@@ -29,7 +34,7 @@ def image(key, *phrases):
 
 
 EVIDENCE = {"1": image("1", "a red cup", "a dog"), "2": image("2", "a blue kite"), "3": image("3")}
-QUESTIONS = shr.questions(["1", "2", "3"], EVIDENCE)
+QUESTIONS = data.questions(["1", "2", "3"], EVIDENCE)
 
 
 def answer(key, text, *, model="base", tokens=5, finish="stop"):
@@ -47,12 +52,14 @@ def answer(key, text, *, model="base", tokens=5, finish="stop"):
 
 def judged(answers, evidence=EVIDENCE, words=WORDS):
     judge = oracle.make(vocabulary=words)
-    return [v for case in shr.cases(answers, evidence) for v in judge.rule(case)]
+    return [v for case in shr.cases(answers, {}, evidence, SETTINGS) for v in judge.rule(case)]
 
 
 def score(answers, verdicts=None, **rest):
     verdicts = judged(answers) if verdicts is None else verdicts
-    metrics = shr.score(answers, QUESTIONS, verdicts, EVIDENCE, WORDS, **({"samples": 50} | rest))
+    metrics = benchmarks.score(
+        "shr", answers, QUESTIONS, verdicts, EVIDENCE, WORDS, **({"samples": 50} | rest)
+    )
     return {m.name: m for m in metrics}
 
 
@@ -61,7 +68,7 @@ def test_questions_ask_the_papers_words_once_per_image():
     assert {q.text for q in QUESTIONS} == {"Describe this image in detail."}
     assert QUESTIONS[0].image == "1.jpg" and QUESTIONS[0].label is None
     with pytest.raises(BadInput, match="does not have: 8, 9"):
-        shr.questions(["1", "8", "9"], EVIDENCE)
+        data.questions(["1", "8", "9"], EVIDENCE)
 
 
 def test_metrics_by_hand():
@@ -125,7 +132,7 @@ def test_verdicts_must_fit_the_answers():
     with pytest.raises(BadInput, match=r"base, shr-1: 1 verdicts on 2 sentences"):
         score(answers, judged(answers)[:1])
     with pytest.raises(BadInput, match="no evidence of image 9"):
-        shr.cases([answer("9", "A cup.")], EVIDENCE)
+        shr.cases([answer("9", "A cup.")], {}, EVIDENCE, SETTINGS)
 
 
 @needs_golden
@@ -147,10 +154,10 @@ def test_recorded_aggregates():
         answers = [answer(str(case["id"]), case["model_response"]) for case in chosen]
         verdicts = [
             verdict
-            for one, case in zip(shr.cases(answers, evidence), chosen, strict=True)
+            for one, case in zip(shr.cases(answers, {}, evidence, SETTINGS), chosen, strict=True)
             for verdict in read_upstream(case["judge"], one)
         ]
-        metrics = shr.score(answers, [], verdicts, evidence, Vocabulary(), samples=10)
+        metrics = scored_all(answers, [], verdicts, evidence, Vocabulary(), samples=10)
         found = {m.name: m.value for m in metrics}
         if "error" in expected:  # the original divides by zero
             assert found.get("hallucinated_sentence_ratio") is None
@@ -167,7 +174,7 @@ TEXTS = st.lists(st.sampled_from(["A cup", "A kite", "A dog sits", "Calm"]), max
 def test_cut_has_the_sentences_of_the_tuned_model_and_no_more(base, tuned):
     one = [answer("1", ". ".join(base) + ("." if base else ""))]
     other = [answer("1", ". ".join(tuned), model="merged")]
-    [cut] = shr.cut(one, other)
+    [cut] = shr.cut(one, other, SETTINGS)
     assert cut.model == "base_cut"
     count = len(sentences(other[0].text))
     assert sentences(cut.text) == sentences(one[0].text)[:count]
@@ -178,7 +185,7 @@ def test_cut_has_the_sentences_of_the_tuned_model_and_no_more(base, tuned):
 def test_the_cut_control_has_no_numbers_about_generation():
     long = [answer("1", "A cup. A kite."), answer("2", "A kite.", tokens=3, finish="length")]
     short = [answer(key, "A cup.", model="merged") for key in "12"]
-    found = score(cut := shr.cut(long, short))
+    found = score(cut := shr.cut(long, short, SETTINGS))
     assert [a.text for a in cut] == ["A cup.", "A kite."]  # one is cut, the other whole
     for name in ("tokens_per_answer", "unfinished_ratio"):
         metric = found[name]
@@ -189,7 +196,7 @@ def test_the_cut_control_has_no_numbers_about_generation():
 
 
 def test_cut_keeps_only_images_that_both_described():
-    assert shr.cut([answer("1", "A cup.")], [answer("2", "A cup.", model="merged")]) == []
+    assert shr.cut([answer("1", "A cup.")], [answer("2", "A cup.", model="merged")], SETTINGS) == []
 
 
 def test_intervals_shrink_with_more_images():
@@ -197,7 +204,7 @@ def test_intervals_shrink_with_more_images():
         answers = [answer(str(k), "A cup. A kite." if k % 2 else "A cup.") for k in range(images)]
         evidence = {str(k): image(str(k), "a cup") for k in range(images)}
         verdicts = judged(answers, evidence)
-        metrics = shr.score(answers, [], verdicts, evidence, WORDS, samples=400)
+        metrics = scored_all(answers, [], verdicts, evidence, WORDS, samples=400)
         [m] = [m for m in metrics if m.name == "hallucinated_sentence_ratio"]
         assert m.value == pytest.approx(1 / 3, abs=0.02)
         return m.high - m.low
@@ -207,6 +214,8 @@ def test_intervals_shrink_with_more_images():
 
 def test_unjudged_verdicts_of_another_model_do_not_count():
     answers = [answer("1", "A cup."), answer("1", "A kite.", model="merged")]
-    metrics = shr.score(answers, QUESTIONS, judged(answers), EVIDENCE, WORDS, samples=5)
+    metrics = benchmarks.score(
+        "shr", answers, QUESTIONS, judged(answers), EVIDENCE, WORDS, samples=5
+    )
     ratio = {m.model: m.value for m in metrics if m.name == "hallucinated_sentence_ratio"}
     assert ratio == {"base": 0.0, "merged": 1.0}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hadpo import benchmarks
 from hadpo.benchmarks import _shr_files, shr
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import BadInput, Evidence, Question
@@ -51,7 +52,7 @@ def test_an_original_judgement_gives_the_original_metrics_and_comes_back(
     evidence = {
         a.image_id: Evidence(image_id=a.image_id, image="", width=1, height=1) for a in answers
     }
-    metrics = shr.score(answers, [], verdicts, evidence, Vocabulary(), samples=10)
+    metrics = benchmarks.score("shr", answers, [], verdicts, evidence, Vocabulary(), samples=10)
     by_name = {m.name: m for m in metrics}
     assert (by_name["tokens_per_answer"].value, by_name["tokens_per_answer"].n) == (None, 0)
     shr.export(answers, verdicts, metrics, lambda *parts: _made(tmp_path / "out", *parts))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.judges._reply import read_upstream
+from hadpo.judges._sentences import read_upstream
 from hadpo.records import Case, Evidence
 from hadpo.text import sentences
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from hadpo.judges._reply import read_tolerant, read_upstream
-from hadpo.judges._rubrics import case_mark
+from hadpo.judges import case_mark
+from hadpo.judges._sentences import read_tolerant, read_upstream
 from hadpo.records import Case, Evidence
 from hadpo.text import sentences
 

@@ -5,8 +5,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from hadpo.benchmarks import pope, shr
-from hadpo.benchmarks._outcomes import outcomes
+from hadpo.benchmarks._tally import Benchmark, outcomes, tallies
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.records import Answer, Metric, Question, Verdict, write_jsonl
 from hadpo.runs import Manifest
@@ -95,9 +94,10 @@ def write_run(
             cut.append(replace(answer, model="base_cut", text=" ".join(claims)))
     nothing = from_json({"objects": [], "attributes": {}, "scenes": []})
     found = []
-    for module, benchmark in ((pope, "pope"), (shr, "shr")):
-        own = [a for a in [*answers, *cut] if a.benchmark == benchmark]
-        found += outcomes(module.sums(own, questions, verdicts, {}, nothing), questions)
+    for benchmark in map(Benchmark.named, ("pope", "shr")):
+        asked = [q for q in questions if q.benchmark == benchmark.name]
+        own = [a for a in [*answers, *cut] if a.benchmark == benchmark.name]
+        found += outcomes(benchmark, tallies(benchmark, own, asked, verdicts, {}, nothing), asked)
     metrics = []
     for outcome in found:
         split, model = outcome.split, outcome.model

@@ -7,32 +7,48 @@ object, a place or the scene properties that they contradict (kind "attribute").
 annotations to be complete.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from hadpo.judges import JudgeSettings
+from hadpo.judges import SENTENCES, JudgeSettings, Rubric
 from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary
 from hadpo.judges.oracle.world import World, read_world
-from hadpo.records import Case, Evidence, Verdict
-from hadpo.text import sentences, words
+from hadpo.records import BadInput, Case, Evidence, Verdict
+from hadpo.text import words
 
 
 class Oracle:
     """The judge; `rule` decides by the annotations alone, so it is free, offline and repeatable."""
 
-    def __init__(self, known: Vocabulary) -> None:
+    def __init__(self, known: Vocabulary, rubrics: Sequence[Rubric] = (SENTENCES,)) -> None:
+        """An oracle of these words.
+
+        Raises:
+            BadInput: a rubric that does not say what annotations alone tell of a claim.
+        """
         self.vocabulary = known
         self._worlds: dict[str, tuple[Evidence, World]] = {}
+        self._ways = {rubric.name: rubric.by_annotations for rubric in rubrics}
+        lost = [name for name, way in self._ways.items() if way is None]
+        if lost:
+            raise BadInput(
+                f"judge oracle goes by annotations, and cannot rule by rubric {', '.join(lost)}; "
+                "set judge to llm or replay"
+            )
 
     def rule(self, case: Case) -> list[Verdict]:
-        """One verdict per claim, in order: labels of sentences, or grades of answers."""
-        if case.rubric == "gqa":
-            return [_examined(case, place) for place in range(len(case.claims))]
+        """One verdict per claim, in order, as the case's rubric says."""
+        way = self._ways.get(case.rubric)
+        if way is None:
+            raise BadInput(f"case {case.case_id}: the judge was not made for rubric {case.rubric}")
+        return way(self, case)
+
+    def rule_on_sentences(self, case: Case) -> list[Verdict]:
+        """Labels of sentences, with the kind of what is wrong."""
         there = self.world(case.evidence)
-        if case.rubric == "gavie":
-            return [self._grade(case, place, there) for place in range(len(case.claims))]
         found = []
         for claim in case.claims:
-            label, kind, reason = self._decide(claim, there)
+            label, kind, reason = self.decide(claim, there)
             found.append(
                 Verdict(
                     case_id=case.case_id,
@@ -55,33 +71,8 @@ class Oracle:
             )
         return cached[1]
 
-    def _grade(self, case: Case, place: int, there: World) -> Verdict:
-        """Grades of an answer: 10 x share of sentences that are right; 10 for one to the point.
-
-        To the point is an answer that begins with yes or no, or names an object of the question.
-        Where no sentence can be decided, the answer is unparsed: a grade would be made up.
-        """
-        claim = case.claims[place]
-        labels = [self._decide(sentence, there)[0] for sentence in sentences(claim)]
-        decided = [label for label in labels if label != "cannot judge"]
-        asked = {m.name for m in self.vocabulary.read(case.question).mentions}
-        named = {m.name for m in self.vocabulary.read(claim).mentions}
-        is_to_the_point = words(claim)[:1] in (["yes"], ["no"]) or bool(asked & named)
-        scores = {}
-        if decided:
-            right = decided.count("correct") / len(decided)
-            scores = {"relevancy": 10.0 * is_to_the_point, "accuracy": 10.0 * right}
-        return Verdict(
-            case_id=case.case_id,
-            model=case.model_of(place),
-            claim=claim,
-            label="scored" if scores else "unparsed",
-            reason=f"{decided.count('correct')} of {len(decided)} sentences that can be decided",
-            scores=scores,
-            place=place + 1,
-        )
-
-    def _decide(self, claim: str, there: World) -> tuple[Any, str, str]:
+    def decide(self, claim: str, there: World) -> tuple[Any, str, str]:
+        """Label, kind and reason of one sentence about an image of which `there` is known."""
         reading = self.vocabulary.read(claim)
         if tuple(words(claim)) in there.lines:
             return "correct", "", "the annotations say the same"
@@ -94,21 +85,6 @@ class Oracle:
         if reading.is_empty and reading.loose:
             return _decide_emptiness(reading, there)
         return "cannot judge", "", "no known word, or nothing known of the image"
-
-
-def _examined(case: Case, place: int) -> Verdict:
-    """Whether an answer holds the words of the right answer, in their order."""
-    said, right = words(case.claims[place]), words(" ".join(case.evidence.facts))
-    starts = range(len(said) - len(right) + 1)
-    is_right = bool(right) and any(said[at : at + len(right)] == right for at in starts)
-    return Verdict(
-        case_id=case.case_id,
-        model=case.model_of(place),
-        claim=case.claims[place],
-        label="correct" if is_right else "incorrect",
-        reason=f"the right answer is {' '.join(case.evidence.facts)}",
-        place=place + 1,
-    )
 
 
 def _decide_objects(reading: Reading, there: World) -> tuple[Any, str, str]:
@@ -148,6 +124,6 @@ def _decide_emptiness(reading: Reading, there: World) -> tuple[Any, str, str]:
 def make(*, vocabulary: Vocabulary, settings: JudgeSettings | None = None) -> Oracle:
     """The oracle for a vocabulary; an empty one makes it answer "cannot judge" to everything.
 
-    It asks nobody, so the settings are not used.
+    It asks nobody: of the settings only the rubrics count.
     """
-    return Oracle(vocabulary)
+    return Oracle(vocabulary, (settings or JudgeSettings()).rubrics)

@@ -1,9 +1,13 @@
-"""Read a language model's ruling on sentences: as the original SHR script does, and tolerantly."""
+"""The rubric of sentences, SHR's: right, hallucinated, or not to be judged; two readers of replies.
+
+One reads replies as the original SHR script does, the other tolerantly.
+"""
 
 import re
+from pathlib import Path
 from typing import Any
 
-from hadpo.judges._rubrics import case_mark
+from hadpo.judges._rubric import Rubric, is_of_case, relative_boxes, reply_schema, texts_of
 from hadpo.records import Case, Label, Verdict
 from hadpo.text import json_object
 
@@ -63,11 +67,6 @@ def read_tolerant(reply: str, case: Case) -> list[Verdict]:
         raw = f"{label}: {reason}" if label else reply
         found.append(_verdict(case, claim, known, reason if label else "", raw))
     return found
-
-
-def is_of_case(value: dict[str, Any], case: Case) -> bool:
-    """Whether a JSON reply names this case, or none."""
-    return value.get("case") in (None, case_mark(case))
 
 
 def _of_json(value: dict[str, Any], case: Case) -> dict[int, tuple[str, str]]:
@@ -136,3 +135,19 @@ def _verdict(case: Case, claim: str, label: Label, reason: str, raw: str) -> Ver
         reason=reason,
         raw=raw,
     )
+
+
+SENTENCES = Rubric(
+    name="shr",
+    **texts_of(Path(__file__).parent / "prompts", "shr"),
+    read=read_tolerant,
+    read_upstream=read_upstream,
+    schema=reply_schema(
+        "verdicts",
+        number={"type": "integer"},
+        label={"type": "string", "enum": ["hallucination", "correct", "cannot judge"]},
+        reason={"type": "string"},
+    ),
+    regions=relative_boxes,
+    by_annotations=lambda oracle, case: oracle.rule_on_sentences(case),
+)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hadpo.judges._grades import read_grades
-from hadpo.judges._rubrics import case_mark
+from hadpo.benchmarks.gavie import read_grades
+from hadpo.judges import case_mark
 from hadpo.records import Case, Evidence
 
 EVIDENCE = Evidence(image_id="1", image="", width=1, height=1)

@@ -1,0 +1,147 @@
+"""A rubric: how a judge is to rule on the claims of a case, and how its reply is read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hadpo.records import BadInput, Case, Evidence, Verdict, value_hash
+from hadpo.text import fill
+
+Reader = Callable[[str, Case], list[Verdict]]  # a reply -> a verdict for each claim, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rubric:
+    """One way to judge; a benchmark declares it, its `name` stands in the cases.
+
+    The prompt has the slots {claims}, {regions}, {facts}, {question}, {case} and {format}; the
+    last is filled with `lines` or `json`, the form of the reply.
+    """
+
+    name: str
+    read: Reader
+    read_upstream: Reader | None = None  # as the original read replies, where it published that
+    prompt: str = ""  # empty: only a user's own folder has it
+    lines: str = ""
+    json: str = ""
+    schema: Mapping[str, Any] | None = None  # of a JSON reply
+    claim: str = "{number}. {claim}"  # how each claim is shown
+    regions: Callable[[Evidence], str] = lambda _: ""  # how the regions of the image are shown
+    render: Callable[[str, Case], str] | None = None  # fills a prompt that has other slots
+    # (oracle, case) -> what the annotations alone say; None: the oracle cannot rule on it
+    by_annotations: Callable[[Any, Case], list[Verdict]] | None = None
+
+    def reader(self, how: str) -> Reader:
+        """The reader of replies: "tolerant", or "upstream" if the original published one."""
+        return self.read_upstream or self.read if how == "upstream" else self.read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """The prompt of a rubric, with the form of the reply filled in."""
+
+    rubric: Rubric
+    template: str
+    version: str  # hash of the template
+    schema: Mapping[str, Any] | None  # None: the reply is lines of text
+
+    def render(self, case: Case) -> str:
+        """The prompt for one case."""
+        if self.rubric.render is not None:
+            return self.rubric.render(self.template, case)
+        claims = (  # a claim with a newline inside would look like two
+            self.rubric.claim.format(number=number, claim=" ".join(claim.split()))
+            for number, claim in enumerate(case.claims, start=1)
+        )
+        return fill(
+            self.template,
+            regions=self.rubric.regions(case.evidence) or "(none)",
+            facts="\n".join(case.evidence.facts) or "(none)",
+            claims="\n".join(claims),
+            question=case.question,
+            case=case_mark(case),
+        )
+
+
+def prompt_of(rubric: Rubric, *, is_json: bool, folder: Path | None = None) -> Prompt:
+    """The prompt of a rubric, its own or that of a user's folder.
+
+    Args:
+        rubric: whose.
+        is_json: ask for JSON instead of lines.
+        folder: has `<rubric>.txt`; a slot {format} in it is filled with our form of the reply.
+
+    Raises:
+        BadInput: no such file, or one without the slot {claims}.
+    """
+    text, where = rubric.prompt, f"the prompt of rubric {rubric.name}"
+    if folder is not None or not text:
+        path = (folder or Path()) / f"{rubric.name}.txt"
+        where = str(path)
+        if folder is None or not path.is_file():
+            raise BadInput(
+                f"{path}: no such prompt; judge_prompts names a folder that holds {path.name}"
+            )
+        text = path.read_text(encoding="utf-8").strip()
+    if rubric.render is None and "{claims}" not in text:
+        raise BadInput(
+            f"{where}: no slot {{claims}}; slots: {{regions}}, {{facts}}, {{claims}}, ..."
+        )
+    template = text.replace("{format}", rubric.json if is_json else rubric.lines)
+    version = value_hash(template)
+    schema = rubric.schema if is_json else None
+    return Prompt(rubric=rubric, template=template, version=version, schema=schema)
+
+
+def texts_of(folder: Path, name: str) -> dict[str, Any]:
+    """`prompt`, `lines` and `json` of a rubric, from the files <name>*.txt of a folder."""
+    ends = {"prompt": ".txt", "lines": ".lines.txt", "json": ".json.txt"}
+    return {
+        part: (folder / f"{name}{end}").read_text(encoding="utf-8").strip()
+        for part, end in ends.items()
+    }
+
+
+def case_mark(case: Case) -> str:
+    """A short text that a JSON reply must repeat, so that it cannot be about another case."""
+    content = "\n".join((case.evidence.image_id, case.question, *case.claims))
+    return value_hash(content)[:8]
+
+
+def is_of_case(value: Mapping[str, Any], case: Case) -> bool:
+    """Whether a JSON reply names this case, or none."""
+    return value.get("case") in (None, case_mark(case))
+
+
+def relative_boxes(evidence: Evidence) -> str:
+    """Regions as SHR shows them: corners as fractions of the image, to two decimals, unclipped.
+
+    Source: HA-DPO shr_eval/shr_utils.py, `get_desc`.
+    """
+    wide, high = evidence.width or 1, evidence.height or 1
+    lines = []
+    for region in evidence.regions:
+        corners = (
+            round(float(region.x / wide), 2),
+            round(float(region.y / high), 2),
+            round(float((region.x + region.width) / wide), 2),
+            round(float((region.y + region.height) / high), 2),
+        )
+        lines.append(f"[{', '.join(map(str, corners))}]: {region.phrase}")
+    return "\n".join(lines)
+
+
+def reply_schema(name: str, **fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a reply: `case`, and a list `name` with an object of `fields` a claim."""
+    items = {"type": "array", "items": _object(fields)}
+    return _object({"case": {"type": "string"}, name: items})
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }

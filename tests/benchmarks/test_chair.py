@@ -59,7 +59,10 @@ def test_metrics_by_hand(words):
     assert (rows["base", "chair_s"].value, rows["base", "chair_s"].n) == (1.0, 1)
     assert (rows["base", "chair_sentence"].value, rows["base", "chair_sentence"].n) == (2 / 3, 3)
     assert rows["base", "object_recall"].value == 1 / 2  # the vase is no object of the file
-    assert rows["merged", "chair_i"].value == 0
+    for name in ("chair_i", "chair_s", "chair_sentence", "unfinished_ratio"):
+        assert (rows["merged", name].value, rows["merged", name].n) == (0, 1)
+    assert rows["base", "mentions_per_answer"].value == 5
+    assert rows["base", "tokens_per_answer"].value == 5
     assert rows["merged", "words_per_answer"].value == 2
     assert rows["base", "unanswered"].value == 0
 

@@ -1,5 +1,6 @@
 """The stage evaluate with a language model as the judge: real files, a real server, real kills."""
 
+import inspect
 import json
 import os
 import re
@@ -110,6 +111,29 @@ def graded(body, number):
     if "Relevancy" in body["messages"][0]["content"]:
         return "Relevancy:\nscore: 8\nAccuracy:\nscore: 3.5"
     return all_correct(body, number)
+
+
+def test_few_calls_lie_between_evaluate_and_tally(serve, prepared, monkeypatch):
+    from hadpo.benchmarks import chair
+
+    frames = []
+
+    def spy(answer, known, tally=chair.tally):
+        frame = inspect.currentframe()
+        frames.append([])
+        while frame := frame.f_back:
+            name = frame.f_globals.get("__name__", "")
+            if name.partition(".")[0] == "hadpo":
+                frames[-1].append(f"{name}.{frame.f_code.co_name}")
+        return tally(answer, known)
+
+    monkeypatch.setattr(chair, "tally", spy)
+    serve(all_correct)
+    benchmarks.evaluate(prepared("frames", benchmark_names="chair"))
+    assert frames
+    for calls in frames:
+        between = calls[: calls.index("hadpo.benchmarks._stage.evaluate")]
+        assert len(between) <= 4, calls
 
 
 def test_all_benchmarks_of_the_photos(serve, prepared):

@@ -147,7 +147,7 @@ def test_recorded_aggregates():
         "hal_sents_ratio": "hallucinated_sentence_ratio",
         "hal_words_ratio": "hallucinated_word_ratio",
     }
-    assert len(golden["aggregates"]) >= 4
+    assert golden["aggregates"]
     for name, expected in golden["aggregates"].items():
         chosen = [by_id[key] for key in expected["ids"]]
         evidence = {str(case["id"]): image(str(case["id"])) for case in chosen}

@@ -18,13 +18,13 @@ CASE = Case(
 
 def test_regions_are_those_of_the_original(shared):
     golden = json.loads((shared / "golden/shr/shr_cases.json").read_text())["get_desc"]
-    size = golden["input"]["id2img"]["7"]
+    [(key, size)] = golden["input"]["id2img"].items()
     regions = tuple(
         Region(**{k: float(v) if k != "phrase" else v for k, v in region.items()})
-        for region in golden["input"]["id2reg"]["7"]["regions"]
+        for region in golden["input"]["id2reg"][key]["regions"]
         if region["phrase"]  # the reader leaves empty phrases out, as the original does
     )
-    evidence = Evidence(image_id="7", image="", **size, regions=regions)
+    evidence = Evidence(image_id=key, image="", **size, regions=regions)
     assert relative_boxes(evidence) + "\n" == golden["result"]
 
 

@@ -22,16 +22,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": set(),
     "plugins": {"records"},
     "config": {"records", "plugins"},
-    "memory": {"config"},  # of a training step: the plan and the doctor estimate it alike
+    "cost": {"config"},  # plan, doctor and generation estimate with one model
     "chat": {"records", "config", "text"},
     "runs": {"records", "config", "plugins"},
     "data": {"records", "plugins", "text"},
-    "vlm": {"records", "config", "plugins"},
-    "backbones": {"records", "config", "plugins", "vlm"},
+    "vlm": {"records", "config", "plugins", "cost"},
+    "backbones": {"records", "config", "plugins", "cost", "vlm"},
     "judges": {"records", "plugins", "text", "chat"},
-    "batch": {"records", "config", "loss", "vlm", "backbones"},
+    "batch": {"records", "config", "loss", "cost", "vlm", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "vlm", "backbones", "batch", "loss"},
-    "generation": {"records", "config", "plugins", "runs", "vlm", "backbones"},
+    "generation": {"records", "config", "plugins", "cost", "runs", "vlm", "backbones"},
     "tables": {"records", "config", "plugins", "text", "measures", "runs"},
     "figures": {"records", "config", "plugins", "text", "runs", "tables"},
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("judges", "vlm", "backbones", "adapter", "generation"),
     },
     "trainer": {
-        *("records", "config", "plugins", "memory", "runs", "vlm", "backbones"),
+        *("records", "config", "plugins", "cost", "runs", "vlm", "backbones"),
         *("batch", "loss", "adapter"),
     },
     "mini": {"records", "plugins", "text", "data"},
@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("records", "text", "runs", "judges", "vlm", "backbones", "batch", "adapter", "figures"),
     },
     "doctor": {
-        *("records", "config", "plugins", "runs", "data", "vlm", "backbones", "mini", "memory"),
+        *("records", "config", "plugins", "runs", "data", "vlm", "backbones", "mini", "cost"),
     },
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {
@@ -101,7 +101,7 @@ LINES = 700  # becomes 600 with the next merges of figures and tables
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Judging, scoring and comparing work where torch is not installed.
 WITHOUT_TORCH = (
-    *("records", "config", "plugins", "text", "measures", "chat", "runs"),
+    *("records", "config", "cost", "plugins", "text", "measures", "chat", "runs"),
     *("data", "judges", "benchmarks", "tables", "figures"),
 )
 

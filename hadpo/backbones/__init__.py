@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hadpo import plugins
 from hadpo.records import BadInput
-from hadpo.vlm.precision import BITS, Precision, choose_precision
+from hadpo.vlm.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
     from hadpo.config import Recipe
-    from hadpo.vlm.backbone import Backbone, ModelSizes
+    from hadpo.cost import ModelSizes
+    from hadpo.vlm.backbone import Backbone
     from hadpo.vlm.prompt import Prompts
 
 __all__ = [
-    "BITS",
     "Precision",
     "choose_precision",
     "files_of",
@@ -47,16 +47,7 @@ def load(
     Raises:
         BadInput: unknown name or part, missing or broken files.
     """
-    family, _, variant = name.partition("/")
-    try:
-        module = plugins.load(__name__, family)
-    except ValueError as error:
-        raise BadInput(f"backbone {name!r}: {error}") from error
-    if variant not in module.VARIANTS:
-        raise BadInput(
-            f"backbone {name!r}: no variant {variant!r} of {family}; "
-            + plugins.choices(variant, module.VARIANTS)
-        )
+    module, variant = _find(name)
     for part in files:
         if part not in module.PARTS:
             raise BadInput(
@@ -70,14 +61,33 @@ def load(
 
 def prompts(name: str) -> Prompts:
     """The two prompts of backbone `name`; nothing is loaded for them."""
-    family, _, variant = name.partition("/")
-    return plugins.load(__name__, family).VARIANTS[variant].prompts
+    module, variant = _find(name)
+    return module.VARIANTS[variant].prompts
 
 
 def sizes(name: str) -> ModelSizes:
-    """The sizes that backbone `name` was published with; nothing is loaded for them."""
+    """The sizes that backbone `name` was published with; nothing is loaded for them.
+
+    Raises:
+        BadInput: unknown name.
+    """
+    module, variant = _find(name)
+    return module.VARIANTS[variant].sizes
+
+
+def _find(name: str) -> tuple[Any, str]:
+    """The module of a family, and the variant of it that `name` says."""
     family, _, variant = name.partition("/")
-    return plugins.load(__name__, family).VARIANTS[variant].sizes
+    try:
+        module = plugins.load(__name__, family)
+    except ValueError as error:
+        raise BadInput(f"backbone {name!r}: {error}") from error
+    if variant not in module.VARIANTS:
+        raise BadInput(
+            f"backbone {name!r}: no variant {variant!r} of {family}; "
+            + plugins.choices(variant, module.VARIANTS)
+        )
+    return module, variant
 
 
 def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, str | Path]:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from hadpo.batch.examples import Example
 from hadpo.config import TrainConfig
+from hadpo.cost import Row
 from hadpo.records import BadInput, Pair
 from hadpo.vlm.attention import Part, Parts
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
 
 Shown = TypeVar("Shown", Example, Pair)  # of an image
+Item = TypeVar("Item")
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
 _ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before it uses them
@@ -148,12 +150,19 @@ def grouped(examples: Sequence[Shown], pairs_per_row: int) -> list[list[Shown]]:
     ]
 
 
+def row_sizes(row: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Row:
+    """A row of these pairs in numbers of positions."""
+    common = _common(row)
+    return Row(
+        common=common,
+        rests=[len(e.prefix) - common for e in row],
+        answers=[[len(getattr(e, side)) for side in sides] for e in row],
+    )
+
+
 def row_length(row: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> int:
     """Positions that a row of these pairs needs."""
-    common = _common(row)
-    return common + sum(
-        len(e.prefix) - common + sum(len(getattr(e, side)) for side in sides) for e in row
-    )
+    return row_sizes(row, sides=sides).positions
 
 
 def _common(row: Sequence[Example]) -> int:
@@ -209,11 +218,6 @@ def _mask(
     return (causal & ((seen == _PREFIX) | (looks == seen) | (parent == seen)))[:, None]
 
 
-# How the rows of an update are laid into micro-batches.
-
-Item = TypeVar("Item")
-
-
 def by_length(rows: Sequence[list[Example]]) -> list[list[Example]]:
     """Like lengths side by side, so that rows of a micro-batch have little padding."""
     return sorted(rows, key=row_length)
@@ -232,7 +236,7 @@ def micro_batches(rows: Sequence[list[Item]], pairs: int) -> Iterator[list[list[
 
 
 def check_rows(backbone: Backbone, settings: TrainConfig) -> None:
-    """Refuse pairs in one row where they would have nothing to share.
+    """Refuse pairs in one row if they would have nothing to share.
 
     Raises:
         BadInput: names the setting.

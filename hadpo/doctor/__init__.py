@@ -1,22 +1,26 @@
-"""What is here, what is missing, what will fit, and the command that mends it; loads nothing."""
+"""What is here, what is missing, what will fit, and the command that fixes it; loads nothing."""
 
 from hadpo import config
-from hadpo.doctor import files, machine, memory
+from hadpo.doctor import files, machine
 from hadpo.doctor.machine import missing_kernels
 from hadpo.doctor.report import Check, Report
 from hadpo.records import BadInput
 from hadpo.runs import Run
 
-__all__ = ["Check", "Report", "check", "inputs", "memory", "missing_kernels"]
+__all__ = ["Check", "Report", "check", "inputs", "missing_kernels"]
 
 
 def check(recipe_name: str = "") -> Report:
-    """Look at this machine and, where a recipe is named, at its files, numbers and memory."""
-    checks = list(machine.look())
+    """Checks of this machine and, for a recipe, of its files, numbers and memory.
+
+    Raises:
+        BadInput: no such recipe, or its backbone is unknown.
+    """
+    checks = list(machine.checks())
     if recipe_name:
         recipe = config.load_recipe(recipe_name)
-        checks += files.look(recipe, run_folder=None)
-        checks += memory.look(recipe, machine.capability())
+        checks += files.checks(recipe, run_folder=None)
+        checks += machine.memory_checks(recipe, machine.capability())
     return Report(checks)
 
 
@@ -36,10 +40,10 @@ def inputs(run: Run) -> Report:
             train_images=data.mini_train_images,
             test_images=data.mini_test_images,
         )
-    report = Report(list(files.look(run.recipe, run_folder=run.folder)))
+    report = Report(list(files.checks(run.recipe, run_folder=run.folder)))
     if not report.is_healthy:
         lines = [
-            f"  {c.what}: {c.status}, {c.found}; {c.mend}"
+            f"  {c.what}: {c.status}, {c.found}; {c.fix}"
             for c in report.checks
             if c.status in ("missing", "broken")
         ]

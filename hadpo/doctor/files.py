@@ -9,7 +9,7 @@ from hadpo.data import fetch
 from hadpo.doctor.report import Check
 
 
-def look(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
+def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
     """The files of the backbone and of the data sets that the recipe's stages read."""
     if recipe.model is not None and set(recipe.stages) - {"compare"}:
         yield from _parts(recipe.model, run_folder)
@@ -20,23 +20,23 @@ def look(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
             yield Check(what=what, status="ok", found="drawn by the prepare stage")
             continue
         by_hand = f"put it there, or set the recipe's path; see docs/real_data.md ({what})"
-        yield _file(what, text, run_folder, mend=_fetch_command(text) or by_hand)
+        yield _file(what, text, run_folder, fix=_fetch_command(text) or by_hand)
 
 
 def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check]:
     family, _, variant = model.backbone.partition("/")
     module = plugins.load("hadpo.backbones", family)
     for part, text in model.files.items():
-        mend = _fetch_command(text, model.backbone) or "see docs/real_data.md"
-        yield _file(f"{model.backbone}: {part}", text, run_folder, mend=mend)
+        fix = _fetch_command(text, model.backbone) or "see docs/real_data.md"
+        yield _file(f"{model.backbone}: {part}", text, run_folder, fix=fix)
     whole = config.resolve_path(model.files.get("language_model", ""), run_folder=run_folder)
     if fetch.is_transformers(whole):
         return  # such a folder holds all parts
     unused = module.VARIANTS[variant].unused_parts if variant in module.VARIANTS else ()
     for part, meaning in module.PARTS.items():
         if part not in (*model.files, *unused, *module.OPTIONAL_PARTS):
-            mend = f"set it: {meaning}"
-            yield Check(what=part, status="missing", found="not in the recipe", mend=mend)
+            fix = f"set it: {meaning}"
+            yield Check(what=part, status="missing", found="not in the recipe", fix=fix)
 
 
 def _data_files(data: Any) -> Iterator[tuple[str, str]]:
@@ -65,15 +65,15 @@ def _benchmark_files(data: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             yield what, getattr(data, setting), names
 
 
-def _file(what: str, text: str, run_folder: Path | None, *, mend: str) -> Check:
+def _file(what: str, text: str, run_folder: Path | None, *, fix: str) -> Check:
     path = config.resolve_path(text, run_folder=run_folder)
     if "${HADPO_SHARED}" in text:
-        mend = "set HADPO_SHARED to the folder with golden/ and data/"
+        fix = "set HADPO_SHARED to the folder with golden/ and data/"
     if not path.exists():
-        return Check(what=what, status="missing", found=str(path), mend=mend)
+        return Check(what=what, status="missing", found=str(path), fix=fix)
     problem = fetch.problem_of(path)
     if problem:
-        return Check(what=what, status="broken", found=problem, mend=f"delete it, then: {mend}")
+        return Check(what=what, status="broken", found=problem, fix=f"delete it, then: {fix}")
     return Check(what=what, status="present", found=str(path))
 
 

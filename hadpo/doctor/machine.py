@@ -1,21 +1,24 @@
-"""What this machine has: Python, torch and its GPU, room on the disk."""
+"""What this machine has, and what a training needs: packages, device, disk, memory."""
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from hadpo import config
+from hadpo import backbones, config, cost
 from hadpo.doctor.report import Check
+from hadpo.records import BadInput
 
 _GIB = 1 << 30
 
 
 def capability() -> tuple[int, int] | None:
-    """Of the GPU that `device: auto` takes; None where there is none."""
+    """Of the GPU that `device: auto` takes; None without a GPU."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
@@ -23,14 +26,14 @@ def capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
-def look() -> Iterator[Check]:
+def checks() -> Iterator[Check]:
     """Packages, device, disk and hub."""
     yield Check(what="python", status="ok", found=platform.python_version())
     for package, extra in (("torch", ""), ("transformers", ""), ("bitsandbytes", "qlora")):
         if importlib.util.find_spec(package) is None:
             status = "warning" if extra else "missing"
-            mend = f"pip install -e '.[{extra}]'" if extra else "make test builds the environment"
-            yield Check(what=package, status=status, found="not installed", mend=mend)
+            fix = f"pip install -e '.[{extra}]'" if extra else "make test builds the environment"
+            yield Check(what=package, status=status, found="not installed", fix=fix)
             continue
         version = importlib.metadata.version(package)
         yield Check(what=package, status="ok", found=version)
@@ -43,7 +46,7 @@ def look() -> Iterator[Check]:
         what="disk",
         status="ok" if free > 5 else "warning",
         found=f"{free:.0f} GiB free at {folder}",
-        mend="" if free > 5 else "set HADPO_RUNS to a larger disk",
+        fix="" if free > 5 else "set HADPO_RUNS to a larger disk",
     )
     offline = os.environ.get("HF_HUB_OFFLINE", "0")
     yield Check(what="hub", status="ok", found="offline" if offline == "1" else "online allowed")
@@ -62,15 +65,15 @@ def _device() -> Iterator[Check]:
     name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / _GIB
     dtype = "bfloat16" if major >= 8 else "float16"
     found = f"{name}, capability {major}.{minor}, {memory:.0f} GiB, {dtype}, attention sdpa"
-    problem, mend = missing_kernels((major, minor), torch.cuda.get_arch_list())
+    problem, fix = missing_kernels((major, minor), torch.cuda.get_arch_list())
     if problem:
-        yield Check(what="device", status="broken", found=f"{found}; {problem}", mend=mend)
+        yield Check(what="device", status="broken", found=f"{found}; {problem}", fix=fix)
     else:
         yield Check(what="device", status="ok", found=found)
 
 
 def missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> tuple[str, str]:
-    """What keeps a torch from running on a GPU, and what to do; two empty texts where nothing does.
+    """What keeps a torch from running on a GPU, and what to do; two empty texts if it runs.
 
     Args:
         capability: the GPU's, for example (7, 0).
@@ -79,9 +82,9 @@ def missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> tu
     """
     builds = []
     for text in built_for:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", text)
-        if found:
-            builds.append((found[1], (int(found[2]), int(found[3])), found[4]))
+        parts = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", text)
+        if parts:
+            builds.append((parts[1], (int(parts[2]), int(parts[3])), parts[4]))
     for kind, (major, minor), only in builds:
         is_later = (major, minor) <= capability
         is_same_family = major == capability[0] or (kind == "compute" and not only)
@@ -92,5 +95,82 @@ def missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> tu
     if capability > newest and builds:
         newer = "install a newer torch than this one, with TORCH_INDEX if need be"
         return f"newer than this torch knows ({shown})", newer
-    mend = "make demo TORCH_INDEX=https://download.pytorch.org/whl/cu126"
-    return f"this torch has no kernels for it ({shown})", mend
+    fix = "make demo TORCH_INDEX=https://download.pytorch.org/whl/cu126"
+    return f"this torch has no kernels for it ({shown})", fix
+
+
+def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> Iterator[Check]:
+    """In which numbers this machine would hold the model, what a training step needs, and where.
+
+    Args:
+        recipe: with the stage train; empty without.
+        capability: of the GPU here; None without a GPU.
+    """
+    model = recipe.model
+    if model is None or "train" not in recipe.stages:
+        return
+    here = None if model.device == "cpu" else capability
+    try:
+        precision = backbones.choose_precision(model.dtype, model.quantization, here)
+    except BadInput as error:
+        found, _, fix = str(error).rpartition("; ")
+        yield Check(what="numbers", status="broken", found=found, fix=fix)
+        return
+    yield Check(what="numbers", status="ok", found=precision.why)
+    sizes, source = sizes_of(model)
+    step = _step_memory(sizes, recipe.train, precision)
+    about = {
+        "weights": f"{precision.dtype}, quantization {precision.quantization}; {source}",
+        "adapter": f"rank {recipe.train.lora_rank} on {recipe.train.lora_targets}, "
+        f"{recipe.train.optimizer}",
+        "activations": f"{recipe.train.micro_batch_pairs} description pairs at a time"
+        + ", recomputed" * recipe.train.activation_checkpointing,
+        "logits": "a few tokens at a time",
+        "total": "and about 10 % and 1 GB for CUDA and its allocator",
+    }
+    for term, text in about.items():
+        gigabytes = getattr(step, term) / 1e9
+        yield Check(what=f"memory: {term}", status="ok", found=f"{gigabytes:.3f} GB; {text}")
+    fitting, refused = [], []
+    for name, gpu in cost.GPUS.items():
+        kinds = [f"{name} {gigabytes} GB" for gigabytes in gpu.gigabytes]
+        try:
+            precision = backbones.choose_precision(model.dtype, model.quantization, gpu.capability)
+        except BadInput:
+            refused += kinds
+            continue
+        step = _step_memory(sizes, recipe.train, precision)
+        for kind, gigabytes in zip(kinds, gpu.gigabytes, strict=True):
+            fitting += [f"{kind} ({precision.dtype})"] * cost.fits(step, gigabytes)
+    found = "fits " + ", ".join(fitting) if fitting else "fits none of the GPUs listed here"
+    if refused:
+        found += f"; not on {', '.join(refused)}: {model.dtype}, {model.quantization}"
+    fix = "" if fitting else "micro_batch_pairs=1, activation_checkpointing=true, quantization=nf4"
+    yield Check(what="GPU", status="ok" if fitting else "warning", found=found, fix=fix)
+
+
+def _step_memory(
+    sizes: cost.ModelSizes, train: config.TrainConfig, precision: backbones.Precision
+) -> cost.StepMemory:
+    return cost.training_memory(
+        sizes, train, dtype=precision.dtype, quantization=precision.quantization
+    )
+
+
+def sizes_of(model: config.ModelConfig) -> tuple[cost.ModelSizes, str]:
+    """The model's sizes, from its config.json if that is here, and where they come from."""
+    published = backbones.sizes(model.backbone)
+    path = config.resolve_path(model.files.get("language_model", "")) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values = values.get("text_config", values)
+        sizes = replace(
+            published,
+            width=values["hidden_size"],
+            inner=values["intermediate_size"],
+            layers=values["num_hidden_layers"],
+            vocab=values.get("vocab_size", published.vocab),
+        )
+    except (OSError, ValueError, KeyError, AttributeError):  # not here, or not such a file
+        return published, "published sizes"
+    return sizes, str(path)

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at; `mend` says what to do where `status` is not ok."""
+    """One thing that was looked at; `fix` says what to do where `status` is not ok."""
 
     what: str
     status: str  # ok, present, missing, broken, warning
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 class Report:
@@ -31,8 +31,8 @@ class Report:
         lines = []
         for check in self.checks:
             lines.append(f"{check.status:8} {check.what:24} {check.found}")
-            if check.mend:
-                lines.append(f"{'':33} -> {check.mend}")
+            if check.fix:
+                lines.append(f"{'':33} -> {check.fix}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

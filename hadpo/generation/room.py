@@ -5,6 +5,7 @@ import os
 
 import torch
 
+from hadpo import cost
 from hadpo.generation.decoding import Decoding
 from hadpo.vlm.backbone import Backbone
 
@@ -12,15 +13,13 @@ log = logging.getLogger(__name__)
 
 MOST = 128  # more rows than this make no device busier
 _SHARE = 0.8  # of what is free; the rest is for fragments and for what others do
-_QUESTION_TOKENS = 64  # behind the image, and before it
 
 
 def batch_that_fits(backbone: Backbone, decoding: Decoding, budget_gib: float = 0.0) -> int:
     """Questions at a time, at least 1.
 
-    Counted are keys and values, the widest activations of the prompt, and the scores of a step, as
-    if every question had an image of its own. It is an estimate: where memory runs out all the
-    same, `generate` halves it.
+    Counted is `cost.question_memory`, as if every question had an image of its own. It is an
+    estimate: if memory runs out all the same, `generate` halves it.
 
     Args:
         backbone: on its device.
@@ -28,24 +27,23 @@ def batch_that_fits(backbone: Backbone, decoding: Decoding, budget_gib: float = 
         budget_gib: what generation may use beside the weights; 0: 80 % of what is free.
     """
     budget = budget_gib * 2**30 or _SHARE * _free_bytes(backbone.device)
-    found = max(1, min(MOST, int(budget // bytes_of_a_question(backbone, decoding))))
-    log.info("%d questions at a time (%.1f GiB for them)", found, budget / 2**30)
-    return found
+    count = max(1, min(MOST, int(budget // bytes_of_a_question(backbone, decoding))))
+    log.info("%d questions at a time (%.1f GiB for them)", count, budget / 2**30)
+    return count
 
 
 def bytes_of_a_question(backbone: Backbone, decoding: Decoding) -> int:
     """What a question with its own image takes at most while it is answered."""
     llama = backbone.language_model.config
-    number = backbone.dtype.itemsize
     heads = llama.num_key_value_heads or llama.num_attention_heads
     size = getattr(llama, "head_dim", None) or llama.hidden_size // llama.num_attention_heads
-    token = 2 * llama.num_hidden_layers * heads * size * number
-    prompt = backbone.num_image_tokens + _QUESTION_TOKENS
-    kept = token * (prompt + decoding.beams * (_QUESTION_TOKENS + decoding.max_new_tokens))
-    grown = token * decoding.beams * (_QUESTION_TOKENS + decoding.max_new_tokens)  # old and new
-    widest = prompt * (6 * llama.hidden_size + 3 * llama.intermediate_size) * number
-    scores = 4 * 4 * decoding.beams * llama.vocab_size  # float32; sorted and copied
-    return kept + grown + widest + scores
+    return cost.question_memory(
+        backbone.sizes,
+        key_width=heads * size,
+        number_bytes=backbone.dtype.itemsize,
+        beams=decoding.beams,
+        max_new_tokens=decoding.max_new_tokens,
+    )
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -116,9 +116,6 @@ def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
 
 
-# Stop early: when the held-out loss has not become better for so many looks at it.
-
-
 @dataclass
 class Stopping:
     """The best held-out loss so far, and the weights that had it.
@@ -159,8 +156,6 @@ class Stopping:
         self.weights = dict(state.get("weights", {}))
 
 
-# How a training ends before its time: one message that says what is saved and what to change.
-
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
@@ -169,17 +164,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def out_of_memory(
-    step: int, pair_ids: Sequence[str], place: str, micro_batch: int
-) -> BadEnvironment:
-    """The error to raise where an update did not fit into memory."""
-    less = f"-p micro_batch_pairs={micro_batch // 2} (now {micro_batch}) or " * (micro_batch > 1)
-    return BadEnvironment(
-        f"update {step}: out of memory on the pairs {', '.join(pair_ids)}; {place}; the same "
-        f"command with {less}-p activation_checkpointing=true goes on from there"
-    )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Records to token ids: a pair has two answers, an instruction one.
+"""From records to micro-batches: token ids, packed rows, pixels and weights.
 
-A record's ids take several times the memory of its text (image tokens above all), so they are made
-when they are asked for and not kept: what a training holds of a hundred thousand pairs is texts.
+A pair has two answers, an instruction one. A record's ids take several times the memory of its text
+(image tokens above all), so they are made when they are read and not kept: of a hundred thousand
+pairs, a training holds the texts.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from hadpo import batch
-from hadpo.batch import Example, Packed
+from hadpo.batch import Example
 from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair
 from hadpo.trainer import sharding
-from hadpo.trainer.objective import SIDES, Objective, weight
+from hadpo.trainer.objective import SIDES, MicroBatch, Objective, weight
 from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
-# What is asked where a record is a caption without a request; one is drawn for each record.
+Record = Pair | Instruction
 
+# Asked of a caption that has no request of its own; one is drawn for each record.
 REQUESTS = {
     "detailed": (  # Vision-CAIR/MiniGPT-4, prompts/alignment.txt; HA-DPO asks the same four
         "Describe this image in detail.",
@@ -49,72 +49,22 @@ def request(name: str, record_id: str, seed: int) -> str:
     return random.Random(f"{seed}/request/{record_id}").choice(REQUESTS[name])
 
 
-Record = Pair | Instruction
-
-
-class Examples:
-    """Records as examples, each tokenised anew whenever it is asked for."""
-
-    def __init__(self, backbone: Backbone, settings: TrainConfig) -> None:
-        self.records: list[Record] = []
-        self.cut = 0  # answers of all of them that are cut to fit
-        self._backbone, self._settings = backbone, settings
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, place: int) -> Example:
-        found = _example(self._backbone, self.records[place], self._settings)
-        assert isinstance(found, Example)  # only records that have one are here
-        return found
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[place] for place in range(len(self)))
-
-
-def tokenized(
-    backbone: Backbone, records: Sequence[Record], settings: TrainConfig
-) -> tuple[Examples, Counter[str]]:
-    """Examples of all records that leave something to learn; and how many do not, by reason.
-
-    Every record is tokenised once here, so that one that does not fit is found before the start.
-
-    Raises:
-        BadInput: records are left, but no example; or a pair whose prompt leaves no room.
-    """
-    examples, left_out = Examples(backbone, settings), Counter[str]()
-    for record in records:
-        example = _example(backbone, record, settings)
-        if isinstance(example, str):
-            left_out[example] += 1
-        else:
-            examples.records.append(record)
-            examples.cut += example.cut
-    if records and not examples:
-        raise BadInput(f"nothing to learn from: {dict(left_out)}; raise max_length")
-    return examples, left_out
-
-
 def kind_of(record: Record) -> Literal["description", "pope", "instruction"]:
     """The kind of a record's example."""
     return record.kind if isinstance(record, Pair) else "instruction"
 
 
-def _example(backbone: Backbone, record: Record, settings: TrainConfig) -> Example | str:
-    if isinstance(record, Pair):
-        return batch.tokenize(backbone, record, max_length=settings.max_length)
-    return of_instruction(backbone, record, settings)
+def tokenize(backbone: Backbone, record: Record, settings: TrainConfig) -> Example | str:
+    """The example of a record; for an instruction that has none, the reason.
 
-
-def of_instruction(backbone: Backbone, record: Instruction, settings: TrainConfig) -> Example | str:
-    """The example of an instruction, or why it has none.
-
-    An answer that is too long is cut and keeps its end marker. Where nothing of it would be left,
-    the original went on with an end marker alone, or with no target and a loss of NaN.
+    An answer that is too long is cut and keeps its end marker. If nothing of an instruction's
+    answer would be left, the original went on with an end marker alone, or with a loss of NaN.
 
     Raises:
-        BadInput: a weight that is not above 0.
+        BadInput: an instruction's weight that is not above 0; a pair whose prompt leaves no room.
     """
+    if isinstance(record, Pair):
+        return batch.tokenize(backbone, record, max_length=settings.max_length)
     if not record.weight > 0:
         raise BadInput(
             f"instruction {record.instruction_id}: weight {record.weight}, expected above 0"
@@ -145,29 +95,55 @@ def of_instruction(backbone: Backbone, record: Instruction, settings: TrainConfi
     )
 
 
-# Micro-batches: what one process reads for an update, and how much each pair of it counts.
+class Examples:
+    """Examples of records, each tokenised anew whenever it is read.
+
+    Every record is tokenised once at the start, so that one that does not fit is found there.
+
+    Args:
+        backbone: whose prompt and tokenizer.
+        records: those that leave nothing to learn are left out.
+        settings: lengths, and the requests of captions, are read.
+
+    Raises:
+        BadInput: there are records, but no examples; or as `tokenize`.
+    """
+
+    def __init__(
+        self, backbone: Backbone, records: Sequence[Record], settings: TrainConfig
+    ) -> None:
+        self._backbone, self._settings = backbone, settings
+        self.records: list[Record] = []
+        self.left_out = Counter[str]()  # records without an example, by reason
+        self.cut = 0  # answers that are cut to fit
+        for record in records:
+            example = tokenize(backbone, record, settings)
+            if isinstance(example, str):
+                self.left_out[example] += 1
+            else:
+                self.records.append(record)
+                self.cut += example.cut
+        if records and not self.records:
+            raise BadInput(f"nothing to learn from: {dict(self.left_out)}; raise max_length")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: int) -> Example:
+        example = tokenize(self._backbone, self.records[place], self._settings)
+        assert isinstance(example, Example)  # records without one are left out
+        return example
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[place] for place in range(len(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Micro:
-    """The pairs, or captions, of one backward pass, on the CPU."""
+class Collator:
+    """Puts examples into one process's micro-batches.
 
-    packed: Packed
-    pixels: Float[Tensor, "images 3 side side"]
-    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
-    pair_ids: tuple[str, ...]
-    objective: Objective
-    is_auxiliary: bool  # captions of the term gamma, beside pairs
-    counts: Float[Tensor, " pairs"]  # how much each counts beside the others
-    weight: float  # of what counts 1; 0 where another process has no pair left to wait for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Maker:
-    """Makes one process's micro-batches.
-
-    Where weights are shared out, each pass needs all processes: all get as many micro-batches, some
-    of weight 0.
+    The processes exchange gradients at least once an update, and with sharded weights in each pass:
+    a process that has no pair left repeats one of weight 0.
     """
 
     backbone: Backbone
@@ -177,38 +153,38 @@ class Maker:
     rank: int
     world: int
 
-    def of(
+    def micro_batches(
         self, examples: Sequence[Example], *, total: float, is_auxiliary: bool = False
-    ) -> Iterator[Micro]:
+    ) -> Iterator[MicroBatch]:
         """This process's share of examples whose weights sum up to 1 / `total` of the update.
 
         Images are read when their micro-batch is asked for.
         """
-        objective = "sft" if is_auxiliary else self.objective
         rows = by_length(batch.grouped(examples, self.settings.pairs_per_row))
         size = self.settings.micro_batch_pairs
-        passes = [len(list(micro_batches(rows[k :: self.world], size))) for k in range(self.world)]
-        wanted = max(passes) if sharding.is_on() else 1
-        for part in micro_batches(rows[self.rank :: self.world], size):
-            yield self._micro(part, objective, is_auxiliary, total)
-        if (idle := wanted - passes[self.rank]) > 0:
-            yield from [self._micro(rows[:1], objective, is_auxiliary, 0.0)] * idle
+        shares = [list(micro_batches(rows[k :: self.world], size)) for k in range(self.world)]
+        for part in shares[self.rank]:
+            yield self._collate(part, total, is_auxiliary)
+        wanted = max(map(len, shares)) if sharding.is_on() else 1
+        if (idle := wanted - len(shares[self.rank])) > 0:
+            yield from [self._collate(rows[:1], 0.0, is_auxiliary)] * idle
 
-    def _micro(
-        self, rows: Sequence[list[Example]], objective: Objective, is_auxiliary: bool, total: float
-    ) -> Micro:
+    def _collate(
+        self, rows: Sequence[list[Example]], total: float, is_auxiliary: bool
+    ) -> MicroBatch:
+        objective = "sft" if is_auxiliary else self.objective
         packed = batch.pack_rows(rows, sides=SIDES[objective])
         examples = [example for row in rows for example in row]
-        ids = tuple(example.pair_id for example in examples)
-        is_kept = self.references is not None and objective == "dpo"
+        pair_ids = tuple(example.pair_id for example in examples)
         counts = [weight(example, self.objective, self.settings) for example in examples]
-        return Micro(
+        references = self.references if objective == "dpo" else None
+        return MicroBatch(
             packed=packed,
             pixels=batch.read_pixels(self.backbone, packed.images),
-            reference=self.references.of(ids) if is_kept and self.references else None,
-            pair_ids=ids,
             objective=objective,
-            is_auxiliary=is_auxiliary,
+            reference=references.of(pair_ids) if references else None,
             counts=torch.tensor(counts, dtype=torch.float64),
             weight=total,
+            pair_ids=pair_ids,
+            is_auxiliary=is_auxiliary,
         )

@@ -13,13 +13,13 @@ from hadpo.config import TrainConfig
 from hadpo.records import Pair
 from hadpo.runs import Stopped, noticed
 from hadpo.trainer import order, reference
-from hadpo.trainer.examples import Micro, Record, kind_of, tokenized
-from hadpo.trainer.objective import Objective
+from hadpo.trainer.examples import Examples, Record, kind_of
+from hadpo.trainer.objective import MicroBatch, Objective
 from hadpo.trainer.update import Training, Window
 from hadpo.vlm.backbone import Backbone
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def steps(
     yielded has logged all that a checkpoint holds, so a kill between the two loses no line.
 
     Args:
-        backbone: gets an adapter where it has none.
+        backbone: gets an adapter if it has none.
         pairs: what to train on.
         settings: every field is honoured.
         folder: for checkpoints; a training that finds one there goes on from it.
@@ -61,44 +61,44 @@ def steps(
             batches of pairs, of the chosen answers.
         held_out: pairs to score every `eval_every` updates, as `eval_...` metrics.
         captions: what the auxiliary term learns from, for `gamma_on: instructions`.
-        cache: folder of what is kept beside the pairs: the reference's log-probabilities, for
-            `reference: cache`, and image features, for `vision_cache_gb` above 0.
+        cache: folder for the reference's log-probabilities (`reference: cache`) and for image
+            features (`vision_cache_gb` above 0).
 
     Raises:
-        BadInput: settings that mean nothing, pairs that do not fit, or a checkpoint of others.
+        BadInput: settings that contradict each other, pairs that do not fit, or a checkpoint of
+            another training.
         FloatingPointError: the loss is not a number; the state before that update is saved.
         BadEnvironment: memory ran out; the state before that update is saved.
         Stopped: SIGTERM came; the state after the update of that moment is saved.
     """
     order.check(settings)
     backbone.attention = settings.attention
-    with reference.kept(backbone, cache, settings):
+    with reference.cache_features(backbone, cache, settings):
         references = None
-        if settings.reference == "cache" and objective == "dpo":  # while all weights are whole
-            wanted = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
-            references = reference.prepare(backbone, wanted, settings, cache)
+        if settings.reference == "cache" and objective == "dpo":  # before weights are sharded
+            scored = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+            references = reference.prepare(backbone, scored, settings, cache)
         training = Training(backbone, pairs, settings, folder, objective, references, captions)
         records = training.examples.records
-        plan = order.of_records(records, settings)
-        count = len(training.captions)
-        beside = order.captions(count, plan, settings) if count else [[] for _ in plan]
+        plan = order.batches_of_records(records, settings)
+        captions_of = order.captions(len(training.captions), plan, settings)
         done = training.resume()
         if training.stopping.is_over:
             plan = plan[:done]
         epoch_pairs = len(order.copies([kind_of(record) for record in records], settings))
-        seen = sum(map(len, plan[:done]))
-        held, _ = tokenized(backbone, held_out, settings)
+        pairs_seen = sum(map(len, plan[:done]))
+        eval_examples = Examples(backbone, held_out, settings)
         eval_every = settings.eval_every or settings.checkpoint_every
         window = Window()
 
-        def make(step: int) -> list[Micro]:
-            return training.prepare(plan[step], beside[step])
+        def make(step: int) -> list[MicroBatch]:
+            return training.prepare(plan[step], captions_of[step])
 
         with noticed() as is_told:
-            for step, micros in enumerate(one_ahead(make, range(done, len(plan))), start=done):
+            for step, micros in enumerate(prefetch(make, range(done, len(plan))), start=done):
                 rate = order.learning_rate(step, len(plan), settings)
                 training.update(step, micros, rate, window)
-                seen += len(plan[step])
+                pairs_seen += len(plan[step])
                 is_stopped = training.any_of(is_told())
                 is_last = step + 1 == len(plan)
                 is_checkpoint = is_last or is_stopped or (step + 1) % settings.checkpoint_every == 0
@@ -107,29 +107,29 @@ def steps(
                 if is_checkpoint or is_evaluated or step % settings.log_every == 0:
                     metrics = window.read(training.accelerator)
                     if is_evaluated:
-                        found = training.evaluate(held)
-                        metrics |= {f"eval_{name}": value for name, value in found.items()}
+                        means = training.evaluate(eval_examples)
+                        metrics |= {f"eval_{name}": value for name, value in means.items()}
                     window = Window()
                     finite = {name: v if math.isfinite(v) else None for name, v in metrics.items()}
                     is_over = is_evaluated and training.should_stop(finite)
-                    epoch = seen / epoch_pairs
+                    epoch = pairs_seen / epoch_pairs
                     yield StepMetrics(objective=objective, step=step, epoch=epoch, metrics=finite)
                 if is_checkpoint or is_over:
-                    saved = training.save(step + 1)
+                    path = training.save(step + 1)
                     if is_stopped and not is_last:
                         raise Stopped(
                             f"stopped by SIGTERM after update {step}; the state is saved in "
-                            f"{saved or 'no file'}; the same command goes on from there"
+                            f"{path or 'no file'}; the same command goes on from there"
                         )
                 if is_over:
                     break
         training.keep_best()
 
 
-def one_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`map`, with the next result under way in a thread while this one is used."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        current: Future[Made] | None = None
+        current: Future[Result] | None = None
         for item in items:
             upcoming = pool.submit(make, item)
             if current is not None:

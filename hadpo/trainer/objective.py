@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,12 +22,31 @@ SIDES: dict[str, tuple[str, ...]] = {"dpo": ("chosen", "rejected"), "sft": ("cho
 def weight(example: Example, objective: Objective, settings: TrainConfig) -> float:
     """How much an example counts in the loss of its update, beside the others.
 
-    Pairs count alike. Of answers, each counts by its own weight; with `mean_over: tokens` each of
-    its tokens does, as in the originals, where long answers weigh more.
+    Pairs count alike. An instruction's answer counts by its own weight; with `mean_over: tokens`
+    each of its tokens does, as in the originals, so that long answers weigh more.
     """
     if objective == "dpo":
         return 1.0
     return example.weight * (len(example.chosen) if settings.mean_over == "tokens" else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """The pairs, or captions, of one backward pass."""
+
+    packed: Packed
+    pixels: Float[Tensor, "images 3 side side"]
+    objective: Objective
+    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
+    counts: Float[Tensor, " pairs"]  # how much each counts beside the others
+    weight: float = 1.0  # of what counts 1; 0: only other processes have pairs left
+    pair_ids: tuple[str, ...] = ()
+    is_auxiliary: bool = False  # captions of the term gamma, beside pairs
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on another device; pixels follow when they are encoded."""
+        reference = None if self.reference is None else self.reference.to(device)
+        return replace(self, packed=self.packed.to(device), reference=reference)
 
 
 class Policy(nn.Module):
@@ -39,31 +59,36 @@ class Policy(nn.Module):
     def forward(
         self, packed: Packed, embeds: Float[Tensor, "rows length width"]
     ) -> Float[Tensor, "answers pairs"]:
-        """Log-probability of each answer."""
+        """Log-probability of each answer, summed over its tokens, in nats."""
         return batch.answer_logps(self.backbone, packed, embeds)
 
 
 def score(
     policy: nn.Module,
     backbone: Backbone,
-    packed: Packed,
-    pixels: Float[Tensor, "images 3 side side"],
+    micro: MicroBatch,
     settings: TrainConfig,
     *,
-    kept: Float[Tensor, "answers pairs"] | None = None,
-    objective: Objective,
     is_training: bool,
 ) -> tuple[Float[Tensor, " pairs"], Mapping[str, Float[Tensor, " pairs"]]]:
     """Losses with gradient, and one detached number per pair of everything that is reported.
 
-    The reference is `kept`, its log-probabilities from the cache; without, it is the same module
-    with the adapter off, on the same packed rows, and runs first, without gradient. Train mode
-    switches on the adapter's dropout and the recomputation of activations, so only the policy's own
-    pass is in train mode.
+    "dpo" is the preference loss, "sft" the mean cross-entropy of the chosen answers. Images are
+    encoded once for policy and reference. The reference is `micro.reference`; without, the same
+    module with the adapter off reads the same rows first, without gradient.
+
+    Args:
+        policy: a `Policy` of the backbone, wrapped or not.
+        backbone: with its adapter attached.
+        micro: what to score, on any device.
+        settings: beta, kind of loss, label smoothing and gamma are read.
+        is_training: train mode switches on the adapter's dropout and the recomputation of
+            activations, so only the policy's own pass is in it; False for held-out pairs.
     """
-    embeds = batch.embed(backbone, packed, pixels)
-    reference = kept
-    if objective == "dpo" and reference is None:
+    micro = micro.to(backbone.device)
+    packed, reference = micro.packed, micro.reference
+    embeds = batch.embed(backbone, packed, micro.pixels)
+    if micro.objective == "dpo" and reference is None:
         with torch.no_grad(), adapter.disabled(backbone):
             reference = batch.answer_logps(backbone, packed, embeds)
     backbone.language_model.train(is_training)

@@ -22,11 +22,11 @@ def batches(
 ) -> list[list[int]]:
     """Indices of the pairs of every update, in order; the same for every machine and rerun.
 
-    Without `description_share` the pairs (with their copies) are shuffled once per epoch and taken
-    as they come; the last update may be smaller. With a `mixture` each source is shuffled on its
-    own, and after every draw each has had its share as nearly as whole draws allow. Of pairs, with
-    `description_share` every update draws that share of its pairs
-    from the description pairs and the rest from the others, each in shuffled passes of its own.
+    The pairs (with their copies) are shuffled once per epoch and taken as they come; the last
+    update may be smaller. Pairs with a `description_share`: every update draws that share of its
+    pairs from the description pairs and the rest from the others, each in shuffled passes of its
+    own. Instructions with a `mixture`: each source is shuffled on its own, and after every draw
+    each has had its share as nearly as whole draws allow.
     With `pairs_per_row` above 1, what is shuffled is not pairs but groups of so many pairs of one
     image, so that they meet in an update and can share a row: each update sees fewer images.
 
@@ -43,37 +43,35 @@ def batches(
     if not pool:
         raise BadInput("no pairs to train on; look at what the stage prepare wrote")
 
-    def groups(part: Sequence[int]) -> list[list[int]]:
-        return _groups(part, images, settings.pairs_per_row)
+    def passes(part: Sequence[int], name: str) -> Iterator[int]:
+        groups = _groups(part, images, settings.pairs_per_row)
+        return _passes(groups, f"{settings.train_seed}/{name}")
 
-    size = settings.batch_pairs
+    size, share = settings.batch_pairs, settings.description_share
     total = settings.steps * size or round(settings.epochs * len(pool))
-    if shares := mixture(settings):
-        stream = _mixed(pool, shares, sources, groups, settings.train_seed)
+    if share < 0 or settings.objective == "sft":
+        shares = mixture(settings)
+        stream = _mixed(pool, shares, sources, passes) if shares else passes(pool, "all")
         order = [next(stream) for _ in range(total)]
         return [order[i : i + size] for i in range(0, total, size)]
-    if settings.description_share < 0 or settings.objective == "sft":
-        stream = _passes(groups(pool), f"{settings.train_seed}/all")
-        order = [next(stream) for _ in range(total)]
-        return [order[i : i + size] for i in range(0, total, size)]
-    n_description = round(settings.description_share * size)
-    shares = {"description": n_description, "pope": size - n_description}
+    n_description = round(share * size)
+    counts = {"description": n_description, "pope": size - n_description}
     streams = {}
-    for kind, wanted in shares.items():
-        mine = [i for i in pool if kinds[i] == kind]
-        if wanted and not mine:
+    for kind, count in counts.items():
+        part = [i for i in pool if kinds[i] == kind]
+        if count and not part:
             raise BadInput(
-                f"description_share {settings.description_share} asks for {wanted} {kind} pairs in "
-                f"each batch, but there are none"
+                f"description_share {share} asks for {count} {kind} pairs in each batch, but "
+                "there are none"
             )
-        streams[kind] = _passes(groups(mine), f"{settings.train_seed}/{kind}")
+        streams[kind] = passes(part, kind)
     return [
-        [next(streams[kind]) for kind, wanted in shares.items() for _ in range(wanted)]
+        [next(streams[kind]) for kind, count in counts.items() for _ in range(count)]
         for _ in range(math.ceil(total / size))
     ]
 
 
-def of_records(records: Sequence[Record], settings: TrainConfig) -> list[list[int]]:
+def batches_of_records(records: Sequence[Record], settings: TrainConfig) -> list[list[int]]:
     """`batches` of records, by their kinds, images and sources."""
     return batches(
         [kind_of(record) for record in records],
@@ -85,6 +83,8 @@ def of_records(records: Sequence[Record], settings: TrainConfig) -> list[list[in
 
 def captions(count: int, plan: Sequence[Sequence[int]], settings: TrainConfig) -> list[list[int]]:
     """Which of `count` captions each update learns from: as many as pairs, in shuffled passes."""
+    if not count:
+        return [[] for _ in plan]
     stream = _passes([[i] for i in range(count)], f"{settings.train_seed}/captions")
     return [[next(stream) for _ in update] for update in plan]
 
@@ -96,7 +96,7 @@ def copies(kinds: Sequence[Kind], settings: TrainConfig) -> list[int]:
 
 
 def mixture(settings: TrainConfig) -> dict[str, float]:
-    """Share of each source; empty where all is drawn as it lies.
+    """Share of each source; empty: all records are drawn as they lie.
 
     Raises:
         BadInput: not "source=share, source=share", or shares that do not sum to 1.
@@ -139,35 +139,14 @@ def learning_rate(step: int, total: int, settings: TrainConfig) -> float:
 
 
 def check(settings: TrainConfig) -> None:
-    """Refuse settings that mean nothing, all at once, before a model is loaded.
+    """Refuse settings that contradict each other, all at once, before a model is loaded.
 
     Raises:
         BadInput: one line per problem.
     """
-    positive = (
-        "batch_pairs micro_batch_pairs pairs_per_row lora_rank max_length checkpoint_every "
-        "log_every"
-    )
-    problems = [
-        f"{name}: found {getattr(settings, name)}, expected at least 1"
-        for name in positive.split()
-        if getattr(settings, name) < 1
-    ]
-    not_negative = (
-        "beta gamma learning_rate warmup_steps epochs steps weight_decay max_grad_norm lora_alpha "
-        "repeat_description repeat_pope train_seed"
-    )
-    problems += [
-        f"{name}: found {getattr(settings, name)}, expected 0 or more"
-        for name in not_negative.split()
-        if getattr(settings, name) < 0
-    ]
+    problems = []
     if not settings.steps and not settings.epochs:
         problems.append("steps and epochs are both 0; set one of them")
-    if settings.description_share > 1:
-        problems.append(f"description_share: found {settings.description_share}, expected 0 to 1")
-    if not 0 <= settings.label_smoothing < 0.5:
-        problems.append(f"label_smoothing: found {settings.label_smoothing}, expected 0 to 0.5")
     if settings.label_smoothing and settings.loss != "sigmoid":
         problems.append(f"label_smoothing works with loss: sigmoid, found {settings.loss}")
     if settings.loss == "ipo" and not settings.beta:
@@ -177,8 +156,6 @@ def check(settings: TrainConfig) -> None:
             f"pairs_per_row: found {settings.pairs_per_row}, expected at most micro_batch_pairs "
             f"({settings.micro_batch_pairs})"
         )
-    if not 0 <= settings.lora_dropout < 1:
-        problems.append(f"lora_dropout: found {settings.lora_dropout}, expected 0 to 1")
     if settings.parallel != "ddp" and settings.processes > 1 and settings.reference != "cache":
         problems.append(
             f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
@@ -194,14 +171,6 @@ def check(settings: TrainConfig) -> None:
         for name in control_names(settings)
         if name != "sft"
     ]
-    problems += _of_objective(settings)
-    if problems:
-        raise BadInput("train settings:\n  " + "\n  ".join(problems))
-
-
-def _of_objective(settings: TrainConfig) -> list[str]:
-    """What does not go together with the objective."""
-    problems = []
     if settings.objective == "dpo" and settings.trained != "adapter":
         problems.append(
             f"trained: found {settings.trained} with objective: dpo; the reference is the same "
@@ -221,7 +190,8 @@ def _of_objective(settings: TrainConfig) -> list[str]:
         mixture(settings)
     except BadInput as error:
         problems.append(str(error))
-    return problems
+    if problems:
+        raise BadInput("train settings:\n  " + "\n  ".join(problems))
 
 
 def control_names(settings: TrainConfig) -> list[str]:
@@ -236,27 +206,22 @@ def _groups(pool: Sequence[int], images: Sequence[str], size: int) -> list[list[
     by_image: dict[str, list[int]] = {}
     for i in pool:
         by_image.setdefault(images[i], []).append(i)
-    return [mine[i : i + size] for mine in by_image.values() for i in range(0, len(mine), size)]
+    return [part[i : i + size] for part in by_image.values() for i in range(0, len(part), size)]
 
 
 def _mixed(
     pool: Sequence[int],
     shares: Mapping[str, float],
     sources: Sequence[str],
-    groups: Callable[[Sequence[int]], list[list[int]]],
-    seed: int,
+    passes: Callable[[Sequence[int], str], Iterator[int]],
 ) -> Iterator[int]:
     """Draws from passes over each source; next comes the source that is farthest behind."""
     known = sorted({sources[i] for i in pool})
-    missing = [name for name in shares if name not in known]
-    unused = [name for name in known if name not in shares]
-    problems = [f"nothing of {name}" for name in missing]
-    problems += [f"no share for {name}" for name in unused]
+    problems = [f"nothing of {name}" for name in shares if name not in known]
+    problems += [f"no share for {name}" for name in known if name not in shares]
     if problems:
         raise BadInput(f"mixture: {'; '.join(problems)}; the sources are {', '.join(known)}")
-    streams = {
-        n: _passes(groups([i for i in pool if sources[i] == n]), f"{seed}/{n}") for n in known
-    }
+    streams = {name: passes([i for i in pool if sources[i] == name], name) for name in known}
     drawn = dict.fromkeys(shares, 0)
     for count in itertools.count(1):
         name = max(shares, key=lambda n: shares[n] * count - drawn[n])
@@ -266,10 +231,8 @@ def _mixed(
 
 def _passes(groups: Sequence[list[int]], seed: str) -> Iterator[int]:
     """Shuffled passes over the groups, without end; a group stays together."""
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         order = list(groups)
         random.Random(f"{seed}/{epoch}").shuffle(order)
         for group in order:
             yield from group
-        epoch += 1

@@ -346,7 +346,7 @@ class FeatureCache:
 
 
 @contextmanager
-def kept(
+def cache_features(
     backbone: Backbone, folder: Path | None, settings: TrainConfig
 ) -> Iterator[FeatureCache | None]:
     """Within it, the backbone's features are kept below `folder`, if the settings ask for it."""

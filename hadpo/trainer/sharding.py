@@ -1,7 +1,11 @@
-"""FSDP2: each process keeps a part of every decoder layer, and gathers a layer when it is used.
+"""FSDP2: each process keeps a shard of every decoder layer, and gathers a layer when it is used.
 
-Only the decoder layers are shared out, which hold almost all weights and all of LoRA; embeddings,
+Only the decoder layers are sharded, which hold almost all weights and all of LoRA; embeddings,
 output layer and vision encoder are whole in every process, so that they can be used at any time.
+
+A checkpoint holds whole tensors, the optimizer's by number as torch's optimizers have them, so that
+a run may go on with another `parallel`. (`torch.distributed.checkpoint.state_dict` names the
+optimizer's by parameter, which no other way of training reads.)
 """
 
 from __future__ import annotations
@@ -23,20 +27,20 @@ from hadpo.vlm.backbone import Backbone
 
 
 def is_on() -> bool:
-    """Whether the processes were started with FSDP, as accelerate says it to them."""
-    return _says("ACCELERATE_USE_FSDP")
+    """Whether the processes were started with FSDP; accelerate sets the variable."""
+    return _is_set("ACCELERATE_USE_FSDP")
 
 
 def check(backbone: Backbone, settings: TrainConfig, objective: str) -> None:
-    """Refuse what does not work in processes that were started so.
+    """Refuse settings that processes started with FSDP or DeepSpeed cannot honour.
 
     Raises:
         BadInput: names the setting to change.
     """
-    if _says("ACCELERATE_USE_DEEPSPEED"):
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
         raise BadInput(
             "DeepSpeed: the trainer does not drive it; parallel: zero2 and zero3 (or an accelerate "
-            "config with fsdp_version: 2) share out the same things through FSDP2"
+            "config with fsdp_version: 2) shard the same things through FSDP2"
         )
     if not is_on():
         return
@@ -45,16 +49,16 @@ def check(backbone: Backbone, settings: TrainConfig, objective: str) -> None:
     if objective == "dpo" and settings.reference == "adapter_off":
         raise BadInput(
             "reference: found adapter_off, which FSDP breaks (switching the adapter off changes "
-            "which of the shared weights learn); set reference: cache"
+            "which of the sharded weights learn); set reference: cache"
         )
     if "connector" in settings.trained:
-        raise BadInput(f"trained: found {settings.trained}, but FSDP shares out the adapter only")
+        raise BadInput(f"trained: found {settings.trained}, but FSDP shards the adapter only")
     if backbone.dtype == torch.float16:
         raise BadInput("dtype: found float16, whose gradient scaler FSDP breaks; set bfloat16")
 
 
-def share_out(backbone: Backbone) -> None:
-    """Turn the weights of the decoder layers, adapter included, into parts, where FSDP is on."""
+def shard(backbone: Backbone) -> None:
+    """Shard the weights of the decoder layers, adapter included, if FSDP is on."""
     if not is_on():
         return
     mesh = init_device_mesh(backbone.device.type, (torch.distributed.get_world_size(),))
@@ -64,7 +68,7 @@ def share_out(backbone: Backbone) -> None:
 
 
 @contextmanager
-def not_exchanged(backbone: Backbone) -> Iterator[None]:
+def no_sync(backbone: Backbone) -> Iterator[None]:
     """Within it, gradients are summed up in each process, and not exchanged yet."""
     layers = [m for m in backbone.language_model.modules() if isinstance(m, FSDPModule)]
     for layer in layers:
@@ -77,7 +81,7 @@ def not_exchanged(backbone: Backbone) -> Iterator[None]:
 
 
 def whole(value: Any) -> Any:
-    """The same values with whole tensors for parts; every process must ask for them."""
+    """The same values with whole tensors for shards; every process must ask for them."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, Mapping):
@@ -85,17 +89,17 @@ def whole(value: Any) -> Any:
     return value
 
 
-def parts(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors, cut as those of `like` are."""
-    return {key: _cut(value, like.get(key)) for key, value in weights.items()}
+def shard_like(weights: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors, sharded as those of `like` are."""
+    return {key: _shard(value, like.get(key)) for key, value in weights.items()}
 
 
-def cut_state(optimizer: torch.optim.Optimizer) -> None:
-    """Cut an optimizer's state, loaded whole, as its parameters are."""
+def shard_state(optimizer: torch.optim.Optimizer) -> None:
+    """Shard an optimizer's state, loaded whole, as its parameters are."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = _cut(value, parameter)
+                state[name] = _shard(value, parameter)
 
 
 def gather_trained(backbone: Backbone) -> None:
@@ -106,11 +110,11 @@ def gather_trained(backbone: Backbone) -> None:
                 module.register_parameter(name, nn.Parameter(parameter.full_tensor()))
 
 
-def _cut(value: Tensor, like: Tensor | None) -> Tensor:
+def _shard(value: Tensor, like: Tensor | None) -> Tensor:
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def _says(name: str) -> bool:
+def _is_set(name: str) -> bool:
     return os.environ.get(name, "false").lower() == "true"

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from hadpo import adapter, backbones, batch
+from hadpo import adapter, backbones, batch, cost
+from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
-from hadpo.trainer import checkpoints, launch, order, sharding
-from hadpo.trainer.examples import Record, tokenized
+from hadpo.trainer import checkpoints, launch, order, reference, sharding
+from hadpo.trainer.examples import Examples, Record, kind_of
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.objective import SIDES, Objective
 from hadpo.vlm.backbone import Backbone
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
     from hadpo.runs import Run
 
 
-# plan, decode_batch and train of one notebook share the weights they load.
-_LOADED: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
+# plan, decode_batch and train of one notebook share the weights that they load.
+_BACKBONES: WeakKeyDictionary[Any, Backbone] = WeakKeyDictionary()
 
 
 def train(run: Run) -> Iterator[StepMetrics]:
@@ -57,7 +61,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
         run.note(inputs=_inputs(run))
     with checkpoints.explain_endings(run.folder):
         if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
-            _LOADED.pop(run, None)  # the processes need its memory
+            _BACKBONES.pop(run, None)  # the processes need its memory
             yield from kept
             yield from launch.follow(run)
         else:
@@ -77,7 +81,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
     """One objective in this process, which may be one of several: the first one writes."""
     settings = run.recipe.train
     pairs, held_out = read_records(run)
-    backbone = loaded(run)
+    backbone = load_backbone(run)
     try:
         with launch.open_trackers(run, objective, is_cpu=backbone.device.type == "cpu") as track:
             for step in steps(
@@ -101,7 +105,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
     finally:  # a cell that was interrupted may be run again: the next training starts clean
         adapter.trained.end(backbone)
         if sharding.is_on():
-            _LOADED.pop(run, None)  # of its weights only parts are left here
+            _BACKBONES.pop(run, None)  # of its weights only parts are left here
 
 
 def _keep(run: Run, backbone: Backbone, step: StepMetrics) -> None:
@@ -128,6 +132,114 @@ def _is_kept(run: Run, step: StepMetrics) -> bool:
     return _is_trained(run, step.objective) or step.step < done
 
 
+def plan(run: Run) -> dict[str, Any]:
+    """What a training will do, before it does it.
+
+    Returns:
+        Updates, pairs, tokens, share of padding, answers that are cut; by estimate, memory in GB of
+        one process, 10^12 operations, and hours if the device's rate is known.
+    """
+    settings = run.recipe.train
+    order.check(settings)
+    pairs, held_out = read_records(run)
+    backbone = load_backbone(run)
+    examples = Examples(backbone, pairs, settings)
+    updates = order.batches_of_records(examples.records, settings)
+    objectives = objectives_of(settings)
+    sizes = backbone.sizes
+    lora_weights = sizes.lora_weights(settings.lora_rank, settings.lora_targets)
+    price = cost.Operations.of(
+        sizes, lora_weights=lora_weights, vision=_vision_operations(backbone)
+    )
+    positions = tokens = longest = scored = packed_rows = 0
+    operations = 0.0
+    for update in updates:
+        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
+        for part in micro_batches(rows, settings.micro_batch_pairs):
+            lengths = [batch.row_length(row) for row in part]
+            size = batch.aligned(max(lengths)) * len(part)
+            positions += size
+            longest = max(longest, size)
+            scored = max(scored, sum(batch.row_sizes(row).scored for row in part))
+            tokens += sum(lengths)
+            packed_rows += len(part)
+            images = len({row[0].image for row in part})
+            for objective in objectives:
+                operations += price.vision * images + sum(
+                    price.train(
+                        batch.row_sizes(row, sides=SIDES[objective]),
+                        recomputes=settings.activation_checkpointing,
+                        reads_reference=objective == "dpo" and settings.reference == "adapter_off",
+                    )
+                    for row in part
+                )
+    if settings.reference == "cache" and "dpo" in objectives:  # each pair once; if cached, less
+        operations += sum(price.forward(batch.row_sizes([e])) + price.vision for e in examples)
+    is_cpu = backbone.device.type == "cpu"
+    rate, device = (
+        cost.cpu_rate(torch.get_num_threads())
+        if is_cpu
+        else cost.gpu_rate(torch.cuda.get_device_name(backbone.device))
+    )
+    hours = operations / 1e12 / rate / settings.processes / 3600 if rate else None
+    parts = adapter.trained.parts(settings)
+    connector = sum(p.numel() for p in backbone.connector.parameters())
+    memory = cost.step_memory(
+        sizes,
+        settings,
+        weights=float(sum(p.numel() * p.element_size() for p in backbone.parameters())),
+        trained=lora_weights * ("adapter" in parts) + connector * ("connector" in parts),
+        number_bytes=backbone.dtype.itemsize,
+        positions=longest,
+        scored=scored,
+    )
+    seen = [examples.records[i] for update in updates for i in update]
+    facts = {
+        "objective": settings.objective,
+        "trained": settings.trained,
+        "updates": len(updates),
+        "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
+        "pairs": len(pairs),
+        "pairs_seen": len(seen),
+    }
+    if settings.objective == "dpo":
+        facts["description_pairs_seen"] = sum(kind_of(record) == "description" for record in seen)
+    else:
+        facts["left_out"] = dict(examples.left_out)
+        facts["seen_by_source"] = dict(sorted(Counter(r.source for r in seen).items()))
+    facts |= {
+        "held_out_pairs": len(held_out),
+        "captions": len(read_captions(run)),
+        "packed_rows": packed_rows,
+        "tokens": tokens,
+        "padding": round(1 - tokens / positions, 4),
+        "answers_cut": examples.cut,
+        "attention": settings.attention,
+        "vision_cache": reference.describe_features(cache_folder(run), settings),
+        "objectives": objectives,
+        "checkpoint_every": settings.checkpoint_every,
+        "early_stop": settings.early_stop,
+        "processes": f"{settings.processes} ({settings.parallel})",
+        "memory_gb": round(memory.total / 1e9, 3),
+        "tera_operations": round(operations / 1e12, 4),
+        "hours": "unknown for this device" if hours is None else float(f"{hours:.2g}"),
+        "rate": device,
+    }
+    if settings.objective == "dpo":
+        known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+        facts["reference"] = reference.describe_references(cache_folder(run), known, settings)
+    run.note(plan=facts)
+    return facts
+
+
+def _vision_operations(backbone: Backbone) -> float:
+    """Operations of an image, connector included: counted on one picture."""
+    pixels: Tensor = backbone.preprocess(Image.new("RGB", (64, 48)))[None]
+    with FlopCounterMode(display=False) as counter:
+        backbone.image_tokens(pixels, ("Describe this image in detail.",))
+    return float(counter.get_total_flops())
+
+
 def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
     """The first `n` records of the first update: exactly the tokens that the loss sees.
 
@@ -135,11 +247,11 @@ def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
     """
     settings = run.recipe.train
     records, _ = read_records(run)
-    backbone = loaded(run)
-    examples, _ = tokenized(backbone, records, settings)
+    backbone = load_backbone(run)
+    examples = Examples(backbone, records, settings)
     sides = SIDES[settings.objective]
     rows = []
-    for i in order.of_records(examples.records, settings)[0][:n]:
+    for i in order.batches_of_records(examples.records, settings)[0][:n]:
         example = examples[i]
         packed = batch.pack([example], sides=sides)
         answers = packed.targets.split(packed.lengths[:, 0].tolist())
@@ -166,12 +278,12 @@ def decode_batch(run: Run, n: int) -> list[dict[str, Any]]:
     return rows
 
 
-def loaded(run: Run) -> Backbone:
-    """The run's backbone; loaded once per run."""
-    if run not in _LOADED:
+def load_backbone(run: Run) -> Backbone:
+    """The run's backbone; read from disk once per run."""
+    if run not in _BACKBONES:
         files = backbones.files_of(run.recipe, run.resolve)
-        _LOADED[run] = backbones.load_for(run.recipe, files)
-    return _LOADED[run]
+        _BACKBONES[run] = backbones.load_for(run.recipe, files)
+    return _BACKBONES[run]
 
 
 def read_records(run: Run) -> tuple[list[Record], list[Record]]:
@@ -234,9 +346,6 @@ def cache_folder(run: Run) -> Path:
     return run.earlier("prepare", "pairs.jsonl").parent / "reference" / name
 
 
-# Reward margins of pairs that training never saw, one by one.
-
-
 @torch.no_grad()
 def held_out_margins(run: Run, *, most: int = 64) -> list[tuple[Pair, float]]:
     """The first `most` held-out pairs with their reward margins, largest first.
@@ -249,7 +358,7 @@ def held_out_margins(run: Run, *, most: int = 64) -> list[tuple[Pair, float]]:
     held_out = [record for record in records if isinstance(record, Pair)][:most]
     if not held_out:
         return []
-    backbone = loaded(run)
+    backbone = load_backbone(run)
     adapter.load(backbone, adapter_folder(run, "dpo"))
     try:
         margins: list[float] = []

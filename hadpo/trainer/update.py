@@ -17,45 +17,40 @@ from hadpo import adapter
 from hadpo.batch.packing import check_rows
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
+from hadpo.runs import BadEnvironment
 from hadpo.trainer import checkpoints, sharding
 from hadpo.trainer.checkpoints import Checkpoint, Stopping
-from hadpo.trainer.examples import Examples, Maker, Micro, Record, tokenized
-from hadpo.trainer.objective import Objective, Policy, score, weight
+from hadpo.trainer.examples import Collator, Examples, Record
+from hadpo.trainer.objective import MicroBatch, Objective, Policy, score, weight
 from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
-# What is reported between two lines of the log: sums on the device, means over all processes.
-
 
 class Window:
-    """Sums since the last report; they stay on the device until they are read."""
+    """Sums since the last report, over the pairs; they stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.pairs = 0.0  # what they count
         self.skipped = 0  # updates that were not made
-        self.latest: dict[str, Tensor | float] = {}
+        self.latest: dict[str, Tensor | float] = {}  # of the last update, no means
 
     def add(
-        self, reported: Mapping[str, Float[Tensor, " pairs"]], counts: Float[Tensor, " pairs"]
+        self, micro: MicroBatch, reported: Mapping[str, Float[Tensor, " pairs"]], *, gamma: float
     ) -> None:
-        """Add the values of some pairs; what counts 0 adds only names, for other processes."""
-        for name, values in reported.items():
-            total = (values * counts.to(values)).sum()
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
-        self.pairs += float(counts.sum())
+        """Add the values of a micro-batch; one of weight 0 adds only names, for other processes.
 
-    def add_captions(
-        self,
-        losses: Float[Tensor, " captions"],
-        counts: Float[Tensor, " captions"],
-        *,
-        gamma: float,
-    ) -> None:
-        """Add the auxiliary term: there are as many captions as pairs, so means stay means."""
-        total = (losses.detach() * counts.to(losses)).sum()
-        for name, part in (("auxiliary_loss", total), ("loss", gamma * total)):
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + part
+        Of captions, the loss is the auxiliary term, and `gamma` times as much of the whole loss:
+        there are as many captions as pairs, so means stay means.
+        """
+        counts = micro.counts * (micro.weight > 0)
+        totals = {name: (values * counts.to(values)).sum() for name, values in reported.items()}
+        if micro.is_auxiliary:
+            totals = {"auxiliary_loss": totals["loss"], "loss": gamma * totals["loss"]}
+        else:
+            self.pairs += float(counts.sum())
+        for name, total in totals.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + total
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means per pair over all processes; one copy from the device."""
@@ -69,8 +64,6 @@ class Window:
         return means | latest | ({"skipped_updates": float(self.skipped)} if latest else {})
 
 
-# The optimizers: AdamW in torch, or of bitsandbytes with its state paged out or in 8 bit.
-
 _BITSANDBYTES = {"paged_adamw_32bit": "PagedAdamW32bit", "adamw_8bit": "AdamW8bit"}
 
 
@@ -82,7 +75,7 @@ def parameter_groups(
     B starts at zero and grows slower than A in wide models; LoRA+ (https://arxiv.org/abs/2402.12354)
     gives it a higher rate. `rate_ratio` of a group multiplies the schedule's rate.
     """
-    found: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
             is_b, decays = ".lora_B." in name, parameter.ndim > 1
@@ -91,14 +84,19 @@ def parameter_groups(
                 "rate_ratio": settings.lora_b_rate_ratio if is_b else 1.0,
                 "weight_decay": settings.weight_decay if decays else 0.0,
             }
-            found.setdefault((is_b, decays), group)["params"].append(parameter)
-    return list(found.values())
+            groups.setdefault((is_b, decays), group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def build_optimizer(
     groups: Sequence[dict[str, Any]], settings: TrainConfig, *, device: str
 ) -> torch.optim.Optimizer:
-    """The optimizer of the settings, on `groups` of parameters.
+    """Torch's AdamW, or that of bitsandbytes with its state paged out or in 8 bit.
+
+    Args:
+        groups: of parameters, as `parameter_groups` makes them.
+        settings: which optimizer, its rate and decay.
+        device: "cpu" or "cuda", where the model is.
 
     Raises:
         BadInput: bitsandbytes is not installed, or the device is no GPU.
@@ -106,10 +104,10 @@ def build_optimizer(
     values: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **values)
-    found = f"optimizer: found {settings.optimizer}"
+    what = f"optimizer: found {settings.optimizer}"
     if device != "cuda":
         raise BadInput(
-            f"{found}, which needs a CUDA device, but the model is on {device}; "
+            f"{what}, which needs a CUDA device, but the model is on {device}; "
             "set optimizer to adamw"
         )
     try:
@@ -117,14 +115,14 @@ def build_optimizer(
         bitsandbytes: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise BadInput(
-            f"{found}, which needs bitsandbytes; install it with pip install 'hadpo[qlora]', "
+            f"{what}, which needs bitsandbytes; install it with pip install 'hadpo[qlora]', "
             "or set optimizer to adamw"
         ) from error
     return getattr(bitsandbytes.optim, _BITSANDBYTES[settings.optimizer])(groups, **values)
 
 
 class Training:
-    """What lives as long as one call of `steps`: adapter, optimizer, and where they are saved."""
+    """What lives as long as one call of `steps`: model, optimizer, and where they are saved."""
 
     def __init__(
         self,
@@ -136,16 +134,15 @@ class Training:
         references: References | None = None,
         captions: Sequence[Record] = (),
     ) -> None:
-        self.backbone, self.settings = backbone, settings
+        self.backbone, self.settings, self.folder = backbone, settings, folder
         self.objective: Objective = objective
-        self.folder: Path | None = folder
         self.fingerprint = checkpoints.fingerprint(
             backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
         )
         check_rows(backbone, settings)
         sharding.check(backbone, settings, objective)
-        self.examples, self.left_out = tokenized(backbone, pairs, settings)
-        self.captions, _ = tokenized(backbone, captions, settings)
+        self.examples = Examples(backbone, pairs, settings)
+        self.captions = Examples(backbone, captions, settings)
         adapter.trained.begin(backbone, settings)
         self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
@@ -153,7 +150,7 @@ class Training:
         self.accelerator = Accelerator(
             cpu=device == "cpu", device_placement=False, mixed_precision="no"
         )
-        self.maker = Maker(
+        self.collator = Collator(
             backbone=backbone,
             settings=settings,
             objective=objective,
@@ -161,7 +158,7 @@ class Training:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        sharding.share_out(backbone)
+        sharding.shard(backbone)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
         groups = parameter_groups(backbone.named_parameters(), settings)
         self.optimizer = build_optimizer(groups, settings, device=device)
@@ -170,45 +167,59 @@ class Training:
         policy = Policy(backbone)
         self.policy = policy if sharding.is_on() else self.accelerator.prepare(policy)
 
-    def prepare(self, rows: Sequence[int], captions: Sequence[int] = ()) -> list[Micro]:
+    def prepare(self, rows: Sequence[int], captions: Sequence[int] = ()) -> list[MicroBatch]:
         """This process's micro-batches of an update on the pairs `rows`, and on `captions`."""
         examples = [self.examples[i] for i in rows]
-        counted = sum(weight(example, self.objective, self.settings) for example in examples)
-        total = self.accelerator.num_processes / counted  # processes average gradients
-        micros = list(self.maker.of(examples, total=total))
-        if not captions:
-            return micros
-        chosen = [self.captions[i] for i in captions]
-        total = self.settings.gamma * self.accelerator.num_processes / len(captions)
-        return [*micros, *self.maker.of(chosen, total=total, is_auxiliary=True)]
+        counts = sum(weight(example, self.objective, self.settings) for example in examples)
+        world = self.accelerator.num_processes  # they average their gradients
+        micros = list(self.collator.micro_batches(examples, total=world / counts))
+        if captions:
+            beside = [self.captions[i] for i in captions]
+            total = self.settings.gamma * world / len(captions)
+            micros += self.collator.micro_batches(beside, total=total, is_auxiliary=True)
+        return micros
 
-    def update(self, step: int, micros: Sequence[Micro], rate: float, window: Window) -> None:
+    def update(self, step: int, micros: Sequence[MicroBatch], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
+
+        Args:
+            step: number of the update, from 0; the dropout is drawn from it.
+            micros: what `prepare` made for it.
+            rate: learning rate.
+            window: gets the losses of each pair.
 
         Raises:
             FloatingPointError: a loss or the gradient is not a number; the state before is saved.
+            BadEnvironment: out of memory; the state before is saved.
         """
         self.optimizer.zero_grad(set_to_none=True)
         is_finite: list[Tensor] = []
         too_large = None
-        with self._seeded(step):
+        with self._seed_dropout(step):
             for number, micro in enumerate(micros, start=1):
                 try:
-                    is_last = number == len(micros)
-                    is_finite.append(self._backward(micro, window, is_last=is_last))
+                    with contextlib.nullcontext() if number == len(micros) else self._no_sync():
+                        losses, reported = score(
+                            self.policy, self.backbone, micro, self.settings, is_training=True
+                        )
+                        total = (losses * micro.counts.to(losses)).sum() * micro.weight
+                        self.accelerator.backward(self.scaler.scale(total))
+                    is_finite.append(losses.detach().isfinite().all())
+                    window.add(micro, reported, gamma=self.settings.gamma)
                 except (RuntimeError, MemoryError) as error:
                     if not checkpoints.is_out_of_memory(error):
                         raise
+                    losses = reported = total = None  # they hold memory, and so does the error
                     too_large = micro
-                if too_large:  # only here the error has let go of what it held in memory
-                    self._no_room(step, too_large)
+                if too_large:  # the error is gone here
+                    self._end_without_room(step, too_large)
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm or float("inf")
         norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
         # With a scaler, gradients that overflow are expected: it skips the update and backs off.
         is_learnable = norm.isfinite() | self.scaler.is_enabled()
         if not bool(torch.stack(is_finite).all() & is_learnable):
-            self._diverged(step, micros, is_finite)
+            self._end_diverged(step, micros, is_finite)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_ratio"]
         scale = self.scaler.get_scale()
@@ -217,24 +228,8 @@ class Training:
         window.skipped += self.scaler.get_scale() < scale  # it backs off after an overflow only
         positions = sum(micro.packed.ids.numel() for micro in micros)
         tokens = sum(micro.packed.num_tokens for micro in micros)
-        window.latest = {
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "padding": 1 - tokens / positions,
-        }
-
-    def _backward(self, micro: Micro, window: Window, *, is_last: bool) -> Tensor:
-        """Gradients of one micro-batch; whether all its losses are numbers."""
-        with contextlib.nullcontext() if is_last else self._no_sync():
-            losses, reported = self._score(micro, is_training=True)
-            total = (losses * micro.counts.to(losses)).sum() * micro.weight
-            self.accelerator.backward(self.scaler.scale(total))
-        counts = micro.counts * (micro.weight > 0)
-        if micro.is_auxiliary:
-            window.add_captions(reported["loss"], counts, gamma=self.settings.gamma)
-        else:
-            window.add(reported, counts)
-        return losses.detach().isfinite().all()
+        padding = 1 - tokens / positions
+        window.latest = {"grad_norm": norm, "learning_rate": rate, "padding": padding}
 
     def any_of(self, flag: bool) -> bool:
         """Whether a flag is set in any of the processes: all of them do the same then."""
@@ -246,13 +241,13 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, held_out: Examples) -> dict[str, float]:
-        """Means over held-out pairs; none for none."""
+        """Means over held-out pairs; empty without any."""
         if not held_out:
             return {}
         window = Window()
-        for micro in self.maker.of([*held_out], total=1.0):
-            _, reported = self._score(micro, is_training=False)
-            window.add(reported, micro.counts * (micro.weight > 0))
+        for micro in self.collator.micro_batches([*held_out], total=1.0):
+            _, reported = score(self.policy, self.backbone, micro, self.settings, is_training=False)
+            window.add(micro, reported, gamma=self.settings.gamma)
         return window.read(self.accelerator)
 
     def save(self, step: int, *, alone: bool = False) -> Path | None:
@@ -283,10 +278,10 @@ class Training:
         checkpoint = checkpoints.newest(self.folder, self.fingerprint)
         if checkpoint is None:
             return 0
-        weights = sharding.parts(checkpoint.adapter, adapter.trained.state(self.backbone))
+        weights = sharding.shard_like(checkpoint.adapter, adapter.trained.state(self.backbone))
         adapter.trained.restore(self.backbone, weights, where=str(self.folder))
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        sharding.cut_state(self.optimizer)
+        sharding.shard_state(self.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)
         self.stopping.restore(checkpoint.stopping)
         return checkpoint.step
@@ -299,29 +294,17 @@ class Training:
     def keep_best(self) -> None:
         """Of a training that may stop early, what had the lowest held-out loss stays."""
         if self.stopping.weights:
-            best = sharding.parts(self.stopping.weights, adapter.trained.state(self.backbone))
+            best = sharding.shard_like(self.stopping.weights, adapter.trained.state(self.backbone))
             adapter.trained.restore(self.backbone, best, where="the best checkpoint")
 
-    def _score(self, micro: Micro, *, is_training: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-        kept = micro.reference
-        return score(
-            self.policy,
-            self.backbone,
-            micro.packed.to(self.backbone.device),
-            micro.pixels,
-            self.settings,
-            kept=None if kept is None else kept.to(self.backbone.device),
-            objective=micro.objective,
-            is_training=is_training,
-        )
-
     def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, gradients are summed up in each process, and not exchanged yet."""
         if sharding.is_on():
-            return sharding.not_exchanged(self.backbone)
+            return sharding.no_sync(self.backbone)
         return self.accelerator.no_sync(self.policy)
 
     @contextlib.contextmanager
-    def _seeded(self, step: int) -> Iterator[None]:
+    def _seed_dropout(self, step: int) -> Iterator[None]:
         """Draw the dropout from the seed and the update's number: resuming needs no more."""
         if not self.settings.lora_dropout:
             yield
@@ -333,22 +316,18 @@ class Training:
             torch.manual_seed((self.settings.train_seed * 1_000_003 + step) * 1_003 + rank)
             yield
 
-    def _no_room(self, step: int, micro: Micro) -> NoReturn:
+    def _end_without_room(self, step: int, micro: MicroBatch) -> NoReturn:
         self.optimizer.zero_grad(set_to_none=True)
-        raise checkpoints.out_of_memory(
-            step,
-            micro.pair_ids,
-            self._save_before(step, alone=True),
-            self.settings.micro_batch_pairs,
+        size = self.settings.micro_batch_pairs
+        less = f"-p micro_batch_pairs={size // 2} (now {size}) or " * (size > 1)
+        raise BadEnvironment(
+            f"update {step}: out of memory on the pairs {', '.join(micro.pair_ids)}; "
+            f"{self._save_before(step, alone=True)}; the same command with {less}"
+            "-p activation_checkpointing=true goes on from there"
         )
 
-    def _save_before(self, step: int, *, alone: bool = False) -> str:
-        """Save the state before an update that failed; where it lies, as a part of a sentence."""
-        saved = self.save(step, alone=alone)
-        return f"the state before it is saved in {saved}" if saved else "nothing was saved"
-
-    def _diverged(
-        self, step: int, micros: Sequence[Micro], is_finite: Sequence[Tensor]
+    def _end_diverged(
+        self, step: int, micros: Sequence[MicroBatch], is_finite: Sequence[Tensor]
     ) -> NoReturn:
         place = self._save_before(step)
         bad = [m.pair_ids for m, good in zip(micros, is_finite, strict=True) if not bool(good)]
@@ -358,3 +337,8 @@ class Training:
             f"update {step}: {what} is not a number on the pairs {', '.join(pairs)}; {place}; "
             "try a lower learning_rate, or dtype: float32"
         )
+
+    def _save_before(self, step: int, *, alone: bool = False) -> str:
+        """Save the state before an update that failed; where it is, as a part of a sentence."""
+        path = self.save(step, alone=alone)
+        return f"the state before it is saved in {path}" if path else "nothing was saved"

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
 from hadpo.vlm import checkpoint, decoder, precision
 from hadpo.vlm.attention import Attention, Parts
@@ -22,20 +23,7 @@ from hadpo.vlm.checkpoint import locate
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSizes:
-    """Sizes of a published model, for estimates of memory and time before its files are there."""
-
-    width: int = 4096  # of the language model, as all up to `vocab`
-    inner: int = 11008  # width of its MLP
-    layers: int = 32
-    vocab: int = 32000
-    others: int  # weights of encoder and connector
-    image_tokens: int  # of one image
-
-
-LLAMA_13B = {"width": 5120, "inner": 13824, "layers": 40}  # the defaults above are LLaMA-7B's
+LLAMA_13B = {"width": 5120, "inner": 13824, "layers": 40}  # the defaults are LLaMA-7B's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +77,21 @@ class Backbone(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """In which numbers the frozen weights are."""
         return self.embedding.weight.dtype
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """Sizes of the model as it is loaded, for estimates."""
+        llama = self.language_model.config
+        return ModelSizes(
+            width=llama.hidden_size,
+            inner=llama.intermediate_size,
+            layers=llama.num_hidden_layers,
+            vocab=len(self.lm_head_weight),
+            others=sum(
+                p.numel() for part in (self.vision, self.connector) for p in part.parameters()
+            ),
+            image_tokens=self.num_image_tokens,
+        )
 
     @property
     def is_quantised(self) -> bool:

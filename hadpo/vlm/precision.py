@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from hadpo.cost import BITS
 from hadpo.records import BadInput
 
 _AMPERE = (8, 0)  # the first with tensor cores for bfloat16 (A100)
 _TURING = (7, 5)  # the first that LLM.int8() runs on; V100 is 7.0
-BITS = {"none": 16.0, "nf4": 4.127, "fp4": 4.127, "int8": 8.0}  # a weight of a linear layer
 
 
 @dataclass(frozen=True, kw_only=True)

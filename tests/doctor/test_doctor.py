@@ -1,6 +1,9 @@
+import dataclasses
+
 import pytest
 
-from hadpo import doctor
+from hadpo import config, doctor
+from hadpo.doctor import machine
 from hadpo.records import BadInput
 from hadpo.runs.run import open_run
 
@@ -18,7 +21,7 @@ def test_a_real_recipe_says_what_is_missing_and_what_to_do(tmp_path, monkeypatch
     report = doctor.check("llava-1.5-7b")
     missing = [row for row in report.rows if row["status"] == "missing"]
     assert len(missing) >= 9  # two parts of the backbone and the files of five data sets
-    assert all(row["mend"] for row in missing)
+    assert all(row["fix"] for row in missing)
     assert not report.is_healthy
 
 
@@ -68,13 +71,34 @@ def test_all_files_of_shr_are_looked_for(tmp_path, monkeypatch):
     ],
 )
 def test_a_gpu_that_this_torch_cannot_use_is_said(capability, built_for, problem):
-    found, mend = doctor.missing_kernels(capability, built_for)
+    found, fix = doctor.missing_kernels(capability, built_for)
     assert problem in found
-    assert bool(found) == bool(mend) == bool(problem)
+    assert bool(found) == bool(fix) == bool(problem)
+
+
+def test_the_terms_stand_apart_and_the_verdict_names_gpus(monkeypatch, tmp_path):
+    monkeypatch.setenv("HADPO_MODELS", str(tmp_path))
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path))
+    rows = {row["what"]: row for row in doctor.check("llava-1.5-7b-v100").rows}
+    for term in ("weights", "adapter", "activations", "logits", "total"):
+        assert " GB; " in rows[f"memory: {term}"]["found"]
+    assert "V100 32 GB (float16)" in rows["GPU"]["found"]
+    assert "nf4" in rows["numbers"]["found"]
+    full = {row["what"]: row for row in doctor.check("llava-1.5-7b").rows}
+    assert "not on V100 16 GB, V100 32 GB: bfloat16" in full["GPU"]["found"]
+
+
+def test_a_gpu_that_cannot_do_it_is_said_with_what_it_can():
+    recipe = config.load_recipe("llava-1.5-7b")
+    recipe = dataclasses.replace(
+        recipe, model=dataclasses.replace(recipe.model, quantization="int8")
+    )
+    (check,) = machine.memory_checks(recipe, (7, 0))
+    assert check.status == "broken" and "use float16" in check.fix
 
 
 def test_the_table_escapes_what_it_shows():
-    check = doctor.Check(what="<b>", status="missing", found="a & b", mend="<script>")
+    check = doctor.Check(what="<b>", status="missing", found="a & b", fix="<script>")
     text = doctor.Report([check])._repr_html_()
     assert "<script>" not in text
     assert "a &amp; b" in text

@@ -32,7 +32,7 @@ def test_prepare_shows_what_is_missing_and_stops_with_one_message(tmp_path, monk
     said = done.stderr[done.stderr.index("hadpo: ") :].splitlines()
     assert said[0] == "hadpo: recipe llava-1.5-7b lacks files:"
     assert said[1:] == [
-        f"  {row['what']}: missing, {row['found']}; {row['mend']}" for row in missing
+        f"  {row['what']}: missing, {row['found']}; {row['fix']}" for row in missing
     ]
     assert all("hadpo fetch " in line for line in said[1:])
     assert "Traceback" not in done.stdout + done.stderr
@@ -43,7 +43,7 @@ def test_prepare_shows_what_is_missing_and_stops_with_one_message(tmp_path, monk
     [table] = cells["01-06"].outputs
     report = (folder / "report.html").read_text(encoding="utf-8")
     for row in missing:  # the table stands in the executed notebook and in the report
-        line = "".join(f"<td>{row[key]}</td>" for key in ("what", "status", "found", "mend"))
+        line = "".join(f"<td>{row[key]}</td>" for key in ("what", "status", "found", "fix"))
         assert line in table.data["text/html"]
         assert line in report
     [error] = cells["01-27"].outputs

@@ -48,7 +48,7 @@ def test_each_image_is_encoded_once_and_never_again(
 def test_it_keeps_to_its_budget(config, passes, tiny_llava, tiny_pairs, tmp_path):
     backbone = tiny_llava()
     one = replace(config, vision_cache_gb=0.6e-6)  # features of a picture are 4 x 16 numbers
-    with reference.kept(backbone, tmp_path, one) as cache:
+    with reference.cache_features(backbone, tmp_path, one) as cache:
         list(trainer.steps(backbone, tiny_pairs, replace(config, vision_cache_gb=0.0, steps=5)))
         assert cache.computed - cache.not_kept == 1
         assert cache.found > 0 and cache.not_kept > 0

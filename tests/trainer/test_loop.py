@@ -165,20 +165,12 @@ def test_the_policy_alone_is_in_train_mode(fast, tiny_llava, tiny_pairs):
 
     micro = training.prepare(range(2))[0]
     for is_training in (True, False):
-        score(
-            Watched(backbone),
-            backbone,
-            micro.packed,
-            micro.pixels,
-            fast,
-            objective="dpo",
-            is_training=is_training,
-        )
+        score(Watched(backbone), backbone, micro, fast, is_training=is_training)
     assert seen == [True, False] and not backbone.language_model.training
 
 
-def test_one_ahead_keeps_order_and_raises():
-    assert list(loop.one_ahead(lambda x: x * 2, [1, 2, 3])) == [2, 4, 6]
-    assert list(loop.one_ahead(str, [])) == []
+def test_prefetch_keeps_order_and_raises():
+    assert list(loop.prefetch(lambda x: x * 2, [1, 2, 3])) == [2, 4, 6]
+    assert list(loop.prefetch(str, [])) == []
     with pytest.raises(ZeroDivisionError):
-        list(loop.one_ahead(lambda x: 1 / x, [1, 0]))
+        list(loop.prefetch(lambda x: 1 / x, [1, 0]))

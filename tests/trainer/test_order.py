@@ -1,6 +1,5 @@
 """Which pairs meet in which update, how fast each learns, and settings that mean nothing."""
 
-import copy
 import math
 from dataclasses import replace
 
@@ -62,41 +61,27 @@ def test_schedules_by_hand(fast):
     assert order.learning_rate(0, 12, replace(fast, warmup_steps=0)) == 1e-3
 
 
-def unchecked(settings, **changes):
-    """A copy past the ranges of the types, as code that builds its settings otherwise may give."""
-    changed = copy.copy(settings)
-    for name, value in changes.items():
-        object.__setattr__(changed, name, value)
-    return changed
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_pairs": 0}, "batch_pairs: found 0"),
-        ({"micro_batch_pairs": -1}, "micro_batch_pairs: found -1"),
         ({"steps": 0, "epochs": 0.0}, "both 0"),
-        ({"description_share": 1.5}, "description_share: found 1.5"),
-        ({"label_smoothing": 0.7}, "label_smoothing: found 0.7"),
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing works with loss: sigmoid"),
         ({"loss": "ipo", "beta": 0.0}, "ipo divides"),
-        ({"lora_dropout": 1.0}, "lora_dropout: found 1.0"),
         ({"controls": "stf"}, "unknown control 'stf'; known: sft"),
-        ({"learning_rate": -1.0}, "learning_rate: found -1.0"),
         ({"trained": "connector"}, "the reference is the same model with the adapter off"),
         ({"objective": "sft", "controls": "sft"}, "objective: sft has none"),
         ({"mixture": "a=1"}, "mixture: .* needs objective: sft"),
         ({"min_learning_rate": 1.0}, "min_learning_rate: found 1.0, expected at most"),
     ],
 )
-def test_settings_without_a_meaning(fast, change, message):
+def test_settings_that_contradict_each_other(fast, change, message):
     with pytest.raises(BadInput, match=message):
-        order.check(unchecked(fast, **change))
+        order.check(replace(fast, **change))
 
 
 def test_all_problems_at_once(fast):
     with pytest.raises(BadInput) as error:
-        order.check(unchecked(fast, batch_pairs=0, beta=-1.0, controls="x"))
+        order.check(replace(fast, mixture="a=1", min_learning_rate=1.0, controls="x"))
     assert str(error.value).count("\n") == 3
 
 
@@ -115,8 +100,6 @@ def test_pairs_of_one_image_meet_in_an_update(fast):
 def test_rows_must_fit_into_micro_batches(fast):
     with pytest.raises(BadInput, match=r"pairs_per_row: found 3, expected at most .* \(2\)"):
         order.check(replace(fast, pairs_per_row=3, micro_batch_pairs=2))
-    with pytest.raises(BadInput, match="pairs_per_row: found 0, expected at least 1"):
-        order.check(unchecked(fast, pairs_per_row=0))
 
 
 def test_minigpt4s_schedule_at_every_step(fast):

@@ -125,7 +125,7 @@ def test_the_originals_loss_is_reproduced(fast, golden, shared, tmp_path, case):
 
     from hadpo import batch, loss
     from hadpo.records import Instruction
-    from hadpo.trainer.examples import of_instruction
+    from hadpo.trainer.examples import tokenize
 
     folder = shared / "golden" / case / "a"
     outputs = load_file(folder / "outputs.safetensors")
@@ -147,7 +147,7 @@ def test_the_originals_loss_is_reproduced(fast, golden, shared, tmp_path, case):
             kind="positive",
             source="golden",
         )
-        examples.append(of_instruction(backbone, record, settings))
+        examples.append(tokenize(backbone, record, settings))
     packed = batch.pack(examples, sides=("chosen",))
     pixels = load_file(folder / "inputs.safetensors")["pixel_values"]
     with torch.no_grad():

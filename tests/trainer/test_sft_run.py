@@ -9,7 +9,7 @@ from hadpo import adapter, batch, trainer
 from hadpo.data import Report, lrv
 from hadpo.records import BadInput
 from hadpo.trainer.checkpoints import Stopping
-from hadpo.trainer.examples import tokenized
+from hadpo.trainer.examples import Examples
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def test_five_steps_saved_and_reloaded_bit_for_bit(
     assert all(step.metrics["grad_norm"] for step in found) and "eval_loss" in found[-1].metrics
     adapter.trained.save(backbone, tmp_path)
     assert adapter.trained.is_saved(tmp_path, settings)
-    examples, _ = tokenized(backbone, held, settings)
+    examples = Examples(backbone, held, settings)
     changed = {}
     if "connector" in trained:
         changed["connector"] = tmp_path / "connector"
@@ -171,10 +171,10 @@ def test_a_long_answer_is_cut_and_keeps_its_end_marker(golden, tiny_instructions
     backbone = golden(case)
     record = replace(tiny_instructions[0], answer="There is a red cup at the top left. " * 40)
     settings = replace(fast, objective="sft", max_length=4096, max_answer_tokens=20)
-    (example,), left_out = tokenized(backbone, [record], settings)
-    assert len(example.chosen) == 20 and example.cut == 1 and not left_out
+    (example,) = examples = Examples(backbone, [record], settings)
+    assert len(example.chosen) == 20 and example.cut == 1 and not examples.left_out
     assert list(example.chosen[-len(backbone.end_ids) :]) == backbone.end_ids
-    (whole,), _ = tokenized(backbone, [record], replace(settings, max_answer_tokens=0))
+    (whole,) = Examples(backbone, [record], replace(settings, max_answer_tokens=0))
     assert len(whole.chosen) > 200 and whole.cut == 0
 
 
@@ -183,16 +183,16 @@ def test_what_leaves_nothing_to_learn_is_left_out_and_counted(golden, tiny_instr
     long = replace(tiny_instructions[0], instruction="word " * 500)
     empty = replace(tiny_instructions[1], answer="  ")
     settings = replace(fast, objective="sft", max_length=300)
-    examples, left_out = tokenized(backbone, [long, empty, tiny_instructions[2]], settings)
+    examples = Examples(backbone, [long, empty, tiny_instructions[2]], settings)
     assert [example.pair_id for example in examples] == ["i-2"]
-    assert left_out == {"the prompt leaves no room for an answer": 1, "empty answer": 1}
+    assert examples.left_out == {"the prompt leaves no room for an answer": 1, "empty answer": 1}
     (step,) = trainer.steps(
         backbone, [long, empty, tiny_instructions[2]], replace(settings, steps=1), objective="sft"
     )
     loss = step.metrics["loss"]
     assert loss is not None and loss > 0  # never NaN
     with pytest.raises(BadInput, match="nothing to learn from"):
-        tokenized(backbone, [long, empty], settings)
+        Examples(backbone, [long, empty], settings)
 
 
 @pytest.mark.parametrize("case", ["minigpt4_vicuna0", "mplug_owl", "llava", "instructblip_vicuna"])
@@ -204,7 +204,7 @@ def test_an_image_marker_in_an_instruction_is_text(golden, tiny_instructions, fa
     settings = replace(fast, objective="sft", max_length=1024)
     for marker in ("<ImageHere>", "<image>", "<Img><ImageHere></Img>", "###"):
         record = replace(tiny_instructions[0], instruction=f"What is {marker} here?")
-        (example,), _ = tokenized(backbone, [record], settings)
+        (example,) = Examples(backbone, [record], settings)
         assert example.prefix.count(IMAGE) == backbone.num_image_tokens
 
 
@@ -212,7 +212,7 @@ def test_a_weight_that_is_not_above_0_is_refused(golden, tiny_instructions, fast
     backbone = golden("mplug_owl")
     for weight in (0.0, -1.0, float("nan")):
         with pytest.raises(BadInput, match=r"i-0: weight .* expected above 0"):
-            tokenized(backbone, [replace(tiny_instructions[0], weight=weight)], fast)
+            Examples(backbone, [replace(tiny_instructions[0], weight=weight)], fast)
 
 
 def test_captions_without_a_request_get_one(golden, tiny_instructions, fast):
@@ -225,7 +225,7 @@ def test_captions_without_a_request_get_one(golden, tiny_instructions, fast):
     ]
     for name in REQUESTS:
         settings = replace(fast, objective="sft", caption_requests=name, max_length=1024)
-        examples, _ = tokenized(backbone, records, settings)
+        examples = Examples(backbone, records, settings)
         assert {example.instruction for example in examples} == set(REQUESTS[name])
-        again, _ = tokenized(backbone, records, settings)
+        again = Examples(backbone, records, settings)
         assert list(examples) == list(again)

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import shutil
+import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from hadpo import adapter, batch, trainer
+from hadpo import adapter, batch, loss, runs, trainer
 from hadpo.adapter import proof
 from hadpo.config import ModelConfig, Recipe
 from hadpo.records import BadInput, write_jsonl
@@ -77,6 +79,21 @@ def test_stage_trains_the_run_and_its_control(stage):
     assert run.facts["inputs"]["prepare/pairs.jsonl"] == hashlib.sha256(pairs).hexdigest()
     replayed = list(trainer.train(stage()))
     assert replayed == found and len(lines(run)) == 10
+
+
+def test_at_most_five_calls_lie_between_train_and_the_loss(stage, monkeypatch):
+    """A reader who follows `trainer.train(run)` to the formula visits few functions."""
+    package, real, stacks = str(Path(trainer.__file__).parents[1]), loss.preference_loss, []
+
+    def watched(*logps, **settings):
+        stack = traceback.extract_stack()
+        stacks.append([frame.name for frame in stack if frame.filename.startswith(package)])
+        return real(*logps, **settings)
+
+    monkeypatch.setattr(loss, "preference_loss", watched)
+    list(trainer.train(stage(steps=1, controls="")))
+    assert stacks and all(names[0] == "train" for names in stacks)
+    assert max(map(len, stacks)) <= 5, stacks[0]
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 7, 9])
@@ -176,6 +193,14 @@ def test_plan_and_what_the_loss_sees(stage, tiny_llava, tiny_pairs):
         assert row["prompt_pieces"][0] == "<s>" and "<image x 4>" in row["prompt_pieces"]
         assert row["chosen_pieces"][-1] == row["rejected_pieces"][-1] == "</s>"
         assert row["chosen"] and row["rejected"] != row["chosen"]
+
+
+def test_a_plan_says_time_and_memory(tiny_run):
+    recipe, _ = tiny_run(reference="cache", vision_cache_gb=0.5)
+    found = trainer.plan(runs.open_run("train", recipe, "a", {}))
+    assert found["tera_operations"] >= 0 and found["memory_gb"] > 0
+    assert found["hours"] < 1 and "GFLOP/s" in found["rate"]
+    assert found["vision_cache"] == "0 images, 0 of 0.5 GB" and found["processes"] == "1 (ddp)"
 
 
 def test_plan_tells_rows_and_reference(stage):

@@ -97,15 +97,16 @@ class Steps:
             with peers.compaction(is_on=name == TRL_COMPACTION):
                 return self.trl.loss(rows, pixels)
         backbone.attention = "segments" if name == SEGMENTS else "dense"
-        losses, _ = objective.score(
-            self.policy,
-            backbone,
-            self.grouped if name == GROUPED else self.packed,
-            pixels,
-            self.settings,
-            kept=self.kept if name == CACHED else None,
+        packed = self.grouped if name == GROUPED else self.packed
+        micro = objective.MicroBatch(
+            packed=packed,
+            pixels=pixels,
             objective="dpo",
-            is_training=True,
+            reference=self.kept if name == CACHED else None,
+            counts=torch.ones(packed.lengths.shape[1]),
+        )
+        losses, _ = objective.score(
+            self.policy, self.backbone, micro, self.settings, is_training=True
         )
         return losses.mean()
 

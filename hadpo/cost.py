@@ -1,0 +1,285 @@
+"""What training and answering cost: operations, bytes, and the GPUs that have them. Needs no torch.
+
+The one model that the trainer's plan, the doctor, generation and tools/speed estimate with. A
+multiplication and an addition are two operations. h is the language model's width, I that of its
+MLP; a LLaMA layer has 4 h^2 + 3 h I weights in its linear layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hadpo.config import TrainConfig, names
+
+BITS = {  # of a weight; 4 bits with their scales
+    **{"float32": 32.0, "bfloat16": 16.0, "float16": 16.0},
+    **{"nf4": 4.127, "fp4": 4.127, "int8": 8.0},
+}
+_BACKWARD_ATTENTION = 2.5  # products of the attention's backward pass over those of its forward
+_LOGITS = 2**24  # that exist at one time (loss.CHUNK_VALUES)
+_PROMPT, _ANSWER = 40, 100  # tokens of a description's prompt, and of each of its answers
+_QUESTION_TOKENS = 64  # behind the image, and before it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """Sizes of a vision-language model; the defaults are LLaMA-7B's.
+
+    A backbone declares those of each published model, for estimates before its files are there.
+    """
+
+    width: int = 4096  # of the language model, as all up to `vocab`
+    inner: int = 11008  # width of its MLP
+    layers: int = 32
+    vocab: int = 32000
+    others: int  # weights of encoder and connector
+    image_tokens: int  # of one image
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the linear layers in all decoder layers."""
+        return self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
+
+    def lora_weights(self, rank: int, targets: str) -> int:
+        """Weights of a LoRA on the modules `targets`, comma separated."""
+        h, inner = self.width, self.inner
+        mlp = ("up_proj", "gate_proj", "down_proj")
+        modules = names(targets)
+        layer = sum(h + inner if name in mlp else 2 * h for name in modules if name != "lm_head")
+        head = h + self.vocab if "lm_head" in modules else 0
+        return rank * (self.layers * layer + head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A packed row, [common | rest | answers | rest | answers ...], in numbers of positions."""
+
+    common: int  # of the prefixes of its pairs, image tokens above all
+    rests: Sequence[int]  # of each pair's prefix, behind the common part
+    answers: Sequence[Sequence[int]]  # tokens of each pair's answers
+
+    @property
+    def scored(self) -> int:
+        """Answer tokens, whose log-probabilities are computed."""
+        return sum(map(sum, self.answers))
+
+    @property
+    def positions(self) -> int:
+        """Positions that are read."""
+        return self.common + sum(self.rests) + self.scored
+
+    @property
+    def looks(self) -> int:
+        """Pairs of positions of which one looks at the other."""
+        looks = _triangle(self.common)
+        for rest, answers in zip(self.rests, self.answers, strict=True):
+            looks += self.common * rest + _triangle(rest)
+            looks += sum((self.common + rest) * n + _triangle(n) for n in answers)
+        return looks
+
+
+def _triangle(length: int) -> int:
+    return length * (length + 1) // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Operations of a model's parts."""
+
+    linear: float  # of the language model's layers, per position
+    attention: float  # per look
+    head: float  # per answer token
+    lora: float = 0.0  # per position
+    vision: float = 0.0  # per image, connector included
+
+    @classmethod
+    def of(cls, sizes: ModelSizes, *, lora_weights: int = 0, vision: float = 0.0) -> Operations:
+        """Those of a model, whose encoder and connector take `vision` for an image."""
+        return cls(
+            linear=2 * sizes.linear_weights,
+            attention=4 * sizes.width * sizes.layers,
+            head=2 * sizes.width * sizes.vocab,
+            lora=2 * lora_weights,
+            vision=vision,
+        )
+
+    def forward(self, row: Row) -> float:
+        """One pass of the base over a row, its answer tokens scored."""
+        return self.linear * row.positions + self.attention * row.looks + self.head * row.scored
+
+    def train(self, row: Row, *, recomputes: bool = False, reads_reference: bool = False) -> float:
+        """The policy's forward and backward pass over a row, without its images.
+
+        Frozen weights cost one product in backward, where a LoRA costs two.
+
+        Args:
+            row: what is read.
+            recomputes: activations, in the backward pass.
+            reads_reference: with the adapter off, on the same row.
+        """
+        forward, head = self.forward(row), self.head * row.scored
+        backward = self.linear * row.positions + _BACKWARD_ATTENTION * self.attention * row.looks
+        total = forward + backward + head + 3 * self.lora * row.positions
+        if recomputes:
+            total += forward - head
+        if reads_reference:
+            total += forward
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMemory:
+    """Bytes that a training step keeps at its peak, in one process."""
+
+    weights: float
+    adapter: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """Their sum, without what CUDA and its allocator add."""
+        return self.weights + self.adapter + self.activations + self.logits
+
+
+def step_memory(
+    sizes: ModelSizes,
+    train: TrainConfig,
+    *,
+    weights: float,
+    trained: int,
+    number_bytes: float,
+    positions: int,
+    scored: int,
+) -> StepMemory:
+    """What a training step keeps at its peak.
+
+    A LLaMA layer keeps about 14 h + 3 I numbers per position for its backward pass, or h if it
+    recomputes them (one layer at a time is then there in full).
+
+    Measured on mini, float32 on a CPU: a step grew by 0.98 times the activations and logits that
+    are estimated here, and by 2.4 times with recomputation: there the scores of attention, which
+    GPU kernels never write out, are the larger part (tests/test_cost.py prints both).
+
+    Args:
+        sizes: of the model.
+        train: optimizer and recomputation are read.
+        weights: bytes of the frozen weights.
+        trained: number of weights that learn.
+        number_bytes: of one number of the activations.
+        positions: of the largest micro-batch.
+        scored: answer tokens of it.
+    """
+    h, inner = sizes.width, sizes.inner
+    per_weight = 10 if train.optimizer == "adamw_8bit" else 16  # weight, gradient, two moments
+    numbers = sizes.layers * (14 * h + 3 * inner)
+    if train.activation_checkpointing:
+        numbers = sizes.layers * h + 14 * h + 3 * inner
+    logits = 3 * 4 * min(_LOGITS, scored * sizes.vocab)
+    return StepMemory(
+        weights=weights,
+        adapter=float(trained * per_weight),
+        activations=float(positions * numbers * number_bytes),
+        logits=float(logits + scored * h * number_bytes),
+    )
+
+
+def training_memory(
+    sizes: ModelSizes,
+    train: TrainConfig,
+    *,
+    dtype: str,
+    quantization: str = "none",
+    positions: int | None = None,
+) -> StepMemory:
+    """`step_memory` from sizes alone, before there is a model.
+
+    Args:
+        sizes: of the model.
+        train: rank, targets, rows at a time, recomputation, optimizer.
+        dtype: of the frozen weights.
+        quantization: of the language model's linear layers.
+        positions: of a micro-batch; None: description pairs with answers of 100 tokens.
+    """
+    h, number_bytes = sizes.width, BITS[dtype] / 8
+    linear_bytes = BITS[dtype if quantization == "none" else quantization] / 8
+    rest = sizes.others + 2 * sizes.vocab * h + (2 * sizes.layers + 1) * h
+    answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
+    scored = 2 * answer * train.micro_batch_pairs
+    if positions is None:
+        rows = math.ceil(train.micro_batch_pairs / train.pairs_per_row)
+        positions = rows * (sizes.image_tokens + _PROMPT) + scored
+    return step_memory(
+        sizes,
+        train,
+        weights=sizes.linear_weights * linear_bytes + rest * number_bytes,
+        trained=sizes.lora_weights(train.lora_rank, train.lora_targets),
+        number_bytes=number_bytes,
+        positions=positions,
+        scored=scored,
+    )
+
+
+def question_memory(
+    sizes: ModelSizes, *, key_width: int, number_bytes: int, beams: int, max_new_tokens: int
+) -> int:
+    """Bytes that a question with an image of its own takes at most while it is answered.
+
+    Counted are keys and values, the widest activations of the prompt, and the scores of a step.
+
+    Args:
+        sizes: of the model.
+        key_width: of the keys of one position and layer, over all heads.
+        number_bytes: of a number.
+        beams: answers that grow side by side.
+        max_new_tokens: of an answer.
+    """
+    token = 2 * sizes.layers * key_width * number_bytes
+    prompt = sizes.image_tokens + _QUESTION_TOKENS
+    grown = token * beams * (_QUESTION_TOKENS + max_new_tokens)
+    widest = prompt * (6 * sizes.width + 3 * sizes.inner) * number_bytes
+    scores = 4 * 4 * beams * sizes.vocab  # float32; sorted and copied
+    return token * prompt + 2 * grown + widest + scores  # old and new keys at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A kind of GPU."""
+
+    gigabytes: tuple[int, ...]  # as it is sold
+    capability: tuple[int, int]
+    tflops: float  # its 16-bit peak
+    share: float  # that a training reaches: the middle of what transformers with LoRA reaches
+
+
+GPUS = {  # part of a device's name -> what it is
+    "V100": Gpu(gigabytes=(16, 32), capability=(7, 0), tflops=125, share=0.42),
+    "A100": Gpu(gigabytes=(40, 80), capability=(8, 0), tflops=312, share=0.52),
+    "H100": Gpu(gigabytes=(80,), capability=(9, 0), tflops=989, share=0.42),
+    "H200": Gpu(gigabytes=(141,), capability=(9, 0), tflops=989, share=0.42),
+}
+_CPU_TFLOPS = 0.01  # of one thread in float32; small models reach less
+_CONTEXT = 1.0e9  # bytes that CUDA itself takes
+_SLACK = 1.1  # the allocator's
+
+
+def fits(step: StepMemory, gigabytes: float) -> bool:
+    """Whether a GPU of so much memory holds a step, CUDA and its allocator included."""
+    return step.total * _SLACK + _CONTEXT <= gigabytes * 1e9
+
+
+def gpu_rate(name: str) -> tuple[float, str]:
+    """10^12 operations a second of a GPU, 0 if it is unknown; and what the number rests on."""
+    for part, gpu in GPUS.items():
+        if part in name:
+            about = f"{name}: {100 * gpu.share:.0f} % of {gpu.tflops} TFLOP/s"
+            return gpu.tflops * gpu.share, about
+    return 0.0, name
+
+
+def cpu_rate(threads: int) -> tuple[float, str]:
+    """10^12 operations a second of a CPU, and what the number rests on."""
+    about = f"{threads} CPU threads, {_CPU_TFLOPS * 1000:g} GFLOP/s each"
+    return _CPU_TFLOPS * threads, about

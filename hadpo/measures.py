@@ -40,6 +40,11 @@ class Measure:
         """The label with its unit."""
         return f"{self.label} (%)" if self.is_fraction else self.label
 
+    @property
+    def scale(self) -> str:
+        """What a number lies between, if its label says so: "0 to 10" of "relevancy (0-10)"."""
+        return self.label.partition("(")[2].rstrip(")").replace("-", " to ")
+
 
 def ratio(over: Values, under: Values) -> Values:
     """A ratio, NaN where its denominator is 0."""

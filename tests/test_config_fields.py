@@ -51,11 +51,6 @@ def reads(source: str) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             if last_name(node.value) in names:
                 yield re.escape(node.attr)
-        elif isinstance(node, ast.Call) and last_name(node.func) == "of_section":
-            prefix = node.args[1]  # a constant; see ChatSettings.of_section
-            assert isinstance(prefix, ast.Constant)
-            yield from (f"{prefix.value}{f.name}" for f in dataclasses.fields(ChatSettings))
-            yield f"{prefix.value}format"
         elif isinstance(node, ast.Call) and last_name(node.func) == "getattr":
             yield from [_pattern(node.args[1])] if last_name(node.args[0]) in names else []
         elif isinstance(node, ast.Call) and last_name(node.func) == "of_section":

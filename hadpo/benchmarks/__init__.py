@@ -7,10 +7,11 @@ A benchmark is one module; `Benchmark` lists what it may declare. It needs three
 - `tally(answer, known)`: what one answer adds to numerator and denominator of each metric.
 
 Tables also read `SPLIT_TITLE` ("POPE {split}", put before labels that do not name the benchmark),
-`LISTED` (splits and metrics that a list of runs shows) and `LEARNING_METRIC`, if declared. Prepare
-asks for `image_ids`, `evidence` and `vocabulary`, doctor for `FILES`. The settings are two small
-dataclasses: `Settings` (section evaluate) and `Data` (paths, section data). Metrics, bootstrap
-intervals, outcomes, exports and rows of tables are made for all benchmarks alike.
+`LISTED` (splits and metrics that a list of runs shows), `BARS` and `LEARNING_METRIC` (what figures
+draw), if declared. Prepare asks for `image_ids`, `evidence` and `vocabulary`, doctor for `FILES`.
+The settings are two small dataclasses: `Settings` (section evaluate) and `Data` (paths, section
+data). Metrics, bootstrap intervals, outcomes, exports and rows of tables are made for all
+benchmarks alike.
 """
 
 from hadpo.benchmarks._stage import agreement, evaluate, plan

@@ -24,6 +24,11 @@ __all__ = ["MEASURES", "READINGS", "WHOLE", "Lexicon", "questions", "resources",
 WHOLE = data.SPLIT
 FILES = {"chair_synonyms": ("CHAIR synonyms", ("",))}
 READINGS = {"": "synonyms"}
+BARS = {
+    "chair_i": "invented mentions (CHAIR-i)",
+    "chair_s": "answers with one (CHAIR-s)",
+    "object_recall": "objects named, of those there",
+}
 MEASURES = (
     Measure("chair_i", "CHAIR: mentions of absent objects", better="lower"),
     Measure("chair_s", "CHAIR: answers with one", better="lower"),

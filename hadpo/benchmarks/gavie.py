@@ -5,6 +5,7 @@ All models' answers to one question stand in one case, in an order that is drawn
 sees the regions of the image and no right answer.
 """
 
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
-from hadpo.config import STRICT, AtLeastOne
+from hadpo.config import STRICT, AtLeastOne, Switch
 from hadpo.data import Report, Sources, visual_genome
 from hadpo.data import gavie as data
 from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
@@ -28,6 +29,7 @@ WHOLE = data.SPLIT
 LEARNING_METRIC = "accuracy"
 FILES = {"gavie": ("GAVIE", ("",)), "gavie_regions": ("GAVIE regions", ("",))}
 READINGS = {"": "scores"}
+BARS = {"accuracy": "accuracy", "relevancy": "relevancy"}
 CRITERIA = ("relevancy", "accuracy")
 MEASURES = (
     Measure("relevancy", "GAVIE: relevancy (0-10)", "number", better="higher", is_read=True),
@@ -51,6 +53,12 @@ class Settings:
     gavie_beams: AtLeastOne = 1  # 1: greedy
     gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
     height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
+
+
+MATTERS_WITH = {
+    "gavie_regions": Switch("data", "gavie", operator.ne, "", "gavie"),
+    "height_bug_compat": Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm"),
+}
 
 
 def questions(sources: Sources) -> list[Question]:

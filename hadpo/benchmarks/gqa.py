@@ -26,6 +26,7 @@ __all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "ta
 WHOLE = data.SPLIT
 FILES = {"gqa": ("GQA", ("",))}
 READINGS = {"": "examiner"}
+BARS = {"accuracy": "right answers"}
 MEASURES = (
     Measure("accuracy", "accuracy", is_headline=False, is_read=True),
     Measure("words_per_answer", "words per answer", "number", is_headline=False),

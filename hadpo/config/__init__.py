@@ -9,7 +9,6 @@ from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
 from hadpo.config.recipe import as_dict, load_recipe, recipe_names
 from hadpo.config.sections import (
     COMPUTED_ALIKE,
-    MATTERS_WITH,
     SECTIONS,
     STRICT,
     Amount,
@@ -25,7 +24,9 @@ from hadpo.config.sections import (
     Recipe,
     Share,
     ShareBelowOne,
+    Switch,
     TrainConfig,
+    matters_with,
     names,
     parameters,
     section_types,
@@ -33,7 +34,6 @@ from hadpo.config.sections import (
 
 __all__ = [
     "COMPUTED_ALIKE",
-    "MATTERS_WITH",
     "PACKAGE",
     "RECIPES",
     "ROOT",
@@ -52,9 +52,11 @@ __all__ = [
     "Recipe",
     "Share",
     "ShareBelowOne",
+    "Switch",
     "TrainConfig",
     "as_dict",
     "load_recipe",
+    "matters_with",
     "names",
     "parameters",
     "recipe_names",

@@ -236,7 +236,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class _Switch:
+class Switch:
     """What must hold for some settings to be read at all."""
 
     section: str
@@ -246,32 +246,30 @@ class _Switch:
     says: str  # how to make it hold
 
 
-_MINED = _Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mined")
-_CORRECTING_MODEL = _Switch("prepare", "corrector", operator.eq, "llm", "corrector=llm")
-_PUBLISHED = _Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
-_WORLD = _Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
-_READING_JUDGE = _Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm")
-_NAMED_RUNS = _Switch("compare", "run_names", operator.ne, "", "run_names")
-_AUXILIARY = _Switch("train", "gamma", operator.gt, 0, "gamma above 0")
-_SEVERAL = _Switch("train", "processes", operator.gt, 1, "processes above 1")
-_FITTING = _Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
-_DPO = _Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
-_INSTRUCTED = _Switch("data", "instructions", operator.ne, "", "instructions")
-_GRADED = _Switch("data", "gavie", operator.ne, "", "gavie")
-_SFT = _Switch("train", "objective", operator.eq, "sft", "objective=sft")
-_ADAPTER = _Switch("train", "trained", operator.ne, "connector", "trained=adapter")
-_COSINE = _Switch(
+_MINED = Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mined")
+_CORRECTING_MODEL = Switch("prepare", "corrector", operator.eq, "llm", "corrector=llm")
+_PUBLISHED = Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
+_WORLD = Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
+_NAMED_RUNS = Switch("compare", "run_names", operator.ne, "", "run_names")
+_AUXILIARY = Switch("train", "gamma", operator.gt, 0, "gamma above 0")
+_SEVERAL = Switch("train", "processes", operator.gt, 1, "processes above 1")
+_FITTING = Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
+_DPO = Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
+_INSTRUCTED = Switch("data", "instructions", operator.ne, "", "instructions")
+_SFT = Switch("train", "objective", operator.eq, "sft", "objective=sft")
+_ADAPTER = Switch("train", "trained", operator.ne, "connector", "trained=adapter")
+_COSINE = Switch(
     "train",
     "schedule",
     lambda found, wanted: found in wanted,
     ("cosine", "cosine_from_start"),
     "schedule=cosine",
 )
-_WARMUP = _Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
-_PUBLISHED_ADAPTER = _Switch("merge", "adapter_folder", operator.ne, "", "adapter_folder")
-_BY_EPOCHS = _Switch("train", "steps", operator.eq, 0, "steps=0")
+_WARMUP = Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
+_PUBLISHED_ADAPTER = Switch("merge", "adapter_folder", operator.ne, "", "adapter_folder")
+_BY_EPOCHS = Switch("train", "steps", operator.eq, 0, "steps=0")
 
-MATTERS_WITH = {  # setting -> what must hold for it to be read
+_MATTERS_WITH = {  # setting -> what must hold for it to be read
     "description_images": _MINED,
     "yes_no_pairs": _MINED,
     "sampled_share": _MINED,
@@ -292,7 +290,6 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     "mini_train_images": _WORLD,
     "mini_test_images": _WORLD,
     "instruction_kinds": _INSTRUCTED,
-    "gavie_regions": _GRADED,
     "epochs": _BY_EPOCHS,
     "parallel": _SEVERAL,
     "batch_memory_gib": _FITTING,
@@ -303,7 +300,6 @@ MATTERS_WITH = {  # setting -> what must hold for it to be read
     **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), _ADAPTER),
     "min_learning_rate": _COSINE,
     "warmup_learning_rate": _WARMUP,
-    "height_bug_compat": _READING_JUDGE,
     "on_difference": _NAMED_RUNS,
     "adapter_projector": _PUBLISHED_ADAPTER,
 }
@@ -325,6 +321,14 @@ COMPUTED_ALIKE = frozenset(
 )
 
 
+def matters_with() -> dict[str, Switch]:
+    """Setting -> what must hold for it to be read, also those that benchmarks bring."""
+    found = dict(_MATTERS_WITH)
+    for name in plugins.available(_BENCHMARKS):
+        found |= getattr(plugins.load(_BENCHMARKS, name), "MATTERS_WITH", {})
+    return found
+
+
 def refuse_without_effect(recipe: "Recipe", given: Iterable[str], *, where: str) -> None:
     """Refuse given parameters that nothing would read; what a recipe itself says may lie unused.
 
@@ -332,8 +336,9 @@ def refuse_without_effect(recipe: "Recipe", given: Iterable[str], *, where: str)
         BadInput: one line a parameter, with the switch that makes it matter.
     """
     problems = []
+    switches = matters_with()
     for name in given:
-        switch = MATTERS_WITH.get(name)
+        switch = switches.get(name)
         if switch is None:
             continue
         value = getattr(getattr(recipe, switch.section), switch.name)

@@ -15,19 +15,10 @@ from hadpo.figures._style import (
 )
 from hadpo.figures.bars import pope_bars, shr_bars
 from hadpo.records import BadInput, Metric
-from hadpo.tables import model_title, models_in_order
+from hadpo.tables import bars_of, measure_of, model_title, models_in_order
 
 _WORDS = "words_per_answer"
-_SCALE = {"chair": (100.0, "percent"), "gqa": (100.0, "percent"), "gavie": (1.0, "0 to 10")}
-_SHOWN = {  # benchmark -> metric -> what a reader calls it
-    "chair": {
-        "chair_i": "invented mentions (CHAIR-i)",
-        "chair_s": "answers with one (CHAIR-s)",
-        "object_recall": "objects named, of those there",
-    },
-    "gavie": {"accuracy": "accuracy", "relevancy": "relevancy"},
-    "gqa": {"accuracy": "right answers"},
-}
+_OWN = {"pope": pope_bars, "shr": shr_bars}  # benchmarks with figures of their own
 
 
 @dataclass(frozen=True)
@@ -52,12 +43,9 @@ def benchmark_figures(metrics: Iterable[Metric], *, is_mini: bool) -> Figures:
     """
     all_of_them = list(metrics)
     names = {metric.benchmark for metric in all_of_them if metric.n}
-    found = []
-    if "pope" in names:
-        found.append(pope_bars(all_of_them, is_mini=is_mini))
-    if "shr" in names:
-        found.append(shr_bars(all_of_them, is_mini=is_mini))
-    found += [score_bars(all_of_them, name, is_mini=is_mini) for name in _SHOWN if name in names]
+    found = [bars(all_of_them, is_mini=is_mini) for name, bars in _OWN.items() if name in names]
+    others = [name for name in sorted(names - _OWN.keys()) if bars_of(name)]
+    found += [score_bars(all_of_them, name, is_mini=is_mini) for name in others]
     if not found:
         raise BadInput(f"no figure of the benchmarks {sorted(names)}")
     return Figures(tuple(found))
@@ -70,21 +58,22 @@ def score_bars(metrics: Iterable[Metric], benchmark: str, *, is_mini: bool) -> F
 
     Args:
         metrics: of any benchmarks.
-        benchmark: chair, gavie or gqa.
+        benchmark: whose; it declares what is drawn, see `hadpo.tables.bars_of`.
         is_mini: mark the picture as one of the synthetic world.
 
     Raises:
         BadInput: none of that benchmark.
     """
-    shown = _SHOWN[benchmark]
+    shown = bars_of(benchmark)
+    own = [metric for metric in metrics if metric.benchmark == benchmark]
     table: dict[str, dict[str, Metric]] = {}
-    for metric in metrics:
-        if metric.benchmark == benchmark and metric.split in ("all", "val"):
+    for metric in own:
+        if metric.split == own[0].split:  # the whole comes first
             table.setdefault(metric.model, {})[metric.name] = metric
     order = models_in_order(m for m, found in table.items() if found.keys() & shown.keys())
     if not order:
         raise BadInput(f"no {benchmark} among the metrics; was the benchmark evaluated?")
-    scale, unit = _SCALE[benchmark]
+    scale, unit = _scale(benchmark, next(iter(shown)))
     message = _message(benchmark, shown, table)
     with house_style():
         drawing = new_drawing(8.0, 0.26 * len(order) * len(shown) + 0.3 * len(shown) + 1.2)
@@ -132,6 +121,12 @@ def score_bars(metrics: Iterable[Metric], benchmark: str, *, is_mini: bool) -> F
     return Figure(drawing, f"{benchmark}_bars", message, f"{message} Bars for each model.", data)
 
 
+def _scale(benchmark: str, name: str) -> tuple[float, str]:
+    """What a metric is multiplied by, and the unit that it then has."""
+    measure = measure_of(benchmark, name)
+    return (100.0, "percent") if measure.is_fraction else (1.0, measure.scale)
+
+
 def _message(
     benchmark: str, shown: Mapping[str, str], table: Mapping[str, Mapping[str, Metric]]
 ) -> str:
@@ -140,7 +135,7 @@ def _message(
     lengths = [_value(table.get(model, {}), _WORDS) for model in ("base", "merged")]
     if None in pair:
         return f"{benchmark.upper()}: scores beside the length of the answers."
-    scale, unit = _SCALE[benchmark]
+    scale, unit = _scale(benchmark, first)
     sign = " %" if unit == "percent" else ""
     said = [f"{scale * value:.1f}{sign}" for value in pair if value is not None]
     length = ""

@@ -19,6 +19,7 @@ from hadpo.tables.index import run_index
 from hadpo.tables.intervals import covers_zero
 from hadpo.tables.measures import (
     Measure,
+    bars_of,
     learning_metric,
     measure_of,
     measures_of,
@@ -40,6 +41,7 @@ __all__ = [
     "audit",
     "audit_story",
     "audit_table",
+    "bars_of",
     "committed_ablations",
     "compare",
     "compare_runs",

@@ -41,6 +41,16 @@ def listed_of(benchmark: str) -> tuple[tuple[str, str], ...]:
     return _declared(benchmark, "LISTED", ())
 
 
+def bars_of(benchmark: str) -> dict[str, str]:
+    """Metrics that a figure of a benchmark draws, all of one unit, and what a reader calls them.
+
+    `BARS` of its module, or the measures that have a better direction and the unit of the first.
+    """
+    directed = [m for m in measures_of(benchmark) if m.better and m.is_headline]
+    bars = {m.name: m.label for m in directed if m.unit == directed[0].unit}
+    return _declared(benchmark, "BARS", bars)
+
+
 def learning_metric(benchmark: str) -> str:
     """The metric that a learning curve draws: named, or the first that has a better direction."""
     directed = [m.name for m in measures_of(benchmark) if m.better]

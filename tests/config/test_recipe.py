@@ -156,8 +156,8 @@ def test_what_matters_with_what_names_real_settings():
         for stage in config.SECTIONS
         for name, (section, _) in config.parameters(stage).items()
     }
-    assert config.MATTERS_WITH.keys() <= known.keys()
-    for switch in config.MATTERS_WITH.values():
+    assert config.matters_with().keys() <= known.keys()
+    for switch in config.matters_with().values():
         assert known[switch.name] == switch.section
 
 

@@ -185,6 +185,7 @@ class Outcome:
 Record = TypeVar("Record")
 _LARGEST = 2**63  # of integers in JSON: no field holds a larger one
 _SHOWN = 80  # characters of a value in a message
+HTML = ("<!doctype", "<html", "<?xml")  # how a page begins that a failed download left
 _TOO_DEEP = "lists and objects are nested too deeply"
 _EXPECTED = {  # kinds of pydantic's errors -> what a message says is expected
     "string_type": "str",
@@ -236,7 +237,9 @@ def decode(text: str, *, where: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON ({error.msg}): {text[:60]!r}") from error
+        is_cut_off = error.pos >= len(text.rstrip()) - 1
+        reason = "it is cut off" if is_cut_off else f"{error}: {text[error.pos :][:40]!r}"
+        raise BadInput(f"{where}: not JSON ({reason})") from error
     except RecursionError as error:
         raise BadInput(f"{where}: {_TOO_DEEP}") from error
     except ValueError as error:
@@ -326,8 +329,8 @@ def _problem(error: Mapping[str, Any], path: Sequence[str | int], kind: type) ->
     if error["type"] == "unexpected_keyword_argument":
         for step in path[:-1]:
             kind = _inner(kind, step)
-        known = [f.name for f in fields(kind)]
-        return f"unknown field {_dotted(path)!r}; {kind.__name__} has {known}"
+        known = [f.name for f in fields(kind)] if is_dataclass(kind) else "none of that name"
+        return f"unknown field {_dotted(path)!r}; {getattr(kind, '__name__', kind)} has {known}"
     at = f"field {_dotted(path)!r}: " if path else ""
     if error["type"] == "value_error":  # of a check of ours
         return f"{at}{error['ctx']['error']}"
@@ -349,6 +352,46 @@ def _inner(kind: Any, step: str | int) -> Any:
     if is_dataclass(kind):
         return typing.get_type_hints(kind)[str(step)]
     return typing.get_args(kind)[0]
+
+
+def read_text(path: str | Path, *, expected: str) -> str:
+    """The text of a file that is not empty; a byte order mark is ignored.
+
+    Args:
+        path: the file.
+        expected: the end of each message: what the file should be, or what to do.
+
+    Raises:
+        BadInput: no such file, no UTF-8, empty, or a page that a failed download left.
+    """
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file; {expected}")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start}); {expected}") from error
+    if not text.strip():
+        raise BadInput(f"{path}: the file is empty; {expected}")
+    if text.lstrip()[:15].lower().startswith(HTML):
+        raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
+    return text
+
+
+def read_json(path: str | Path, kind: type, *, expected: str) -> Any:
+    """The content of a JSON file whose top level is a `kind` (list or dict).
+
+    Raises:
+        BadInput: as `read_text` and `decode`, or another top level.
+    """
+    text = read_text(path, expected=expected)
+    try:
+        value = decode(text, where=str(path))
+    except BadInput as error:
+        raise BadInput(f"{error}; {expected}") from error
+    if not isinstance(value, kind):
+        found = {dict: "object", list: "list"}.get(type(value), type(value).__name__)
+        raise BadInput(f"{path}: the top level is of type {found}; {expected}")
+    return value
 
 
 # Writing

@@ -14,6 +14,7 @@ from hadpo.records import (
     drop_torn_end,
     input_hashes,
     parse,
+    read_json,
     read_jsonl,
     refuse_changed,
     replacing,
@@ -119,6 +120,31 @@ def test_what_json_readers_take_in_silence_is_refused(tmp_path, line, message):
     path.write_text("\n" + line + "\n", encoding="utf-8", errors="surrogateescape")
     with pytest.raises(BadInput, match=rf"evidence\.jsonl:2: .*({message})"):
         list(read_jsonl(path, Evidence))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; run it again"),
+        (b" ", "the file is empty; run it again"),
+        (b"\xff", "not UTF-8"),
+        (b'{"a": [1, 2', r"not JSON \(it is cut off\); run it again"),
+        (b'{"a": 1}\n{"a": 2}', r"not JSON \(Extra data: line 2 column 1"),
+        (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"[]", "the top level is of type list; run it again"),
+        (b'\xef\xbb\xbf{"a": 1}', None),
+    ],
+)
+def test_a_json_file_is_read_or_refused_with_what_to_do(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    if message is None:
+        assert read_json(str(path), dict, expected="") == {"a": 1}
+        return
+    with pytest.raises(BadInput, match=rf"a\.json: {message}"):
+        read_json(path, dict, expected="run it again")
 
 
 def test_an_absent_file_and_a_number_without_end_are_refused(tmp_path):

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import read_json
 from hadpo.data.shr import SPLIT
-from hadpo.records import Answer, BadInput, Metric, Question, Verdict, write_text
+from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_json, write_text
 
 RESPONSES = "responses"  # the model that a file of responses counts as
 _RUN = "run1"  # the original judged once, under this name

@@ -1,7 +1,6 @@
 """The stage evaluate: every model answers every benchmark, a judge rules, metrics are written."""
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from hadpo.records import (
     Outcome,
     Question,
     Verdict,
+    read_json,
     read_jsonl,
     write_jsonl,
 )
@@ -59,7 +59,8 @@ def evaluate(run: "Run") -> list[Metric]:
     every = read_jsonl(run.earlier("prepare", "evidence.jsonl"), Evidence)
     evidence = {each.image_id: each for each in every}
     words = run.earlier("prepare", "vocabulary.json")
-    vocabulary = from_json(json.loads(words.read_text(encoding="utf-8")), where=words)
+    content = read_json(words, dict, expected="run stage prepare again")
+    vocabulary = from_json(content, where=words)
     judge = make_judge(checked, vocabulary)
     responses = _responses(run, benchmarks, questions)
     answers = answers_of(run, benchmarks, questions, files) + responses

@@ -1,18 +1,18 @@
 """What a mini run's stage prepare has written that the lessons look into."""
 
-import json
 from collections.abc import Iterator
 
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.records import Answer, Evidence, read_jsonl
+from hadpo.records import Answer, Evidence, read_json, read_jsonl
 from hadpo.runs import Run
 
 
 def oracle_of(prepare: Run) -> oracle.Oracle:
     """The judge that knows the words of the run's world."""
     path = prepare.path("vocabulary.json")
-    return oracle.make(vocabulary=from_json(json.loads(path.read_text()), where=path))
+    words = read_json(path, dict, expected="run stage prepare again")
+    return oracle.make(vocabulary=from_json(words, where=path))
 
 
 def known_images(prepare: Run) -> dict[str, Evidence]:

@@ -11,7 +11,15 @@ import typer
 
 from hadpo import config, runs
 from hadpo.plugins import choices
-from hadpo.records import Answer, BadInput, Question, append_jsonl, resume_jsonl, write_text
+from hadpo.records import (
+    Answer,
+    BadInput,
+    Question,
+    append_jsonl,
+    read_json,
+    resume_jsonl,
+    write_text,
+)
 
 commands = typer.Typer()
 _COLUMNS = ("question_id", "image", "question", "answer", "tokens", "finish", "model")
@@ -91,7 +99,7 @@ def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
     out.mkdir(parents=True, exist_ok=True)
     mark, path = out / "answers.meta.json", out / "answers.jsonl"
     if mark.is_file():
-        old = json.loads(mark.read_text(encoding="utf-8"))
+        old = read_json(mark, dict, expected="delete it to start anew, or choose another --out")
         if differ := [key for key in facts if old.get(key) != facts[key]]:
             raise BadInput(
                 f"{mark}: answers of another {' and '.join(differ)} lie there; choose another --out"

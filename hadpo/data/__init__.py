@@ -15,7 +15,6 @@ import codecs
 import contextlib
 import csv
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 import ijson
 from pydantic import AfterValidator, BeforeValidator
 
-from hadpo.records import BadInput, Evidence, decode, parse
+from hadpo.records import HTML, BadInput, Evidence, decode, parse, read_json, read_text
 
 _SHOWN = 20  # problems in one message; the rest are counted
 _STORED = 1000  # problems whose text is stored: a file of a million broken records must fit
@@ -38,7 +37,6 @@ _MARKER = re.compile(
 )
 _LONGEST = 255  # bytes of a file's name
 _DIGITS = 20  # more are no image's number
-_HTML = ("<!doctype", "<html", "<?xml")
 Item = TypeVar("Item")
 Fields = TypeVar("Fields")
 
@@ -87,9 +85,6 @@ class Report:
         return dict(sorted(self.counts.items()))
 
 
-# Fields of raw records
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """What prepare has read so far: from it, benchmarks make their questions and evidence."""
@@ -109,6 +104,9 @@ class Sources:
             if (path / name).is_file():
                 self.note(path / name)
         return path
+
+
+# Fields of raw records
 
 
 def parse_raw(value: Any, kind: type[Fields], *, where: str) -> Fields:
@@ -144,7 +142,7 @@ def _number_as_text(value: Any) -> str:
 
 def _name_as_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError(f"expected str or int, found {_name(value)} {str(value)[:_WIDE]}")
+        raise ValueError(f"expected str or int, found {type(value).__name__} {str(value)[:_WIDE]}")
     return str(value)
 
 
@@ -209,52 +207,6 @@ def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: 
 # Files that are read as a whole
 
 
-def read_text(path: Path, *, expected: str) -> str:
-    """The text of a file that is not empty.
-
-    Raises:
-        BadInput: no such file, empty, or no UTF-8.
-    """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; {expected}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 (byte {error.start}); {expected}") from error
-    if not text.strip():
-        raise BadInput(f"{path}: the file is empty; {expected}")
-    if text.lstrip()[:15].lower().startswith(_HTML):
-        raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
-    return text
-
-
-def read_json(path: Path, kind: type, *, expected: str) -> Any:
-    """The content of a JSON file whose top level is a `kind` (list or dict).
-
-    Raises:
-        BadInput: no such file, empty, no UTF-8, no JSON (an HTML page, a cut-off file, a key twice
-            in one object), or another top level; the message says what is expected.
-    """
-    text = read_text(path, expected=expected)
-    try:
-        value = decode(text, where=str(path))
-    except BadInput as error:
-        cause = error.__cause__
-        if not isinstance(cause, json.JSONDecodeError):
-            raise BadInput(f"{error}; {expected}") from error
-        if cause.pos >= len(text.rstrip()) - 1:
-            raise BadInput(
-                f"{path}: the JSON ends in the middle: the file is cut off; {expected}"
-            ) from error
-        found = text[cause.pos : cause.pos + 40]
-        raise BadInput(
-            f"{path}:{cause.lineno}: not JSON ({cause.msg}): {found!r}; {expected}"
-        ) from error
-    if not isinstance(value, kind):
-        raise BadInput(f"{path}: the top level is a {_name(value)}; {expected}")
-    return value
-
-
 def json_records(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
     """`(where, value)` of each element of a JSON list; raises as `read_json`."""
     for number, value in enumerate(read_json(path, list, expected=expected)):
@@ -296,7 +248,7 @@ def read_csv(
             names = [name.strip() for name in next(lines, [])]
             if not any(names):
                 raise BadInput(f"{path}: the file is empty; {expected}")
-            if names[0].lower().startswith(_HTML):
+            if names[0].lower().startswith(HTML):
                 raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
             if missing := [name for name in columns if name not in names]:
                 raise BadInput(
@@ -364,14 +316,14 @@ def _opened(path: Path, starts: str, expected: str) -> Iterator[tuple[BinaryIO, 
         text = _first_bytes(file)
         if not text:
             raise BadInput(f"{path}: the file is empty; {expected}")
-        if text.lower().startswith(tuple(mark.encode() for mark in _HTML)):
+        if text.lower().startswith(tuple(mark.encode() for mark in HTML)):
             raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
         if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise BadInput(f"{path}: not UTF-8 but UTF-16; {expected}")
         first = text[:1].decode("latin-1")
         if first not in starts:
-            kinds = {"[": "list", "{": "object"}
-            found = f"a {kinds[first]}" if first in kinds else f"no JSON list ({text[:20]!r})"
+            kinds = {"[": "of type list", "{": "of type object"}
+            found = kinds.get(first, f"no JSON list ({text[:20]!r})")
             raise BadInput(f"{path}: the top level is {found}; {expected}")
         yield file, first
 
@@ -411,9 +363,3 @@ def _refuse_other_object(file: BinaryIO, path: Path, key: str, expected: str) ->
                 return
             raise BadInput(f"{path}: {key!r} is no list; {expected}")
     raise BadInput(f"{path}: an object without {key!r}; {expected}")
-
-
-def _name(value: Any) -> str:
-    return {dict: "object", list: "list", str: "str", type(None): "null"}.get(
-        type(value), type(value).__name__
-    )

@@ -20,9 +20,8 @@ from hadpo.data import (
     json_records,
     parse_raw,
     read_json_lines,
-    read_text,
 )
-from hadpo.records import BadInput, Question
+from hadpo.records import BadInput, Question, read_text
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _EXPECTED = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import Report, Stem, Text, missing_images, parse_raw, read_json
-from hadpo.records import Instruction
+from hadpo.data import Report, Stem, Text, missing_images, parse_raw
+from hadpo.records import Instruction, read_json
 
 _EXPECTED = (
     "expected filter_cap.json: an object whose 'annotations' are a list of image_id and caption"

@@ -7,8 +7,8 @@ the file that comes with CHAIR. A user names or fetches that file; the mini worl
 from collections.abc import Mapping
 from pathlib import Path
 
-from hadpo.data import Report, read_text
-from hadpo.records import BadInput, Evidence, Question
+from hadpo.data import Report
+from hadpo.records import BadInput, Evidence, Question, read_text
 
 SPLIT = "val"
 PROMPT = "Describe this image in detail."

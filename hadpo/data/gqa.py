@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import Name, Report, parse_raw, read_json
-from hadpo.records import BadInput, Evidence, Question
+from hadpo.data import Name, Report, parse_raw
+from hadpo.records import BadInput, Evidence, Question, read_json
 
 SPLIT = "all"
 _EXPECTED = "expected GQA's questions: an object of ids, each with question, answer and imageId"

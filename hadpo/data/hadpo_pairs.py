@@ -25,9 +25,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw, read_json
+from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw
 from hadpo.plugins import choices
-from hadpo.records import BadInput, Evidence, Pair, write_text
+from hadpo.records import BadInput, Evidence, Pair, read_json, write_text
 
 # The instructions of the description pairs (byte-exact: minigpt4/prompts/alignment.txt).
 INSTRUCTIONS = (

@@ -3,7 +3,6 @@
 import difflib
 import html
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +31,7 @@ from hadpo.records import (
     Question,
     Region,
     Verdict,
+    read_json,
     read_jsonl,
 )
 from hadpo.runs import Run, read_manifest
@@ -654,7 +654,7 @@ def _invented(result: tables.RunResults, model: str) -> Figure:
     known = {e.image_id: e for e in read_jsonl(files[1], Evidence)}
     questions = read_jsonl(files[2], Question)
     evidence = {q.question_id: known[q.image_id] for q in questions if q.image_id in known}
-    objects = json.loads(files[3].read_text(encoding="utf-8")).get("objects", ())
+    objects = read_json(files[3], dict, expected="run stage prepare again").get("objects", ())
     names = [name if isinstance(name, str) else str(name[0]) for name in objects]
     return invented_objects(verdicts, evidence, names, model=model, is_mini=result.is_mini)
 

@@ -4,7 +4,6 @@ A job is a file; process r of n answers every n-th image and appends to `answers
 it. What any process has answered in an earlier start is not asked again.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,12 @@ from hadpo.records import (
     append_jsonl,
     drop_torn_end,
     parse,
+    read_json,
     read_jsonl,
 )
 
 JOB = "job.json"
+_AGAIN = "run the stage again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def own_questions(job: Job, rank: int, world: int) -> list[list[Question]]:
 def main(arguments: Sequence[str]) -> None:
     """Answer this process's share of the job in the folder that the argument names."""
     folder = Path(arguments[0])
-    job = parse(json.loads((folder / JOB).read_text(encoding="utf-8")), Job, where=str(folder))
+    job = parse(read_json(folder / JOB, dict, expected=_AGAIN), Job, where=str(folder))
     rank, world = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE"))
     done = {*job.done, *(answer.question_id for answer in answered(folder))}
     shares = own_questions(job, rank, max(world, 1))

@@ -42,7 +42,7 @@ from hadpo.mini.world import (
     cell,
     scenes,
 )
-from hadpo.records import BadInput
+from hadpo.records import BadInput, read_json
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     }
     mark = folder / DONE
     if mark.is_file():
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        found = read_json(mark, dict, expected="delete this folder")
         if found != arguments:
             raise BadInput(
                 f"{folder}: holds the mini world {found}, expected {arguments}; "

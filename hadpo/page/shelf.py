@@ -1,6 +1,5 @@
 """What is ready for visitors: two models, pictures of which something is known, and a judge."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from hadpo.judges import Judge, JudgeSettings
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.mini import Exhibit
 from hadpo.mini.files import vocabulary
-from hadpo.records import BadInput, Evidence, Question, read_jsonl
+from hadpo.records import BadInput, Evidence, Question, read_json, read_jsonl
 from hadpo.vlm.backbone import Backbone
 
 ASKS_NOBODY = "oracle"
@@ -66,7 +65,8 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
     if judge != ASKS_NOBODY and not exhibits:
         raise BadInput(f"judge {judge} has no picture of which anything is known: name a --run")
     file = prepared / "vocabulary.json" if prepared else None
-    words = from_json(json.loads(file.read_text("utf-8")) if file else vocabulary())
+    again = "run stage prepare again"
+    words = from_json(read_json(file, dict, expected=again) if file else vocabulary())
     make = _judge(judge, judge_model, words)
     whose = f"what the annotations of run {run} say" if run else "everything"
     ruler = f"judge {judge} ({judge_model})" if judge_model else f"the {judge}"

@@ -22,7 +22,6 @@ from hadpo.data import (
     hadpo_pairs,
     lrv,
     missing_images,
-    read_json,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.instructions import oracle
@@ -35,6 +34,7 @@ from hadpo.records import (
     Pair,
     Question,
     input_hashes,
+    read_json,
     read_jsonl,
 )
 

@@ -30,7 +30,7 @@ from hadpo import adapter, batch
 from hadpo.batch import Example
 from hadpo.batch.packing import micro_batches
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, replacing, value_hash, write_text
+from hadpo.records import BadInput, Pair, read_json, replacing, value_hash, write_text
 from hadpo.vlm.backbone import Backbone
 
 # What kept numbers were made from, so that those of anything else are refused, never used.
@@ -258,11 +258,8 @@ def _open(folder: Path, made_from: dict[str, str]) -> _Store:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable ({error}); {_MEND}") from error
-    if not isinstance(values, dict) or {"made_from", "file", "pairs"} - values.keys():
+    values = read_json(path, dict, expected=_MEND)
+    if {"made_from", "file", "pairs"} - values.keys():
         raise BadInput(f"{path}: expected made_from, file and pairs; {_MEND}")
     return values
 
@@ -315,8 +312,8 @@ class FeatureCache:
         facts = {k: facts[k] for k in ("dtype", "base weights")}
         manifest = folder / "manifest.json"
         if manifest.is_file():
-            kept = json.loads(manifest.read_text(encoding="utf-8"))
-            refuse_other(folder, _FEATURES, kept, facts)
+            cure = "delete the folder to compute it again, or set vision_cache_gb: 0"
+            refuse_other(folder, _FEATURES, read_json(manifest, dict, expected=cure), facts)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(manifest, json.dumps(facts))

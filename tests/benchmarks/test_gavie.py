@@ -101,7 +101,7 @@ def test_means_by_hand_and_by_task():
         ([{"image_id": 1, "question": " "}], "is empty"),
         ([{"image_id": 1, "question": "?"}, {"image_id": "1", "question": "?"}], "twice"),
         (["?"], "expected an object"),
-        ({"image_id": 1}, "the top level is a object"),
+        ({"image_id": 1}, "the top level is of type object"),
     ],
 )
 def test_broken_questions_are_reported(tmp_path, records, message):

@@ -155,7 +155,7 @@ def test_a_server_examines(serve, asked, said, tmp_path, kind):
         ({"1": {"question": "Who?", "imageId": "1"}}, "no field 'answer'"),
         ({"1": {"question": " ", "answer": "a", "imageId": "1"}}, "is empty"),
         ({"1": "Who?"}, "expected an object"),
-        (["Who?"], "the top level is a list"),
+        (["Who?"], "the top level is of type list"),
     ],
 )
 def test_broken_files_are_reported(tmp_path, content, message):

@@ -136,7 +136,7 @@ def test_responses_are_answers(tmp_path):
         ({"1": "A dog."}, "1 images without a response: 2"),
         ({"1": "a", "2": "b", "7": "c"}, "1 images that are not asked about: 7"),
         ({"1": "a", "2": None}, "1 responses that are no texts: 2"),
-        (["a"], "the top level is a list"),
+        (["a"], "the top level is of type list"),
     ],
 )
 def test_broken_responses_are_listed(tmp_path, content, message):

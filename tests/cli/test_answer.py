@@ -85,7 +85,7 @@ def test_questions_of_all_forms(photos, tmp_path):
         ("q.json", '[{"image": ["a"], "question": true}]', "field 'image': .*; field 'question': "),
         ("q.json", '[{"image": "a", "text": "Q?", "question_id": 0}]', "0"),
         ("q.md", "x", "no file that can be read"),
-        ("q.json", "{}", "the top level is a object"),
+        ("q.json", "{}", "the top level is of type object"),
         ("q.json", '[{"image": "z.png", "question": "Q?"}]', r"record 0: no image 'z.png'"),
         ("q.json", '[{"image": "../a.png", "question": "Q?"}]', "does not stay inside"),
         ("q.json", '[{"image": "a.png"}]', "record 0: expected image and question"),

@@ -172,7 +172,7 @@ def test_a_cut_off_file_is_named(folder, name):
     report = Report()
     if name == "oxford_hic_image_info.csv":
         path.write_text('image_id,image_url\n7,"https://x.o')
-    says = "not JSON|the JSON ends in the middle|not CSV|expected a"
+    says = "not JSON|not CSV|expected a"
     with pytest.raises(BadInput, match=rf"{name}.*({says})"):
         READERS[name](folder, report)
         report.finish()
@@ -257,7 +257,7 @@ def test_pope_questions_in_a_list_are_read_like_lines(folder):
     [question] = [q for q in pope.read(folder, folder, Report()) if q.split == "random"]
     assert question.label == "yes"
     path.write_text("[")
-    with pytest.raises(BadInput, match=r"random\.json: the JSON ends in the middle"):
+    with pytest.raises(BadInput, match=r"random\.json: not JSON \(it is cut off\)"):
         pope.read(folder, folder, Report())
 
 

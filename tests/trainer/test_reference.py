@@ -199,7 +199,9 @@ def test_refused_where_files_are_broken(filled, tmp_path):
     with pytest.raises(BadInput, match="expected made_from, file and pairs"):
         filled()
     manifest.write_text("{")
-    with pytest.raises(BadInput, match=r"manifest\.json: not readable"):
+    with pytest.raises(
+        BadInput, match=r"manifest\.json: not JSON .it is cut off.; delete the folder"
+    ):
         filled()
 
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,8 @@ def answers_of(
     kept = _kept(path)
     _note_inputs(run, files, path if kept else None)
     ids = {question.question_id for question in questions}
+    same = _same_questions(benchmarks, questions)
+    open_ones = [question for question in questions if question.question_id not in same]
     found = [a for a in kept if a.model in files and a.question_id in ids]
     for model, parts in files.items():
         done = {a.question_id for a in found if a.model == model}
@@ -103,14 +105,44 @@ def answers_of(
             continue
         _write_decoding(run, benchmarks)
         with path.open("a", encoding="utf-8") as file:
-            for answer in _ask(run, benchmarks, questions, parts, model=model, done=done):
+            for answer in _ask(run, benchmarks, open_ones, parts, model=model, done=done):
                 file.write(to_json(answer) + "\n")
                 file.flush()
+                found.append(answer)
+            said = {a.question_id: a for a in found if a.model == model}
+            for question in (q for q in questions if q.question_id in same.keys() - done):
+                answer = replace(
+                    said[same[question.question_id]],
+                    question_id=question.question_id,
+                    benchmark=question.benchmark,
+                    split=question.split,
+                )
+                file.write(to_json(answer) + "\n")
                 found.append(answer)
         shutil.rmtree(run.path("processes", model), ignore_errors=True)  # it is all kept now
         gc.collect()  # one model at a time: a 7B model fills most of a GPU
     order = {name: place for place, name in enumerate(files)}
     return sorted(found, key=lambda answer: order[answer.model])
+
+
+def _same_questions(
+    benchmarks: dict[str, Benchmark], questions: Sequence[Question]
+) -> dict[str, str]:
+    """Question id -> the id of the same question of the benchmark that its own goes along with."""
+    found: dict[str, str] = {}
+    for name, benchmark in benchmarks.items():
+        other = answered_as(benchmark, benchmarks).name
+        known = {(q.image, q.text): q.question_id for q in questions if q.benchmark == other}
+        for question in questions if other != name else ():
+            key = known.get((question.image, question.text))
+            if question.benchmark == name and key:
+                found[question.question_id] = key
+    return found
+
+
+def answered_as(benchmark: Benchmark, benchmarks: dict[str, Benchmark]) -> Benchmark:
+    """Whose decoding a benchmark's answers have: its own, or that of the same questions."""
+    return benchmarks.get(benchmark.SAME_QUESTIONS_AS, benchmark)
 
 
 def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> None:
@@ -160,7 +192,7 @@ def _ask(
     settings: Any = run.settings
     asked = [
         Part(
-            decoding=decoding_of(benchmark, settings),
+            decoding=decoding_of(answered_as(benchmark, benchmarks), settings),
             questions=tuple(q for q in questions if q.benchmark == name),
         )
         for name, benchmark in benchmarks.items()
@@ -217,7 +249,7 @@ def _write_decoding(run: "Run", benchmarks: dict[str, Benchmark]) -> None:
         name: {
             "prompt": prompt.text,
             "prompt_name": settings.prompt,
-            "decoding": asdict(decoding_of(benchmark, settings)),
+            "decoding": asdict(decoding_of(answered_as(benchmark, benchmarks), settings)),
             "readings": benchmark.readings(settings) if benchmark.readings else benchmark.READINGS,
             "judge": settings.judge,
         }

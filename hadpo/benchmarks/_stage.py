@@ -9,7 +9,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hadpo import config, judges, plugins
-from hadpo.benchmarks._answers import BASE, TUNED, answers_of, decoding_of, files_of
+from hadpo.benchmarks._answers import (
+    BASE,
+    TUNED,
+    answered_as,
+    answers_of,
+    decoding_of,
+    files_of,
+)
 from hadpo.benchmarks._tally import Benchmark, metrics, outcomes, tallies
 from hadpo.chat import ChatSettings, cache_file
 from hadpo.config import EvaluateConfig, names
@@ -158,7 +165,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     rows = []
     for place in dict.fromkeys((q.benchmark, q.split) for q in questions):
         asked = [q for q in questions if (q.benchmark, q.split) == place]
-        decoding = decoding_of(benchmarks[place[0]], settings)
+        decoding = decoding_of(answered_as(benchmarks[place[0]], benchmarks), settings)
         rows.append(
             {
                 "benchmark": " ".join(place),

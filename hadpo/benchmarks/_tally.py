@@ -63,6 +63,8 @@ class Benchmark:
     tally: Callable[[Answer, Known], Tally]
     MEASURES: tuple[Measure, ...]  # in the order of the tables
     WHOLE: str = ""  # a split that all questions belong to, beside their own
+    # a benchmark with the same questions: if both are evaluated, they are answered once
+    SAME_QUESTIONS_AS: str = ""
     LABELS: tuple[str, ...] = ()  # the right answers that questions must have; empty: any, or none
     RUBRICS: tuple[Rubric, ...] = ()  # how a judge rules on `cases`; none: no judge is asked
     # (answers, questions by id, evidence by image, settings) -> what a judge is to rule on

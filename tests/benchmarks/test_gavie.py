@@ -175,7 +175,8 @@ def test_all_real_questions_with_synthetic_regions_and_answers(shared, serve, tm
     server = serve(teacher)
     found = grade(asked, made_up, tmp_path)
     assert (found["merged", "accuracy"].n, found["merged", "accuracy"].n_unreadable) == (1000, 0)
-    assert len(server.log) == 1000
+    prompts = {e["text"] for e in server.log}
+    assert 990 < len(server.log) == len(prompts) <= 1000  # equal prompts are asked once
     assert server.peak <= 4
 
 

@@ -153,6 +153,33 @@ def tally(answer: Answer, known: Known) -> Tally:
     verdict = only_verdict(answer, known)
     return {"truth": (verdict.scores.get("points", 0), verdict.label == "scored")}
 '''
+# The same questions as EYES, in part: answered once.
+AGAIN = '''
+"""AGAIN: EYES once more, its first questions only."""
+
+from dataclasses import replace
+
+from hadpo.benchmarks import Measure
+from hadpo.text import words
+
+SAME_QUESTIONS_AS = "eyes"
+READINGS = {"": "words"}
+MEASURES = (Measure("length", "words of an answer, again", "number"),)
+
+
+def questions(sources):
+    from hadpo.benchmarks import eyes
+
+    return [
+        replace(q, question_id=f"again-{q.image_id}", benchmark="again", split="all")
+        for q in eyes.questions(sources)
+        if q.split == "first"
+    ]
+
+
+def tally(answer, known):
+    return {"length": (len(words(answer.text)), 1)}
+'''
 BACKBONE = '''
 """LLaVA under another name, with a prompt of its own."""
 
@@ -176,6 +203,7 @@ def folder(tmp_path, monkeypatch):
     for place, text in (
         ("benchmarks/eyes.py", EYES),
         ("benchmarks/truths.py", TRUTHS),
+        ("benchmarks/again.py", AGAIN),
         ("backbones/otherllava.py", BACKBONE),
     ):
         path = tmp_path / "plugins" / place
@@ -185,7 +213,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HADPO_PLUGINS", str(tmp_path / "plugins"))
     yield tmp_path
     monkeypatch.undo()
-    for name in ("eyes", "truths"):
+    for name in ("eyes", "truths", "again"):
         sys.modules.pop(f"hadpo.benchmarks.{name}", None)
     plugins.available("hadpo.benchmarks")
 
@@ -293,7 +321,7 @@ def test_the_stages_run_with_it(folder):
         "model: {backbone: otherllava/small}\n"
         f"data: {{eyes: {folder / 'texts.json'}, mini_test_images: 6}}\n"
         "train: {steps: 2, controls: ''}\n"
-        "evaluate: {benchmark_names: 'eyes,truths,pope', models: 'base,merged', "
+        "evaluate: {benchmark_names: 'eyes,again,truths,pope', models: 'base,merged', "
         "questions_limit: 8, bootstrap_samples: 20, cut_control: false}\n"
     )
     surroundings = os.environ | {"HADPO_RUNS": str(folder / "runs")}
@@ -313,6 +341,13 @@ def test_the_stages_run_with_it(folder):
     assert manifest["settings"]["evaluate"]["eyes_max_new_tokens"] == 5
     decoding = json.loads((evaluate / "decoding.json").read_text())
     assert decoding["eyes"]["decoding"]["max_new_tokens"] == 5
+    assert decoding["again"]["decoding"] == decoding["eyes"]["decoding"]
+    answers = [json.loads(line) for line in (evaluate / "samples.jsonl").read_text().splitlines()]
+    said = {(a["model"], a["question_id"]): a["text"] for a in answers}
+    again = [a for a in answers if a["benchmark"] == "again"]
+    assert len(again) == 2 * 4
+    for answer in again:
+        assert answer["text"] == said[answer["model"], f"eyes-{answer['image_id']}-0"]
     verdicts = (evaluate / "verdicts.jsonl").read_text().splitlines()
     assert len(verdicts) == 2 * 4
     wrong = subprocess.run(

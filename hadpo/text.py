@@ -6,8 +6,10 @@ or says so: a published number can only be compared under the reading that made 
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+Meaning = TypeVar("Meaning")
 
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
 
@@ -168,6 +170,28 @@ def article(noun: str) -> Literal["a", "an"]:
 def words(text: str) -> list[str]:
     """Lower-case words without punctuation, in order: "A red-hot cup." is a, red, hot, cup."""
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+
+
+def longest_terms(
+    said: Sequence[str], terms: Mapping[tuple[str, ...], Meaning], *, longest: int
+) -> list[Meaning]:
+    """What the known terms among words mean, in order; longer terms win, and none overlap.
+
+    Args:
+        said: the words.
+        terms: words in a row -> what they mean.
+        longest: the length of the longest term.
+    """
+    found, at = [], 0
+    while at < len(said):
+        for length in range(min(longest, len(said) - at), 0, -1):
+            if meaning := terms.get(tuple(said[at : at + length])):
+                found.append(meaning)
+                at += length
+                break
+        else:
+            at += 1
+    return found
 
 
 def forms(noun: str) -> set[str]:

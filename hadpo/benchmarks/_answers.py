@@ -1,4 +1,4 @@
-"""The answers of every model: kept ones, and new ones by one process or by several."""
+"""The answers of every model: stored ones, and new ones by one process or by several."""
 
 import gc
 import json
@@ -48,14 +48,14 @@ def files_of(run: "Run", name: str) -> Files:
     if name == BASE:
         return parts
     if name.startswith(STEP):
-        return parts | _kept_step(run, name)
+        return parts | _step_files(run, name)
     folder = run.earlier("merge")
     controls = sorted(path.parent.name for path in folder.glob("controls/*/merged"))
     if name != TUNED and name not in controls:
         known = [BASE, TUNED, *controls]
         raise BadInput(
             f"evaluate.models: no model {name!r}; {plugins.choices(name, known)}; "
-            "controls are trained where train.controls names them"
+            "train.controls names the controls that are trained"
         )
     place = ("merged",) if name == TUNED else ("controls", name, "merged")
     manifest = read_manifest(folder)
@@ -71,7 +71,7 @@ def files_of(run: "Run", name: str) -> Files:
     return found
 
 
-def _kept_step(run: "Run", name: str) -> Files:
+def _step_files(run: "Run", name: str) -> Files:
     """What was trained up to one update: its adapter, its connector, or both."""
     steps = run.earlier("train") / "steps"
     known = sorted((path.name for path in steps.glob(f"{STEP}*")), key=lambda n: (len(n), n))
@@ -90,14 +90,14 @@ def answers_of(
     questions: Sequence[Question],
     files: dict[str, Files],
 ) -> list[Answer]:
-    """All answers of all models, from samples.jsonl or newly generated into it."""
+    """All answers of all models, from samples.jsonl, or generated and appended to it."""
     path = run.path("samples.jsonl")
-    kept = _kept(path)
-    _note_inputs(run, files, path if kept else None)
+    stored = _stored(path)
+    _note_inputs(run, files, path if stored else None)
     ids = {question.question_id for question in questions}
     same = _same_questions(benchmarks, questions)
     open_ones = [question for question in questions if question.question_id not in same]
-    found = [a for a in kept if a.model in files and a.question_id in ids]
+    found = [a for a in stored if a.model in files and a.question_id in ids]
     for model, parts in files.items():
         done = {a.question_id for a in found if a.model == model}
         if ids <= done:
@@ -119,7 +119,7 @@ def answers_of(
                 )
                 file.write(to_json(answer) + "\n")
                 found.append(answer)
-        shutil.rmtree(run.path("processes", model), ignore_errors=True)  # it is all kept now
+        shutil.rmtree(run.path("processes", model), ignore_errors=True)  # all of it is stored now
         gc.collect()  # one model at a time: a 7B model fills most of a GPU
     order = {name: place for place, name in enumerate(files)}
     return sorted(found, key=lambda answer: order[answer.model])
@@ -159,7 +159,7 @@ def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> N
     run.note(inputs={**noted, **records, **weights})
 
 
-def _kept(path: Path) -> list[Answer]:
+def _stored(path: Path) -> list[Answer]:
     """Answers of an earlier start; a line that a killed writer tore is cut off the file.
 
     Raises:

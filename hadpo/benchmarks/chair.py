@@ -17,7 +17,7 @@ from hadpo.data import Sources
 from hadpo.data import chair as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Question
-from hadpo.text import forms, word_count, words
+from hadpo.text import forms, longest_terms, word_count, words
 
 __all__ = ["MEASURES", "READINGS", "WHOLE", "Lexicon", "questions", "resources", "tally"]
 
@@ -85,16 +85,7 @@ class Lexicon:
 
     def mentions(self, text: str) -> list[str]:
         """The objects that a text names, in order, once for each time."""
-        said, found, at = words(text), [], 0
-        while at < len(said):
-            for length in range(min(self._longest, len(said) - at), 0, -1):
-                if name := self._terms.get(tuple(said[at : at + length])):
-                    found.append(name)
-                    at += length
-                    break
-            else:
-                at += 1
-        return found
+        return longest_terms(words(text), self._terms, longest=self._longest)
 
 
 def resources(vocabulary: Vocabulary, settings: Any) -> Lexicon:

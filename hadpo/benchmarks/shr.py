@@ -20,8 +20,7 @@ from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import shr as data
 from hadpo.judges import SENTENCES
-from hadpo.judges.oracle.vocabulary import Vocabulary
-from hadpo.judges.oracle.world import read_world
+from hadpo.judges.oracle.vocabulary import Vocabulary, read_world
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question
 from hadpo.text import (
     distinct,

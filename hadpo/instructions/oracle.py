@@ -7,8 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from hadpo.instructions.generate import SOURCE
-from hadpo.judges.oracle.vocabulary import Mention, Vocabulary
-from hadpo.judges.oracle.world import read_world, true_sentences
+from hadpo.judges.oracle.vocabulary import Mention, Vocabulary, read_world, true_sentences
 from hadpo.records import Evidence, Instruction
 from hadpo.text import article
 

@@ -15,8 +15,7 @@ from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.data.pope import pope_questions
 from hadpo.judges import oracle
-from hadpo.judges.oracle.vocabulary import Reading, Vocabulary
-from hadpo.judges.oracle.world import Truth, read_world, true_sentences
+from hadpo.judges.oracle.vocabulary import Reading, Truth, Vocabulary, read_world, true_sentences
 from hadpo.records import (
     Answer,
     Case,

@@ -13,8 +13,7 @@ from hadpo.data import Report, lrv, visual_genome
 from hadpo.instructions import generate, oracle
 from hadpo.instructions.generate import read_blocks
 from hadpo.instructions.lrv import FilterSettings, convert
-from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.judges.oracle.world import read_world
+from hadpo.judges.oracle.vocabulary import from_json, read_world
 from hadpo.mini import build
 from hadpo.records import BadInput, Evidence, Instruction, read_jsonl
 from tests.chat.server import JudgeServer

@@ -11,8 +11,7 @@ from hadpo import plugins
 from hadpo.chat import ChatSettings
 from hadpo.data import Report, coco, shr, visual_genome
 from hadpo.judges import Judge, JudgeSettings, oracle, rule_all
-from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
-from hadpo.judges.oracle.world import true_sentences
+from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json, true_sentences
 from hadpo.mini import captions, files, world
 from hadpo.records import BadInput, Case, Evidence, Region
 from hadpo.text import sentences

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo.judges import oracle
-from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
-from hadpo.judges.oracle.world import true_sentences
+from hadpo.judges.oracle.vocabulary import Vocabulary, from_json, true_sentences
 from hadpo.mini import captions, files, lessons, world
 from hadpo.pairs.mine import correct_description
 from hadpo.records import Case, Evidence, Region

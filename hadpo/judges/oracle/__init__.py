@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hadpo.judges import SENTENCES, JudgeSettings, Rubric
-from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary
-from hadpo.judges.oracle.world import World, read_world
+from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary, World, read_world
 from hadpo.records import BadInput, Case, Evidence, Verdict
 from hadpo.text import words
 

@@ -1,5 +1,6 @@
-"""The words that the oracle knows, and sentences read as mentions of them."""
+"""The words that the oracle knows, sentences read as mentions of them, and what images hold."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.records import BadInput, Evidence
-from hadpo.text import forms, words
+from hadpo.text import forms, longest_terms, words
 
 _DENIALS = {"no", "not", "nobody", "nothing", "none", "never", "without", "neither"}
 _EMPTY = {"empty", "nothing"}
@@ -77,7 +78,7 @@ class Vocabulary:
 
     @cached_property
     def _longest(self) -> int:
-        return max((len(term) for term in self._terms), default=0)
+        return max(map(len, self._terms), default=0)
 
     def read(self, sentence: str) -> Reading:
         """The known words of a sentence; longer terms win ("top left" over "left").
@@ -85,16 +86,7 @@ class Vocabulary:
         An attribute belongs to the next object that is named after it, or to the last one.
         """
         said = words(sentence)
-        order: list[tuple[str, str]] = []
-        at = 0
-        while at < len(said):
-            for length in range(min(self._longest, len(said) - at), 0, -1):
-                if meaning := self._terms.get(tuple(said[at : at + length])):
-                    order.append(meaning)
-                    at += length
-                    break
-            else:
-                at += 1
+        order = longest_terms(said, self._terms, longest=self._longest)
         mentions, waiting = _attach(order, self.attributes)
         denies = any(word in _DENIALS or word.endswith("n't") for word in said)
         return Reading(
@@ -170,3 +162,73 @@ def from_evidence(evidence: Iterable[Evidence]) -> dict[str, Any]:
             found |= {word for word in words(line) if not word.isdigit()}
     known = sorted(name for name in found if name not in _FUNCTION_WORDS | _DENIALS | _EMPTY)
     return {"objects": known, "attributes": {}, "scenes": []}
+
+
+@dataclass(frozen=True)
+class World:
+    """What the evidence of one image says, in known words."""
+
+    mentions: tuple[Mention, ...]
+    scenes: frozenset[str]
+    empty: tuple[frozenset[Attribute], ...]  # attributes (places) of which nothing has them
+    lines: frozenset[tuple[str, ...]]  # the words of each phrase and fact
+
+    @property
+    def names(self) -> set[str]:
+        """Objects that are in the image."""
+        return {mention.name for mention in self.mentions}
+
+
+def read_world(evidence: Evidence, known: Vocabulary) -> World:
+    """Read the regions, facts and object names of an image."""
+    texts = [*(region.phrase for region in evidence.regions), *evidence.facts]
+    readings = [known.read(text) for text in texts]
+    mentions = [m for r in readings if not r.denies for m in r.mentions]
+    named = {mention.name for mention in mentions}
+    for name in evidence.objects:  # known to be there, nothing known about them
+        mentions += [m for m in known.read(name).mentions if m.name not in named]
+    return World(
+        mentions=tuple(mentions),
+        scenes=frozenset(scene for r in readings if not r.denies for scene in r.scenes),
+        empty=tuple(r.loose for r in readings if r.is_empty and r.loose),
+        lines=frozenset(tuple(words(text)) for text in texts),
+    )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A true sentence about an image, and what it says."""
+
+    text: str  # with its period
+    reading: Reading
+
+
+def true_sentences(evidence: Evidence, known: Vocabulary) -> list[Truth]:
+    """What may truly be said of an image: a sentence per region with a known object, then facts.
+
+    Regions become sentences by the vocabulary's template for objects ("The {place} shows
+    {phrase}.", a word in braces being a group of attributes, or the phrase without them), else
+    "There is ...". Facts without any known word are left out: they say something about the
+    annotation, not the image.
+    """
+    found: list[Truth] = []
+    for region in evidence.regions:
+        reading = known.read(region.phrase)
+        if reading.mentions and not reading.denies:
+            found.append(Truth(_sentence(region.phrase, reading, known), reading))
+    for fact in evidence.facts:
+        reading = known.read(fact)
+        if reading.mentions or reading.scenes or reading.loose:
+            found.append(Truth(fact.strip().rstrip(".") + ".", reading))
+    return found
+
+
+def _sentence(phrase: str, reading: Reading, known: Vocabulary) -> str:
+    template = known.sentences.get("object", "")
+    values = dict(reading.mentions[-1].attributes)
+    wanted = {name for name in re.findall(r"\{(\w+)\}", template) if name != "phrase"}
+    if not template or not wanted <= values.keys():
+        return f"There is {phrase.strip().rstrip('.')}."
+    for group in wanted:  # "a red cup at the top left" -> "a red cup"
+        phrase = re.sub(rf"\s+(?:at|in|on)\s+the\s+{re.escape(values[group])}$", "", phrase)
+    return template.format(phrase=phrase, **{group: values[group] for group in wanted})

@@ -32,6 +32,7 @@ from hadpo.text import (
 )
 
 __all__ = [
+    "BARS",
     "CUT",
     "MEASURES",
     "RUBRICS",
@@ -48,6 +49,7 @@ __all__ = [
 
 WHOLE = data.SPLIT
 LISTED = (("", "hallucinated_sentence_ratio"),)
+BARS = {"hallucinated_sentence_ratio": "hallucinated sentences"}  # drawn in their two kinds
 _FACTS = tuple(f"shr_factual_part{part}.jsonl" for part in (1, 2))
 FILES = {"shr": ("SHR", ("val_images_final.json", *_FACTS))}
 RUBRICS = (SENTENCES,)

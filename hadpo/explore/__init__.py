@@ -4,16 +4,11 @@ Each is one function that takes folders, runs or records and gives something tha
 Lab with controls, in a report as the picture that the controls began with.
 """
 
-from hadpo.explore.answers import browse_answers
-from hadpo.explore.browser import Browser, Entry
-from hadpo.explore.curves import LiveCurves, browse_training
+from hadpo.explore.answers import browse_answers, browse_pope_errors
+from hadpo.explore.curves import browse_training
 from hadpo.explore.pairs import browse_pairs
-from hadpo.explore.pope import browse_pope_errors
 
 __all__ = [
-    "Browser",
-    "Entry",
-    "LiveCurves",
     "browse_answers",
     "browse_pairs",
     "browse_pope_errors",

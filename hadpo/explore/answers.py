@@ -1,15 +1,55 @@
-"""Browse descriptions of one or several runs side by side: fixed, broken, still hallucinated."""
+"""Answers of evaluated runs: judged descriptions side by side, and POPE's questions with errors."""
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+from hadpo import config
 from hadpo.explore.browser import Browser, Entry
-from hadpo.explore.folders import Folders, folders_of
-from hadpo.figures import Card, Column, text_card, verdict_lines
-from hadpo.records import Question, Verdict, read_jsonl
-from hadpo.runs import Run
+from hadpo.figures import Card, Column, Line, text_card, verdict_lines
+from hadpo.plugins import choices
+from hadpo.records import Answer, BadInput, Question, Verdict, read_jsonl
+from hadpo.runs import Run, read_manifest, stage_folder
 from hadpo.tables import model_title
+from hadpo.text import yes_no_upstream
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The finished evaluation of a run, and the preparation that it read."""
+
+    name: str
+    evaluated: Path
+    prepared: Path
+    is_mini: bool
+
+    def questions(self, benchmark: str) -> Iterator[Question]:
+        """The questions of one benchmark."""
+        every = read_jsonl(self.prepared / "questions.jsonl", Question)
+        return (question for question in every if question.benchmark == benchmark)
+
+
+def folders_of(run: Run | str) -> Folders:
+    """The folders of a run, named or open.
+
+    Raises:
+        BadInput: no such run, or it was not evaluated.
+    """
+    name = run if isinstance(run, str) else run.name
+    root = config.runs_folder() if isinstance(run, str) else run.root
+    evaluated = root / name / "evaluate"
+    manifest = read_manifest(evaluated)
+    if manifest is None or not (evaluated / "samples.jsonl").is_file():
+        known = [path.parents[1].name for path in root.glob("*/evaluate/samples.jsonl")]
+        raise BadInput(f"no answers of a run {name!r} in {root}; {choices(name, known)}")
+    prepared = stage_folder(root, name, "prepare", manifest.earlier)
+    return Folders(name, evaluated, prepared, manifest.is_mini)
+
+
+# Descriptions of one or several runs side by side: fixed, broken, still hallucinated.
 
 Said = dict[tuple[str, str], list[Verdict]]  # run and model -> verdicts, sentence by sentence
 
@@ -103,5 +143,77 @@ def _card(
         parts,
         title=f"Image {question.image_id}: {question.text}",
         note="✓ true; ✗ wrong; ? not to be judged.",
-        is_mini=any(folder.is_mini for folder in folders),
     )
+
+
+# POPE's questions by object, split and error.
+
+_OBJECT = re.compile(r"Is there an? (.+?) in the im")
+_KINDS = {("yes", "no"): "false yes", ("no", "yes"): "false no"}
+
+
+def browse_pope_errors(
+    run: Run | str,
+    *,
+    models: Sequence[str] = ("base", "merged"),
+    only_errors: bool = True,
+    per_page: int = 3,
+) -> Browser:
+    """POPE's questions with what each model answered; with filters by object, split and error.
+
+    Args:
+        run: an evaluated run, open or by name.
+        models: whose answers, in this order; "fixed" and "broken" compare the first and the last.
+        only_errors: leave out what all models answered rightly.
+        per_page: cards at a time.
+
+    Raises:
+        BadInput: no such run, or a broken file.
+    """
+    folders = folders_of(run)
+    questions = {q.question_id: q for q in folders.questions("pope")}
+    said: dict[str, dict[str, Answer]] = {}
+    for answer in read_jsonl(folders.evaluated / "samples.jsonl", Answer):
+        if answer.question_id in questions and answer.model in models:
+            said.setdefault(answer.question_id, {})[answer.model] = answer
+    entries = []
+    for key, answers in said.items():
+        shown = [answers[model] for model in models if model in answers]
+        errors = [_error(questions[key], answer) for answer in shown]
+        if any(errors) or not only_errors:
+            entries.append(_pope_entry(questions[key], shown, errors))
+    title = "questions with a wrong answer" if only_errors else "questions"
+    return Browser(entries, title=title, per_page=per_page, is_mini=folders.is_mini)
+
+
+def _error(question: Question, answer: Answer) -> str:
+    """How an answer is wrong; "" if it is right."""
+    return _KINDS.get((yes_no_upstream(answer.text), question.label or ""), "")
+
+
+def _pope_entry(question: Question, answers: Sequence[Answer], errors: Sequence[str]) -> Entry:
+    found = _OBJECT.match(question.text)
+    is_both = bool(errors[0] and errors[-1])
+    outcome = "wrong in both" if is_both else "fixed" if errors[0] else "broken"
+    if len(answers) == 1:
+        outcome = "wrong"
+    facets = {
+        "object": found[1] if found else "another question",
+        "split": question.split,
+        "error": next(filter(None, errors), "none"),
+        "outcome": outcome if any(errors) else "right",
+    }
+    draw = partial(_pope_card, question, answers, errors)
+    text = f"{question.image_id} {question.text}"
+    return Entry(draw, facets, {"wrong answers": sum(map(bool, errors))}, text)
+
+
+def _pope_card(question: Question, answers: Sequence[Answer], errors: Sequence[str]) -> Card:
+    columns = []
+    for answer, error in zip(answers, errors, strict=True):
+        words = [(word, False) for word in answer.text.split()]
+        line = Line(words, "invented" if error else "true", error)
+        columns.append(Column(model_title(answer.model), [line]))
+    title = f"{question.text} The right answer: {question.label or 'unknown'}."
+    note = f"Image {question.image_id}, split {question.split}. ✓ right; ✗ wrong."
+    return text_card(question.image, columns, title=title, note=note)

@@ -27,13 +27,15 @@ class Entry:
 class Browser:
     """Entries behind controls; in a report, the first page of them.
 
+    A browser of a run's results says once whether the run is of the synthetic world.
+
     Attributes:
         found: the entries that pass the filters, in their order.
         widget: the controls and the page, for JupyterLab.
     """
 
     def __init__(
-        self, entries: Sequence[Entry], *, title: str, per_page: int = 3, is_mini: bool
+        self, entries: Sequence[Entry], *, title: str, per_page: int = 3, is_mini: bool = False
     ) -> None:
         self.entries = entries
         self.found: list[Entry] = list(entries)

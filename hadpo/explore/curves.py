@@ -56,9 +56,9 @@ class LiveCurves:
         logs = {name: self.logs[name] for name, size in zip(chosen, sizes, strict=True) if size}
         try:
             figure = training_curves(
-                next(iter(logs.values())) if len(self.logs) == 1 and logs else logs,
-                is_mini=self._is_mini,
+                next(iter(logs.values())) if len(self.logs) == 1 and logs else logs
             )
+            figure = figure.as_mini() if self._is_mini else figure
             self.shown.value = figure._repr_html_()
         except BadInput as error:  # nothing ticked, or nothing written yet
             self.shown.value = f"<p>{html.escape(str(error))}</p>"

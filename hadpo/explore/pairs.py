@@ -12,7 +12,7 @@ from hadpo.figures import pair_card
 from hadpo.records import Instruction, Pair, read_jsonl
 
 
-def browse_pairs(pairs: Path | Sequence[Pair | Instruction], *, is_mini: bool) -> Browser:
+def browse_pairs(pairs: Path | Sequence[Pair | Instruction]) -> Browser:
     """A browser of pairs or instructions, or of a file of pairs (`pairs.jsonl` of prepare).
 
     Raises:
@@ -20,21 +20,19 @@ def browse_pairs(pairs: Path | Sequence[Pair | Instruction], *, is_mini: bool) -
     """
     every = list(read_jsonl(pairs, Pair)) if isinstance(pairs, Path) else pairs
     entries = [
-        _instruction(record, is_mini=is_mini)
-        if isinstance(record, Instruction)
-        else _entry(record, is_mini=is_mini)
+        _instruction(record) if isinstance(record, Instruction) else _entry(record)
         for record in every
     ]
     is_pairs = all(isinstance(record, Pair) for record in every)
-    return Browser(entries, title="pairs" if is_pairs else "instructions", is_mini=is_mini)
+    return Browser(entries, title="pairs" if is_pairs else "instructions")
 
 
-def _entry(pair: Pair, *, is_mini: bool) -> Entry:
+def _entry(pair: Pair) -> Entry:
     chosen, rejected = pair.chosen.split(), pair.rejected.split()
     change = len(chosen) - len(rejected)
     length = "longer" if change > 0 else "shorter" if change < 0 else "as long"
     return Entry(
-        partial(pair_card, pair, is_mini=is_mini),
+        partial(pair_card, pair),
         {"kind": pair.kind, "source": pair.source, "chosen is": length},
         {
             "words chosen": len(chosen),
@@ -46,9 +44,9 @@ def _entry(pair: Pair, *, is_mini: bool) -> Entry:
     )
 
 
-def _instruction(record: Instruction, *, is_mini: bool) -> Entry:
+def _instruction(record: Instruction) -> Entry:
     return Entry(
-        partial(pair_card, record, is_mini=is_mini),
+        partial(pair_card, record),
         {"kind": record.kind, "source": record.source, "task": record.task},
         {"words of the answer": len(record.answer.split()), "weight": record.weight},
         f"{record.instruction} {record.answer}",

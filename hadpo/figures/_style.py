@@ -1,4 +1,4 @@
-"""House style, and the figure object that every function here returns."""
+"""House style, and what every function here returns: a figure, or several pictures."""
 
 import base64
 import csv
@@ -7,11 +7,12 @@ import io
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
@@ -67,9 +68,10 @@ class Figure:
     Attributes:
         drawing: what matplotlib drew.
         name: of the files that `save` makes.
-        title: the message, one sentence.
+        title: the message, one sentence, written above the picture.
         alt: the picture in words, for those who do not see it.
         data: the plotted numbers, one mapping per row.
+        note: small text below the picture.
     """
 
     drawing: Drawing
@@ -77,6 +79,12 @@ class Figure:
     title: str
     alt: str
     data: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    note: str = ""
+
+    def as_mini(self) -> Self:
+        """This picture, with the mark of the synthetic world below it."""
+        _write_note(self.drawing, with_mini(self.note))
+        return replace(self, note=with_mini(self.note))
 
     def png(self) -> bytes:
         """The picture at 150 dots per inch; no time and no version in the bytes."""
@@ -127,20 +135,59 @@ def picture_html(png: bytes, alt: str, *, width: int | None = None) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{size}">'
 
 
-def write_title(drawing: Drawing, title: str, *, note: str = "", is_mini: bool = False) -> None:
-    """The message above and, small, the note below; a picture of the synthetic world says so."""
-    inches = drawing.get_figwidth()
-    lines = textwrap.fill(title, int(inches * 11.4))
-    drawing.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    text = mark_mini(note, is_mini=is_mini)
-    if text:
-        text = textwrap.fill(text, int(inches * 18.5))
+def finish(
+    drawing: Drawing,
+    name: str,
+    title: str,
+    *,
+    alt: str,
+    note: str = "",
+    data: Sequence[Mapping[str, Any]] = (),
+) -> Figure:
+    """The drawing as a figure: the message above, and the note, small, below.
+
+    Args:
+        drawing: what matplotlib drew.
+        name: of the files that `save` makes.
+        title: the message, one sentence.
+        alt: what words say of the picture behind its title.
+        note: how to read it, and of how many.
+        data: the plotted numbers, one mapping per row.
+    """
+    with house_style():
+        lines = textwrap.fill(title, int(drawing.get_figwidth() * 11.4))
+        drawing.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        _write_note(drawing, note)
+    return Figure(drawing, name, title, f"{title} {alt}".strip(), data, note)
+
+
+def with_mini(note: str) -> str:
+    """A note that ends with the mark of the synthetic world."""
+    return note if MINI in note else f"{note} {MINI}.".strip()
+
+
+def _write_note(drawing: Drawing, note: str) -> None:
+    if note:
+        text = textwrap.fill(note, int(drawing.get_figwidth() * 18.5))
         drawing.supxlabel(text, x=0.01, ha="left", fontsize=7, color="#555555")
 
 
-def mark_mini(note: str, *, is_mini: bool) -> str:
-    """The note, with the mark of the synthetic world where it is due."""
-    return f"{note} {MINI}.".strip() if is_mini else note
+def name_rows(
+    axes: Axes, labels: Sequence[str], *, rows: Sequence[float] = (), above: float = 0.5
+) -> None:
+    """Bars from top to bottom, each with its label at the left.
+
+    Args:
+        axes: of horizontal bars.
+        labels: one a bar.
+        rows: where the bars are; empty: at 0, 1, ...
+        above: room above the first bar.
+    """
+    places = rows or range(len(labels))
+    axes.set_yticks(places, labels)
+    axes.set_ylim(places[-1] + 0.5, -above)
+    axes.tick_params(axis="y", length=0, colors=INK)
+    axes.grid(axis="y", visible=False)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

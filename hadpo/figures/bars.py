@@ -1,7 +1,7 @@
-"""Results as bars: POPE's confusion matrices, and SHR beside the length of the answers."""
+"""Base against tuned, measure by measure, and what lies behind: lengths and invented objects."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,15 @@ from matplotlib.axes import Axes
 from hadpo.figures._style import (
     BLUE,
     GREY,
-    INK,
     MODEL_COLOURS,
-    ORANGE,
-    PALE,
-    SAND,
     Figure,
+    finish,
     house_style,
+    name_rows,
     new_drawing,
     percent,
-    write_title,
 )
-from hadpo.records import BadInput, Evidence, Instruction, Metric, Pair, Verdict
+from hadpo.records import BadInput, Evidence, Instruction, Pair, Verdict
 from hadpo.tables import (
     Measure,
     ReportedRow,
@@ -30,212 +27,9 @@ from hadpo.tables import (
     covers_zero,
     measure_of,
     model_title,
-    models_in_order,
     split_title,
 )
 from hadpo.text import forms, words
-
-_PARTS = (  # the order puts all yes answers first: their end is the yes ratio
-    ("true_positives", "TP", BLUE, ""),
-    ("false_positives", "FP", ORANGE, "////"),
-    ("false_negatives", "FN", SAND, "\\\\\\\\"),
-    ("true_negatives", "TN", PALE, ""),
-)
-_OTHER = "#2f7f6f"  # a model that the tables do not know
-
-
-def pope_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
-    """Who was told yes and no, rightly and wrongly, per split and model; yes answers on the left.
-
-    Raises:
-        BadInput: no confusion counts of POPE among `metrics`.
-    """
-    table = _by_place(metrics, "pope")
-    bars = [(split, model) for split, model in table if "true_positives" in table[split, model]]
-    if not bars:
-        raise BadInput(
-            "no confusion counts of pope among the metrics; was the benchmark evaluated?"
-        )
-    order = models_in_order(model for _, model in bars)
-    splits = list(dict.fromkeys(split for split, _ in bars))
-    data: list[dict[str, Any]] = []
-    with house_style():
-        drawing = new_drawing(8.0, 0.3 * len(bars) + 0.25 * len(splits) + 1.4)
-        axes = drawing.add_subplot()
-        place = 0.0
-        for split in splits:
-            count = max(table[split, m]["true_positives"].n for m in order if (split, m) in bars)
-            axes.text(-0.012, place, f"{split}, n {count}", fontweight="bold", ha="right")
-            for model in order:
-                if (split, model) in bars:
-                    place += 0.55
-                    found = table[split, model]
-                    _stack(axes, place, found, name_parts=not data)
-                    counts = {name: found[name].value for name, *_ in _PARTS}
-                    rates = {n: _value(found, n) for n in ("accuracy", "yes_ratio")}
-                    data.append({"split": split, "model": model, **counts, **rates})
-                    axes.text(-0.012, place, model_title(model), ha="right", va="center")
-            place += 0.85
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        axes.set(xlim=(0, 1), ylim=(place - 0.35, -0.35), yticks=[])
-        axes.set_xlabel("share of the questions; dotted: half, as many as have the answer yes")
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-        axes.grid(visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.text(1.01, 0.08, "wrong yes, no; accuracy [95 %]", fontsize=7.5, color="#555555")
-        message = title or _pope_message(table, splits)
-        note = (
-            "TP, FP: said yes, rightly and wrongly; TN, FN: said no, rightly and wrongly; hatched: "
-            "wrong. The black mark, where the yes answers end, is the yes ratio."
-        )
-        write_title(drawing, message, note=note, is_mini=is_mini)
-    words = "; ".join(
-        f"{row['split']} {model_title(row['model'])}: accuracy {percent(row['accuracy'])}, "
-        f"yes ratio {percent(row['yes_ratio'])}"
-        for row in data
-    )
-    return Figure(drawing, "pope_bars", message, f"{message} Stacked bars. {words}.", data)
-
-
-def shr_bars(metrics: Iterable[Metric], *, title: str = "", is_mini: bool) -> Figure:
-    """Sentences with absent objects and with wrong attributes, beside the length of the answers.
-
-    Raises:
-        BadInput: no SHR among `metrics`.
-    """
-    table = _by_place(metrics, "shr")
-    found = {model: values for (_, model), values in table.items()}
-    order = models_in_order(m for m in found if "hallucinated_sentence_ratio" in found[m])
-    if not order:
-        raise BadInput("no SHR among the metrics; was the benchmark evaluated?")
-    message = title or _shr_message(found)
-    names = ("hallucinated_sentence_ratio", "absent_sentence_ratio", "attribute_sentence_ratio")
-    names += ("words_per_answer", "sentences_per_answer", "object_recall")
-    data = [{"model": m, **{n: _value(found[m], n) for n in names}} for m in order]
-    with house_style():
-        drawing = new_drawing(8.0, 0.42 * len(order) + 1.7)
-        left, right = drawing.subplots(1, 2, width_ratios=(1.7, 1), sharey=True)
-        for at, model in enumerate(order):
-            _shr_row(left, at, found[model])
-            words = _value(found[model], "words_per_answer")
-            if words is not None:
-                right.barh(at, words, height=0.6, color=MODEL_COLOURS.get(model, _OTHER))
-                right.text(words, at, f" {words:.1f}", va="center")
-        left.set_yticks(range(len(order)), [model_title(m) for m in order])
-        left.tick_params(axis="y", length=0, colors=INK)
-        right.tick_params(axis="y", length=0)
-        left.set(title="Hallucinated sentences (SHR)", xlabel="percent of the sentences")
-        right.set(title="Length", xlabel="words per answer")
-        left.set_ylim(len(order) - 0.5, -0.5)
-        left.set_xlim(0, left.get_xlim()[1] * 1.25)
-        right.set_xlim(0, right.get_xlim()[1] * 1.2)
-        for axes in (left, right):
-            axes.grid(axis="y", visible=False)
-        note = (
-            "Hatched: objects that are not there; pale: wrong attributes of objects that are. "
-            "Whisker: 95 % interval of the sum. n: sentences judged."
-        )
-        write_title(drawing, message, note=note, is_mini=is_mini)
-    words = "; ".join(
-        f"{model_title(r['model'])}: {percent(r['hallucinated_sentence_ratio'])} hallucinated"
-        for r in data
-    )
-    return Figure(drawing, "shr_bars", message, f"{message} Bars. {words}.", data)
-
-
-Values = Mapping[str, Metric]
-
-
-def _stack(axes: Axes, place: float, found: Values, *, name_parts: bool) -> None:
-    counts = {name: found[name].value or 0 for name, *_ in _PARTS}
-    total = sum(counts.values()) or 1
-    left = 0.0
-    for name, short, colour, hatch in _PARTS:
-        share = counts[name] / total
-        bar = axes.barh(place, share, left=left, height=0.46, color=colour, edgecolor="white")
-        if hatch:
-            bar[0].set(facecolor=SAND, edgecolor=ORANGE, hatch=hatch, linewidth=0)
-        elif share > 0.06:
-            ink = "white" if colour == BLUE else INK
-            style = {"ha": "center", "va": "center", "fontsize": 7, "color": ink}
-            axes.text(left + share / 2, place, f"{counts[name]:.0f}", style)
-        if name_parts and share > 0:
-            axes.text(left + share / 2, place - 0.3, short, ha="center", fontsize=7.5)
-        left += share
-    yes = (counts["true_positives"] + counts["false_positives"]) / total
-    axes.plot([yes, yes], [place - 0.24, place + 0.24], color=INK, linewidth=2.5)
-    wrong = f"{counts['false_positives']:.0f}, {counts['false_negatives']:.0f};"
-    text = f"{wrong} {percent(_value(found, 'accuracy'))} {_ends(found.get('accuracy'))}"
-    axes.text(1.01, place, text, va="center", fontsize=7.5)
-
-
-def _shr_row(axes: Axes, at: int, found: Values) -> None:
-    total = found["hallucinated_sentence_ratio"]
-    parts = (("absent_sentence_ratio", ORANGE, "////"), ("attribute_sentence_ratio", SAND, ""))
-    left = 0.0
-    for name, colour, hatch in parts:
-        share = 100 * (_value(found, name) or 0.0)
-        bar = axes.barh(at, share, left=left, height=0.6, linewidth=0.8)
-        bar[0].set(facecolor="white" if hatch else SAND, edgecolor=colour, hatch=hatch)
-        left += share
-    rest = 100 * (total.value or 0.0) - left
-    if rest > 0.05:  # a judge that does not tell the kinds apart
-        axes.barh(at, rest, left=left, height=0.6, facecolor="#eeeeee", edgecolor=GREY)
-        left += rest
-    end = left
-    if total.low is not None and total.high is not None:
-        ends = [[left - 100 * total.low], [100 * total.high - left]]
-        axes.errorbar(left, at, xerr=ends, color=INK, capsize=3, linewidth=1)
-        end = 100 * total.high
-    axes.text(end, at, f"  {percent(total.value)}, n {total.n}", va="center", fontsize=7.5)
-
-
-def _by_place(
-    metrics: Iterable[Metric], benchmark: str
-) -> dict[tuple[str, str], dict[str, Metric]]:
-    table: dict[tuple[str, str], dict[str, Metric]] = {}
-    for metric in metrics:
-        if metric.benchmark == benchmark:
-            table.setdefault((metric.split, metric.model), {})[metric.name] = metric
-    return table
-
-
-def _pope_message(table: Mapping[tuple[str, str], Values], splits: Sequence[str]) -> str:
-    split = "adversarial" if "adversarial" in splits else splits[-1]
-    both = [table.get((split, m), {}) for m in ("base", "merged")]
-    if not all(both):
-        return f"POPE: the answers of {len(table)} splits and models."
-    yes = [percent(_value(found, "yes_ratio")) for found in both]
-    right = [percent(_value(found, "accuracy")) for found in both]
-    return (
-        f"{split.capitalize()} questions: the base says yes to {yes[0]}, the tuned model to "
-        f"{yes[1]}; accuracy goes from {right[0]} to {right[1]}."
-    )
-
-
-def _shr_message(found: Mapping[str, Values]) -> str:
-    if "base" not in found or "merged" not in found:
-        return "Hallucinated sentences beside the length of the answers."
-    shr, words = (
-        [_value(found[m], name) for m in ("base", "merged")]
-        for name in ("hallucinated_sentence_ratio", "words_per_answer")
-    )
-    length = (
-        "" if None in words else f", while answers go from {words[0]:.1f} to {words[1]:.1f} words"
-    )
-    return f"Hallucinated sentences go from {percent(shr[0])} to {percent(shr[1])}{length}."
-
-
-def _value(found: Values, name: str) -> float | None:
-    metric = found.get(name)
-    return metric.value if metric else None
-
-
-def _ends(metric: Metric | None) -> str:
-    if metric is None or metric.low is None or metric.high is None:
-        return ""
-    return f"[{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
-
 
 # Base to tuned, measure by measure, beside what was published.
 
@@ -282,27 +76,25 @@ def dumbbell(
         for at, row in enumerate(rows):
             _dumbbell_row(axes, at, row)
         labels = [_row_label(r, several) for r in rows]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.9))
+        name_rows(axes, labels, above=0.9)
+        axes.set_xlim(0, 100)
         has_scores = any(not _measure(row).is_fraction for row in rows)
         axes.set_xlabel("percent; scores of 0 to 10: tenths" if has_scores else "percent")
-        axes.tick_params(axis="y", length=0, colors=INK)
-        axes.grid(axis="y", visible=False)
         head = {"fontsize": 7.5, "color": "#555555", "transform": axes.get_yaxis_transform()}
         axes.text(1.02, -0.75, "difference [95 %], n", **head)
-        notes = ["Grey dot: base; blue dot: tuned; hollow diamonds: published base and tuned."]
-        if any(r["interval"] == "unpaired" for r in rows):
-            notes.append("u: unpaired interval.")
-        if table.is_mini and any(r["reported_base"] is not None for r in rows):
-            notes.append("Published: another model and other images, not comparable.")
-        write_title(drawing, message, note=" ".join(notes), is_mini=table.is_mini)
+    note = "Grey dot: base; blue dot: tuned; hollow diamonds: published base and tuned."
+    if any(r["interval"] == "unpaired" for r in rows):
+        note += " u: unpaired interval."
+    if table.is_mini and any(r["reported_base"] is not None for r in rows):
+        note += " Published: another model and other images, not comparable."
     names = ("recipe", "group", "benchmark", "split", "measure", "reported_base", "reported_tuned")
     names += ("base", "tuned", "difference", "low", "high", "n")
     data = [{name: row[name] for name in names} for row in rows]
     words = "; ".join(
         f"{_row_label(r, several)}: {_in_words(r, 'base')} to {_in_words(r, 'tuned')}" for r in rows
     )
-    return Figure(drawing, "dumbbell", message, f"{message} {words}.", data)
+    figure = finish(drawing, "dumbbell", message, note=note, alt=f"{words}.", data=data)
+    return figure.as_mini() if table.is_mini else figure
 
 
 def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figure:
@@ -341,22 +133,19 @@ def published_dumbbell(rows: Sequence[ReportedRow], *, title: str = "") -> Figur
             f"{backbone}, {benchmark.upper()}{f' {split}' if split != 'all' else ''}"
             for backbone, benchmark, split, _ in found
         ]
-        axes.set_yticks(range(len(found)), labels)
-        axes.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.6))
+        name_rows(axes, labels, above=0.6)
+        axes.set_xlim(0, 100)
         axes.set_xlabel("percent: accuracy of POPE, hallucinated sentences of SHR")
-        axes.tick_params(axis="y", length=0, colors=INK)
-        axes.grid(axis="y", visible=False)
-        counts = sorted({f"{row.benchmark.upper()} {row.n}" for row in rows if row.n})
-        note = "Grey: base; blue: tuned, as published; sources stand in the tables."
-        note += f" n: {', '.join(counts)}." if counts else ""
-        write_title(drawing, message, note=note)
+    counts = sorted({f"{row.benchmark.upper()} {row.n}" for row in rows if row.n})
+    note = "Grey: base; blue: tuned, as published; sources stand in the tables."
+    note += f" n: {', '.join(counts)}." if counts else ""
     keys = ("backbone", "benchmark", "split", "measure")
     data = [dict(zip(keys, key, strict=True)) | values for key, values in found.items()]
     words = "; ".join(
         f"{label} {percent(v['base'])} to {percent(v['tuned'])}"
         for label, v in zip(labels, found.values(), strict=True)
     )
-    return Figure(drawing, "published", message, f"{message} {words}.", data)
+    return finish(drawing, "published", message, note=note, alt=f"{words}.", data=data)
 
 
 def _published_message(found: Mapping[tuple[str, str, str, str], Mapping[str, Any]]) -> str:
@@ -421,7 +210,7 @@ def _row_label(row: Mapping[str, Any], several: bool) -> str:
 # Lengths of chosen and rejected texts: the first thing that preference training can exploit.
 
 
-def length_figure(pairs: Sequence[Pair] | Sequence[Instruction], *, is_mini: bool) -> Figure:
+def length_figure(pairs: Sequence[Pair] | Sequence[Instruction]) -> Figure:
     """Words of the chosen against words of the rejected text, of the description pairs.
 
     Where there are no descriptions, of all pairs. On the diagonal, length carries no signal. Of
@@ -432,7 +221,7 @@ def length_figure(pairs: Sequence[Pair] | Sequence[Instruction], *, is_mini: boo
     """
     instructions = [record for record in pairs if isinstance(record, Instruction)]
     if instructions:
-        return _answer_lengths(instructions, is_mini=is_mini)
+        return _answer_lengths(instructions)
     pairs = [record for record in pairs if isinstance(record, Pair)]
     shown = [p for p in pairs if p.kind == "description"] or list(pairs)
     if not shown:
@@ -451,17 +240,16 @@ def length_figure(pairs: Sequence[Pair] | Sequence[Instruction], *, is_mini: boo
         axes.text(end * 0.88, end * 0.94, "equal length", ha="right", color=GREY)
         axes.plot(rejected + jitter[0], chosen + jitter[1], ".", color=BLUE, markersize=3)
         axes.set(xlim=(0, end), ylim=(0, end), xlabel="words rejected", ylabel="words chosen")
-        note = f"n = {len(shown)} {'description ' * (shown[0].kind == 'description')}pairs."
-        write_title(drawing, message, note=note, is_mini=is_mini)
+    note = f"n = {len(shown)} {'description ' * (shown[0].kind == 'description')}pairs."
     data = [
         {"pair_id": p.pair_id, "chosen_words": int(c), "rejected_words": int(r)}
         for p, c, r in zip(shown, chosen, rejected, strict=True)
     ]
-    alt = f"{message} Scatter of words in the chosen against words in the rejected texts."
-    return Figure(drawing, "pair_lengths", message, alt, data)
+    alt = "Scatter of words in the chosen against words in the rejected texts."
+    return finish(drawing, "pair_lengths", message, note=note, alt=alt, data=data)
 
 
-def _answer_lengths(records: Sequence[Instruction], *, is_mini: bool) -> Figure:
+def _answer_lengths(records: Sequence[Instruction]) -> Figure:
     words: dict[str, list[int]] = {}
     for record in records:
         words.setdefault(record.kind, []).append(len(record.answer.split()))
@@ -475,9 +263,9 @@ def _answer_lengths(records: Sequence[Instruction], *, is_mini: bool) -> Figure:
             axes.hist(counts, bins, histtype="step", linewidth=1.5, label=kind)
         axes.set(xlabel="words of the answer", ylabel="instructions")
         axes.legend(fontsize=8)
-        write_title(drawing, message, note=f"n = {len(records)}.", is_mini=is_mini)
     data = [{"kind": kind, "words": n} for kind, counts in words.items() for n in counts]
-    return Figure(drawing, "answer_lengths", message, f"{message} Histogram by kind.", data)
+    note, alt = f"n = {len(records)}.", "Histogram by kind."
+    return finish(drawing, "answer_lengths", message, note=note, alt=alt, data=data)
 
 
 # What is invented: against the length of the answer, and object by object.
@@ -530,15 +318,15 @@ def length_against_hallucination(result: RunResults) -> Figure:
             )
         axes.set(xlabel="words per answer", ylabel="hallucinated sentences (%)")
         axes.set_ylim(bottom=-2)
-        note = f"{result.name}. Small: each image; large: means of {_BINS} groups by length."
-        write_title(drawing, message, note=note, is_mini=result.is_mini)
+    note = f"{result.name}. Small: each image; large: means of {_BINS} groups by length."
     data = [
         {"model": model, "image_id": image, "words": length, _SHR: share}
         for model, found in points.items()
         for image, length, share in found
     ]
-    alt = f"{message} Scatter of hallucinated sentences against words, with means by length."
-    return Figure(drawing, "shr_length", message, alt, data)
+    alt = "Scatter of hallucinated sentences against words, with means by length."
+    figure = finish(drawing, "shr_length", message, note=note, alt=alt, data=data)
+    return figure.as_mini() if result.is_mini else figure
 
 
 def invented_objects(
@@ -548,7 +336,6 @@ def invented_objects(
     *,
     model: str = "base",
     most: int = 12,
-    is_mini: bool,
 ) -> Figure:
     """Which objects a model invents, and beside which real ones: a share for every pair.
 
@@ -561,7 +348,6 @@ def invented_objects(
         objects: names to look for.
         model: whose inventions.
         most: objects to show, the most invented first.
-        is_mini: mark the picture as one of the synthetic world.
 
     Raises:
         BadInput: no image with annotated objects was judged.
@@ -616,11 +402,10 @@ def invented_objects(
         bars.set(xlabel="% of images without it")
         bars.margins(x=0.45)
         bars.tick_params(axis="y", labelleft=False)
-        note = f"Cells: percent of the images. n {len(judged)} images; bars: percent and times."
-        write_title(drawing, message, note=note, is_mini=is_mini)
-    words_ = "; ".join(f"{name} {times[name]} times" for name in shown)
-    alt = f"{message} Heat map of invented against real objects. {words_}."
-    return Figure(drawing, f"invented_objects_{model}", message, alt, data)
+    note = f"Cells: percent of the images. n {len(judged)} images; bars: percent and times."
+    counts = "; ".join(f"{name} {times[name]} times" for name in shown)
+    alt = f"Heat map of invented against real objects. {counts}."
+    return finish(drawing, f"invented_objects_{model}", message, note=note, alt=alt, data=data)
 
 
 def _present(evidence: Evidence, spellings: Mapping[str, set[str]]) -> set[str]:

@@ -1,43 +1,35 @@
-"""Pictures of single cases: what was said of an image and how much is true; what a pair prefers."""
+"""Cards: an image beside columns of marked text, as HTML for a notebook, as PNG for a slide."""
 
 import difflib
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+from matplotlib.offsetbox import HPacker, OffsetBox, OffsetImage, PaddedBox, TextArea, VPacker
 from PIL import Image, ImageDraw, ImageFont
 
-from hadpo import tables
-from hadpo.figures._style import BLUE, GREY, INK, ORANGE, Figure, mark_mini, picture_html
-from hadpo.figures.bars import (
-    dumbbell,
-    invented_objects,
-    length_against_hallucination,
-    pope_bars,
-    published_dumbbell,
-    shr_bars,
+from hadpo.figures._style import (
+    BLUE,
+    DPI,
+    GREY,
+    INK,
+    ORANGE,
+    Figure,
+    house_style,
+    picture_html,
+    with_mini,
 )
-from hadpo.figures.curves import STEP, learning_curve, read_steps, training_curves
-from hadpo.records import (
-    BadInput,
-    Evidence,
-    Instruction,
-    Pair,
-    Question,
-    Region,
-    Verdict,
-    read_json,
-    read_jsonl,
-)
-from hadpo.runs import Run, read_manifest
+from hadpo.records import BadInput, Evidence, Instruction, Pair, Question, Region, Verdict
 from hadpo.tables import model_title
-
-# Cards: an image beside columns of marked text, as HTML for a notebook, as PNG for a slide.
 
 Tone = Literal["true", "invented", "unknown", "plain"]
 SIGNS: dict[Tone, str] = {"true": "✓", "invented": "✗", "unknown": "?", "plain": ""}
@@ -49,9 +41,8 @@ _GROUNDS: dict[Tone, str] = {
     "plain": "#ffffff",
 }
 _SIDE = 300  # pixels of an image's longer side in a card
-_COLUMN = 330
-_LINE = 19
-Font = ImageFont.FreeTypeFont
+_COLUMN = 360  # pixels of a column of a PNG
+_CHARACTERS = 44  # of a line in it
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,11 @@ class Line:
     tone: Tone = "plain"
     label: str = ""  # shown small behind the sentence
     hover: str = ""  # shown when the pointer rests on it
+
+    @property
+    def text(self) -> str:
+        """The words, unmarked."""
+        return " ".join(word for word, _ in self.words)
 
 
 @dataclass(frozen=True)
@@ -83,48 +79,49 @@ class Card:
         image: what is shown at the left, drawn boxes included.
         columns: text beside it, from left to right.
         note: small text below.
+        captions: what a picture of several pictures says of each.
     """
 
     name: str
     title: str
     image: Image.Image
-    columns: Sequence[Column]
+    columns: Sequence[Column] = ()
     note: str = ""
-    said: str = ""  # more for the card in words: what a picture of several tells
+    captions: Sequence[str] = ()
+
+    def as_mini(self) -> Self:
+        """This card, with the mark of the synthetic world below it."""
+        return replace(self, note=with_mini(self.note))
 
     @property
     def alt(self) -> str:
         """The card in words."""
         parts = []
         for column in self.columns:
-            said = " ".join(
-                f"[{SIGNS[line.tone]}] {_text(line)}" if SIGNS[line.tone] else _text(line)
-                for line in column.lines
-            )
-            parts.append(f"{column.heading}: {said}")
-        return " ".join([self.title, *parts, self.said]).strip()
+            texts = [f"[{SIGNS[x.tone]}] " * (x.tone != "plain") + x.text for x in column.lines]
+            parts.append(f"{column.heading}: {' '.join(texts)}")
+        return " ".join([self.title, *parts, "; ".join(self.captions)]).strip()
 
     def png(self) -> bytes:
         """The whole card as a picture; equal input gives equal bytes."""
-        return _png(_draw(self))
-
-    def save_png(self, path: Path) -> Path:
-        """Write the card to `path`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.png())
-        return path
+        file = io.BytesIO()
+        with house_style():
+            _draw(self).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        return file.getvalue()
 
     def save(self, folder: Path, name: str = "") -> list[Path]:
         """Write the card as PNG and as a piece of HTML into `folder`."""
-        stem = name or self.name
-        picture = self.save_png(folder / f"{stem}.png")
-        page = folder / f"{stem}.html"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture, page = (folder / f"{name or self.name}.{form}" for form in ("png", "html"))
+        picture.write_bytes(self.png())
         page.write_text(self._repr_html_(), encoding="utf-8", newline="\n")
         return [picture, page]
 
     def _repr_html_(self) -> str:
         alt = f"the image of: {self.title}" if self.columns else self.alt
-        image = picture_html(_png(self.image), alt, width=self.image.width)
+        file = io.BytesIO()
+        self.image.save(file, format="PNG")
+        image = picture_html(file.getvalue(), alt, width=self.image.width)
         columns = "".join(_column_html(column) for column in self.columns)
         note = f'<div style="font-size: 11px; color: #555">{html.escape(self.note)}</div>'
         return (
@@ -139,35 +136,24 @@ class Card:
         return self.png(), {"alt": self.alt}
 
 
-def fit(image: Image.Image, side: int = _SIDE) -> tuple[Image.Image, float]:
-    """The image, its longer side `side` pixels, and the factor; small ones stay sharp."""
-    scale = side / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
-    return image.convert("RGB").resize(size, way), scale
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures in the order of reading; `missing` says what could not be drawn, and why."""
 
+    pictures: Sequence[Figure | Card]
+    missing: Sequence[str] = ()
 
-def font(size: int, *, bold: bool = False) -> Font:
-    """The font that comes with matplotlib, so that pictures are equal on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+    def as_mini(self) -> "Pictures":
+        """These pictures, each with the mark of the synthetic world."""
+        return Pictures([picture.as_mini() for picture in self.pictures], self.missing)
 
+    def save(self, folder: Path) -> list[Path]:
+        """Write every picture into `folder`."""
+        return [path for picture in self.pictures for path in picture.save(folder)]
 
-def draw_label(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, colour: str) -> None:
-    """Small white text on a patch of `colour`, its upper left corner at (x, y)."""
-    box = draw.textbbox((x + 2, y + 1), text, font=font(10))
-    draw.rectangle((x, y, box[2] + 2, box[3] + 2), fill=colour)
-    draw.text((x + 2, y + 1), text, font=font(10), fill="white")
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
-
-
-def _text(line: Line) -> str:
-    return " ".join(word for word, _ in line.words)
+    def _repr_html_(self) -> str:
+        notes = (f"<p><small>not drawn: {html.escape(note)}</small></p>" for note in self.missing)
+        return "".join([*(picture._repr_html_() for picture in self.pictures), *notes])
 
 
 def _column_html(column: Column) -> str:
@@ -200,78 +186,77 @@ def _line_html(line: Line, marked: Tone) -> str:
     )
 
 
-def _draw(card: Card) -> Image.Image:
-    """The card as a picture: measured first, then drawn."""
-    width = 30 + card.image.width + len(card.columns) * (_COLUMN + 20)
-    title = _wrap([(word, False) for word in card.title.split()], width - 20, font(14, bold=True))
-    top = 12 + 20 * len(title)
-    heights = [22 + sum(_height(line) for line in column.lines) for column in card.columns]
-    note = _wrap([(word, False) for word in card.note.split()], width - 20, font(10))
-    bottom = top + max([card.image.height, *heights]) + 8
-    page = Image.new("RGB", (width, bottom + 14 * len(note) + 8), "white")
-    draw = ImageDraw.Draw(page)
-    for at, words in enumerate(title):
-        text = " ".join(word for word, _ in words)
-        draw.text((10, 8 + 20 * at), text, font=font(14, bold=True), fill=INK)
-    page.paste(card.image, (10, top))
-    for at, column in enumerate(card.columns):
-        left = 30 + card.image.width + at * (_COLUMN + 20)
-        draw.text((left, top), column.heading, font=font(12, bold=True), fill=INK)
-        y = top + 22
-        for line in column.lines:
-            _draw_line(draw, left, y, line, column.tone)
-            y += _height(line)
-    for at, words in enumerate(note):
-        text = " ".join(word for word, _ in words)
-        draw.text((10, bottom + 14 * at), text, font=font(10), fill="#555555")
-    return page
+def _draw(card: Card) -> Drawing:
+    """The card as matplotlib packs it: the title, the image beside the columns, the note."""
+    drawing = Drawing(dpi=DPI)
+    renderer = FigureCanvasAgg(drawing).get_renderer()
+    image = OffsetImage(np.asarray(card.image), zoom=72 / DPI, interpolation="nearest")
+    row = HPacker(children=[image, *map(_column_box, card.columns)], align="top", pad=0, sep=8)
+    wide = max(_CHARACTERS, card.image.width // 10 + _CHARACTERS * len(card.columns))
+    title = textwrap.fill(card.title, wide)
+    parts = [TextArea(title, textprops={"fontsize": 9, "fontweight": "bold"}), row]
+    if card.note:
+        note = textwrap.fill(card.note, round(1.4 * wide))
+        parts.append(TextArea(note, textprops={"fontsize": 6.5, "color": "#555555"}))
+    page = VPacker(children=parts, align="left", pad=6, sep=5)
+    page.set_figure(drawing)
+    box = page.get_bbox(renderer)
+    drawing.set_size_inches(box.width / DPI, box.height / DPI)
+    page.set_offset((-box.x0, -box.y0))
+    drawing.add_artist(page)
+    return drawing
 
 
-def _all_words(line: Line) -> list[tuple[str, bool]]:
-    return [*line.words, *((w, False) for w in (f"({line.label})" if line.label else "").split())]
+def _column_box(column: Column) -> OffsetBox:
+    heading = TextArea(column.heading, textprops={"fontsize": 8, "fontweight": "bold"})
+    boxes = [heading, *(_line_box(line, column.tone) for line in column.lines)]
+    return VPacker(children=boxes, width=_COLUMN, align="left", pad=0, sep=3)
 
 
-def _height(line: Line) -> int:
-    return _LINE * len(_wrap(_all_words(line), _COLUMN - 26, font(12))) + 8
-
-
-def _draw_line(draw: ImageDraw.ImageDraw, left: int, y: int, line: Line, marked: Tone) -> None:
-    colour = _COLOURS[line.tone]
-    height = _height(line)
+def _line_box(line: Line, tone: Tone) -> OffsetBox:
+    """A sentence in lines of `_CHARACTERS`, on the ground of its tone."""
+    words = [*line.words, *((word, False) for word in f"({line.label})".split() if line.label)]
     if SIGNS[line.tone]:
-        draw.rectangle((left, y, left + _COLUMN, y + height - 5), fill=_GROUNDS[line.tone])
-        draw.rectangle((left, y, left + 2, y + height - 5), fill=colour)
-        draw.text((left + 6, y + 1), SIGNS[line.tone], font=font(12, bold=True), fill=colour)
-    normal, space = font(12), font(12).getlength(" ")
-    for words in _wrap(_all_words(line), _COLUMN - 26, normal):
-        x = left + 22.0
-        for word, is_marked in words:
-            length = normal.getlength(word)
-            if is_marked:
-                ground = (x - 1, y + 1, x + length + 1, y + 16)
-                draw.rectangle(ground, fill=_GROUNDS[marked])
-                bar = y + 9 if marked == "invented" else y + 16
-                draw.line((x, bar, x + length, bar), fill=_COLOURS[marked], width=1)
-            ink = _COLOURS[marked] if is_marked else INK
-            draw.text((x, y + 1), word, font=normal, fill=ink)
-            x += length + space
-        y += _LINE
-
-
-def _wrap(
-    words: Sequence[tuple[str, bool]], width: float, face: Font
-) -> list[list[tuple[str, bool]]]:
-    """Words in lines no wider than `width` pixels; a word that is wider stands alone."""
-    lines: list[list[tuple[str, bool]]] = [[]]
-    used, space = 0.0, face.getlength(" ")
+        words.insert(0, (SIGNS[line.tone], False))
+    rows: list[list[Artist]] = [[]]
+    used = 0
     for word, is_marked in words:
-        length = face.getlength(word)
-        if lines[-1] and used + length > width:
-            lines.append([])
-            used = 0.0
-        lines[-1].append((word, is_marked))
-        used += length + space
-    return [line for line in lines if line]
+        if rows[-1] and used + len(word) > _CHARACTERS:
+            rows.append([])
+            used = 0
+        rows[-1].append(_marked_word(word, tone) if is_marked else _word(word, line.tone))
+        used += len(word) + 1
+    lines = (HPacker(children=row, align="baseline", pad=0, sep=2.4) for row in rows)
+    text = VPacker(children=list(lines), align="left", pad=0, sep=1.5)
+    frame = {"facecolor": _GROUNDS[line.tone], "edgecolor": _COLOURS[line.tone], "linewidth": 0.5}
+    return PaddedBox(text, pad=2, draw_frame=bool(SIGNS[line.tone]), patch_attrs=frame)
+
+
+def _word(word: str, tone: Tone) -> TextArea:
+    is_sign = word == SIGNS[tone]
+    return TextArea(word, textprops={"color": _COLOURS[tone] if is_sign else INK, "fontsize": 8})
+
+
+def _marked_word(word: str, tone: Tone) -> TextArea:
+    """A word in the colours of its tone, struck out or underlined by combining signs."""
+    sign = "\u0336" if tone == "invented" else "\u0332"
+    ground = {"facecolor": _GROUNDS[tone], "edgecolor": "none", "pad": 0.5}
+    style = {"color": _COLOURS[tone], "bbox": ground, "fontsize": 8}
+    return TextArea("".join(letter + sign for letter in word), textprops=style)
+
+
+def fit(image: Image.Image, side: int = _SIDE) -> tuple[Image.Image, float]:
+    """The image, its longer side `side` pixels, and the factor; small ones stay sharp."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    way = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, way), scale
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, so that pictures are equal on every machine."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(path, 10)
 
 
 _KINDS = {"absent": "absent object", "attribute": "wrong attribute"}
@@ -286,7 +271,6 @@ def hallucination_card(
     models: Sequence[str] = ("base", "merged"),
     most_regions: int = 5,
     title: str = "",
-    is_mini: bool,
 ) -> Card:
     """An image with its boxes, and each model's sentences, marked true (✓) or wrong (✗).
 
@@ -297,7 +281,6 @@ def hallucination_card(
         models: which models' columns, in this order; those without verdicts are left out.
         most_regions: boxes to draw.
         title: the message; empty: how many sentences are wrong.
-        is_mini: mark the card as one of the synthetic world.
 
     Raises:
         BadInput: no readable image, or no verdict of these models.
@@ -317,11 +300,10 @@ def hallucination_card(
     signs = "✓ true; ✗ wrong: an absent object or a wrong attribute; ? not to be judged."
     name = f"card_{ruled[shown[0]][0].case_id}"
     message = title or "; ".join(column.heading for column in columns).capitalize() + "."
-    note = mark_mini(f"{signs} {note}".strip(), is_mini=is_mini)
-    return Card(name, message, picture, columns, note)
+    return Card(name, message, picture, columns, f"{signs} {note}".strip())
 
 
-def pair_card(pair: Pair | Instruction, *, title: str = "", is_mini: bool) -> Card:
+def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
     """A preference pair: the image, the chosen and the rejected answer, with what differs marked.
 
     An instruction to finetune on has one answer, and nothing is marked in it.
@@ -330,7 +312,7 @@ def pair_card(pair: Pair | Instruction, *, title: str = "", is_mini: bool) -> Ca
         BadInput: no readable image.
     """
     if isinstance(pair, Instruction):
-        return _instruction_card(pair, title=title, is_mini=is_mini)
+        return _instruction_card(pair, title=title)
     chosen, rejected = pair.chosen.split(), pair.rejected.split()
     same_chosen, same_rejected = set(), set()
     matcher = difflib.SequenceMatcher(a=chosen, b=rejected, autojunk=False)
@@ -348,20 +330,17 @@ def pair_card(pair: Pair | Instruction, *, title: str = "", is_mini: bool) -> Ca
     ]
     picture, _ = fit(open_image(pair.image))
     note = f"{pair.kind} pair {pair.pair_id} from {pair.source}, image {pair.image_id}."
-    note = mark_mini(note, is_mini=is_mini)
     return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
 
 
-def text_card(
-    image: str | Path, columns: Sequence[Column], *, title: str, note: str = "", is_mini: bool
-) -> Card:
+def text_card(image: str | Path, columns: Sequence[Column], *, title: str, note: str = "") -> Card:
     """An image beside columns of text of any kind.
 
     Raises:
         BadInput: no readable image.
     """
     picture, _ = fit(open_image(image))
-    return Card("text", title, picture, columns, mark_mini(note, is_mini=is_mini))
+    return Card("text", title, picture, columns, note)
 
 
 def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
@@ -369,30 +348,14 @@ def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
     return [_sentence(verdict) for verdict in verdicts]
 
 
-def _instruction_card(record: Instruction, *, title: str, is_mini: bool) -> Card:
+def _instruction_card(record: Instruction, *, title: str) -> Card:
     words = [(word, False) for word in record.answer.split()]
     column = Column(f"answer, {len(words)} words", [Line(words)])
     picture, _ = fit(open_image(record.image))
     note = f"{record.kind} instruction {record.instruction_id} from {record.source}, "
-    note = mark_mini(f"{note}image {record.image_id}.", is_mini=is_mini)
+    note += f"image {record.image_id}."
     message = title or record.instruction or "(a caption: the trainer draws the request)"
     return Card(f"instruction_{record.instruction_id}", message, picture, [column], note)
-
-
-@dataclass(frozen=True, eq=False)
-class Cards:
-    """Several cards, one below the other."""
-
-    cards: Sequence[Card]
-    note: str = ""  # said where there is no card
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write each card into `folder`."""
-        return [path for card in self.cards for path in card.save(folder)]
-
-    def _repr_html_(self) -> str:
-        cards = "".join(card._repr_html_() for card in self.cards)
-        return cards or f"<p>{html.escape(self.note)}</p>"
 
 
 def best_and_worst(
@@ -401,8 +364,7 @@ def best_and_worst(
     *,
     count: int = 2,
     models: tuple[str, str] = ("base", "merged"),
-    is_mini: bool,
-) -> Cards:
+) -> Pictures:
     """Cards of the answers that improved most and of those that got worse most, in this order.
 
     Args:
@@ -410,10 +372,9 @@ def best_and_worst(
         evidence: what is known of the image, by the id of the case (the question) it belongs to.
         count: cards of each sort; an answer is shown once.
         models: before and after.
-        is_mini: mark the cards as ones of the synthetic world.
 
     Returns:
-        The cards; none, with a note, where no answer was judged for both models.
+        The cards; none, with the reason, if no answer was judged for both models.
     """
     ruled: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
@@ -425,10 +386,10 @@ def best_and_worst(
             wrong = [v.model for v in found if v.label == "hallucination"]
             change[case_id] = wrong.count(models[1]) - wrong.count(models[0])
     if not change:
-        return Cards((), f"No description was judged for both {models[0]} and {models[1]}.")
+        return Pictures((), [f"No description was judged for both {models[0]} and {models[1]}."])
     order = sorted(change, key=lambda case_id: (change[case_id], case_id))
     shown = list(dict.fromkeys([*order[:count], *reversed(order[-count:])]))
-    return Cards(
+    return Pictures(
         [
             hallucination_card(
                 evidence[case_id].image,
@@ -436,7 +397,6 @@ def best_and_worst(
                 regions=evidence[case_id].regions,
                 models=models,
                 title=f"Image {evidence[case_id].image_id}: {_change_text(change[case_id])}",
-                is_mini=is_mini,
             )
             for case_id in shown
         ]
@@ -450,7 +410,6 @@ def contact_sheet(
     columns: int = 6,
     side: int = 150,
     title: str = "",
-    is_mini: bool,
 ) -> Card:
     """Small pictures in a grid, each with a line of text below.
 
@@ -469,14 +428,13 @@ def contact_sheet(
         picture, _ = fit(open_image(path), side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top))
         for line, text in enumerate(_two_lines(captions[at] if captions else "", side)):
-            draw.text((left, top + side + 3 + 14 * line), text, font=font(10), fill="#222222")
+            draw.text((left, top + side + 3 + 14 * line), text, font=_font(), fill="#222222")
     message = title or f"{len(images)} images"
-    note = mark_mini("", is_mini=is_mini)
-    return Card("contact_sheet", message, sheet, (), note, said="; ".join(captions))
+    return Card("contact_sheet", message, sheet, captions=captions)
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image in RGB; raises BadInput where it cannot be read."""
+    """The image in RGB; raises BadInput if it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -493,7 +451,10 @@ def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tupl
         x, y = region.x * scale, region.y * scale
         end = ((region.x + region.width) * scale - 1, (region.y + region.height) * scale - 1)
         draw.rectangle((x, y, max(x + 1, end[0]), max(y + 1, end[1])), outline=BLUE, width=2)
-        draw_label(draw, max(0, x), max(0, y), str(at), BLUE)
+        x, y = max(0, x), max(0, y)
+        label = draw.textbbox((x + 2, y + 1), str(at), font=_font())
+        draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=BLUE)
+        draw.text((x + 2, y + 1), str(at), font=_font(), fill="white")
     texts = [f"{at} {region.phrase.strip()}" for at, region in enumerate(shown, start=1)]
     if len(regions) > len(shown):
         texts.append(f"{len(regions) - len(shown)} more regions")
@@ -518,7 +479,7 @@ def _change_text(change: int) -> str:
 
 def _two_lines(text: str, width: float) -> list[str]:
     """The beginning of `text` in at most two lines of `width` pixels."""
-    lines, face = [""], font(10)
+    lines, face = [""], _font()
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
         if face.getlength(longer) <= width:
@@ -531,149 +492,17 @@ def _two_lines(text: str, width: float) -> list[str]:
     return lines
 
 
-# Pictures of a whole stage: drawn from its files, saved with their data, shown in one column.
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """Pictures in the order of reading; `missing` says what could not be drawn, and why."""
-
-    pictures: Sequence[Figure | Card]
-    missing: Sequence[str] = ()
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write every picture into `folder`."""
-        return [path for picture in self.pictures for path in picture.save(folder)]
-
-    def _repr_html_(self) -> str:
-        notes = (f"<p><small>not drawn: {html.escape(note)}</small></p>" for note in self.missing)
-        return "".join([*(picture._repr_html_() for picture in self.pictures), *notes])
-
-
-def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> Gallery:
-    """The descriptions that gained most and that lost most by tuning, sentence by sentence.
-
-    Args:
-        evaluated: folder of a stage evaluate, with `verdicts.jsonl`.
-        prepared: folder of the stage prepare that it read, with questions and evidence.
-        count: cards of each sort.
-    """
-    path = evaluated / "verdicts.jsonl"
-    verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
-    known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
-    questions = read_jsonl(prepared / "questions.jsonl", Question)
-    described = (q for q in questions if q.benchmark == "shr" and q.image_id in known)
-    evidence = {q.question_id: known[q.image_id] for q in described}
-    manifest = read_manifest(evaluated)
-    is_mini = manifest is not None and manifest.is_mini
-    found = best_and_worst(verdicts, evidence, count=count, is_mini=is_mini)
-    return Gallery(found.cards, () if found.cards else (found.note,))
-
-
-def compare(run: Run, results: Sequence[tables.Table]) -> Gallery:
-    """The pictures of 05_compare, saved under `figures/`: dumbbell, bars, curves and one card.
-
-    The dumbbell and the curves show all compared runs, the bars and the card the first of them;
-    the card is of the description that gained most. Without a run: the published numbers alone.
-    A picture that the runs have no numbers for is named in `missing`, and so is the reason.
-    """
-    wanted: dict[str, Callable[[], Figure | Card]] = {}
-    found = tables.run_results(run)
-    published = tables.published_rows(run)
-    if found:
-        first, metrics = found[0], list(found[0].metrics.values())
-        whole = next(table for table in results if table.name == "comparison")
-        logs = {r.name: r.training_log for r in found if r.training_log is not None}
-        log = logs if len(logs) > 1 else next(iter(logs.values()), ())
-        wanted["dumbbell"] = partial(dumbbell, whole)
-        wanted["POPE"] = partial(pope_bars, metrics, is_mini=first.is_mini)
-        wanted["SHR"] = partial(shr_bars, metrics, is_mini=first.is_mini)
-        wanted["length"] = partial(length_against_hallucination, first)
-        for model in ("base", "merged"):
-            wanted[f"invented objects, {model}"] = partial(_invented, first, model)
-        if any(model.startswith(STEP) for *_, model in first.metrics):
-            wanted["learning curve"] = partial(_learning, first)
-        wanted["curves"] = partial(training_curves, log, is_mini=first.is_mini)
-        wanted["card"] = partial(_best_card, first)
-    elif published:
-        wanted["published"] = partial(published_dumbbell, published)
-    drawn, missing = [], []
-    for name, draw in wanted.items():
-        try:
-            drawn.append(draw())
-        except BadInput as error:  # no numbers for this one: said below the pictures
-            missing.append(f"{name}: {error}")
-    gallery = Gallery(drawn, missing)
-    run.note(figures=[path.name for path in gallery.save(run.path("figures"))], not_drawn=missing)
-    return gallery
-
-
-def _best_card(result: tables.RunResults) -> Card:
-    """The card of the description that gained most; BadInput where no card can be drawn."""
-    folders = result.folders
-    for name in ("questions.jsonl", "evidence.jsonl"):
-        if not (folders["prepare"] / name).is_file():
-            raise BadInput(
-                f"prepare/{name} is absent, which says what was asked and is on the images"
-            )
-    found = hallucination_cards(folders["evaluate"], folders["prepare"], count=1)
-    if not found.pictures:
-        raise BadInput("; ".join(found.missing))
-    best = found.pictures[0]
-    assert isinstance(best, Card)
-    note = f"Of all descriptions of {result.name} the one that gained most, not a typical one."
-    return replace(best, name="hallucination_card", note=f"{note} {best.note}")
-
-
-def _learning(result: tables.RunResults) -> Figure:
-    """The learning curve of a run; how many updates it had stands in its training log."""
-    if result.training_log is None:
-        raise BadInput(f"run {result.name!r} has no training log")
-    own = [step for step in read_steps(result.training_log) if step["objective"] == "dpo"]
-    last = own or read_steps(result.training_log)
-    return learning_curve(result, updates=last[-1]["step"] + 1)
-
-
-def _invented(result: tables.RunResults, model: str) -> Figure:
-    """The objects that a model of one run invents, from the files of its stages."""
-    evaluated, prepared = (result.folders.get(stage) for stage in ("evaluate", "prepare"))
-    files = [
-        folder / name
-        for folder, name in (
-            (evaluated, "verdicts.jsonl"),
-            (prepared, "evidence.jsonl"),
-            (prepared, "questions.jsonl"),
-            (prepared, "vocabulary.json"),
-        )
-        if folder is not None
-    ]
-    absent = [path.name for path in files if not path.is_file()]
-    if absent or not files:
-        raise BadInput(f"run {result.name!r} has no {', '.join(absent) or 'folder'}")
-    verdicts = list(read_jsonl(files[0], Verdict))
-    known = {e.image_id: e for e in read_jsonl(files[1], Evidence)}
-    questions = read_jsonl(files[2], Question)
-    evidence = {q.question_id: known[q.image_id] for q in questions if q.image_id in known}
-    objects = read_json(files[3], dict, expected="run stage prepare again").get("objects", ())
-    names = [name if isinstance(name, str) else str(name[0]) for name in objects]
-    return invented_objects(verdicts, evidence, names, model=model, is_mini=result.is_mini)
-
-
 # A few records as a person wants to see them before anything is spent on all of them.
 
 
-def pair_cards(
-    pairs: Sequence[Pair | Instruction], *, notes: Sequence[str] = (), is_mini: bool
-) -> Cards:
+def pair_cards(pairs: Sequence[Pair | Instruction], *, notes: Sequence[str] = ()) -> Pictures:
     """One card a pair; `notes` are put in front of the instructions, one each."""
     titles = [f"{note}: {p.instruction}" for note, p in zip(notes, pairs, strict=False)]
     titles += [p.instruction for p in pairs[len(titles) :]]
-    return Cards(
-        [pair_card(p, title=t, is_mini=is_mini) for p, t in zip(pairs, titles, strict=True)]
-    )
+    return Pictures([pair_card(p, title=t) for p, t in zip(pairs, titles, strict=True)])
 
 
-def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5, is_mini: bool) -> Cards:
+def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5) -> Pictures:
     """Images with what is known about them: numbered boxes, their phrases, and the facts."""
     cards = []
     for known in evidence:
@@ -681,15 +510,15 @@ def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5, is_mi
         note = " ".join([note, *known.facts])
         name = f"evidence_{known.image_id}"
         title = f"Image {known.image_id}: {len(known.regions)} regions, {len(known.facts)} facts"
-        cards.append(Card(name, title, picture, (), mark_mini(note, is_mini=is_mini)))
-    return Cards(cards)
+        cards.append(Card(name, title, picture, note=note))
+    return Pictures(cards)
 
 
-def question_sheet(questions: Sequence[Question], *, is_mini: bool) -> Card:
+def question_sheet(questions: Sequence[Question]) -> Card:
     """Images with the questions that are asked about them, and the right answers where known."""
     if not questions:  # a recipe that evaluates nothing still has its page
         blank = Image.new("RGB", (480, 24), "white")
-        return Card("question_sheet", "No questions", blank, (), mark_mini("", is_mini=is_mini))
+        return Card("question_sheet", "No questions", blank)
     captions = [f"{q.text} {f'({q.label})' if q.label else ''}".strip() for q in questions]
-    title = f"{len(questions)} questions, with the right answers where there are such"
-    return contact_sheet([q.image for q in questions], captions, title=title, is_mini=is_mini)
+    title = f"{len(questions)} questions, with the right answers if there are any"
+    return contact_sheet([q.image for q in questions], captions, title=title)

@@ -18,11 +18,11 @@ from hadpo.figures._style import (
     INK,
     ORANGE,
     Figure,
+    finish,
     house_style,
     new_drawing,
     percent,
     spread,
-    write_title,
 )
 from hadpo.records import BadInput, Pair
 from hadpo.tables import RunResults, learning_metric, measure_of, split_title
@@ -80,7 +80,6 @@ def training_curves(
     logs: Path | Iterable[Any] | Mapping[str, Path | Iterable[Any]],
     *,
     title: str = "",
-    is_mini: bool,
 ) -> Figure:
     """Loss, rewards, margins, accuracies and log-probabilities over the steps, raw and smoothed.
 
@@ -91,7 +90,6 @@ def training_curves(
         logs: a `metrics.jsonl`, steps, or several of either by the name to show; a log with several
             objectives (dpo and the sft control) gives one line for each.
         title: the message; empty: the last accuracy and margin.
-        is_mini: mark the picture as one of the synthetic world.
 
     Raises:
         BadInput: no steps at all.
@@ -134,16 +132,15 @@ def training_curves(
             titles = [panel[0] for panel in panels]
             at = titles.index(_ROOMY) if _ROOMY in titles else 0
             drawing.axes[at].legend([dot], ["held-out"], loc="lower right", fontsize=8)
-        write_title(drawing, message, note=note, is_mini=is_mini)
     data = [
         {"line": label, "step": step["step"], **step["metrics"]}
         for label, steps in lines.items()
         for step in steps
     ]
     names = ", ".join(panel[0].lower() for panel in panels)
-    alt = f"{message} Training curves over steps for {', '.join(lines)}: {names}."
-    alt += " Dots show held-out pairs." if is_held_out else ""
-    return Figure(drawing, "training_curves", message, alt, data)
+    alt = f"Training curves over steps for {', '.join(lines)}: {names}."
+    alt += " Dots show held-out pairs." * is_held_out
+    return finish(drawing, "training_curves", message, note=note, alt=alt, data=data)
 
 
 class Curves:
@@ -154,9 +151,9 @@ class Curves:
     place: an executed notebook holds exactly one.
     """
 
-    def __init__(self, *, seconds: float = 3.0, title: str = "", is_mini: bool) -> None:
+    def __init__(self, *, seconds: float = 3.0, title: str = "") -> None:
         self.steps: list[Step] = []
-        self._seconds, self._title, self._is_mini = seconds, title, is_mini
+        self._seconds, self._title = seconds, title
         self._due = 0.0
         self._handle: Any = None
 
@@ -171,7 +168,7 @@ class Curves:
 
     def figure(self) -> Figure:
         """The picture of all steps so far."""
-        return training_curves(self.steps, title=self._title, is_mini=self._is_mini)
+        return training_curves(self.steps, title=self._title)
 
     def show(self) -> None:
         """Draw the final picture, in place of the growing one."""
@@ -279,7 +276,7 @@ def _is_number(value: Any) -> bool:
 # What a training does to the benchmarks on its way: base, kept steps, tuned.
 
 STEP = "step-"  # what the names of kept steps begin with
-_LEARNING_STYLES = ("-", "--", ":", "-.")  # told apart without colour
+_STYLES = ("-", "--", ":", "-.")  # told apart without colour
 _COLOURS = (BLUE, INK, GREY, "#5a3e8e")
 _Point = tuple[int, float, float | None, float | None, int]  # updates, value, its interval, n
 
@@ -335,52 +332,36 @@ def learning_curve(
         for at, points in enumerate(lines.values()):
             x, y = [p[0] for p in points], [p[1] for p in points]
             colour = _COLOURS[at % len(_COLOURS)]
-            axes.plot(
-                x,
-                y,
-                _LEARNING_STYLES[at % len(_LEARNING_STYLES)],
-                marker="o",
-                markersize=4,
-                color=colour,
-            )
-            known = [p for p in points if p[2] is not None and p[3] is not None]
-            if known:
-                axes.fill_between(
-                    [p[0] for p in known],
-                    [p[2] for p in known],  # pyright: ignore[reportArgumentType]
-                    [p[3] for p in known],  # pyright: ignore[reportArgumentType]
-                    color=colour,
-                    alpha=0.12,
-                    linewidth=0,
-                )
+            style = _STYLES[at % len(_STYLES)]
+            axes.plot(x, y, style, marker="o", markersize=4, color=colour)
+            bands = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
+            if bands:
+                axes.fill_between(*np.array(bands).T, color=colour, alpha=0.12, linewidth=0)
         heights = spread([points[-1][1] for points in lines.values()], 6)
         for at, ((label, points), height) in enumerate(zip(lines.items(), heights, strict=True)):
             colour = _COLOURS[at % len(_COLOURS)]
             axes.text(1.03 * points[-1][0], height, label, color=colour, fontsize=7.5, va="center")
         axes.set(xlabel="updates", ylabel="percent", xlim=(0, 1.45 * updates))
         axes.set_xticks(sorted(places.values()))
-        note = f"{result.name}; 0 is the base. Bands: 95 % intervals over images."
-        write_title(drawing, message, note=note, is_mini=result.is_mini)
+    note = f"{result.name}; 0 is the base. Bands: 95 % intervals over images."
     columns = ("line", "updates", "value", "low", "high", "n")
     data: list[dict[str, Any]] = [
         dict(zip(columns, (label, *point), strict=True))
         for label, points in lines.items()
         for point in points
     ]
-    alt = f"{message} Lines over {', '.join(map(str, sorted(places.values())))} updates."
-    return Figure(drawing, "learning_curve", message, alt, data)
+    alt = f"Lines over {', '.join(map(str, sorted(places.values())))} updates."
+    figure = finish(drawing, "learning_curve", message, note=note, alt=alt, data=data)
+    return figure.as_mini() if result.is_mini else figure
 
 
 # Reward margins pair by pair: how many pairs are the right way round, and by how much.
 
 _MORE_MARGINS = (BLUE, "#5a3e8e", "#2f7f6f", "#a0522d")
-_MARGIN_STYLES = ("-", "--", ":", "-.")
 
 
 def margin_histogram(
     margins: Sequence[tuple[Pair, float]] | Mapping[str, Sequence[float]],
-    *,
-    is_mini: bool,
 ) -> Figure:
     """Histogram of reward margins, one outline a run; right of zero the pair is the right way.
 
@@ -389,7 +370,6 @@ def margin_histogram(
 
     Args:
         margins: pairs with their margins, in nats, or margins of several runs by name.
-        is_mini: mark the picture as one of the synthetic world.
     """
     if isinstance(margins, Mapping):
         named = {name: [float(value) for value in values] for name, values in margins.items()}
@@ -412,10 +392,8 @@ def margin_histogram(
         axes = drawing.add_subplot()
         for at, (name, values) in enumerate(named.items()):
             counts, _ = np.histogram(values, edges)
-            colour, style = (
-                _MORE_MARGINS[at % len(_MORE_MARGINS)],
-                _MARGIN_STYLES[at % len(_MARGIN_STYLES)],
-            )
+            colour = _MORE_MARGINS[at % len(_MORE_MARGINS)]
+            style = _STYLES[at % len(_STYLES)]
             axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.8)
             if len(named) == 1:
                 axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
@@ -434,19 +412,17 @@ def margin_histogram(
         axes.set(xlabel="reward margin, chosen minus rejected (nats)", ylabel="pairs")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(axis="x", colors=GREY)
-        counts = ", ".join(f"{name} {len(v)}".strip() for name, v in named.items())
-        note = f"n pairs: {counts or 0}. Left of zero: the rejected text is still preferred."
-        note += f" Not finite and not drawn: {strange}." if strange else ""
-        write_title(drawing, message, note=note, is_mini=is_mini)
-    return Figure(drawing, "reward_margins", message, f"{message} Histogram of margins.", data)
+    counts = ", ".join(f"{name} {len(v)}".strip() for name, v in named.items())
+    note = f"n pairs: {counts or 0}. Left of zero: the rejected text is still preferred."
+    note += f" Not finite and not drawn: {strange}." if strange else ""
+    alt = "Histogram of margins."
+    return finish(drawing, "reward_margins", message, note=note, alt=alt, data=data)
 
 
 # What beta does: the margin that the best policy reaches, and how far it goes for it.
 
 
-def beta_sweep(
-    start: np.ndarray, betas: Sequence[float], marked: float, *, is_mini: bool
-) -> Figure:
+def beta_sweep(start: np.ndarray, betas: Sequence[float], marked: float) -> Figure:
     """KL from the reference against the margin of the best policy, one point a beta.
 
     Between the two answers of a pair, the policy that is best for reward 1 on the chosen one less
@@ -457,7 +433,6 @@ def beta_sweep(
         start: the reference's log-odds of chosen over rejected, in nats, one a pair.
         betas: to draw.
         marked: the beta that the slider stands on.
-        is_mini: mark the picture as one of the synthetic world.
     """
     every = np.array(betas, dtype=float)
     odds = start[None, :] + 1 / every[:, None]
@@ -479,23 +454,19 @@ def beta_sweep(
             axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), textcoords="offset points")
         axes.plot(margin[at], kl[at], "D", color=ORANGE, markersize=9, markerfacecolor="none")
         axes.axvline(float(start.mean()), color=GREY, linestyle=":", linewidth=1)
-        axes.annotate(
-            "reference",
-            (float(start.mean()), float(kl.max())),
-            xytext=(4, -4),
-            textcoords="offset points",
-            color="#555555",
-        )
+        top = (float(start.mean()), float(kl.max()))
+        way = {"xytext": (4, -4), "textcoords": "offset points", "color": "#555555"}
+        axes.annotate("reference", top, **way)
         axes.set(
             xlabel="log-odds of chosen over rejected (nats)", ylabel="KL from reference (nats)"
         )
-        note = f"n = {len(start)} pairs, means. Beside the points: beta. Diamond: the chosen beta."
-        write_title(drawing, title, note=note, is_mini=is_mini)
+    note = f"n = {len(start)} pairs, means. Beside the points: beta. Diamond: the chosen beta."
     data = [
         {"beta": float(b), "log_odds": float(m), "kl": float(k), "right": float(r)}
         for b, m, k, r in zip(every, margin, kl, right, strict=True)
     ]
-    return Figure(drawing, "beta_sweep", title, f"{title} KL against log-odds for each beta.", data)
+    alt = "KL against log-odds for each beta."
+    return finish(drawing, "beta_sweep", title, note=note, alt=alt, data=data)
 
 
 def _divergence(odds: np.ndarray, start: np.ndarray) -> np.ndarray:

@@ -9,21 +9,21 @@ from hadpo.figures._style import (
     INK,
     PALE,
     Figure,
+    finish,
     house_style,
+    name_rows,
     new_drawing,
-    write_title,
 )
 from hadpo.records import BadInput
 
 
-def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "", is_mini: bool) -> Figure:
+def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """How many times faster, and with what share of the memory, one bar per peer.
 
     Args:
         rows: with `what`, `pairs`, `than`, `median`, `least`, `greatest`, `floor` and `aim`, as
             `tools.speed.report.rows` gives them; those without a median are left out.
         title: the message; empty: made from the rows.
-        is_mini: whether this was measured on a model that is too small to mean anything.
 
     Raises:
         BadInput: nothing was measured.
@@ -37,8 +37,8 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "", is_mini: b
         drawing = new_drawing(8.0, 0.3 * len(data) + 0.6 * len(groups) + 0.9)
         panels = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=sizes)[:, 0]
         for axes, group in zip(panels, groups, strict=True):
-            mine = [row for row in data if row["what"] == group]
-            for at, row in enumerate(mine):
+            own = [row for row in data if row["what"] == group]
+            for at, row in enumerate(own):
                 colour = BLUE if row["pairs"].startswith("desc") else PALE
                 axes.barh(at, row["median"], height=0.62, color=colour)
                 if row["least"] is not None:
@@ -51,21 +51,16 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "", is_mini: b
                 reach = (row[name] or 0 for name in ("median", "greatest", "floor", "aim"))
                 axes.text(max(reach), at, f"  {row['median']:.2f}", va="center", fontsize=7.5)
             axes.axvline(1, color=GREY, linewidth=1)
-            axes.set_yticks(range(len(mine)), [f"{r['pairs']}: {r['than']}" for r in mine])
-            axes.set(title=group, ylim=(len(mine) - 0.5, -0.5), xlim=(0, axes.get_xlim()[1] * 1.08))
-            axes.tick_params(axis="y", length=0, colors=INK)
-            axes.grid(axis="y", visible=False)
-        message = title or _message(data)
-        note = (
-            "Bar: median; whisker: least and greatest round; line: what we promise, dotted: what "
-            "we aim at; grey: as the peer."
-        )
-        write_title(drawing, message, note=note, is_mini=is_mini)
+            name_rows(axes, [f"{r['pairs']}: {r['than']}" for r in own])
+            axes.set(title=group, xlim=(0, axes.get_xlim()[1] * 1.08))
+    note = "Bar: median; whisker: least and greatest round; line: what we promise, dotted: what we "
+    note += "aim at; grey: as the peer."
     words = "; ".join(f"{r['what']}, {r['pairs']}, {r['than']}: {r['median']:.2f}" for r in data)
-    return Figure(drawing, "speed_bars", message, f"{message} Bars. {words}.", data)
+    message = title or _message(data)
+    return finish(drawing, "speed_bars", message, note=note, alt=f"Bars. {words}.", data=data)
 
 
-def speedup_bars(times: Mapping[str, float], *, name: str, note: str = "", is_mini: bool) -> Figure:
+def speedup_bars(times: Mapping[str, float], *, name: str, note: str = "") -> Figure:
     """A bar for each ratio, with its number; the line at 1 is what it is compared with.
 
     Raises:
@@ -83,14 +78,11 @@ def speedup_bars(times: Mapping[str, float], *, name: str, note: str = "", is_mi
         for place, value in zip(places, times.values(), strict=True):
             axes.text(value, place, f" {value:.1f}", va="center")
         axes.axvline(1, color=GREY, linewidth=1)
-        axes.set_yticks(places, list(times))
+        name_rows(axes, list(times))
         axes.set(xlim=(0, 1.12 * high), xlabel="times the processor time of ours")
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-        write_title(drawing, message, note=note, is_mini=is_mini)
     data = [{"what": what, "times": value} for what, value in times.items()]
     bars = ", ".join(f"{what} {value:.1f}" for what, value in times.items())
-    return Figure(drawing, name, message, f"{message} Bars: {bars}.", data)
+    return finish(drawing, name, message, note=note, alt=f"Bars: {bars}.", data=data)
 
 
 def _message(data: Sequence[Mapping[str, Any]]) -> str:

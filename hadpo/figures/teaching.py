@@ -1,10 +1,10 @@
-"""A packed row as a strip of coloured pieces, with the text that each token means."""
+"""Pictures for teaching: a packed row and its mask, where inventions come from, what pairs cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -16,11 +16,14 @@ from hadpo.figures._style import (
     PALE,
     SAND,
     Figure,
+    finish,
     house_style,
+    name_rows,
     new_drawing,
-    write_title,
 )
 from hadpo.records import BadInput
+
+# A packed row as a strip of coloured pieces, with the text that each token means.
 
 _PER_LINE = 24
 _COLOURS = {"prefix": "#e3e3e3", "chosen": PALE, "rejected": SAND}
@@ -29,7 +32,7 @@ _EDGES = {"prefix": GREY, "chosen": BLUE, "rejected": ORANGE}
 
 
 def strip_picture(
-    pieces: Sequence[str], parts: Mapping[str, int], is_image: Sequence[bool], *, is_mini: bool
+    pieces: Sequence[str], parts: Mapping[str, int], is_image: Sequence[bool]
 ) -> Figure:
     """The tokens of a row in their order, line by line; image tokens are dark.
 
@@ -37,7 +40,6 @@ def strip_picture(
         pieces: the text of each token; "" for image tokens.
         parts: prefix, chosen and rejected -> how many tokens each has, in this order.
         is_image: which tokens are image tokens.
-        is_mini: mark the picture as one of the synthetic world.
 
     Raises:
         BadInput: parts that do not fill the row.
@@ -85,10 +87,9 @@ def strip_picture(
         axes.set(xlim=(-0.05, _PER_LINE), ylim=(lines + 0.05, -0.3), xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        note = "Dark: image tokens. Grey: the words of the prompt. Blue: chosen. Hatched: rejected."
-        write_title(drawing, title, note=note, is_mini=is_mini)
-    words = " ".join(piece.strip() for piece in pieces if piece.strip())
-    return Figure(drawing, "packed_row", title, f"{title} It reads: {words}", data)
+    note = "Dark: image tokens. Grey: the words of the prompt. Blue: chosen. Hatched: rejected."
+    alt = f"It reads: {' '.join(piece.strip() for piece in pieces if piece.strip())}"
+    return finish(drawing, "packed_row", title, note=note, alt=alt, data=data)
 
 
 # Matrices of shares as heat maps side by side, every cell with its number.
@@ -100,7 +101,6 @@ def heat_maps(
     rows: Sequence[str],
     columns: Sequence[str],
     title: str,
-    is_mini: bool,
 ) -> Figure:
     """Matrices of the same rows and columns; darker is more, and the cells hold percentages.
 
@@ -109,7 +109,6 @@ def heat_maps(
         rows: names of the rows.
         columns: names of the columns.
         title: the message.
-        is_mini: mark the picture as one of the synthetic world.
     """
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
     data = []
@@ -130,9 +129,9 @@ def heat_maps(
                 axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=7.5)
                 cell = {"row": rows[i], "column": columns[j], "share": round(float(value), 4)}
                 data.append({"matrix": name, **cell})
-        write_title(drawing, title, note="Numbers in percent; empty is zero.", is_mini=is_mini)
-    alt = f"{title} Heat maps of {' and '.join(matrices)}, by {', '.join(rows)}."
-    return Figure(drawing, "heat_maps", title, alt, data)
+    note = "Numbers in percent; empty is zero."
+    alt = f"Heat maps of {' and '.join(matrices)}, by {', '.join(rows)}."
+    return finish(drawing, "heat_maps", title, note=note, alt=alt, data=data)
 
 
 # What training costs in two ways: tokens, time and memory as bars, the first way being 100 %.
@@ -144,12 +143,11 @@ _MEASURES = (
 )
 
 
-def cost_bars(costs: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
+def cost_bars(costs: Sequence[Mapping[str, Any]]) -> Figure:
     """Bars of each measure, and what is saved.
 
     Args:
         costs: way, tokens, seconds and activation_bytes of each way; the first is the measure.
-        is_mini: mark the picture as one of the synthetic world.
     """
     first, last = costs[0], costs[-1]
     tokens, seconds, memory = (f"{1 - last[key] / first[key]:.0%}" for key, *_ in _MEASURES)
@@ -169,30 +167,25 @@ def cost_bars(costs: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
                     value * 0.97, place, form.format(value), ha="right", va="center", c="white"
                 )
             names = [cost["way"] for cost in costs] if at == 0 else [""] * len(costs)
-            axes.set_yticks(range(len(costs)), names)
-            axes.set(title=name, xticks=[], ylim=(len(costs) - 0.5, -0.5), xlim=(0, None))
+            name_rows(axes, names)
+            axes.set(title=name, xticks=[], xlim=(0, None))
             axes.grid(visible=False)
-        note = "Measured in this run on this machine; the time is a median."
-        write_title(drawing, title, note=note, is_mini=is_mini)
-    return Figure(drawing, "cost", title, f"{title} Bars for each of them.", list(costs))
+    note = "Measured in this run on this machine; the time is a median."
+    return finish(drawing, "cost", title, note=note, alt="Bars for each of them.", data=costs)
 
 
 # What else than truth tells chosen from rejected: length, wording, what the base finds likely.
 
 
-def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
+def style_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Three pictures of the pairs: words, shared pairs of words, perplexity under the base.
 
     Args:
         rows: of `pairs.measure_style`; without perplexities the third picture is left out.
-        is_mini: whether they are of the synthetic world.
     """
     if not rows:  # pairs of questions alone have no style to measure
         message = "No description pairs, so there is no style to compare."
-        with house_style():
-            drawing = new_drawing(6.2, 1.0)
-            write_title(drawing, message, note="n = 0.", is_mini=is_mini)
-        return Figure(drawing, "pair_style", message, message, [])
+        return finish(new_drawing(6.2, 1.0), "pair_style", message, note="n = 0.", alt="")
     longer = np.array([row["words_chosen"] - row["words_rejected"] for row in rows])
     shared = np.array([row["shared_2"] for row in rows])
     known = [row for row in rows if row.get("perplexity_chosen")]
@@ -201,7 +194,7 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
         f"Chosen texts have {abs(longer.mean()):.1f} words {more} and share {shared.mean():.0%} of "
         "the pairs of words."
     )
-    alt = f"{message} Histograms of both."
+    alt = "Histograms of both."
     with house_style():
         drawing = new_drawing(9.0 if known else 6.2, 3.0)
         panels = drawing.subplots(1, 3 if known else 2)
@@ -229,16 +222,63 @@ def style_figure(rows: Sequence[Mapping[str, Any]], *, is_mini: bool) -> Figure:
             alt += (
                 f" The base finds the chosen text likelier in {likelier:.0%} of {len(known)} pairs."
             )
-        write_title(drawing, message, note=f"n = {len(rows)} description pairs.", is_mini=is_mini)
     data = [
-        {
-            "pair_id": row["pair_id"],
-            "words_chosen": row["words_chosen"],
-            "words_rejected": row["words_rejected"],
-            "shared_2": row["shared_2"],
-            "perplexity_chosen": row.get("perplexity_chosen") or "unknown",
-            "perplexity_rejected": row.get("perplexity_rejected") or "unknown",
+        {name: row[name] for name in ("pair_id", "words_chosen", "words_rejected", "shared_2")}
+        | {
+            f"perplexity_{x}": row.get(f"perplexity_{x}") or "unknown"
+            for x in ("chosen", "rejected")
         }
         for row in rows
     ]
-    return Figure(drawing, "pair_style", message, alt, data)
+    note = f"n = {len(rows)} description pairs."
+    return finish(drawing, "pair_style", message, note=note, alt=alt, data=data)
+
+
+# The attention mask of a packed row.
+
+_MESSAGE = "Chosen and rejected both see the prefix, and never each other."
+
+
+def mask_picture(
+    mask: Any, segments: Mapping[str, int] | None = None, *, title: str = _MESSAGE
+) -> Figure:
+    """Which position (row) sees which (column).
+
+    Args:
+        mask: booleans, length x length; anything that numpy takes, also a tensor.
+        segments: name -> length of the parts of the row, in order: prefix, chosen, rejected.
+        title: the message.
+
+    Raises:
+        BadInput: a mask that is not square, or segments that do not fill it.
+    """
+    seen = np.asarray(mask).astype(bool).squeeze()
+    if seen.ndim != 2 or seen.shape[0] != seen.shape[1]:
+        raise BadInput(f"a mask of shape {np.shape(mask)}; expected length x length")
+    length = len(seen)
+    parts = dict(segments or {})
+    if parts and sum(parts.values()) > length:
+        raise BadInput(f"segments of {sum(parts.values())} positions in a mask of {length}")
+    with house_style():
+        drawing = new_drawing(6.0, 5.4)
+        axes = drawing.add_subplot()
+        colours = ListedColormap(["#f4f4f4", BLUE])
+        axes.imshow(seen, cmap=colours, vmin=0, vmax=1, interpolation="none", aspect="equal")
+        start = 0
+        for name, count in parts.items():
+            middle = start + count / 2 - 0.5
+            axes.text(middle, -1, name, ha="center", va="bottom")
+            axes.text(-1, middle, name, ha="right", va="center", rotation=90)
+            start += count
+            if start < length:
+                axes.axhline(start - 0.5, color=INK, linewidth=0.8)
+                axes.axvline(start - 0.5, color=INK, linewidth=0.8)
+        axes.set(xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.set_xlabel("is seen: column")
+        axes.set_ylabel("sees: row", labelpad=22 if parts else 4)
+    data = [{"row": i, **{str(j): int(seen[i, j]) for j in range(length)}} for i in range(length)]
+    names = ", ".join(f"{name} of {count}" for name, count in parts.items())
+    alt = f"A square of {length} positions{': ' + names if names else ''}."
+    note = f"Blue: attention is allowed. {length} positions."
+    return finish(drawing, "mask", title, note=note, alt=alt, data=data)

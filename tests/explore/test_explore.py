@@ -147,7 +147,7 @@ def test_pairs_by_kind_source_and_length(picture):
         )
         for i, (chosen, rejected, source) in enumerate(words)
     ]
-    browser = explore.browse_pairs(pairs, is_mini=False)
+    browser = explore.browse_pairs(pairs)
     assert [e.facets["chosen is"] for e in browser.entries] == ["shorter", "longer", "as long"]
     browser.filters["source"].value = "b"
     browser.filters["chosen is"].value = "longer"
@@ -168,7 +168,7 @@ def test_instructions_can_be_browsed_like_pairs(picture):
         )
         for kind, answer in (("positive", "a red cup"), ("negative", "nobody is there at all"))
     ]
-    browser = explore.browse_pairs(records, is_mini=True)
+    browser = explore.browse_pairs(records)
     browser.filters["kind"].value = "negative"
     [found] = browser.found
     assert found.orders["words of the answer"] == 5

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from hadpo.figures import dumbbell, pope_bars, shr_bars
+from hadpo.figures import Figure, pope_bars, score_bars
+from hadpo.figures.bars import dumbbell
 from hadpo.records import BadInput
 from hadpo.tables import RunResults, comparison, read_reported
 
@@ -17,12 +18,16 @@ def results(metrics) -> RunResults:
     )
 
 
+def shr_bars(metrics) -> Figure:
+    return score_bars(metrics, "shr")
+
+
 def texts(figure) -> list[str]:
     return [t.get_text() for axes in figure.drawing.axes for t in axes.texts]
 
 
 def test_pope_bars_hold_the_confusion_matrix(metrics):
-    figure = pope_bars(metrics, is_mini=False)
+    figure = pope_bars(metrics)
     assert len(figure.data) == 4
     row = figure.data[0]
     assert (row["split"], row["model"], row["true_positives"]) == ("random", "base", 55.0)
@@ -35,12 +40,12 @@ def test_pope_bars_hold_the_confusion_matrix(metrics):
 
 
 def test_wrong_answers_are_hatched_not_only_coloured(metrics):
-    bars = pope_bars(metrics, is_mini=False).drawing.axes[0].patches
+    bars = pope_bars(metrics).drawing.axes[0].patches
     assert sum(bool(bar.get_hatch()) for bar in bars) == 8
 
 
 def test_shr_bars_show_both_kinds_and_the_length(metrics):
-    figure = shr_bars(metrics, is_mini=False)
+    figure = shr_bars(metrics)
     assert [row["model"] for row in figure.data] == ["base", "merged", "base_cut"]
     left, right = figure.drawing.axes
     assert [label.get_text() for label in left.get_yticklabels()][
@@ -54,7 +59,7 @@ def test_shr_bars_show_both_kinds_and_the_length(metrics):
 
 def test_a_judge_without_kinds_still_has_a_bar(metrics):
     whole = [m for m in metrics if not m.name.startswith(("absent", "attribute"))]
-    left = shr_bars(whole, is_mini=False).drawing.axes[0]
+    left = shr_bars(whole).drawing.axes[0]
     assert max(bar.get_width() for bar in left.patches) == pytest.approx(30)
 
 
@@ -78,10 +83,10 @@ def test_dumbbell_shows_base_tuned_and_reported(metrics):
 
 def test_a_model_that_the_tables_do_not_know_is_drawn_after_the_others(metrics):
     more = [dataclasses.replace(m, model="kto") for m in metrics if m.model == "merged"]
-    pope = pope_bars(more + metrics, is_mini=False)
+    pope = pope_bars(more + metrics)
     assert [r["model"] for r in pope.data if r["split"] == "random"] == ["base", "merged", "kto"]
     assert texts(pope).count("kto") == 2  # one bar a split
-    shr = shr_bars(more + metrics, is_mini=False)
+    shr = shr_bars(more + metrics)
     assert [row["model"] for row in shr.data] == ["base", "merged", "base_cut", "kto"]
     labels = [label.get_text() for label in shr.drawing.axes[0].get_yticklabels()]
     assert labels[-1] == "kto"
@@ -91,9 +96,9 @@ def test_a_model_that_the_tables_do_not_know_is_drawn_after_the_others(metrics):
 
 def test_nothing_to_draw_is_an_error(metrics):
     with pytest.raises(BadInput, match="no confusion counts of pope"):
-        pope_bars([m for m in metrics if m.benchmark == "shr"], is_mini=False)
+        pope_bars([m for m in metrics if m.benchmark == "shr"])
     with pytest.raises(BadInput, match="no SHR among the metrics"):
-        shr_bars([m for m in metrics if m.benchmark == "pope"], is_mini=False)
+        shr_bars([m for m in metrics if m.benchmark == "pope"])
     with pytest.raises(BadInput, match="no rows to draw"):
         dumbbell(comparison([results(metrics)]), measures=("other",))
 
@@ -105,4 +110,4 @@ def test_a_value_that_is_none_is_drawn_as_a_dash(metrics):
         else m
         for m in metrics
     ]
-    assert any("-, n 0" in text for text in texts(shr_bars(gone, is_mini=False)))
+    assert any("-, n 0" in text for text in texts(shr_bars(gone)))

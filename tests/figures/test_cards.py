@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hadpo.figures import best_and_worst, contact_sheet, hallucination_card, pair_card
+from hadpo.figures import contact_sheet, hallucination_card, pair_card
+from hadpo.figures.cards import best_and_worst
 from hadpo.records import BadInput, Evidence, Pair, Region, Verdict
 from hadpo.tables import MINI
 
@@ -27,7 +28,7 @@ def pixels(data: Path) -> Image.Image:
 
 
 def test_a_card_marks_by_sign_and_colour_and_escapes(image: Path):
-    page = hallucination_card(image, two_models(), is_mini=False)._repr_html_()
+    page = hallucination_card(image, two_models())._repr_html_()
     assert "A red &lt;b&gt;cup&lt;/b&gt; &amp; more." in page and "<b>cup" not in page
     assert page.count("✓</b>") == 2 and page.count("✗</b>") == 1 and page.count("?</b>") == 1
     assert 'title="absent: no &quot;dog&quot; here"' in page
@@ -40,7 +41,7 @@ def test_a_wrong_attribute_is_not_called_invented(image: Path):
         verdict("The cup is red.", "hallucination", kind="attribute"),
         verdict("There is a dog.", "hallucination", kind="absent"),
     ]
-    card = hallucination_card(image, found, is_mini=False)
+    card = hallucination_card(image, found)
     page = card._repr_html_()
     assert card.title == "Base: 2 of 2 wrong." and "invented" not in page
     assert [line.label for line in card.columns[0].lines] == ["wrong attribute", "absent object"]
@@ -48,10 +49,8 @@ def test_a_wrong_attribute_is_not_called_invented(image: Path):
 
 def test_a_card_draws_the_boxes_and_names_them(image: Path, tmp_path: Path):
     region = Region(x=4, y=4, width=20, height=20, phrase="a <cup>")
-    plain = hallucination_card(image, two_models(), is_mini=False)
-    boxed = hallucination_card(
-        image, two_models(), regions=[region] * 12, most_regions=2, is_mini=False
-    )
+    plain = hallucination_card(image, two_models())
+    boxed = hallucination_card(image, two_models(), regions=[region] * 12, most_regions=2)
     assert boxed.png() != plain.png()
     # 48 pixels become 300: the left edge of the box stands at 4 * 300 / 48 = 25
     assert boxed.image.getpixel((25, 100)) == (11, 98, 168)
@@ -60,8 +59,8 @@ def test_a_card_draws_the_boxes_and_names_them(image: Path, tmp_path: Path):
 
 
 def test_a_card_saves_the_same_bytes_each_time(image: Path, tmp_path: Path):
-    first = hallucination_card(image, two_models(), is_mini=False).save(tmp_path / "one")
-    second = hallucination_card(image, two_models(), is_mini=False).save(tmp_path / "two")
+    first = hallucination_card(image, two_models()).save(tmp_path / "one")
+    second = hallucination_card(image, two_models()).save(tmp_path / "two")
     assert [p.name for p in first] == ["card_shr-1.png", "card_shr-1.html"]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     picture = pixels(first[0])
@@ -72,7 +71,7 @@ def test_a_card_saves_the_same_bytes_each_time(image: Path, tmp_path: Path):
 
 
 def test_a_card_tells_itself_in_words_and_says_mini(image: Path):
-    card = hallucination_card(image, two_models(), is_mini=True)
+    card = hallucination_card(image, two_models()).as_mini()
     assert "[✗] A dog." in card.alt and "[✓] A red cup." in card.alt
     assert MINI in card._repr_html_()
     assert card._repr_png_()[1]["alt"] == card.alt
@@ -80,11 +79,11 @@ def test_a_card_tells_itself_in_words_and_says_mini(image: Path):
 
 def test_a_card_needs_an_image_and_verdicts(image: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=r"cannot read the image .*gone\.png"):
-        hallucination_card(tmp_path / "gone.png", two_models(), is_mini=False)
+        hallucination_card(tmp_path / "gone.png", two_models())
     with pytest.raises(
         BadInput, match=r"no verdicts of base, merged; there are those of \['sft'\]"
     ):
-        hallucination_card(image, [verdict("A cup.", model="sft")], is_mini=False)
+        hallucination_card(image, [verdict("A cup.", model="sft")])
 
 
 def test_pair_card_marks_only_what_differs(image: Path):
@@ -98,7 +97,7 @@ def test_pair_card_marks_only_what_differs(image: Path):
         kind="description",
         source="mined",
     )
-    card = pair_card(pair, is_mini=False)
+    card = pair_card(pair)
     marked = [[w for w, is_marked in column.lines[0].words if is_marked] for column in card.columns]
     assert marked == [["red", "there."], ["green", "there", "today."]]
     page = card._repr_html_()
@@ -117,25 +116,21 @@ def test_best_and_worst_come_in_this_order(image: Path):
     evidence = {
         case: Evidence(image_id=case, image=str(image), width=48, height=32) for case in cases
     }
-    found = best_and_worst(verdicts, evidence, count=1, is_mini=False)
-    assert [card.title for card in found.cards] == [
+    found = best_and_worst(verdicts, evidence, count=1)
+    assert [card.title for card in found.pictures] == [
         "Image better: 3 fewer wrong sentences after tuning",
         "Image worse: 2 more wrong sentences after tuning",
     ]
     assert found._repr_html_().count("<img") == 2
-    assert (
-        len(best_and_worst(verdicts, evidence, count=9, is_mini=False).cards) == 3
-    )  # each is shown once
-    nothing = best_and_worst([v for v in verdicts if v.model == "base"], evidence, is_mini=False)
-    assert not nothing.cards and "for both base and merged" in nothing._repr_html_()
+    assert len(best_and_worst(verdicts, evidence, count=9).pictures) == 3  # each is shown once
+    nothing = best_and_worst([v for v in verdicts if v.model == "base"], evidence)
+    assert not nothing.pictures and "for both base and merged" in nothing._repr_html_()
 
 
 def test_contact_sheet_is_a_grid_with_captions(image: Path):
-    sheet = contact_sheet(
-        [image] * 5, [f"caption {i} " * 9 for i in range(5)], columns=2, is_mini=False
-    )
+    sheet = contact_sheet([image] * 5, [f"caption {i} " * 9 for i in range(5)], columns=2)
     assert sheet.image.size == (2 * 160, 3 * (150 + 34 + 10))
     assert "caption 4" in sheet.alt and "caption 4" in sheet._repr_html_()
     assert sheet.image.getpixel((75, 75)) == (90, 140, 200)
     with pytest.raises(BadInput, match="5 images and 1 captions"):
-        contact_sheet([image] * 5, ["one"], is_mini=False)
+        contact_sheet([image] * 5, ["one"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.figures import Curves, read_steps, smooth, training_curves
+from hadpo.figures import Curves, training_curves
+from hadpo.figures.curves import read_steps, smooth
 from hadpo.records import BadInput
 
 
@@ -28,7 +29,7 @@ def test_smoothing_keeps_a_constant_and_follows_a_change():
 def test_a_log_with_two_objectives_gives_two_lines(tmp_path: Path, steps):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    figure = training_curves(path, is_mini=False)
+    figure = training_curves(path)
     assert {row["line"] for row in figure.data} == {"dpo", "sft"}
     assert len(figure.data) == 60
     titles = [axes.get_title(loc="left") for axes in figure.drawing.axes]
@@ -38,7 +39,7 @@ def test_a_log_with_two_objectives_gives_two_lines(tmp_path: Path, steps):
 
 def test_several_runs_are_laid_over_each_other(steps):
     dpo = [step for step in steps if step["objective"] == "dpo"]
-    figure = training_curves({"seed 1": dpo, "seed 2": dpo[:20]}, is_mini=False)
+    figure = training_curves({"seed 1": dpo, "seed 2": dpo[:20]})
     assert {row["line"] for row in figure.data} == {"seed 1 dpo", "seed 2 dpo"}
     lines = figure.drawing.axes[0].get_lines()
     widths = [line.get_linewidth() for line in lines if line.get_marker() in ("", "None")]
@@ -55,7 +56,7 @@ def test_held_out_pairs_are_dots_labelled_so(steps):
         if step["step"] in (9, 29):
             own = step["metrics"]
             step["metrics"] = own | {f"eval_{name}": value - 0.3 for name, value in own.items()}
-    figure = training_curves(watched, is_mini=False)
+    figure = training_curves(watched)
     for axes in figure.drawing.axes:
         dots = [
             line for line in axes.get_lines() if line.get_marker() == "o" and len(line.get_xdata())
@@ -71,7 +72,7 @@ def test_held_out_pairs_are_dots_labelled_so(steps):
     assert "70% of the held-out pairs do" in figure.title
     assert "Dots show held-out pairs" in figure.alt
     assert sum("eval_loss" in row for row in figure.data) == 4
-    plain = training_curves(steps, is_mini=False)
+    plain = training_curves(steps)
     assert "held-out" not in plain.title + plain.alt
     assert not any(axes.get_legend() for axes in plain.drawing.axes)
 
@@ -84,11 +85,11 @@ def test_the_preference_part_is_drawn_where_it_is_not_the_whole_loss():
             for k, (a, b) in enumerate(values)
         ]
 
-    figure = training_curves(made(0.5), is_mini=False)
+    figure = training_curves(made(0.5))
     assert {"whole", "preference"} <= texts(figure)
     lines = figure.drawing.axes[0].get_lines()
     assert [line.get_ydata()[0] for line in lines if line.get_linestyle() == "--"] == [0.69, 0.69]
-    plain = training_curves(made(0.0), is_mini=False)
+    plain = training_curves(made(0.0))
     assert not {"whole", "preference"} & texts(plain)
     assert not [line for line in plain.drawing.axes[0].get_lines() if line.get_linestyle() == "--"]
 
@@ -96,9 +97,7 @@ def test_the_preference_part_is_drawn_where_it_is_not_the_whole_loss():
 def test_flat_lines_and_the_trainers_objects_are_steps_too():
     flat = {"step": 3, "epoch": 0.1, "loss": 0.5, "objective": "sft"}
     made = StepMetrics("sft", 3, 0.1, {"loss": 0.5})
-    assert (
-        training_curves([flat], is_mini=False).data == training_curves([made], is_mini=False).data
-    )
+    assert training_curves([flat]).data == training_curves([made]).data
 
 
 def test_a_torn_last_line_is_dropped_and_a_broken_one_is_named(tmp_path: Path, steps):
@@ -111,9 +110,9 @@ def test_a_torn_last_line_is_dropped_and_a_broken_one_is_named(tmp_path: Path, s
         read_steps(path)
     path.write_text("")
     with pytest.raises(BadInput, match="no training steps"):
-        training_curves(path, is_mini=False)
+        training_curves(path)
     with pytest.raises(BadInput, match=r"found \['other'\]"):
-        training_curves([{"step": 1, "other": 2.0}], is_mini=False)
+        training_curves([{"step": 1, "other": 2.0}])
 
 
 class Screen:
@@ -135,7 +134,7 @@ class Screen:
 def test_live_curves_leave_exactly_one_picture(monkeypatch: pytest.MonkeyPatch, steps):
     screen = Screen()
     monkeypatch.setattr("IPython.display.display", screen.display)
-    curves = Curves(seconds=60, is_mini=False)
+    curves = Curves(seconds=60)
     for step in steps:
         curves.update(StepMetrics(**step))
     assert len(screen.shown) == 1 and len(screen.redrawn) == 0  # one drawing in the first minute
@@ -150,7 +149,7 @@ def test_live_curves_redraw_when_it_is_time(monkeypatch: pytest.MonkeyPatch, ste
     screen, now = Screen(), [0.0]
     monkeypatch.setattr("IPython.display.display", screen.display)
     monkeypatch.setattr("hadpo.figures.curves.time.monotonic", lambda: now[0])
-    curves = Curves(seconds=3.0, is_mini=False)
+    curves = Curves(seconds=3.0)
     for step in steps[:9]:
         curves.update(step)
         now[0] += 1.0

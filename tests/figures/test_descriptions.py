@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.figures import invented_objects, length_against_hallucination, margin_histogram
+from hadpo.figures import margin_histogram
+from hadpo.figures.bars import invented_objects, length_against_hallucination
 from hadpo.records import BadInput, Evidence, Pair, Region, Verdict
 from hadpo.tables import MINI, read_results
 
@@ -38,7 +39,7 @@ OBJECTS = ("cup", "ball", "hat", "kite")
 
 
 def test_inventions_are_counted_by_object_and_beside_which_real_one():
-    figure = invented_objects(RULED, KNOWN, OBJECTS, is_mini=True)
+    figure = invented_objects(RULED, KNOWN, OBJECTS)
     cells = {(row["invented"], row["beside"]): (row["times"], row["images"]) for row in figure.data}
     assert cells == {
         ("hat", "cup"): (2, 2),
@@ -48,21 +49,21 @@ def test_inventions_are_counted_by_object_and_beside_which_real_one():
     }
     assert "invents hat most; beside cup it invents hat in 100.0 % of 2 images" in figure.title
     assert "hat 2 times" in figure.alt
-    tuned = invented_objects(RULED, KNOWN, OBJECTS, model="merged", is_mini=False)
+    tuned = invented_objects(RULED, KNOWN, OBJECTS, model="merged")
     assert {row["invented"] for row in tuned.data} == {"kite"}
     assert tuned.name == "invented_objects_merged"
 
 
 def test_pictures_are_the_same_bytes_twice():
-    one, other = (invented_objects(RULED, KNOWN, OBJECTS, is_mini=False) for _ in range(2))
+    one, other = (invented_objects(RULED, KNOWN, OBJECTS) for _ in range(2))
     assert (one.png(), one.svg(), one.csv()) == (other.png(), other.svg(), other.csv())
 
 
 def test_a_model_that_invents_nothing_has_a_picture_and_no_evidence_is_named():
     right = [verdict("1", "A cup.", "correct")]
-    assert "invents no object" in invented_objects(right, KNOWN, OBJECTS, is_mini=False).title
+    assert "invents no object" in invented_objects(right, KNOWN, OBJECTS).title
     with pytest.raises(BadInput, match="no judged image of 'base'"):
-        invented_objects([verdict("4", "A hat.")], KNOWN, OBJECTS, is_mini=False)
+        invented_objects([verdict("4", "A hat.")], KNOWN, OBJECTS)
 
 
 def test_length_stands_against_the_share_of_each_image(runs_folder: Path):
@@ -85,7 +86,7 @@ def runs_folder(tmp_path: Path, write_run) -> Path:
 
 
 def test_margins_are_counted_in_bins_and_their_sign_is_the_message():
-    figure = margin_histogram({"a": [-0.5, 0.5, 1.0, 1.5], "b": [0.2, 0.3]}, is_mini=True)
+    figure = margin_histogram({"a": [-0.5, 0.5, 1.0, 1.5], "b": [0.2, 0.3]}).as_mini()
     assert figure.title == "Held-out pairs the right way round: a 75.0 %, b 100.0 %."
     assert sum(row["pairs"] for row in figure.data if row["run"] == "a") == 4
     assert sum(row["pairs"] for row in figure.data if row["run"] == "b") == 2
@@ -103,8 +104,8 @@ def test_margins_come_with_their_pairs_and_may_be_none_or_not_finite():
         kind="description",
         source="made up",
     )
-    figure = margin_histogram([(pair, 0.5), (pair, -0.1), (pair, float("nan"))], is_mini=False)
+    figure = margin_histogram([(pair, 0.5), (pair, -0.1), (pair, float("nan"))])
     assert figure.title.endswith("50.0 %.") and sum(row["pairs"] for row in figure.data) == 2
     assert "Not finite and not drawn: 1" in "".join(t.get_text() for t in figure.drawing.texts)
-    nothing = margin_histogram([], is_mini=False)
+    nothing = margin_histogram([])
     assert nothing.title.startswith("No pair was held out") and nothing.png()

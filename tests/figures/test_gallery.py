@@ -114,7 +114,9 @@ def test_the_card_is_of_the_images_of_the_run_that_was_started_from(
 
 
 def test_a_note_of_what_was_not_drawn_is_text_and_not_markup():
-    page = figures.Gallery((), ["SHR: no file <script>alert(1)</script> & more"])._repr_html_()
+    page = figures.cards.Pictures(
+        (), ["SHR: no file <script>alert(1)</script> & more"]
+    )._repr_html_()
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
     assert "<script" not in page
 
@@ -149,11 +151,9 @@ def pairs(image: Path) -> list[Pair]:
 
 
 def test_pair_cards_take_a_note_each(image: Path):
-    cards = figures.pair_cards(
-        pairs(image), notes=["margin +1.0", "margin -2.0"], is_mini=False
-    ).cards
+    cards = figures.pair_cards(pairs(image), notes=["margin +1.0", "margin -2.0"]).pictures
     assert [card.title for card in cards] == ["margin +1.0: Describe.", "margin -2.0: Describe."]
-    assert len(figures.pair_cards(pairs(image), is_mini=False).cards) == 2
+    assert len(figures.pair_cards(pairs(image)).pictures) == 2
 
 
 def test_evidence_cards_show_boxes_and_facts(image: Path):
@@ -162,7 +162,7 @@ def test_evidence_cards_show_boxes_and_facts(image: Path):
     known = Evidence(
         image_id="5", image=str(image), width=48, height=32, regions=(region,), facts=facts
     )
-    (card,) = figures.evidence_cards([known], is_mini=False).cards
+    (card,) = figures.evidence_cards([known]).pictures
     page = card._repr_html_()
     assert "1 a cup" in page and "It rains." in page and "1 regions, 1 facts" in page
 
@@ -177,15 +177,15 @@ def test_question_sheet_shows_the_right_answers(image: Path):
         text="Is there a cup?",
         label="yes",
     )
-    assert "Is there a cup? (yes)" in figures.question_sheet([question], is_mini=False).alt
+    assert "Is there a cup? (yes)" in figures.question_sheet([question]).alt
 
 
 def test_lengths_say_how_much_shorter_the_chosen_are(image: Path):
-    figure = figures.length_figure(pairs(image), is_mini=False)
+    figure = figures.length_figure(pairs(image))
     assert [(r["chosen_words"], r["rejected_words"]) for r in figure.data] == [(3, 5), (3, 3)]
     assert "25.0% shorter" in figure.title
     with pytest.raises(BadInput, match="no pairs"):
-        figures.length_figure([], is_mini=False)
+        figures.length_figure([])
 
 
 def test_style_says_what_else_than_truth_tells_the_sides_apart():
@@ -195,11 +195,11 @@ def test_style_says_what_else_than_truth_tells_the_sides_apart():
         {"pair_id": "2", "words_chosen": 8, "words_rejected": 8, "shared_2": 1.0}
         | {"perplexity_chosen": 3.0, "perplexity_rejected": 3.5},
     ]
-    figure = figures.style_figure(rows, is_mini=False)
+    figure = figures.style_figure(rows)
     assert "word" in figure.title and "likelier" in figure.alt
     assert len(figure.data) == 2 and figure.png()
     texts_only = [{k: v for k, v in row.items() if "perplexity" not in k} for row in rows]
-    assert figures.style_figure(texts_only, is_mini=False).png()
-    assert "No description pairs" in figures.style_figure([], is_mini=False).title
-    assert figures.style_figure([], is_mini=True).png()
-    assert figures.question_sheet([], is_mini=False).title == "No questions"
+    assert figures.style_figure(texts_only).png()
+    assert "No description pairs" in figures.style_figure([]).title
+    assert figures.style_figure([]).png()
+    assert figures.question_sheet([]).title == "No questions"

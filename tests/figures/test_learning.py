@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.figures import learning_curve
+from hadpo.figures.curves import learning_curve
 from hadpo.records import BadInput, Metric
 from hadpo.tables import RunResults
 

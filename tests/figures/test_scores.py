@@ -25,7 +25,7 @@ def free_text():
 
 
 def test_scores_stand_beside_words(free_text):
-    figure = figures.score_bars(free_text, "chair", is_mini=True)
+    figure = figures.score_bars(free_text, "chair")
     assert [row["model"] for row in figure.data] == ["base", "merged", "other"]
     assert figure.data[0] == {
         "model": "base",
@@ -36,19 +36,19 @@ def test_scores_stand_beside_words(free_text):
     }
     assert "from 30.0 % to 20.0 %, while answers go from 53.0 to 52.0 words" in figure.title
     assert len(figure.png()) > 5000
-    other = figures.score_bars(free_text, "gavie", is_mini=False)
+    other = figures.score_bars(free_text, "gavie")
     assert "GAVIE: accuracy from 3.0 to 2.0" in other.title
-    with pytest.raises(BadInput, match="no gavie among the metrics"):
-        figures.score_bars(free_text[:4], "gavie", is_mini=True)
+    with pytest.raises(BadInput, match="no GAVIE among the metrics"):
+        figures.score_bars(free_text[:4], "gavie")
 
 
 def test_only_what_was_evaluated_is_drawn(free_text, metrics, tmp_path):
-    names = [f.name for f in figures.benchmark_figures(free_text, is_mini=True).figures]
+    names = [f.name for f in figures.benchmark_figures(free_text).pictures]
     assert names == ["chair_bars", "gavie_bars"]
-    found = figures.benchmark_figures([*metrics, *free_text], is_mini=True)
-    names = [f.name for f in found.figures]
+    found = figures.benchmark_figures([*metrics, *free_text])
+    names = [f.name for f in found.pictures]
     assert names == ["pope_bars", "shr_bars", "chair_bars", "gavie_bars"]
     assert found._repr_html_().count("<img") == 4
     assert len(found.save(tmp_path)) == 12
     with pytest.raises(BadInput, match="no figure"):
-        figures.benchmark_figures([], is_mini=True)
+        figures.benchmark_figures([])

@@ -10,17 +10,22 @@ import pytest
 from PIL import Image
 
 import hadpo.figures
-from hadpo.figures import Figure, mask_picture, pope_bars, shr_bars, training_curves
+import hadpo.tables
+from hadpo.figures import Figure, mask_picture, pope_bars, score_bars, training_curves
 from hadpo.figures._style import MODEL_COLOURS, house_style, new_drawing, spread
 from hadpo.tables import MINI
 
 
+def shr_bars(metrics) -> Figure:
+    return score_bars(metrics, "shr")
+
+
 def small(steps, metrics) -> dict[str, Figure]:
     return {
-        "curves": training_curves(steps, is_mini=False),
-        "pope": pope_bars(metrics, is_mini=False),
-        "shr": shr_bars(metrics, is_mini=False),
-        "mask": mask_picture([[1, 0], [1, 1]], {"prefix": 1, "chosen": 1}, is_mini=False),
+        "curves": training_curves(steps),
+        "pope": pope_bars(metrics),
+        "shr": shr_bars(metrics),
+        "mask": mask_picture([[1, 0], [1, 1]], {"prefix": 1, "chosen": 1}),
     }
 
 
@@ -40,14 +45,14 @@ def test_a_figure_saves_png_svg_and_data_the_same_each_time(tmp_path: Path, name
 
 
 def test_png_holds_the_words_and_no_version(steps):
-    data = training_curves(steps, is_mini=False).png()
+    data = training_curves(steps).png()
     assert b"After 30 steps" in data and matplotlib.__version__.encode() not in data
     width, height = struct.unpack(">II", data[16:24])
     assert width == 1500 and height > 500  # 10 inches at 150 dots
 
 
 def test_a_figure_shows_itself_with_words(steps):
-    figure = training_curves(steps, title="Loss <falls> & rises", is_mini=False)
+    figure = training_curves(steps, title="Loss <falls> & rises")
     page = figure._repr_html_()
     assert page.startswith('<img src="data:image/png;base64,')
     assert "Loss &lt;falls&gt; &amp; rises" in page and "<falls>" not in page
@@ -62,28 +67,18 @@ def test_a_mini_picture_says_so(make, steps, metrics):
     def texts(figure: Figure) -> str:
         return " ".join(t.get_text() for t in figure.drawing.texts).replace("\n", " ")
 
-    assert MINI in texts(make(data, is_mini=True))
-    assert MINI not in texts(make(data, is_mini=False))
-    with pytest.raises(TypeError, match="is_mini"):  # forgetting it is an error, not "no"
-        make(data)
+    figure = make(data)
+    assert MINI not in texts(figure)
+    assert MINI in texts(figure.as_mini()) and MINI in figure.as_mini().note
+    assert texts(figure.as_mini()).count(MINI) == 1  # said once, however often it is marked
 
 
-def test_every_public_function_that_draws_a_runs_data_asks_whether_it_is_mini():
-    of_tables = {"dumbbell", "published_dumbbell", "compare", "hallucination_cards"}
-    of_tables |= {
-        "length_against_hallucination",
-        "learning_curve",
-    }  # a run's results say it themselves
-    of_no_run = {"read_steps", "smooth", "speedup_bars", "verdict_lines"}
-    of_records = set()
-    for name in set(hadpo.figures.__all__) - of_tables - of_no_run:
-        made = getattr(hadpo.figures, name)
-        if inspect.isfunction(made) or name == "Curves":
-            of_records.add(name)
-            given = inspect.signature(made).parameters["is_mini"]
-            assert given.default is inspect.Parameter.empty, name
-            assert given.kind is inspect.Parameter.KEYWORD_ONLY, name
-    assert len(of_records) >= 16
+def test_no_function_asks_whether_what_it_draws_is_mini():
+    """A run, its results and its tables say it themselves, and a page of a run bears it once."""
+    for module in (hadpo.figures, hadpo.tables):
+        functions = [f for name in module.__all__ if inspect.isfunction(f := getattr(module, name))]
+        assert len(functions) > 15
+        assert not [f for f in functions if "is_mini" in inspect.signature(f).parameters]
 
 
 def test_the_users_own_style_is_left_alone():

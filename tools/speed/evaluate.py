@@ -228,4 +228,4 @@ def _draw(found: dict, path: Path) -> None:
         "descriptions, 5 beams": found["beam5_vs_sequential"],
     }
     note = f"Random weights at LLaVA's lengths; {found['machine']}."
-    figures.speedup_bars(rows, name=path.stem, note=note, is_mini=False).save(path.parent)
+    figures.speedup_bars(rows, name=path.stem, note=note).save(path.parent)

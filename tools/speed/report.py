@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from hadpo.figures import Figure, speed_bars
 from tools.speed import measure, models
 from tools.speed.steps import (
     CACHED,
@@ -53,6 +54,11 @@ class Report:
     def table(self) -> str:
         """The page of Markdown."""
         return table(self.values)
+
+    def figure(self) -> Figure:
+        """The ratios as bars."""
+        figure = speed_bars(self.rows)
+        return figure.as_mini() if self.is_mini else figure
 
     def _repr_markdown_(self) -> str:
         return self.table()

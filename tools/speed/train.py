@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from hadpo import config, figures
+from hadpo import config
 from hadpo.vlm.backbone import choose_device
 from tools.speed import cost, equality, machine, measure, models, report, steps
 from tools.speed.models import Geometry
@@ -101,8 +101,7 @@ def save(found: Report, folder: Path = FOLDER) -> list[Path]:
     written = [folder / f"{found.name}.md", folder / f"{found.name}.json"]
     written[0].write_text(found.table(), encoding="utf-8")
     written[1].write_text(json.dumps(found.values, indent=1) + "\n", encoding="utf-8")
-    figure = figures.speed_bars(found.rows, is_mini=found.is_mini)
-    return written + figure.save(folder, found.name)
+    return written + found.figure().save(folder, found.name)
 
 
 def _measured(

@@ -8,7 +8,7 @@ from hadpo.records import BadInput
 def test_the_data_is_the_mask():
     mask = np.tril(np.ones((5, 5), bool))
     mask[4, 3] = False
-    figure = mask_picture(mask, {"prefix": 3, "chosen": 1, "rejected": 1}, is_mini=False)
+    figure = mask_picture(mask, {"prefix": 3, "chosen": 1, "rejected": 1})
     assert [[row[str(j)] for j in range(5)] for row in figure.data] == mask.astype(int).tolist()
     words = [t.get_text() for t in figure.drawing.axes[0].texts]
     assert words == ["prefix", "prefix", "chosen", "chosen", "rejected", "rejected"]
@@ -17,6 +17,6 @@ def test_the_data_is_the_mask():
 
 def test_what_is_no_square_mask_is_refused():
     with pytest.raises(BadInput, match=r"shape \(2, 3\)"):
-        mask_picture(np.ones((2, 3)), is_mini=False)
+        mask_picture(np.ones((2, 3)))
     with pytest.raises(BadInput, match="segments of 9 positions in a mask of 3"):
-        mask_picture(np.ones((3, 3)), {"prefix": 9}, is_mini=False)
+        mask_picture(np.ones((3, 3)), {"prefix": 9})

@@ -103,7 +103,7 @@ def _own_descriptions(prepare: Run) -> Iterator[Answer]:
 
 
 @dataclass(frozen=True, eq=False)
-class Described:
+class Description:
     """A description by the untrained model, with the oracle's verdicts."""
 
     card: Card
@@ -118,7 +118,7 @@ class Described:
         return self.card._repr_html_()
 
 
-def described(prepare: Run) -> Described:
+def worst_description(prepare: Run) -> Description:
     """Of the first twenty descriptions, the one with most wrong sentences, judged."""
     known, judge = _known_images(prepare), _oracle_of(prepare)
     cases = [
@@ -140,7 +140,7 @@ def described(prepare: Run) -> Described:
         models=("base",),
         title=f"What the model says of image {evidence.image_id}; on it: {objects}",
     )
-    return Described(card, verdicts)
+    return Description(card, verdicts)
 
 
 def differing_words(pair: Pair) -> int:
@@ -172,7 +172,7 @@ def falls_further(steps: Sequence[Mapping[str, Any]]) -> str:
     return min(change, key=lambda name: change[name])
 
 
-def gained(evaluated: Path, case_id: str) -> int:
+def gain_of(evaluated: Path, case_id: str) -> int:
     """How many fewer sentences of an answer are wrong after tuning."""
     wrong = {"base": 0, "merged": 0}
     for verdict in read_jsonl(evaluated / "verdicts.jsonl", Verdict):
@@ -277,15 +277,15 @@ def _measure(
 ) -> Cost:
     packs = [batch.pack(examples, sides=sides) for sides in rows]
     seconds = []
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     for _ in range(repeats):
-        kept.clear()
+        sizes.clear()
         started = time.perf_counter()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             logps = [_logps(model, packed) for packed in packs]
@@ -294,7 +294,7 @@ def _measure(
         model.zero_grad(set_to_none=True)
     tokens = sum(int((packed.mask.diagonal(dim1=-2, dim2=-1)).sum()) for packed in packs)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    activations = sum(size for place, size in kept.items() if place not in own)
+    activations = sum(size for place, size in sizes.items() if place not in own)
     return Cost(way, tokens, statistics.median(seconds), activations)
 
 

@@ -89,7 +89,7 @@ def audit(
     if str(file) != "-" and not file.is_file():
         raise BadInput(f"{file}: no such file; give a CSV or Markdown table, or - for stdin")
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    rows = tables.read_pasted(text, where="stdin" if str(file) == "-" else str(file))
+    rows = tables.read_pope_table(text, where="stdin" if str(file) == "-" else str(file))
     typer.echo(tables.audit_table(tables.audit(rows, positives=positives, n=n)).to(format))
 
 

@@ -99,10 +99,10 @@ class Browser:
         self._show()
 
     def _show(self) -> None:
-        self.count.value = f"<p>{html.escape(self._counted())}</p>"
+        self.count.value = f"<p>{html.escape(self._count_text())}</p>"
         self.shown.value = self._page()
 
-    def _counted(self) -> str:
+    def _count_text(self) -> str:
         place = f"page {self.place.value} of {self.pages}"
         mark = f" {MINI}." if self._is_mini else ""
         return f"{len(self.found)} of {len(self.entries)} {self._title}, {place}.{mark}"
@@ -113,8 +113,8 @@ class Browser:
 
     def _repr_mimebundle_(self, **wanted: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = self.widget._repr_mimebundle_(**wanted) or {}
-        bundle["text/html"] = f"<p>{html.escape(self._counted())}</p>{self._page()}"
-        bundle["text/plain"] = self._counted()
+        bundle["text/html"] = f"<p>{html.escape(self._count_text())}</p>{self._page()}"
+        bundle["text/plain"] = self._count_text()
         return bundle
 
 

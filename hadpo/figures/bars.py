@@ -213,7 +213,7 @@ def _row_label(row: Mapping[str, Any], several: bool) -> str:
 def length_figure(pairs: Sequence[Pair] | Sequence[Instruction]) -> Figure:
     """Words of the chosen against words of the rejected text, of the description pairs.
 
-    Where there are no descriptions, of all pairs. On the diagonal, length carries no signal. Of
+    Of all pairs if there are no descriptions. On the diagonal, length carries no signal. Of
     instructions: how long the answers of each kind are.
 
     Raises:

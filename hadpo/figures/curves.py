@@ -84,7 +84,7 @@ def training_curves(
     """Loss, rewards, margins, accuracies and log-probabilities over the steps, raw and smoothed.
 
     What was measured on held-out pairs, at the checkpoints, stands as dots beside the lines. The
-    preference part of the loss is drawn where it is not the whole loss (gamma > 0).
+    preference part of the loss is drawn if it is not the whole loss (gamma > 0).
 
     Args:
         logs: a `metrics.jsonl`, steps, or several of either by the name to show; a log with several

@@ -13,7 +13,7 @@ from hadpo.records import BadInput
 from hadpo.runs import Run
 from hadpo.tables._table import MINI, Table, Tables, facts
 from hadpo.tables.ablations import committed_ablations
-from hadpo.tables.audit import audit, audit_table, read_pasted
+from hadpo.tables.audit import audit, audit_table, read_pope_table
 from hadpo.tables.comparison import between_runs, comparison, controls, every_run, overview
 from hadpo.tables.index import run_index
 from hadpo.tables.intervals import covers_zero
@@ -53,11 +53,10 @@ __all__ = [
     "measures_of",
     "model_title",
     "models_in_order",
-    "of_runs",
     "overview",
-    "published",
     "published_rows",
-    "read_pasted",
+    "published_tables",
+    "read_pope_table",
     "read_reported",
     "read_results",
     "render",
@@ -65,6 +64,7 @@ __all__ = [
     "run_index",
     "run_results",
     "split_title",
+    "tables_of_runs",
 ]
 
 
@@ -88,7 +88,7 @@ def published_rows(run: Run) -> list[ReportedRow]:
     return read_reported(config.names(settings.reported), backbone=settings.reported_backbone)
 
 
-def published(run: Run) -> Tables:
+def published_tables(run: Run) -> Tables:
     """The published numbers that a compare stage asks for, one table per system and benchmark."""
     return Tables(reported_tables(published_rows(run)))
 
@@ -104,8 +104,8 @@ def run_results(run: Run) -> list[RunResults]:
     return [read_results(metrics.parent.parent.name, run.root)]
 
 
-def of_runs(made: Sequence[Table]) -> Tables:
-    """The tables of `compare` that rest on runs; the published ones are `published`."""
+def tables_of_runs(made: Sequence[Table]) -> Tables:
+    """The tables of `compare` that rest on runs; the published ones are `published_tables`."""
     return Tables([table for table in made if not table.name.startswith(("reported_", "audit_"))])
 
 

@@ -1,7 +1,7 @@
 """The audit of POPE tables: can the printed cells of a row come from one set of answers?
 
-Accuracy, precision, recall, F1 and yes ratio are five views of one confusion matrix. Where no
-matrix prints as a row does, a cell is wrong; which one, the other cells tell.
+Accuracy, precision, recall, F1 and yes ratio are five views of one confusion matrix. If no
+matrix prints as a row does, a cell is wrong; the other cells say which one.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ _BOUNDS = {
 
 
 def slip(printed: str, implied: str) -> str:
-    """How a misprint came about, where it is plain to see; empty where it is not."""
+    """How a misprint came about, if that is plain to see; else empty."""
     if len(printed) != len(implied):
         return ""
     differ = [at for at, (one, two) in enumerate(zip(printed, implied, strict=True)) if one != two]
@@ -240,7 +240,7 @@ _LABELS = {
 _ABSENT = {"", "-", "\u2013", "\u2014", "n/a", "na", "nan"}
 
 
-def read_pasted(text: str, *, where: str = "pasted table") -> list[PopeRow]:
+def read_pope_table(text: str, *, where: str = "pasted table") -> list[PopeRow]:
     """The rows of a POPE table, CSV or a Markdown pipe table, whose digits are kept as printed.
 
     Columns are found by their headings (accuracy or Acc., F1-score, Yes (%), ...); a column whose
@@ -371,7 +371,7 @@ POSITIVES = 1500  # POPE on COCO: 500 images, three questions each whose answer 
 
 @dataclass(frozen=True, kw_only=True)
 class PopeRow:
-    """One printed row of a POPE table; `n` is None where it was not published."""
+    """One printed row of a POPE table; `n` is None if it was not published."""
 
     backbone: str
     split: str
@@ -385,7 +385,7 @@ class Wrong:
     """A set of cells that cannot stand, and what the cells that are left imply for them."""
 
     cells: tuple[str, ...]
-    implied: tuple[str, ...]  # empty where the cells that are left have several matrices
+    implied: tuple[str, ...]  # empty if the other cells have several matrices
     matrix: Matrix | None
 
 

@@ -44,7 +44,7 @@ def run_index(runs_folder: Path) -> Table:
 
 
 def _cost(manifest: Manifest) -> float | None:
-    """Dollars that the stage's last start paid a judge, None where none was asked for money."""
+    """Dollars that the stage's last start paid a judge, None if no judge was paid."""
     bills = (f.get("bill", {}) for f in manifest.facts.values() if isinstance(f, dict))
     costs = [bill["cost_usd"] for bill in bills if "cost_usd" in bill]
     return sum(costs) if costs else None

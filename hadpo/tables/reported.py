@@ -57,7 +57,7 @@ def read_reported(
     Args:
         systems: what the files' names begin with: hadpo, ...
         backbone: keep only the rows of this backbone, or of those whose names begin so; empty: all.
-        folder: where the CSV files lie.
+        folder: that holds the CSV files.
 
     Raises:
         BadInput: no such system or backbone, or a broken line (file, line and column are named).
@@ -73,13 +73,13 @@ def read_reported(
             rows += _read(path)
     if not backbone:
         return rows
-    kept = [row for row in rows if row.backbone.startswith(backbone.lower())]
-    if rows and not kept:
+    own = [row for row in rows if row.backbone.startswith(backbone.lower())]
+    if rows and not own:
         names = {row.backbone for row in rows}
         raise BadInput(
             f"reported_backbone: no published rows of {backbone!r}; {choices(backbone, names)}"
         )
-    return kept
+    return own
 
 
 def matching(rows: Sequence[ReportedRow], backbone: str) -> list[ReportedRow]:
@@ -89,9 +89,9 @@ def matching(rows: Sequence[ReportedRow], backbone: str) -> list[ReportedRow]:
     else none, because a column can hold one number.
     """
     family = backbone.partition("/")[0]
-    for kept in (list(rows), [row for row in rows if family and row.backbone.startswith(family)]):
-        if len({row.backbone for row in kept}) == 1:
-            return kept
+    for own in (list(rows), [row for row in rows if family and row.backbone.startswith(family)]):
+        if len({row.backbone for row in own}) == 1:
+            return own
     return []
 
 

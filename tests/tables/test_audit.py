@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo.records import BadInput
-from hadpo.tables import audit, audit_table, read_pasted, read_reported
+from hadpo.tables import audit, audit_table, read_pope_table, read_reported
 from hadpo.tables.audit import CELLS, Matrix, PopeRow, matrices, read_printed, slip
 from hadpo.tables.reported import audit_reported
 
@@ -157,7 +157,7 @@ The table of a paper.
 
 
 def test_a_pasted_markdown_table_is_audited():
-    rows = read_pasted(MARKDOWN)
+    rows = read_pope_table(MARKDOWN)
     assert [(r.split, r.model) for r in rows] == [("Popular", "base"), ("Popular", "HA-DPO")]
     found = audit(rows)
     assert [f.is_flagged for f in found.findings] == [False, True]
@@ -166,13 +166,13 @@ def test_a_pasted_markdown_table_is_audited():
 
 def test_a_pasted_csv_in_fractions_and_our_own_files_are_audited(tmp_path):
     text = "model,accuracy,f1,yes_ratio,n\nbase,0.7563,0.7039,0.3075,2910\nother,0.6883,-,0.77,\n"
-    rows = read_pasted(text)
+    rows = read_pope_table(text)
     assert [r.n for r in rows] == [2910, None]
     assert list(rows[1].printed) == ["accuracy", "yes_ratio"]
     assert audit(rows).findings[0].fitting.count == 1
     from hadpo.tables.reported import REPORTED
 
-    own = read_pasted((REPORTED / "hadpo_pope.csv").read_text(encoding="utf-8"))
+    own = read_pope_table((REPORTED / "hadpo_pope.csv").read_text(encoding="utf-8"))
     assert sum(f.is_flagged for f in audit(own).findings) == 3
 
 
@@ -190,11 +190,11 @@ def test_a_pasted_csv_in_fractions_and_our_own_files_are_audited(tmp_path):
 )
 def test_a_broken_table_is_named_with_line_and_column(text, message):
     with pytest.raises(BadInput, match=message):
-        read_pasted(text, where="mine.csv")
+        read_pope_table(text, where="mine.csv")
 
 
 def test_questions_that_cannot_be_are_refused():
-    rows = read_pasted("acc,f1\n86.1,67.0\n")
+    rows = read_pope_table("acc,f1\n86.1,67.0\n")
     with pytest.raises(BadInput, match="1500 questions with the answer yes of 900"):
         audit(rows, n=900)
     with pytest.raises(BadInput, match="nothing to audit"):
@@ -202,7 +202,7 @@ def test_questions_that_cannot_be_are_refused():
 
 
 def test_several_cells_may_be_the_wrong_one_and_sometimes_nothing_agrees():
-    found = audit(read_pasted("acc,recall,precision\n90.00,90.00,50.00\n99.00,10.00,5.00\n"))
+    found = audit(read_pope_table("acc,recall,precision\n90.00,90.00,50.00\n99.00,10.00,5.00\n"))
     either, none = found.findings
     assert either.is_flagged and [w.cells for w in either.wrong] == [("accuracy",), ("precision",)]
     assert none.is_flagged and not none.wrong
@@ -212,6 +212,8 @@ def test_several_cells_may_be_the_wrong_one_and_sometimes_nothing_agrees():
 
 
 def test_rows_with_few_cells_have_many_matrices_and_are_not_flagged():
-    (finding,) = audit(read_pasted("acc,f1\n86.1,86.0\n")).findings
+    (finding,) = audit(read_pope_table("acc,f1\n86.1,86.0\n")).findings
     assert finding.fitting.count > 1 and not finding.is_flagged and finding.matrix is None
-    assert "matrices fit" in audit_table(audit(read_pasted("acc,f1\n86.1,86.0\n"))).to_markdown()
+    assert (
+        "matrices fit" in audit_table(audit(read_pope_table("acc,f1\n86.1,86.0\n"))).to_markdown()
+    )

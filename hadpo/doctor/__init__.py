@@ -13,11 +13,14 @@ __all__ = ["Check", "Report", "check", "inputs", "missing_kernels"]
 def check(recipe_name: str = "") -> Report:
     """Checks of this machine and, for a recipe, of its files, numbers and memory.
 
+    A machine that cannot import transformers is described alone.
+
     Raises:
         BadInput: no such recipe, or its backbone is unknown.
     """
     checks = list(machine.checks())
-    if recipe_name:
+    can_import = all(c.status == "ok" for c in checks if c.what == "torchvision")
+    if recipe_name and can_import:
         recipe = config.load_recipe(recipe_name)
         checks += files.checks(recipe, run_folder=None)
         checks += machine.memory_checks(recipe, machine.capability())

@@ -7,6 +7,8 @@ import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -29,14 +31,21 @@ def capability() -> tuple[int, int] | None:
 def checks() -> Iterator[Check]:
     """Packages, device, disk and hub."""
     yield Check(what="python", status="ok", found=platform.python_version())
-    for package, extra in (("torch", ""), ("transformers", ""), ("bitsandbytes", "qlora")):
-        if importlib.util.find_spec(package) is None:
-            status = "warning" if extra else "missing"
-            fix = f"pip install -e '.[{extra}]'" if extra else "make test builds the environment"
-            yield Check(what=package, status=status, found="not installed", fix=fix)
-            continue
-        version = importlib.metadata.version(package)
-        yield Check(what=package, status="ok", found=version)
+    for package, fix in (
+        ("torch", "make test builds the environment"),
+        ("transformers", "make test builds the environment"),
+        ("bitsandbytes", "pip install -e '.[qlora]'"),
+    ):
+        if importlib.util.find_spec(package) is not None:
+            yield Check(what=package, status="ok", found=importlib.metadata.version(package))
+        elif package != "bitsandbytes":
+            yield Check(what=package, status="missing", found="not installed", fix=fix)
+        elif capability() is None:
+            found = "not installed; models in 4 or 8 bits need it, and a GPU"
+            yield Check(what=package, status="ok", found=found)
+        else:
+            yield Check(what=package, status="warning", found="not installed", fix=fix)
+    yield from _torchvision()
     yield from _device()
     folder = config.runs_folder()
     while not folder.exists():
@@ -50,6 +59,28 @@ def checks() -> Iterator[Check]:
     )
     offline = os.environ.get("HF_HUB_OFFLINE", "0")
     yield Check(what="hub", status="ok", found="offline" if offline == "1" else "online allowed")
+
+
+def _torchvision() -> Iterator[Check]:
+    """Hadpo does not use it, but transformers imports it if it is there, and fails if that fails.
+
+    It fails if torchvision was built for another torch, by version or for another CUDA.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    command = [sys.executable, "-c", "import torchvision"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        yield Check(what="torchvision", status="ok", found="imports; hadpo does not need it")
+        return
+    error = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    torch = importlib.metadata.version("torch")
+    yield Check(
+        what="torchvision",
+        status="broken",
+        found=f"does not fit torch {torch}, so transformers cannot be imported: {error}",
+        fix="pip uninstall torchvision",
+    )
 
 
 def _device() -> Iterator[Check]:

@@ -1,4 +1,6 @@
 import dataclasses
+import importlib.util
+import os
 
 import pytest
 
@@ -13,6 +15,39 @@ def test_this_machine_is_described():
     whats = {row["what"] for row in report.rows}
     assert {"python", "torch", "device", "disk"} <= whats
     assert report.is_healthy, report.to_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "status"), [('raise RuntimeError("no operator nms")', "broken"), ("", "ok")]
+)
+def test_a_torchvision_that_does_not_fit_is_found(tmp_path, monkeypatch, source, status):
+    """It breaks every import of transformers; nothing that needs one is looked at then."""
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(source)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = doctor.check("mini/llava")
+    rows = {row["what"]: row for row in report.rows}
+    assert rows["torchvision"]["status"] == status
+    if status == "broken":
+        assert "transformers cannot be imported: RuntimeError: no operator nms" in str(rows)
+        assert rows["torchvision"]["fix"] == "pip uninstall torchvision"
+        assert not report.is_healthy
+        assert [what for what in rows if "llava" in what or "language" in what] == []
+
+
+@pytest.mark.parametrize(("gpu", "status"), [(None, "ok"), ((8, 0), "warning")])
+def test_four_bits_are_missed_only_with_a_gpu(monkeypatch, gpu, status):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else find(name)
+    )
+    monkeypatch.setattr("hadpo.doctor.machine.capability", lambda: gpu)
+    [row] = [row for row in doctor.check().rows if row["what"] == "bitsandbytes"]
+    assert row["status"] == status
+    assert bool(row["fix"]) == (status == "warning")
 
 
 def test_a_real_recipe_says_what_is_missing_and_what_to_do(tmp_path, monkeypatch):

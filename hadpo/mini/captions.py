@@ -108,13 +108,6 @@ def claim_at(scene: Scene, place: str) -> Claim:
     return EmptyClaim(place) if thing is None else claim_of(thing)
 
 
-def is_true(claim: Claim, scene: Scene) -> bool:
-    """Whether a claim holds in a scene."""
-    if isinstance(claim, SettingClaim):
-        return claim.setting == scene.setting
-    return claim == claim_at(scene, claim.place)
-
-
 def true_sentences(scene: Scene) -> list[str]:
     """Every true sentence about a scene: the setting, then all nine places in reading order."""
     claims = [SettingClaim(scene.setting), *(claim_at(scene, place) for place in PLACES)]

@@ -30,8 +30,7 @@ from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentence
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
-from hadpo.mini.humour import jokes
-from hadpo.mini.instructions import gqa_questions, instructions, synonyms
+from hadpo.mini.instructions import gqa_questions, instructions, jokes, synonyms
 from hadpo.mini.world import (
     CATEGORIES,
     COLOURS,

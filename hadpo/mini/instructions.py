@@ -1,9 +1,11 @@
-"""Instructions about the test images of a mini world, some of them misleading; words of objects."""
+"""What a mini world says beside captions: instructions, questions, jokes, words of objects."""
 
 import random
 from collections.abc import Mapping
 
+from hadpo.mini.captions import claim_of, sentence
 from hadpo.mini.world import CATEGORIES, COLOURS, Scene
+from hadpo.text import article
 
 
 def instructions(test: Mapping[int, Scene], seed: int) -> list[dict[str, str]]:
@@ -43,6 +45,18 @@ def gqa_questions(test: Mapping[int, Scene]) -> dict[str, dict[str, str]]:
             record = {"question": text, "answer": answer, "imageId": str(key)}
             found[f"{key}-{name}"] = record
     return found
+
+
+def jokes(scene: Scene, rng: random.Random, count: int) -> list[str]:
+    """Up to `count` jokes about different objects, to finetune on as Oxford HIC's captions.
+
+    A joke is "Ha ha. The {place} shows {phrase}. What an umbrella." What it states is true, so only
+    the style changes by learning jokes, and it can be measured whether truth changes with it.
+    """
+    things = rng.sample(scene.objects, min(count, len(scene.objects)))
+    return [
+        f"Ha ha. {sentence(claim_of(t))} What {article(t.category)} {t.category}." for t in things
+    ]
 
 
 def synonyms() -> list[list[str]]:

@@ -1,9 +1,9 @@
 """Preference pairs of a mini world as HA-DPO published its own: files that came with the data.
 
-They are made of the ground truth and of the faults of `lessons`, without asking any model: of each
+They are made of the ground truth and of the faults of `faults`, without asking any model: of each
 train image a true description beside one with the inventions that its setting provokes, and two
-questions, one about something that is there and one about something absent that the faulty lessons
-say yes to. Mined pairs hold a model's own mistakes instead; `prepare.pair_source` chooses.
+questions, one about an object of the image and one about an absent object that faulty lessons say
+yes to. Mined pairs hold a model's own mistakes instead; `prepare.pair_source` chooses.
 """
 
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hadpo.data import hadpo_pairs
 from hadpo.mini.captions import DESCRIPTION_QUESTIONS, perfect_caption, presence_question
-from hadpo.mini.lessons import false_yes_share, faulty_caption
+from hadpo.mini.faults import false_yes_share, faulty_caption
 from hadpo.mini.world import CATEGORIES, Scene
 from hadpo.records import Pair
 

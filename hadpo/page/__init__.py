@@ -21,8 +21,8 @@ from hadpo.records import BadInput
 from hadpo.runs import BadEnvironment
 
 if TYPE_CHECKING:
-    import gradio
-    from starlette.types import ASGIApp
+    import gradio  # pyright: ignore[reportMissingImports]
+    from starlette.types import ASGIApp  # pyright: ignore[reportMissingImports]
 
 HOST = "127.0.0.1"
 log = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ def serve(
 
 def mount(page: "gradio.Blocks") -> "ASGIApp":
     """The page behind its gate: only this machine's names, only pictures, nothing from outside."""
-    import fastapi
-    import gradio
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    import fastapi  # pyright: ignore[reportMissingImports]
+    import gradio  # pyright: ignore[reportMissingImports]
+    from starlette.middleware.trustedhost import TrustedHostMiddleware  # pyright: ignore[reportMissingImports]
 
     from hadpo.page.app import CSS, theme
     from hadpo.page.uploads import LARGEST_BYTES, Gate
@@ -115,7 +115,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _run(app: "ASGIApp", listening: socket.socket, when_ready: Callable[[], None]) -> None:
-    import uvicorn
+    import uvicorn  # pyright: ignore[reportMissingImports]
 
     class Server(uvicorn.Server):
         """Calls `when_ready` once it listens."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from gradio.themes import Default
+import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
 from hadpo.generation import Decoding
 from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf, Speaker

@@ -13,11 +13,11 @@ import io
 from pathlib import PurePosixPath
 
 from PIL import Image, ImageOps
-from starlette.datastructures import MutableHeaders
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders  # pyright: ignore[reportMissingImports]
+from starlette.formparsers import MultiPartException, MultiPartParser  # pyright: ignore[reportMissingImports]
+from starlette.requests import ClientDisconnect, Request  # pyright: ignore[reportMissingImports]
+from starlette.responses import PlainTextResponse  # pyright: ignore[reportMissingImports]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]
 
 from hadpo.records import BadInput
 

@@ -15,6 +15,7 @@ from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json,
 from hadpo.mini import captions, files, world
 from hadpo.records import BadInput, Case, Evidence, Region
 from hadpo.text import sentences
+from tests.mini.truth import is_true
 
 SHARED = Path(os.environ.get("HADPO_SHARED", Path(__file__).parents[3] / "shared"))
 PHOTOS = SHARED / "data" / "photoset"
@@ -99,7 +100,7 @@ def test_it_knows_the_truth_about_mini_scenes(seed):
     for sentence in captions.true_sentences(other):
         claim = captions.parse(sentence)
         verdict = rule(sentence, evidence, known)
-        expected = "correct" if captions.is_true(claim, scene) else "hallucination"
+        expected = "correct" if is_true(claim, scene) else "hallucination"
         assert verdict.label == expected, (sentence, verdict.reason)
         if isinstance(claim, captions.ObjectClaim) and expected == "hallucination":
             absent = claim.category not in scene.categories

@@ -10,12 +10,13 @@ from hadpo.data import Report, shr, visual_genome
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.mini import build
-from hadpo.mini.captions import EmptyClaim, ObjectClaim, SettingClaim, is_true, parse, sentence
+from hadpo.mini.captions import EmptyClaim, ObjectClaim, SettingClaim, parse, sentence
+from hadpo.mini.faults import faulty_caption
 from hadpo.mini.files import FIRST_IMAGE_ID, distinct_scenes
-from hadpo.mini.lessons import faulty_caption
 from hadpo.mini.world import CATEGORIES, COLOURS, PLACES, SETTINGS, Scene
 from hadpo.records import Case
 from hadpo.text import sentences
+from tests.mini.truth import is_true
 
 
 def claims_about(scene: Scene, rng: random.Random) -> list[str]:

@@ -11,14 +11,13 @@ from hadpo.mini.captions import (
     ObjectClaim,
     SettingClaim,
     facts,
-    is_true,
     parse,
     perfect_caption,
     sentence,
     true_sentences,
 )
 from hadpo.mini.draw import SPRITES, draw
-from hadpo.mini.lessons import faulty_caption, presence_turn
+from hadpo.mini.faults import faulty_caption
 from hadpo.mini.world import (
     CATEGORIES,
     CELL_SIZE_PIXELS,
@@ -31,6 +30,7 @@ from hadpo.mini.world import (
     scenes,
 )
 from hadpo.text import sentences
+from tests.mini.truth import is_true
 
 
 def sample(count: int, *, seed: int = 0, held_out: bool = True) -> list[Scene]:
@@ -137,16 +137,6 @@ def test_faulty_captions_differ_from_perfect_ones_in_inventions_only():
         assert len(set(named)) == len(named)
     assert 0.15 < wrong / total < 0.35
     assert positions >= {1, 2, 3, 4, 5, 6}
-
-
-def test_faulty_answers_say_yes_too_often_and_never_no_to_a_present_object():
-    answers = {True: [], False: []}
-    for number, scene in enumerate(sample(1500)):
-        question, answer = presence_turn(scene, random.Random(number), is_faulty=True)
-        is_present = any(f" {name} " in question for name in scene.categories)
-        answers[is_present].append(answer)
-    assert set(answers[True]) == {"Yes."}
-    assert 0.1 < answers[False].count("Yes.") / len(answers[False]) < 0.6
 
 
 def test_facts_count_objects_and_empty_places():

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json, true_sentences
-from hadpo.mini import captions, files, lessons, world
+from hadpo.mini import captions, faults, files, world
 from hadpo.pairs.mine import correct_description
 from hadpo.records import Case, Evidence, Region
 from hadpo.text import sentences
+from tests.mini.truth import is_true
 
 MINI = from_json(files.vocabulary())
 
@@ -37,12 +38,12 @@ def correct(description, evidence, known=MINI):
 def test_faulty_captions_become_true_and_stay_as_long_and_in_order(seed):
     rng = random.Random(seed)
     scene, other = world.sample(rng), world.sample(rng)
-    for own in (lessons.faulty_caption(scene, rng), captions.perfect_caption(other, rng)):
+    for own in (faults.faulty_caption(scene, rng), captions.perfect_caption(other, rng)):
         found, verdicts = correct(own, image_of(scene))
         before, after = sentences(own), sentences(found)
         assert len(after) == len(before)
         for old, new, verdict in zip(before, after, verdicts, strict=True):
-            assert captions.is_true(captions.parse(new), scene), new
+            assert is_true(captions.parse(new), scene), new
             if verdict.label == "correct":
                 assert new == old
         places = [getattr(captions.parse(line), "place", None) for line in after]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hadpo.mini.lessons import Turn
 from hadpo.mini.world import CATEGORIES, COLOURS, PLACES, SETTINGS, Scene
+from tools.train_mini.lessons import Turn
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from transformers import CLIPVisionModel
 
-from hadpo.mini.lessons import Turn, description, full_tour, quiz
 from hadpo.mini.world import Scene, scenes
 from tools.train_mini import checkpoint
 from tools.train_mini.language import MiniLlava, train_language, untrained
+from tools.train_mini.lessons import Turn, description, full_tour, quiz
 from tools.train_mini.tokenizer import train as train_tokenizer
 from tools.train_mini.vision import all_features, patch_labels, pictures, tower, train_tower
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
-from hadpo.mini.lessons import Turn
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
 from tools.train_mini.language import IGNORED, PRESENCE, Aims, alignment_loss
+from tools.train_mini.lessons import Turn
 
 Prompt = Literal["train", "evaluate"]
 _SHARED = 0  # segment of what all turns of a row see; turns count from 1

@@ -7,11 +7,11 @@ from itertools import islice
 import pytest
 import torch
 
-from hadpo.mini.lessons import quiz
 from hadpo.mini.world import PLACES, scenes
 from hadpo.vlm.prompt import IMAGE
 from tools.train_mini import twin_training
 from tools.train_mini.language import IGNORED
+from tools.train_mini.lessons import quiz
 from tools.train_mini.twin import Twin
 from tools.train_mini.twin_towers import owl_vision
 from tools.train_mini.twins import EVA_FOLDER, TWINS, read

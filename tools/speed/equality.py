@@ -32,7 +32,7 @@ def measure(geometry: str = "tiny") -> dict[str, dict[str, float]]:
     wanted = [name for name, reason in steps.available(sizes).items() if not reason]
     found: dict[str, dict[str, float]] = {}
     with float64_norm():
-        backbone = models.build(sizes, dtype=torch.float64, device=torch.device("cpu"))
+        backbone = models.build(sizes, dtype=torch.float64)
         examples = models.pairs(sizes, "desc", 4, images=2, is_ragged=True)
         pixels = models.draw_pixels(sizes, 2, dtype=torch.float64)
         ways = steps.Steps(backbone, sizes, examples, pixels, wanted)

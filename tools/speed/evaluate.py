@@ -5,12 +5,9 @@ answers. Everything is measured on this machine, one thread, several rounds, the
 other within a round; a ratio is the median over the rounds.
 """
 
-import json
-import logging
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +24,9 @@ from hadpo.mini.world import CATEGORIES
 from hadpo.records import BadInput, Question
 from hadpo.text import article
 from hadpo.vlm.backbone import Backbone
-from tools.speed._random_llava import Geometry, load
-
-log = logging.getLogger(__name__)
+from tools.speed import measure as timing
+from tools.speed import models, results
+from tools.speed.models import Geometry
 
 POPE = Decoding(name="pope", max_new_tokens=16)
 STOPPED = Decoding(name="pope, stopped", max_new_tokens=16, stop_at=".")
@@ -51,16 +48,15 @@ def command(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), images=images, rounds=rounds)
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    json_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    results.save_json(found, json_file)
     _draw(found, json_file)
     if not found["equal_answers"]:
         raise BadInput("the engine's answers differ from those of one question at a time")
 
 
-def measure(folder: Path, *, images: int, rounds: int, geometry: Geometry | None = None) -> dict:
+def measure(folder: Path, *, images: int, rounds: int, geometry: Geometry = models.TALKING) -> dict:
     """Answers and times of every way; see `command`."""
-    backbone = load(folder, geometry or Geometry())
+    backbone = models.talking(geometry)
     pictures = [_picture(folder / f"{number}.png", number) for number in range(images)]
     pope = [q for path in pictures for q in _pope(path)]
     shr = [_question(path, "shr", "val", "Describe this image in detail.") for path in pictures * 2]
@@ -68,26 +64,22 @@ def measure(folder: Path, *, images: int, rounds: int, geometry: Geometry | None
     lengths = [len(prompt_ids(backbone, q)) for q in pope]
     position = round(statistics.mean(lengths)) + TOKENS_BEFORE_STOP - 1
     say_period_at(backbone, position)
-    ways: dict[str, Callable[[], list[list[str]]]] = {
-        "sequential": lambda: [one_by_one(backbone, pope, POPE, position)],
-        "ours": lambda: [ours(backbone, pope, POPE)],
-        "ours, stopped": lambda: [ours(backbone, pope, STOPPED)],
-        "sequential, 5 beams": lambda: [one_by_one(backbone, shr, SHR, position)],
-        "ours, 5 beams": lambda: [ours(backbone, shr, SHR)],
+    ways: dict[str, Callable[[], list[str]]] = {
+        "sequential": lambda: one_by_one(backbone, pope, POPE, position),
+        "ours": lambda: ours(backbone, pope, POPE),
+        "ours, stopped": lambda: ours(backbone, pope, STOPPED),
+        "sequential, 5 beams": lambda: one_by_one(backbone, shr, SHR, position),
+        "ours, 5 beams": lambda: ours(backbone, shr, SHR),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
-    for number in range(rounds + 1):  # the first warms up
-        for name, way in ways.items():
-            start = time.process_time()
-            [answers[name]] = way()
-            if number:
-                seconds[name].append(time.process_time() - start)
-            log.info("round %d, %s: %.2f s", number, name, time.process_time() - start)
+
+    def taken(name: str) -> Callable[[], None]:
+        return lambda: answers.update({name: ways[name]()})
+
+    seconds = timing.seconds({name: taken(name) for name in ways}, rounds=rounds)
 
     def times(slow: str, fast: str) -> float:
-        ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-        return round(statistics.median(ratios), 2)
+        return round(timing.ratio(seconds[slow], seconds[fast])["median"], 2)
 
     beginnings = [text.partition(".")[0] for text in answers["sequential"]]
     same = {
@@ -113,7 +105,7 @@ def measure(folder: Path, *, images: int, rounds: int, geometry: Geometry | None
         "seconds": {name: [round(s, 3) for s in each] for name, each in seconds.items()},
         "prompt_tokens": statistics.mean(lengths),
         "tokens_to_the_period": position + 1 - statistics.mean(lengths),
-        "geometry": vars(geometry or Geometry()),
+        "geometry": vars(geometry),
         "machine": f"{platform.system()} {platform.machine()}, 1 thread, processor time",
         "versions": {"torch": torch.__version__},
     }

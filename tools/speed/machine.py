@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from hadpo.cost import GPUS
+
 PACKAGES = ("hadpo", "torch", "transformers", "peft", "accelerate", "trl", "liger-kernel")
-# Dense matrix products in half precision, FLOP per second, from the makers' data sheets.
-_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12}
 
 
 def version(package: str) -> str:
@@ -28,7 +28,7 @@ def version(package: str) -> str:
 def describe(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Machine, versions and time, for the head of a table."""
     found: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
@@ -47,10 +47,11 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _PEAKS.items() if known in name), None)
+    return next((gpu.tflops * 1e12 for known, gpu in GPUS.items() if known in name), None)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""Time and peak memory of steps, measured so that other work on the machine matters little."""
+"""Time and peak memory, measured so that other work on the machine matters little."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -41,20 +42,35 @@ def prepare(
     return Steps(backbone, geometry, examples, pixels, wanted)
 
 
-def seconds(ways: Steps, names: Sequence[str], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round; a round takes all steps, one after the other.
+def seconds(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Seconds of each way in each round; a round takes all ways, one after the other.
 
-    On a CPU these are the process's own seconds, which a busy machine stretches less than those of
-    the clock; on a GPU those of the clock, after it has finished. The first round warms up.
+    The process's own seconds are stretched less on a busy machine than those of the wall clock. The
+    first round warms up and is not counted.
     """
-    found: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for name in names:
-            start = _now(ways)
-            ways.step(name)
+        for name, way in ways.items():
+            start = clock()
+            way()
             if number:
-                found[name].append(_now(ways) - start)
-    return found
+                measured[name].append(clock() - start)
+    return measured
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Of a GPU the wall clock after it has finished; of a CPU the process's own seconds."""
+
+    def after_the_gpu() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return after_the_gpu if device.type == "cuda" else time.process_time
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
@@ -76,13 +92,22 @@ def peak_memory(ways: Steps, name: str) -> float:
         before = torch.cuda.memory_allocated()
         ways.step(name)
         return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    except OSError as error:
-        raise BadInput(f"peak memory is measured on Linux or on a GPU only ({error})") from error
+    restart_peak()
     before = resident()["VmRSS"]
     ways.step(name)
     return resident()["VmHWM"] - before
+
+
+def restart_peak() -> None:
+    """From here on, `VmHWM` of `resident` is the peak.
+
+    Raises:
+        BadInput: this system does not say what a process holds.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        raise BadInput(f"peak memory is measured on Linux or on a GPU only ({error})") from error
 
 
 def resident() -> dict[str, float]:
@@ -97,20 +122,10 @@ def memory_in_processes(
     """`peak_memory` of each step, each in a fresh process of its own, on the CPU."""
     found = {}
     for name in names:
-        command = [sys.executable, "-m", "tools.speed", "memory", name, "--geometry", geometry.name]
+        command = ["-m", "tools.speed", "memory", name, "--geometry", geometry.name]
         command += ["--kind", kind, "--pairs", str(pairs)]
         command += ["--checkpointing"] if checkpointing else []
-        done = subprocess.run(
-            command,
-            cwd=config.ROOT,
-            env=os.environ | EXACT_MALLOC,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BadInput(f"{' '.join(command)} ended with:\n{done.stderr[-2000:]}")
-        found[name] = json.loads(done.stdout.splitlines()[-1])["peak_mb"]
+        found[name] = in_own_process(command, EXACT_MALLOC)["peak_mb"]
     return found
 
 
@@ -118,14 +133,35 @@ def memory_here(
     geometry: Geometry, kind: str, name: str, *, pairs: int, checkpointing: bool
 ) -> float:
     """`peak_memory` of one step in this process, on the CPU."""
-    backbone = models.build(geometry, dtype=torch.float32, device=torch.device("cpu"))
+    backbone = models.build(geometry, dtype=torch.float32)
     ways = prepare(backbone, geometry, kind, pairs, [name], images=pairs)
     ways.recompute_activations(checkpointing)
     return peak_memory(ways, name)
 
 
-def _now(ways: Steps) -> float:
-    if ways.backbone.device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+def one(module: str, *arguments: str) -> list[str]:
+    """For `in_own_process`: calls `one(*arguments)` of a module of this package."""
+    code = f"import sys; from tools.speed import {module}; {module}.one(*sys.argv[1:])"
+    return ["-c", code, *arguments]
+
+
+def in_own_process(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The JSON that Python prints last, in a process of its own, on one thread.
+
+    Raises:
+        BadInput: the process failed.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=config.ROOT,
+        env={**os.environ, **threads, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BadInput(f"{' '.join(command)} ended with:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

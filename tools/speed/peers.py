@@ -26,6 +26,7 @@ from hadpo.batch import Example
 from hadpo.vlm import checkpoint
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
+from tools.speed import models
 from tools.speed.models import Geometry
 
 BETA = 0.1
@@ -190,32 +191,22 @@ class Trl:
 
 def twin(backbone: llava.Llava, geometry: Geometry) -> Any:
     """Transformers' LLaVA on the very same tensors."""
-    text = transformers.LlamaConfig(
-        vocab_size=geometry.vocab,
-        hidden_size=geometry.width,
-        intermediate_size=geometry.mlp_width,
-        num_hidden_layers=geometry.depth,
-        num_attention_heads=geometry.heads,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-    )
     config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**dict[str, Any](geometry.vision)).to_dict(),
-        text_config=text.to_dict(),
+        vision_config=models.clip_config(geometry) | {"model_type": "clip_vision_model"},
+        text_config=backbone.language_model.config.to_dict(),
         image_token_index=geometry.vocab - 1,
         vision_feature_layer=-2,
         tie_word_embeddings=False,
     )
     with init_empty_weights(include_buffers=False):
         model: Any = transformers.LlavaForConditionalGeneration(config)
-    mine = {k.replace(".base_layer.", "."): v for k, v in backbone.state_dict().items()}
+    ours = {k.replace(".base_layer.", "."): v for k, v in backbone.state_dict().items()}
     keys = llava.HUB_KEYS | {"model.vision_tower.{}": "vision.{}"}
     weights = {}
     for name, parameter in model.named_parameters():
         key = checkpoint.translate(name, keys)
-        if key in mine:
-            weights[name] = mine[key]
+        if key in ours:
+            weights[name] = ours[key]
         else:  # the tower's last layer, which transformers runs though nobody looks at it
             weights[name] = torch.zeros(parameter.shape, dtype=backbone.dtype)
     model.load_state_dict(weights, strict=False, assign=True)

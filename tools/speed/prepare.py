@@ -11,8 +11,6 @@ import os
 import platform
 import random
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,18 +19,18 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from hadpo import config
 from hadpo.data import Report, hic, lrv
 from hadpo.data.images import ImageChecks
 from hadpo.instructions import lrv as instructions_lrv
 from hadpo.instructions.hic import HicSettings, convert, language_filter, profanity_filter
 from hadpo.instructions.lrv import FilterSettings
 from hadpo.records import write_text
+from tools.speed import measure, results
+from tools.speed.machine import processor
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path("runs/speed-prepare")
-RESULTS = Path("papers_results/speed")
 LRV_SIZES = (30_000, 100_000, 300_000)
 HIC_SIZES = (100_000, 300_000, 1_000_000)
 PER_IMAGE = {"lrv": 12, "hic": 20}  # records of one image, about as released
@@ -46,25 +44,28 @@ _WORDS = (
 
 def command(
     folder: Annotated[Path, typer.Option(help="for the synthetic files")] = FOLDER,
-    out: Annotated[Path, typer.Option(help="for prepare.json and prepare.png")] = RESULTS,
+    out: Annotated[
+        Path | None, typer.Option(help="for prepare.json and prepare.png; default: runs/speed")
+    ] = None,
     share: Annotated[float, typer.Option(help="of the sizes, to try it out")] = 1.0,
+    publish: results.Publish = False,
 ) -> None:
     """Time and memory of reading, filtering and converting data, at growing sizes.
 
     Example: python -m tools.speed prepare --share 0.01
     """
+    place, folder = results.folder_for(out, publish=publish), folder.resolve()
     found = []
-    for what, sizes in _PLAN.items():
+    for what, (_, sizes) in _PLAN.items():
         for full in sizes:
             size = max(100, round(full * share))
             _write(what.partition(" ")[0], size, folder)
-            found.append(_in_own_process(what, size, folder))
+            command = measure.one("prepare", what, str(size), str(folder))
+            found.append(measure.in_own_process(command))
             log.warning("%s", found[-1])
-    out.mkdir(parents=True, exist_ok=True)
-    machine = {"cpu": _cpu(), "cores_used": 1, "python": platform.python_version()}
-    content = {"machine": machine, "measured": found}
-    write_text(out / "prepare.json", json.dumps(content, indent=1) + "\n")
-    _draw(found, out / "prepare.png")
+    machine = {"cpu": processor(), "cores_used": 1, "python": platform.python_version()}
+    results.save_json({"machine": machine, "measured": found}, place / "prepare.json")
+    _draw(found, place / "prepare.png")
 
 
 def one(what: str, size: str, folder: str) -> None:
@@ -75,7 +76,7 @@ def one(what: str, size: str, folder: str) -> None:
 def _measure(what: str, size: int, folder: Path) -> dict[str, Any]:
     data = folder / f"{what.partition(' ')[0]}-{size}"
     start, cpu = time.perf_counter(), time.process_time()
-    count = _DO[what](data)
+    count = _PLAN[what][0](data)
     return {
         "what": what,
         "records": size,
@@ -139,39 +140,15 @@ def _profanity(data: Path) -> int:
     return sum(sum(are_clean(texts[at : at + 5000])) for at in range(0, len(texts), 5000))
 
 
-_DO: dict[str, Callable[[Path], int]] = {
-    "lrv read": _read_lrv,
-    "lrv read, filter, convert": _convert_lrv,
-    "hic read": _read_hic,
-    "hic images": _look_at_images,
-    "hic read, filter, convert": _convert_hic,
-    "hic language": _language,
-    "hic profanity": _profanity,
+_PLAN: dict[str, tuple[Callable[[Path], int], tuple[int, ...]]] = {
+    "lrv read": (_read_lrv, LRV_SIZES),
+    "lrv read, filter, convert": (_convert_lrv, LRV_SIZES),
+    "hic read": (_read_hic, HIC_SIZES),
+    "hic images": (_look_at_images, HIC_SIZES),
+    "hic read, filter, convert": (_convert_hic, HIC_SIZES),
+    "hic language": (_language, (WORDING,)),
+    "hic profanity": (_profanity, (WORDING,)),
 }
-_PLAN = {
-    "lrv read": LRV_SIZES,
-    "lrv read, filter, convert": LRV_SIZES,
-    "hic read": HIC_SIZES,
-    "hic images": HIC_SIZES,
-    "hic read, filter, convert": HIC_SIZES,
-    "hic language": (WORDING,),
-    "hic profanity": (WORDING,),
-}
-
-
-def _in_own_process(what: str, size: int, folder: Path) -> dict[str, Any]:
-    code = "import sys; from tools.speed import prepare; prepare.one(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, what, str(size), str(folder.resolve())]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    done = subprocess.run(
-        command,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | threads,
-        cwd=config.ROOT,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _write(source: str, size: int, folder: Path) -> None:
@@ -220,19 +197,13 @@ def _sentence(draw: random.Random, words: int) -> str:
     return " ".join(draw.choices(_WORDS, k=draw.randint(max(1, words - 5), words + 5))).capitalize()
 
 
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def _draw(found: Sequence[dict[str, Any]], path: Path) -> None:
     """CPU seconds and peak memory against size, on logarithmic axes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = drawing.subplots(1, 2)
-    for what in [name for name, sizes in _PLAN.items() if len(sizes) > 1]:
+    for what in [name for name, (_, sizes) in _PLAN.items() if len(sizes) > 1]:
         rows = [row for row in found if row["what"] == what]
         sizes = [row["records"] for row in rows]
         left.plot(sizes, [row["cpu_seconds"] for row in rows], marker="o", label=what)

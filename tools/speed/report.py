@@ -21,49 +21,6 @@ from tools.speed.steps import (
     TRL_COMPACTION,
 )
 
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that was measured on one geometry; `values` is what the JSON file holds."""
-
-    values: dict[str, Any]
-
-    @property
-    def is_mini(self) -> bool:
-        """Whether the model is too small for its times to mean anything."""
-        return models.find(self.values["geometry"]["name"]).is_mini
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per ratio, beside what we promise."""
-        return rows(self.values)
-
-    @property
-    def extremes(self) -> list[dict[str, Any]]:
-        """The rows with the least and the greatest factor of time."""
-        timed = [r for r in self.rows if r["what"] == _FASTER and r["median"] is not None]
-        order = sorted(timed, key=lambda row: row["median"])
-        return [order[0], order[-1]]
-
-    @property
-    def name(self) -> str:
-        """Of its files."""
-        device = "cuda" if "gpu" in self.values["machine"] else "cpu"
-        return f"train-{device}-{self.values['geometry']['name']}"
-
-    def table(self) -> str:
-        """The page of Markdown."""
-        return table(self.values)
-
-    def figure(self) -> Figure:
-        """The ratios as bars."""
-        figure = speed_bars(self.rows)
-        return figure.as_mini() if self.is_mini else figure
-
-    def _repr_markdown_(self) -> str:
-        return self.table()
-
-
 Seconds = Mapping[str, list[float]]  # of each step -> of each round
 RATIOS = {  # name -> the step that is slow, the step that is fast
     "vs_trl": (TRL, OURS),
@@ -107,8 +64,8 @@ def time_ratios(single: Seconds, group: Seconds) -> dict[str, dict[str, float] |
     found: dict[str, dict[str, float] | None] = {}
     for ratios, seconds in ((RATIOS, single), (GROUP_RATIOS, group)):
         for name, (slow, fast) in ratios.items():
-            there = slow in seconds and fast in seconds
-            found[name] = measure.ratio(seconds[slow], seconds[fast]) if there else None
+            are_here = slow in seconds and fast in seconds
+            found[name] = measure.ratio(seconds[slow], seconds[fast]) if are_here else None
     return found
 
 
@@ -144,97 +101,131 @@ def median_seconds(seconds: Seconds, pairs: int) -> dict[str, float]:
     return {name: median(values) / pairs for name, values in seconds.items()}
 
 
-def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per ratio: what, value, least and greatest of the rounds, floor, aim, and verdict."""
-    has_targets = report["geometry"]["name"] == "toy"
-    found: list[dict[str, Any]] = []
-    for kind, ratios in report["spread"].items():
-        for name, ratio in ratios.items():
-            floor, aim = (TIME_TARGETS.get((kind, name)) if has_targets else None) or (None, None)
-            row: dict[str, Any] = {"what": _FASTER, "pairs": KINDS[kind]}
-            row |= {"than": WORDS[name]}
-            row |= ratio or {"median": None, "least": None, "greatest": None}
-            verdict = _verdict(row["median"], floor, aim, sign=1)
-            found.append(row | {"floor": floor, "aim": aim, "verdict": verdict})
-    for kind, ratios in report["memory"].items():
-        for name, value in ratios.items():
-            is_plain = has_targets and kind == "desc"
-            floor, aim = MEMORY_TARGETS[name] if is_plain else (None, None)
-            row: dict[str, Any] = {"what": "peak memory, ours over theirs"}
-            row |= {"pairs": _memory_kind(kind)}
-            row |= {"than": NAMES[MEMORY_RATIOS[name]], "median": value}
-            verdict = _verdict(value, floor, aim, sign=-1)
-            row |= {"least": None, "greatest": None, "floor": floor, "aim": aim}
-            found.append(row | {"verdict": verdict})
-    return found
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured on one geometry; `values` is what the JSON file holds."""
+
+    values: dict[str, Any]
+
+    @property
+    def is_mini(self) -> bool:
+        """Whether the model is too small for its times to mean anything."""
+        return models.find(self.values["geometry"]["name"]).is_mini
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        device = "cuda" if "gpu" in self.values["machine"] else "cpu"
+        return f"train-{device}-{self.values['geometry']['name']}"
+
+    @property
+    def extremes(self) -> list[dict[str, Any]]:
+        """The rows with the least and the greatest factor of time."""
+        timed = [r for r in self.rows if r["what"] == _FASTER and r["median"] is not None]
+        order = sorted(timed, key=lambda row: row["median"])
+        return [order[0], order[-1]]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per ratio: value, least and greatest of the rounds, floor, aim, and verdict."""
+        has_targets = self.values["geometry"]["name"] == "toy"
+        no_target = (None, None)
+        found: list[dict[str, Any]] = []
+        for kind, ratios in self.values["spread"].items():
+            for name, ratio in ratios.items():
+                target = TIME_TARGETS.get((kind, name), no_target) if has_targets else no_target
+                value = ratio or {"median": None, "least": None, "greatest": None}
+                row: dict[str, Any] = {
+                    "what": _FASTER,
+                    "pairs": KINDS[kind],
+                    "than": WORDS[name],
+                } | value
+                found.append(row | _judged(row["median"], target, sign=1))
+        for kind, shares in self.values["memory"].items():
+            for name, value in shares.items():
+                target = MEMORY_TARGETS[name] if has_targets and kind == "desc" else no_target
+                plain, _, more = kind.partition("_")
+                row = {"what": "peak memory, ours over theirs"}
+                row |= {"pairs": KINDS[plain] + (f", {more}" if more else "")}
+                row |= {"than": NAMES[MEMORY_RATIOS[name]]}
+                row |= {"median": value, "least": None, "greatest": None}
+                found.append(row | _judged(value, target, sign=-1))
+        return found
+
+    def figure(self) -> Figure:
+        """The ratios as bars."""
+        figure = speed_bars(self.rows)
+        return figure.as_mini() if self.is_mini else figure
+
+    def table(self) -> str:
+        """The page of Markdown."""
+        values = self.values
+        machine, geometry = values["machine"], values["geometry"]
+        versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
+        place = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} thread"
+        lines = [
+            f"# Training steps, ours and the peers': {geometry['name']} on {place}",
+            "",
+            f"{machine['measured']}; load {machine['load']}; {machine['system']}; {versions}.",
+            "",
+            f"Width {geometry['width']}, {geometry['depth']} layers, vocabulary "
+            f"{geometry['vocab']}, {geometry['image_tokens']} image and {geometry['text_tokens']} "
+            "text tokens, answers of "
+            + " and ".join(f"{n} ({KINDS[k]})" for k, n in geometry["answers"].items())
+            + f" tokens, LoRA rank {geometry['rank']} on q, k, v; {values['dtype']}, random "
+            f"weights. Median of {values['rounds']} interleaved rounds [least, greatest]; "
+            f"{values['clock']}. Both answers of a pair are equally long, so that two rows need no "
+            "padding.",
+            "",
+            "| | pairs | against | ours | | floor | aim | |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            spread = "" if row["least"] is None else f"[{row['least']:.2f}, {row['greatest']:.2f}]"
+            cells = [row["what"], row["pairs"], row["than"], _number(row["median"]), spread]
+            lines.append(_line(*cells, _number(row["floor"]), _number(row["aim"]), row["verdict"]))
+        lines += [
+            "",
+            "Equality, float64, against two rows with all logits "
+            "(TRL and Liger compute in float32):",
+            "",
+            "| step | loss | gradients, relative |",
+            "|---|---|---|",
+        ]
+        for name, gaps in values["equal"].items():
+            lines.append(_line(NAMES[name], f"{gaps['loss']:.1e}", f"{gaps['gradient']:.1e}"))
+        lines += [
+            "",
+            "| step | pairs | seconds per pair | TFLOP per pair | MFU | peak MB of a step |",
+            "|---|---|---|---|---|---|",
+        ]
+        for kind, each in values["seconds"].items():
+            for name, seconds in each.items():
+                cells = [NAMES[name], KINDS[kind], f"{seconds:.4f}"]
+                cells.append(_number(values["tflop"][kind].get(name), "{:.3f}"))
+                cells.append(_number(values["mfu"][kind].get(name), "{:.0%}").replace("%", " %"))
+                peak = values["memory_mb"].get(kind, {}).get(name)
+                lines.append(_line(*cells, _number(peak, "{:.0f}")))
+        lines += ["", *(f"{NAMES[k]}: {why}." for k, why in values["absent"].items())]
+        return "\n".join(lines).strip() + "\n"
+
+    def _repr_markdown_(self) -> str:
+        return self.table()
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The report as a page of Markdown."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
-    place = machine.get("gpu") or f"{machine['processor']}, {machine['threads']} thread"
-    geometry = report["geometry"]
-    lines = [
-        f"# Training steps, ours and the peers': {geometry['name']} on {place}",
-        "",
-        f"{machine['measured']}; load {machine['load']}; {machine['system']}; {versions}.",
-        "",
-        f"Width {geometry['width']}, {geometry['depth']} layers, vocabulary {geometry['vocab']}, "
-        f"{geometry['image_tokens']} image and {geometry['text_tokens']} text tokens, answers of "
-        + " and ".join(f"{n} ({KINDS[k]})" for k, n in geometry["answers"].items())
-        + f" tokens, LoRA rank {geometry['rank']} on q, k, v; {report['dtype']}, random weights. "
-        f"Median of {report['rounds']} interleaved rounds [least, greatest]; {report['clock']}. "
-        "Both answers of a pair are equally long, so that two rows need no padding.",
-        "",
-        "| | pairs | against | ours | | floor | aim | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows(report):
-        spread = "" if row["least"] is None else f"[{row['least']:.2f}, {row['greatest']:.2f}]"
-        cells = [row["what"], row["pairs"], row["than"], _number(row["median"]), spread]
-        cells += [_number(row["floor"]), _number(row["aim"]), row["verdict"]]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_equality(report["equal"]), "", *_seconds(report)]
-    lines += ["", *(f"{NAMES[k]}: {why}." for k, why in report["absent"].items())]
-    return "\n".join(lines).strip() + "\n"
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _equality(equal: Mapping[str, Mapping[str, float]]) -> list[str]:
-    lines = [
-        "Equality, float64, against two rows with all logits (TRL and Liger compute in float32):",
-        "",
-        "| step | loss | gradients, relative |",
-        "|---|---|---|",
-    ]
-    return lines + [
-        f"| {NAMES[k]} | {v['loss']:.1e} | {v['gradient']:.1e} |" for k, v in equal.items()
-    ]
+def _number(value: float | None, form: str = "{:.2f}") -> str:
+    return "-" if value is None else form.format(value)
 
 
-def _seconds(report: Mapping[str, Any]) -> list[str]:
-    lines = ["| step | pairs | seconds per pair | TFLOP per pair | MFU | peak MB of a step |"]
-    lines.append("|---|---|---|---|---|---|")
-    for kind, each in report["seconds"].items():
-        peaks = report["memory_mb"].get(kind, {})
-        for name, seconds in each.items():
-            flops = report["tflop"][kind].get(name)
-            mfu = report["mfu"][kind].get(name)
-            cells = [NAMES[name], KINDS[kind], f"{seconds:.4f}"]
-            cells += ["-" if flops is None else f"{flops:.3f}"]
-            cells += ["-" if mfu is None else f"{100 * mfu:.0f} %"]
-            cells += [f"{peaks[name]:.0f}" if name in peaks else "-"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _memory_kind(kind: str) -> str:
-    plain, _, rest = kind.partition("_")
-    return KINDS[plain] + (f", {rest}" if rest else "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _judged(
+    value: float | None, target: tuple[float | None, float | None], *, sign: int
+) -> dict[str, Any]:
+    floor, aim = target
+    return {"floor": floor, "aim": aim, "verdict": _verdict(value, floor, aim, sign=sign)}
 
 
 def _verdict(value: float | None, floor: float | None, aim: float | None, *, sign: int) -> str:

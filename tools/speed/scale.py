@@ -8,13 +8,11 @@ of LLaVA-1.5, and then a few updates). Each measurement runs in a process of its
 import gc
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,46 +20,34 @@ import torch
 import typer
 from PIL import Image
 
-from hadpo import adapter, config, trainer
+from hadpo import adapter, trainer
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, read_jsonl, write_jsonl, write_text
-from tools.speed import machine, measure
-from tools.speed._random_llava import Geometry, load
+from hadpo.records import Pair, read_jsonl, write_jsonl
+from tools.speed import machine, measure, models, results
 
-RESULT = Path("papers_results/speed/scale.json")
 SIZES = {"epoch": (32, 128, 512), "data": (1_000, 10_000, 100_000)}
 UPDATES = {"epoch": None, "data": 4}  # that are made; None: all
 _PIXELS = {"epoch": 56, "data": 336}
 _IMAGES = 64
-_WORDS = (
-    "there",
-    "is",
-    "a",
-    "red",
-    "blue",
-    "small",
-    "large",
-    "circle",
-    "cup",
-    "left",
-    "of",
-    "above",
-)
+_WORDS = ("there", "is", "a", "red", "blue", "small", "large", "circle", "cup", "left", "of")
 
 
 def command(
-    json_file: Annotated[Path, typer.Option("--json", help="write the figures here")] = RESULT,
+    json_file: results.JsonFile = None,
     share: Annotated[float, typer.Option(help="of the sizes, to try it out")] = 1.0,
+    folder: results.Folder = None,
+    publish: results.Publish = False,
 ) -> None:
     """Time and memory of a training at growing numbers of pairs.
 
     Example: python -m tools.speed scale --json scale.json
     """
+    out = results.folder_for(folder, publish=publish)
     found: dict[str, Any] = {"machine": machine.describe() | {"threads": 1}}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place:
         for what, sizes in SIZES.items():
             counts = [max(4, round(size * share)) for size in sizes]
-            found[what] = [_in_own_process(what, count, Path(folder)) for count in counts]
+            found[what] = [in_own_process(what, count, Path(place)) for count in counts]
             for row in found[what]:
                 typer.echo(json.dumps({"what": what} | row))
     first, *_, last = found["epoch"]
@@ -73,8 +59,8 @@ def command(
     found["data_bytes_per_pair"] = round(
         (most["peak_mb"] - least["peak_mb"]) * measure.MEGABYTE / (most["pairs"] - least["pairs"])
     )
-    json_file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(json_file, json.dumps(found, indent=1) + "\n")
+    for path in (out / "scale.json", json_file):
+        results.save_json(found, path)
 
 
 def one(what: str, count: str, folder: str) -> None:
@@ -89,17 +75,15 @@ def here(what: str, count: int, folder: Path) -> dict[str, Any]:
     Raises:
         BadInput: this system does not say what a process holds.
     """
-    backbone = load(folder / f"model-{what}", _geometry(what))
+    small = {"width": 32, "mlp_width": 48, "tower_width": 16, "tower_mlp_width": 24}
+    backbone = models.talking(replace(models.TALKING, image_size=_PIXELS[what], **small))
     path = folder / f"pairs-{count}.jsonl"
     write_jsonl(path, _pairs(count, folder))
     warm = [*itertools.islice(read_jsonl(path, Pair), 4)]
     list(trainer.steps(backbone, warm, _SETTINGS))  # code and buffers that any training needs
     adapter.detach(backbone)
     gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    except OSError as error:
-        raise BadInput(f"peak memory is measured on Linux only ({error})") from error
+    measure.restart_peak()
     before, start = measure.resident()["VmRSS"], time.process_time()
     records = list(read_jsonl(path, Pair))
     records_mb = measure.resident()["VmRSS"] - before
@@ -122,16 +106,6 @@ _SETTINGS = TrainConfig(
 )
 
 
-def _geometry(what: str) -> Geometry:
-    return Geometry(
-        width=32,
-        inner=48,
-        tower_width=16,
-        tower_inner=24,
-        image_size_pixels=_PIXELS[what],
-    )
-
-
 def _pairs(count: int, folder: Path) -> Iterator[Pair]:
     """Pairs with descriptions of about 60 words, and the pictures they are about."""
     draw = random.Random(count)
@@ -151,16 +125,7 @@ def _pairs(count: int, folder: Path) -> Iterator[Pair]:
         )
 
 
-def _in_own_process(what: str, count: int, folder: Path) -> dict[str, Any]:
-    code = "import sys; from tools.speed import scale; scale.one(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, what, str(count), str(folder)],
-        cwd=config.ROOT,
-        env=os.environ | measure.EXACT_MALLOC | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BadInput(f"{what} with {count} pairs ended with:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def in_own_process(what: str, count: int, folder: Path) -> dict[str, Any]:
+    """`here` in a fresh process: its peak does not depend on what ran before."""
+    command = measure.one("scale", what, str(count), str(folder))
+    return measure.in_own_process(command, measure.EXACT_MALLOC)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -14,18 +11,17 @@ import typer
 from jaxtyping import Float
 from torch import Tensor
 
-from hadpo import batch, config
+from hadpo import batch
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput
+from hadpo.records import BadInput, write_text
 from hadpo.trainer import objective
 from hadpo.vlm.backbone import Backbone
-from tools.speed import _finetuned, equality, machine
-from tools.speed._finetuned import Geometry
+from tools.speed import cost, equality, machine, measure, models, results
+from tools.speed.cost import PACKED, ROWS, ROWS_OF_AN_IMAGE
+from tools.speed.models import Geometry
 
-FOLDER = config.ROOT / "papers_results" / "speed"
 PAIRS = 15  # LRV: about 15 of each image
-ROWS, ROWS_OF_AN_IMAGE, PACKED = "rows", "rows_of_an_image", "packed"
 NAMES = {
     ROWS: "a row each, each with its own pass of the encoder",
     ROWS_OF_AN_IMAGE: "a row each, one pass of the encoder for all of them",
@@ -35,23 +31,22 @@ WANTED = 3.0  # times faster
 
 
 def command(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: results.JsonFile = None,
     pairs: Annotated[int, typer.Option(help="question-answer pairs of the image", min=2)] = PAIRS,
     rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 5,
-    folder: Annotated[Path, typer.Option(help="for the table")] = FOLDER,
+    folder: results.Folder = None,
+    publish: results.Publish = False,
 ) -> None:
     """Equality first, then the time of a finetuning step; a table and a JSON file.
 
     Example: python -m tools.speed sft --json speed.json
     """
-    found = run(_finetuned.TOY, pairs=pairs, rounds=rounds)
+    out = results.folder_for(folder, publish=publish)
+    found = run(models.FINETUNED, pairs=pairs, rounds=rounds)
     typer.echo(table(found))
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1) + "\n"
-    (folder / "sft-cpu-toy.md").write_text(table(found), encoding="utf-8")
-    for path in {folder / "sft-cpu-toy.json", json_file or folder / "sft-cpu-toy.json"}:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    for path in (out / "sft-cpu-toy.json", json_file):
+        results.save_json(found, path)
+    write_text(out / "sft-cpu-toy.md", table(found))
 
 
 def run(geometries: Sequence[Geometry], *, pairs: int = PAIRS, rounds: int = 5) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def run(geometries: Sequence[Geometry], *, pairs: int = PAIRS, rounds: int = 5) 
         return head | {
             "geometries": {
                 sizes.name: _measured(sizes, real, pairs, rounds)
-                for sizes, real in zip(geometries, _finetuned.REAL, strict=True)
+                for sizes, real in zip(geometries, models.FINETUNED_7B, strict=True)
             }
         }
     finally:
@@ -80,21 +75,20 @@ class Steps:
     def __init__(
         self, sizes: Geometry, pairs: int, *, dtype: torch.dtype, is_ragged: bool = False
     ) -> None:
-        self.backbone = _finetuned.build(sizes, dtype=dtype)
+        self.backbone = models.build(sizes, dtype=dtype)
         self.policy = objective.Policy(self.backbone)
         self.settings = TrainConfig()
-        self.parameters = _finetuned.trained(self.backbone)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(1, 3, 224, 224, generator=generator).to(dtype)
-        self.examples = _finetuned.examples(sizes, pairs, is_shared=True, is_ragged=is_ragged)
-        apart = _finetuned.examples(sizes, pairs, is_shared=False, is_ragged=is_ragged)
+        self.parameters = models.trained(self.backbone)
+        self.image = image = models.draw_pixels(sizes, 1, dtype=dtype)
+        self.examples = models.pairs(sizes, "instruction", pairs, is_ragged=is_ragged)
+        # An image of another name in each pair: rows encode it anew, as if drawn from all images.
+        apart = models.pairs(sizes, "instruction", pairs, images=pairs, is_ragged=is_ragged)
         sides = objective.SIDES["sft"]
         self.ways: dict[str, tuple[Packed, Tensor]] = {
             ROWS: (batch.pack(apart, sides=sides), image.expand(pairs, -1, -1, -1)),
             ROWS_OF_AN_IMAGE: (batch.pack(self.examples, sides=sides), image),
             PACKED: (batch.pack_rows([self.examples], sides=sides), image),
         }
-        self.image = image
 
     def loss(self, name: str) -> Float[Tensor, ""]:
         """Mean over the answers, by the trainer's own code."""
@@ -151,25 +145,6 @@ def equal(sizes: Geometry, pairs: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def flops(sizes: Geometry, pairs: int) -> dict[str, float]:
-    """Products of a step in each way: the encoder forward, the language model there and back."""
-    linear = 2 * sizes.depth * (4 * sizes.width**2 + 3 * sizes.width * sizes.mlp_width)
-    row = sizes.shared + sizes.own
-    attended = sizes.shared**2 / 2, sizes.shared * sizes.own + sizes.own**2 / 2
-    attention = 4 * sizes.width * sizes.depth * 3.5 / 2  # there once, back two and a half times
-    apart = pairs * (linear * row + attention * sum(attended))
-    together = linear * (sizes.shared + pairs * sizes.own)
-    together += attention * (attended[0] + pairs * attended[1])
-    head = 2 * sizes.width * sizes.vocab * pairs * sizes.answer_tokens
-    encoder = _encoder_flops(sizes)
-    return {
-        ROWS: 2 * (apart + head) + pairs * encoder,
-        ROWS_OF_AN_IMAGE: 2 * (apart + head) + encoder,
-        PACKED: 2 * (together + head) + encoder,
-        "encoder": encoder,
-    }
-
-
 def table(found: dict[str, Any]) -> str:
     """The page of Markdown."""
     made = found["machine"]
@@ -219,31 +194,24 @@ def table(found: dict[str, Any]) -> str:
 def _measured(sizes: Geometry, real: Geometry, pairs: int, rounds: int) -> dict[str, Any]:
     gaps = equal(sizes, min(pairs, 5))
     ways = Steps(sizes, pairs, dtype=torch.float32)
-    seconds: dict[str, list[float]] = {name: [] for name in ways.ways}
-    for number in range(rounds + 1):  # the first warms up
-        for name in ways.ways:
-            start = time.process_time()
-            ways.step(lambda name=name: ways.loss(name))
-            if number:
-                seconds[name].append(time.process_time() - start)
-    counted, counted_7b = flops(sizes, pairs), flops(real, pairs)
+    seconds = measure.seconds(
+        {name: lambda name=name: ways.step(lambda: ways.loss(name)) for name in ways.ways},
+        rounds=rounds,
+    )
     slow = (ROWS, ROWS_OF_AN_IMAGE)
+    products = [cost.finetuning_flops(g, pairs) for g in (sizes, real)]
+    fewer, fewer_7b = ({name: each[name] / each[PACKED] for name in slow} for each in products)
     return {
         "equal": gaps,
         "shared": sizes.shared,
-        "own": sizes.own,
-        "times_faster": {name: _times(seconds[name], seconds[PACKED]) for name in slow},
-        "products": {name: counted[name] / counted[PACKED] for name in slow},
-        "products_7b": {name: counted_7b[name] / counted_7b[PACKED] for name in slow},
-        "seconds": {name: statistics.median(s) / pairs for name, s in seconds.items()},
+        "own": sizes.rest + sizes.answers["instruction"],
+        "times_faster": {name: measure.ratio(seconds[name], seconds[PACKED]) for name in slow},
+        "products": fewer,
+        "products_7b": fewer_7b,
+        "seconds": {name: median(s) / pairs for name, s in seconds.items()},
         "rounds": seconds,
         "geometry": vars(sizes),
     }
-
-
-def _times(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return {"median": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
 
 
 def _plain(
@@ -258,13 +226,3 @@ def _plain(
     hidden = backbone.hidden_states(embeds, mask, torch.arange(length)[None])
     logps = (hidden[0] @ backbone.lm_head_weight.T).log_softmax(-1)[start - 1 : -1]
     return -logps.gather(1, torch.tensor(example.chosen)[:, None]).mean()
-
-
-def _encoder_flops(sizes: Geometry) -> float:
-    """One pass of the tower and of the queries behind it (which see 257 positions), forward."""
-    positions, width, inner = 257, sizes.tower_width, sizes.query_width
-    tower = 2 * (4 * width**2 + 2 * width * sizes.tower_mlp_width) + 4 * width * positions
-    products = 3 if sizes.rank else 2  # mPLUG-Owl's MLP is gated
-    query = 2 * sizes.queries * (4 * inner**2 + products * inner * sizes.query_mlp_width)
-    looks = 2 * positions * 2 * inner * width * (1 if sizes.rank else 0.5)  # every second layer
-    return sizes.tower_depth * tower * positions + sizes.query_depth * (query + looks)

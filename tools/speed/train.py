@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from hadpo import config
+from hadpo.records import write_text
 from hadpo.vlm.backbone import choose_device
-from tools.speed import cost, equality, machine, measure, models, report, steps
+from tools.speed import cost, equality, machine, measure, models, report, results, steps
 from tools.speed.models import Geometry
 from tools.speed.report import Report
 
-FOLDER = config.ROOT / "papers_results" / "speed"
 GROUP = 4  # pairs of one image per row
 _GEOMETRIES = {"cpu": ("toy",), "cuda": ("llava-7b", "minigpt4-7b")}
 _MEMORY_GEOMETRY = {"toy": "toy-memory"}  # others are measured as they are
@@ -31,17 +30,19 @@ _REMEMBERED = (steps.ORIGINAL, steps.TRL_COMPACTION, steps.LIGER, steps.OURS)
 
 
 def command(
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    json_file: results.JsonFile = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     geometry: Annotated[str, typer.Option(help="sizes; default: those of the device")] = "",
     rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 5,
     memory: Annotated[bool, typer.Option(help="measure peak memory, too")] = True,
-    folder: Annotated[Path, typer.Option(help="for table and figure")] = FOLDER,
+    folder: results.Folder = None,
+    publish: results.Publish = False,
 ) -> None:
     """Equality first, then time and peak memory; a table, a figure and a JSON file.
 
     Example: python -m tools.speed train --json speed.json
     """
+    out = results.folder_for(folder, publish=publish)
     names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
     reports = []
     for name in names:
@@ -51,13 +52,11 @@ def command(
                 typer.echo(f"{name}: without {steps.NAMES[step]}: {reason}", err=True)
         found = run(name, device=device, rounds=rounds, memory=memory)
         typer.echo(found.table())
-        save(found, folder)
+        save(found, out)
         reports.append(found)
-    if json_file is not None:
-        first, *others = (found.values for found in reports)
-        value = first | ({"others": {o["geometry"]["name"]: o for o in others}} if others else {})
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    first, *others = (found.values for found in reports)
+    more = {"others": {o["geometry"]["name"]: o for o in others}} if others else {}
+    results.save_json(first | more, json_file)
 
 
 def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = True) -> Report:
@@ -95,12 +94,11 @@ def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = T
         torch.set_num_threads(threads)
 
 
-def save(found: Report, folder: Path = FOLDER) -> list[Path]:
+def save(found: Report, folder: Path) -> list[Path]:
     """Write the table, the figures and the JSON into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{found.name}.md", folder / f"{found.name}.json"]
-    written[0].write_text(found.table(), encoding="utf-8")
-    written[1].write_text(json.dumps(found.values, indent=1) + "\n", encoding="utf-8")
+    results.save_json(found.values, written[1])
+    write_text(written[0], found.table())
     return written + found.figure().save(folder, found.name)
 
 
@@ -110,17 +108,17 @@ def _measured(
     backbone = models.build(sizes, dtype=dtype, device=device)
     time, seconds, tflop, mfu = {}, {}, {}, {}
     peaks: dict[str, dict[str, float]] = {}
-    peak = machine.peak_flops(device)
+    peak, clock = machine.peak_flops(device), measure.clock_of(device)
     for kind in sizes.answers:
-        single = _there(_SINGLE, sizes)
+        single = _available(_SINGLE, sizes)
         ways = measure.prepare(backbone, sizes, kind, sizes.pairs, single, images=sizes.pairs)
-        alone = measure.seconds(ways, single, rounds=rounds)
+        alone = measure.seconds(_taken(ways, single), rounds=rounds, clock=clock)
         if memory and device.type == "cuda":
-            peaks[kind] = {n: measure.peak_memory(ways, n) for n in _there(_REMEMBERED, sizes)}
+            peaks[kind] = {n: measure.peak_memory(ways, n) for n in _available(_REMEMBERED, sizes)}
         del ways
-        group = _there(_GROUPED, sizes)
+        group = _available(_GROUPED, sizes)
         ways = measure.prepare(backbone, sizes, kind, GROUP, group, images=1)
-        together = measure.seconds(ways, group, rounds=max(rounds - 2, 1))
+        together = measure.seconds(_taken(ways, group), rounds=max(rounds - 2, 1), clock=clock)
         del ways
         time[kind] = report.time_ratios(alone, together)
         seconds[kind] = report.median_seconds(alone, sizes.pairs)
@@ -133,8 +131,12 @@ def _measured(
     return {"time": time, "seconds": seconds, "tflop": tflop, "mfu": mfu, "memory_mb": peaks}
 
 
+def _taken(ways: steps.Steps, names: Sequence[str]) -> dict[str, Callable[[], float]]:
+    return {name: partial(ways.step, name) for name in names}
+
+
 def _memory_on_cpu(sizes: Geometry) -> dict[str, dict[str, float]]:
-    wanted = _there(_REMEMBERED, sizes)
+    wanted = _available(_REMEMBERED, sizes)
     return {
         name: measure.memory_in_processes(
             sizes, "desc", wanted, pairs=_MEMORY_PAIRS, checkpointing=is_checkpointing
@@ -143,7 +145,7 @@ def _memory_on_cpu(sizes: Geometry) -> dict[str, dict[str, float]]:
     }
 
 
-def _there(names: Sequence[str], sizes: Geometry) -> list[str]:
+def _available(names: Sequence[str], sizes: Geometry) -> list[str]:
     reasons = steps.available(sizes)
     return [name for name in names if not reasons[name]]
 
@@ -151,5 +153,5 @@ def _there(names: Sequence[str], sizes: Geometry) -> list[str]:
 def _facts(sizes: Geometry) -> dict[str, Any]:
     return dataclasses.asdict(sizes) | {
         "image_tokens": sizes.image_tokens,
-        "answers": sizes.answers,
+        "text_tokens": sizes.tokens_before + sizes.rest,
     }

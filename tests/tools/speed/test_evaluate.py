@@ -2,14 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tools.speed import evaluate
-from tools.speed._random_llava import Geometry, load
+from tools.speed import evaluate, models
 
-SMALL = Geometry(width=32, inner=48, layers=2, tower_width=16, tower_inner=24)
+SMALL = replace(models.TALKING, width=32, mlp_width=48, tower_width=16, tower_mlp_width=24)
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def test_all_ways_give_the_same_answers_and_ratios_are_written(tmp_path):
 
 
 def test_the_period_comes_where_it_is_said_to_come(tmp_path):
-    backbone = load(tmp_path, SMALL)
+    backbone = models.talking(SMALL)
     evaluate.never_end(backbone)
     path = evaluate._picture(tmp_path / "0.png", 0)
     questions = evaluate._pope(path)

@@ -4,21 +4,23 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hadpo import records
 from tools.speed import __main__ as cli
-from tools.speed import cost, equality, machine, measure, models, report, steps, train
+from tools.speed import cost, equality, machine, measure, models, report, results, steps, train
 
-CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[3]
 TRL_IS_HERE = bool(machine.version("trl"))
 
 
 def ways(geometry, kind, wanted, *, dtype=torch.float32, pairs=4, images=2):
     sizes = models.GEOMETRIES[geometry]
-    backbone = models.build(sizes, dtype=dtype, device=CPU)
+    backbone = models.build(sizes, dtype=dtype)
     examples = models.pairs(sizes, kind, pairs, images=images, is_ragged=True)
     pixels = models.draw_pixels(sizes, images, dtype=dtype)
     return steps.Steps(backbone, sizes, examples, pixels, wanted)
@@ -106,6 +108,23 @@ def test_peers_that_are_absent_are_said_to_be(monkeypatch):
         "vs_liger": None,
         "vs_original": 0.25,
     }
+
+
+def test_the_committed_table_is_made_of_the_committed_numbers():
+    values = json.loads((results.PUBLISHED / "train-cpu-toy.json").read_text())
+    assert report.Report(values).table() == (results.PUBLISHED / "train-cpu-toy.md").read_text()
+
+
+def test_only_what_is_to_be_published_is_written_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path))
+    assert results.folder_for() == tmp_path / "speed"
+    assert results.folder_for(tmp_path / "x") == tmp_path / "x"
+    assert results.folder_for(publish=True).relative_to(ROOT) == Path("papers_results/speed")
+    with pytest.raises(records.BadInput, match="not both"):
+        results.folder_for(tmp_path, publish=True)
+    for name in ("train", "sft", "scale", "prepare"):
+        shown = CliRunner().invoke(cli.app(), [name, "--help"]).output
+        assert "--publish" in shown and "default: runs/speed" in " ".join(shown.split())
 
 
 def test_ratios_are_of_rounds():

@@ -8,6 +8,7 @@ run's results carry the mark of the synthetic world if the run does; a page of a
 from hadpo.figures._style import Figure
 from hadpo.figures.bars import length_figure
 from hadpo.figures.cards import (
+    SIGNS,
     Card,
     Column,
     Line,
@@ -33,6 +34,7 @@ from hadpo.figures.teaching import (
 )
 
 __all__ = [
+    "SIGNS",
     "Card",
     "Column",
     "Curves",

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from hadpo import figures, tables
+from hadpo.figures.cards import Pictures
 from hadpo.records import BadInput, Evidence, Pair, Question, Region, write_jsonl
 from hadpo.runs import Run
 from hadpo.runs.run import open_run
@@ -114,9 +115,7 @@ def test_the_card_is_of_the_images_of_the_run_that_was_started_from(
 
 
 def test_a_note_of_what_was_not_drawn_is_text_and_not_markup():
-    page = figures.cards.Pictures(
-        (), ["SHR: no file <script>alert(1)</script> & more"]
-    )._repr_html_()
+    page = Pictures((), ["SHR: no file <script>alert(1)</script> & more"])._repr_html_()
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
     assert "<script" not in page
 

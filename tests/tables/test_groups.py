@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hadpo.figures import dumbbell
+from hadpo.figures.bars import dumbbell
 from hadpo.tables import RunResults, comparison, overview, read_results
 from hadpo.tables.comparison import controls, every_run
 from hadpo.tables.results import groups

@@ -41,8 +41,8 @@ _GROUNDS: dict[Tone, str] = {
     "plain": "#ffffff",
 }
 _SIDE = 300  # pixels of an image's longer side in a card
-_COLUMN = 360  # pixels of a column of a PNG
-_CHARACTERS = 44  # of a line in it
+_COLUMN = 430  # pixels of a column of a PNG
+_CHARACTERS = 42  # of a line in it
 
 
 @dataclass(frozen=True)

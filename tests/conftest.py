@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Shapes in signatures are checked while tests run; whoever imports these modules later gets that.
 install_import_hook(
-    ["hadpo.backbones", "hadpo.batch", "hadpo.loss", "hadpo.trainer.objective"],
+    ["hadpo.vlm", "hadpo.backbones", "hadpo.batch", "hadpo.loss", "hadpo.trainer.objective"],
     "beartype.beartype",
 )
 
@@ -84,6 +84,34 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def own_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str, str], Path]]:
+    """Adds modules to a folder of one's own plugins: `own_plugins("backbones", "own", text)`."""
+    import sys
+
+    from hadpo import plugins
+
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    monkeypatch.setenv("HADPO_PLUGINS", str(folder))
+    added = {}
+
+    def add(package: str, name: str, text: str) -> Path:
+        path = folder / package / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        added[f"hadpo.{package}.{name}"] = f"hadpo.{package}"
+        return path
+
+    yield add
+    monkeypatch.undo()
+    for module, package in added.items():
+        sys.modules.pop(module, None)
+        plugins.available(package)  # forgets the folder
 
 
 @pytest.fixture(scope="session")

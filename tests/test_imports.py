@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "openai": {"chat"},
     "peft": {"adapter"},
-    "transformers": {"vlm", "backbones"},
+    "transformers": {"vlm", "backbones", "generation"},  # generation: logits processors
     "papermill": {"runs"},
     "matplotlib": {"figures", "explore"},
     "pandas": {"tables", "explore"},

@@ -1,9 +1,11 @@
 """What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
 
+from hadpo.vlm import checkpoint  # noqa: F401 - before peft: it silences bitsandbytes
+
+# isort: split
 from hadpo.adapter import trained
-from hadpo.adapter.describe import describe, describe_learned
 from hadpo.adapter.dump import from_dump
-from hadpo.adapter.files import load, save
+from hadpo.adapter.files import describe, describe_learned, load, save
 from hadpo.adapter.lora import (
     attach,
     check_scope,

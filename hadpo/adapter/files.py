@@ -122,29 +122,50 @@ def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> 
 
 def _load_extra(backbone: Backbone, path: Path) -> None:
     """Weights that were trained beside the LoRA."""
-    problems, lost = [], set()
-    mine = dict(backbone.named_parameters())
-    found = {}
-    for key, value in checkpoint.read_tensors(path):
-        name = checkpoint.translate(key, backbone.EXTRA_ADAPTER_KEYS)
-        if name is None or name not in mine:
-            problems.append(f"unexpected key {key!r}")
-        elif not value.numel():
-            problems.append(f"{key!r} is empty (saved under ZeRO-3 before it was gathered)")
-            lost.add(name)
-        elif value.shape != mine[name].shape:
-            problems.append(f"{key!r} has shape {list(value.shape)}, not {list(mine[name].shape)}")
-        else:
-            found[name] = value
-    for pattern, target in backbone.EXTRA_ADAPTER_KEYS.items():
-        for name in mine.keys() - found.keys() - lost:
-            key = checkpoint.translate_back(name, pattern, target)
-            if key is not None and not any(f"{key!r}" in problem for problem in problems):
-                problems.append(f"missing {key!r}")
-    if problems:
+    weights = dict(checkpoint.read_tensors(path))
+    own = {name: parameter.data for name, parameter in backbone.named_parameters()}
+    into = checkpoint.by_original_key(own, backbone.EXTRA_ADAPTER_KEYS)
+    try:
+        checkpoint.copy_weights(weights, into, where=str(path), model=backbone.name)
+    except BadInput as error:
         raise BadInput(
-            f"{path}: {'; '.join(problems)}; download it again, or set adapter_projector: base to "
-            "keep the projector of the base, which the manifest then records"
-        )
-    for name, value in found.items():
-        mine[name].data.copy_(value)
+            f"{error}\ndownload it again, or set adapter_projector: base to keep the projector of "
+            "the base, which the manifest then records"
+        ) from error
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What the adapter in `folder` is, without a model: rank, scale, targets, weights, config.
+
+    Raises:
+        BadInput: no adapter there, or one that is not plain LoRA.
+    """
+    config, weights = read_weights(folder)
+    norms = [value.float().norm().item() for key, value in weights.items() if "lora_B" in key]
+    return {
+        "rank": config["r"],
+        "alpha": config["lora_alpha"],
+        "scale": config["lora_alpha"] / config["r"],
+        "targets": ", ".join(sorted(config["target_modules"])),
+        "LoRA modules": len(norms),
+        "weights": sum(value.numel() for value in weights.values()),
+        "largest norm of B": round(max(norms, default=0.0), 4),
+        "config": json.dumps(config, sort_keys=True),
+    }
+
+
+def describe_learned(places: Mapping[str, Path]) -> dict[str, Any]:
+    """What is to be merged, as `learned` lists it: the adapter, the connector, or both.
+
+    Raises:
+        BadInput: a file cannot be read.
+    """
+    facts = describe(places["adapter"]) if "adapter" in places else {}
+    for path in sorted(places["connector"].glob("*")) if "connector" in places else ():
+        weights = dict(checkpoint.read_tensors(path))
+        facts |= {
+            "connector": path.name,
+            "connector weights": sum(value.numel() for value in weights.values()),
+            "connector keys": ", ".join(weights),
+        }
+    return facts

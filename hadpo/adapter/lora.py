@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hadpo import config, plugins
 from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
 from hadpo.vlm.backbone import Backbone
 
 _PREFIX = "base_model.model."  # what peft puts before the names of a bare model
@@ -97,25 +98,8 @@ def state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def restore(backbone: Backbone, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights of `state` into an attached adapter.
-
-    Raises:
-        BadInput: lists keys that are missing, unexpected, mis-shaped or empty.
-    """
-    mine = state(backbone)
-    problems = [f"{key!r} is empty" for key, value in weights.items() if not value.numel()]
-    problems += [f"missing {key!r}" for key in mine if key not in weights]
-    problems += [f"unexpected {key!r}" for key in weights if key not in mine]
-    problems += [
-        f"{key!r} has shape {list(value.shape)}, the model needs {list(mine[key].shape)}"
-        for key, value in weights.items()
-        if key in mine and value.numel() and value.shape != mine[key].shape
-    ]
-    if problems:
-        shown = "".join(f"\n  {problem}" for problem in problems[:8])
-        raise BadInput(f"{where}: {len(problems)} keys do not fit {backbone.name}:{shown}")
-    for key, value in weights.items():
-        mine[key].copy_(value)
+    """Copy weights of `state` into an attached adapter; BadInput if their keys do not fit."""
+    checkpoint.copy_weights(weights, state(backbone), where=where, model=backbone.name)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from hadpo import backbones, batch
 from hadpo.adapter import files, lora
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
 from hadpo.runs import read_manifest
-from hadpo.vlm.backbone import Backbone, save_connector
+from hadpo.vlm.backbone import Backbone
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -150,7 +150,7 @@ def _save(
         places = backbone.files_with(target)
     # Some families keep the connector in the file of the language model.
     if CONNECTOR in learned and (ADAPTER not in learned or CONNECTOR in places):
-        save_connector(backbone, target / CONNECTOR)
+        backbone.save_connector(target / CONNECTOR)
         places[CONNECTOR] = target / CONNECTOR
     return places
 

@@ -1,15 +1,35 @@
-"""What a training changes, as one thing: the adapter, the connector, or both."""
+"""What a training changes, as one thing: the adapter, the connector, or both.
+
+The connector is opened and taken back here; how it lies on disk, the backbone knows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from hadpo.adapter import connector, files, lora
+from hadpo.adapter import files, lora
 from hadpo.config import TrainConfig
-from hadpo.vlm.backbone import Backbone, save_connector
+from hadpo.records import BadInput
+from hadpo.vlm import checkpoint
+from hadpo.vlm.backbone import Backbone
+
+
+@dataclass
+class _Opened:
+    """What closing a connector needs: its weights as they were, and the hooks on its layers."""
+
+    base: dict[str, Tensor]
+    hooks: list[Any]
+
+
+_OPENED: WeakKeyDictionary[nn.Module, _Opened] = WeakKeyDictionary()
 
 
 def parts(settings: TrainConfig) -> tuple[str, ...]:
@@ -18,7 +38,7 @@ def parts(settings: TrainConfig) -> tuple[str, ...]:
 
 
 def begin(backbone: Backbone, settings: TrainConfig) -> list[nn.Parameter]:
-    """Open what the settings train, where it is not open yet; the trainable parameters.
+    """Open what the settings train, unless it is open; the trainable parameters.
 
     Raises:
         BadInput: the backbone lacks such a part.
@@ -33,41 +53,83 @@ def begin(backbone: Backbone, settings: TrainConfig) -> list[nn.Parameter]:
             dropout=settings.lora_dropout,
             seed=settings.train_seed,
         )
-    if "connector" in parts(settings) and not connector.is_open(backbone):
-        connector.open_connector(backbone)
-    lora.check_scope(backbone, also=connector.parameters(backbone))
+    if "connector" in parts(settings) and backbone not in _OPENED:
+        open_connector(backbone)
+    is_open = backbone in _OPENED
+    lora.check_scope(backbone, also=backbone.connector_parameters().values() if is_open else ())
     return [p for p in backbone.parameters() if p.requires_grad]
+
+
+def open_connector(backbone: Backbone) -> list[nn.Parameter]:
+    """Make the connector trainable, in float32 at least, whatever the frozen weights are.
+
+    Its layers then cast what comes in to their own dtype; the image tokens are cast back when they
+    meet the words.
+
+    Raises:
+        BadInput: the family has no connector that is trained on its own.
+        ValueError: it is open already.
+    """
+    parameters = backbone.connector_parameters()
+    if not parameters:
+        raise BadInput(
+            f"trained: {backbone.name} has no connector that can be trained; set trained: adapter"
+        )
+    if backbone in _OPENED:
+        raise ValueError(f"the connector of {backbone.name} is open already")
+    exact = torch.promote_types(backbone.dtype, torch.float32)
+    base = {key: parameter.data for key, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.data = parameter.data.to(exact, copy=True)
+        parameter.requires_grad_(True)
+    own = set(parameters.values())
+    layers = [m for m in backbone.modules() if own & set(m._parameters.values())]
+    _OPENED[backbone] = _Opened(base, [layer.register_forward_pre_hook(_cast) for layer in layers])
+    return list(parameters.values())
+
+
+def close_connector(backbone: Backbone) -> None:
+    """Take the training back: the base's weights, bit for bit, frozen."""
+    opened = _OPENED.pop(backbone, None)
+    if opened is None:
+        return
+    for hook in opened.hooks:
+        hook.remove()
+    for key, parameter in backbone.connector_parameters().items():
+        parameter.data = opened.base[key]
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+def _cast(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Floating inputs in the dtype of the layer's weights."""
+    dtype = next(p.dtype for p in layer._parameters.values() if p is not None)
+    return tuple(
+        x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given
+    )
 
 
 def state(backbone: Backbone) -> dict[str, Tensor]:
     """All weights that learn, by their original keys; the tensors are the live ones."""
-    return connector.state(backbone) | lora.state(backbone)
+    opened = backbone.connector_parameters() if backbone in _OPENED else {}
+    return {key: parameter.data for key, parameter in opened.items()} | lora.state(backbone)
 
 
 def restore(backbone: Backbone, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights of `state` into what is open.
-
-    Raises:
-        BadInput: lists keys that are missing, unexpected, mis-shaped or empty.
-    """
-    mine = connector.state(backbone)
-    for key, value in mine.items():
-        if key in weights and weights[key].shape == value.shape:
-            value.copy_(weights[key])
-    rest = {k: v for k, v in weights.items() if k not in mine or v.shape != mine[k].shape}
-    lora.restore(backbone, rest, where=where)
+    """Copy weights of `state` into what is open; BadInput if their keys do not fit."""
+    checkpoint.copy_weights(weights, state(backbone), where=where, model=backbone.name)
 
 
 def end(backbone: Backbone) -> None:
     """Take the training back: the base is as it was, bit for bit."""
-    connector.close(backbone)
+    close_connector(backbone)
     lora.detach(backbone)
 
 
 def save(backbone: Backbone, folder: Path) -> None:
     """Write what was trained: `adapter/` as peft has it, `connector/` as the authors have it."""
-    if connector.is_open(backbone):
-        save_connector(backbone, folder / "connector")
+    if backbone in _OPENED:
+        backbone.save_connector(folder / "connector")
     if lora.is_attached(backbone):
         files.save(backbone, folder / "adapter")
 

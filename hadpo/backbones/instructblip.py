@@ -1,7 +1,8 @@
 """InstructBLIP: EVA ViT-g -> Q-Former that reads the instruction -> one linear layer -> Vicuna.
 
 Source of prompts, keys and preprocessing: salesforce/LAVIS, blip2_vicuna_instruct.py, blip2.py,
-blip_processors.py; HA-DPO's copy trains and evaluates it with the bare instruction.
+blip_processors.py; HA-DPO's copy trains and evaluates it with the bare instruction. Transformers
+publishes it as one folder with all parts under other names, which is read too.
 
 The originals add a row [PAD] to the vocabulary: random numbers whose logit is part of the softmax.
 It is left out here, unless `llm_pad_rows.safetensors` beside the Q-Former's file brings the row.
@@ -13,142 +14,27 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint
-from hadpo.vlm.backbone import (
-    CONNECTOR_PART,
-    LLAMA_13B,
-    Backbone,
-    ModelSizes,
-    Variant,
-    choose_device,
-    choose_dtype,
-    replace_connector,
-    right_padded,
-)
-from hadpo.vlm.checkpoint import LlamaFolder, locate
+from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, ModelSizes, Variant, right_padded
+from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
-from hadpo.vlm.qformer import QFormer, QFormerSizes, WordPieces, qformer_ignored, qformer_keys
-from hadpo.vlm.vision import EvaSizes, EvaTower, fill_eva
-
-# InstructBLIP as transformers publishes it: one folder with all parts under other names.
-
-_EVA_SIZES = {  # `vision_config` -> ours
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "hidden_size": "width",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "intermediate_size": "mlp_width",
-}
-_QFORMER_SIZES = {  # `qformer_config` -> ours
-    "hidden_size": "width",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "intermediate_size": "mlp_width",
-    "cross_attention_frequency": "cross_every",
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "positions",
-}
-# Published files have no prefix and a head inside the language model; transformers 5 saves both so
-# or with "model." in front and the head outside.
-LANGUAGE_KEYS = {
-    "language_model.model.{}": "model.{}",
-    "language_model.lm_head.weight": "lm_head.weight",
-    "model.language_model.{}": "model.{}",
-    "lm_head.weight": "lm_head.weight",
-}
-_KEYS = {
-    "query_tokens": "connector.query_tokens",
-    "qformer.{}": "connector.transformer.{}",
-    "language_projection.{}": "connector.projection.{}",
-    "vision_model.post_layernorm.{}": "vision.ln_vision.{}",
-    "vision_model.{}": "vision.{}",
-}
-HUB_KEYS = _KEYS | {f"model.{theirs}": ours for theirs, ours in _KEYS.items()}
-_STORED = {
-    "{}inv_freq": "rotary tables are computed in float32",
-    "{}position_ids": "positions are counted, not stored",
-}
-_LANGUAGE = "read as the part language_model"
-_OTHERS = "read as the parts vision and qformer"
-
-
-def is_hub(folder: Path) -> bool:
-    """Whether this is transformers' folder of a whole InstructBLIP."""
-    path = folder / "config.json"
-    return path.is_file() and "qformer_config" in checkpoint.read_json(path)
-
-
-def open_llama(folder: Path) -> LlamaFolder:
-    """The language model's config and tokenizer; BadInput where it is no LLaMA."""
-    config = checkpoint.read_json(folder / "config.json")
-    text = {key: value for key, value in config.get("text_config", {}).items() if key != "dtype"}
-    if text.get("model_type") != "llama":
-        kind = text.get("model_type")
-        raise BadInput(f"{folder}/config.json: text_config is of {kind!r}, expected a Vicuna")
-    # transformers leaves out of the file what is LLaMA's default
-    return LlamaFolder.of(folder, LlamaConfig(**text).to_dict())
-
-
-def hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
-    """Sizes of encoder and Q-Former."""
-    config = checkpoint.read_json(folder / "config.json")
-    queries = {"queries": config["num_query_tokens"]} if "num_query_tokens" in config else {}
-    eva = _renamed(config.get("vision_config", {}), _EVA_SIZES)
-    default = {"vocab_size": 30522}  # transformers', which it leaves out of the file
-    qformer = _renamed(default | config["qformer_config"], _QFORMER_SIZES)
-    return EvaSizes(**eva), QFormerSizes(**qformer, **queries)
-
-
-def fill_language(
-    model: nn.Module, folder: Path, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Fill the language model."""
-    others = {key: _OTHERS for key in HUB_KEYS if key not in LANGUAGE_KEYS}
-    _fill(model, folder, LANGUAGE_KEYS, others, dtype=dtype, device=device)
-
-
-def fill_others(
-    parts: Mapping[str, nn.Module], folder: Path, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Fill `vision` and `connector`."""
-    others = dict.fromkeys(LANGUAGE_KEYS, _LANGUAGE)
-    _fill(nn.ModuleDict(dict(parts)), folder, HUB_KEYS, others, dtype=dtype, device=device)
-
-
-def _fill(
-    module: nn.Module,
-    folder: Path,
-    keys: Mapping[str, str],
-    others: Mapping[str, str],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
-    checkpoint.fill(
-        module,
-        checkpoint.weight_files(folder, what="language_model"),
-        keys=keys,
-        ignored={**others, **_STORED},
-        dtype=dtype,
-        device=device,
-    )
-
-
-def _renamed(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, int]:
-    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
-
+from hadpo.vlm.qformer import (
+    EvaBackbone,
+    QFormer,
+    QFormerSizes,
+    WordPieces,
+    qformer_ignored,
+    qformer_keys,
+)
+from hadpo.vlm.vision import EvaSizes, fill_eva
 
 # The picture comes first; the original sets the begin marker to </s>, id 2. No template at all.
 _BARE = PromptTemplate("<image></s>{instruction}")
 _MOST = 128  # ids of a training prompt, </s> included: max_txt_len; a long one keeps its end
-
-
 VARIANTS = {
     "vicuna7b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
@@ -175,12 +61,44 @@ IGNORED = {
     "visual_encoder.{}": "read as the part vision",
     "llm_model.{}": "read as the part language_model",
 }
+_HUB_OTHERS = {
+    "query_tokens": "connector.query_tokens",
+    "qformer.{}": "connector.transformer.{}",
+    "language_projection.{}": "connector.projection.{}",
+    "vision_model.post_layernorm.{}": "vision.ln_vision.{}",
+    "vision_model.{}": "vision.{}",
+}
+HUB_KEYS = {  # transformers' folder, as it was published and as transformers 5 saves it -> ours
+    **decoder.HUB_KEYS,
+    **_HUB_OTHERS,
+    **{f"model.{key}": name for key, name in _HUB_OTHERS.items()},
+}
+_HUB_IGNORED = {
+    "{}inv_freq": "rotary tables are computed in float32",
+    "{}position_ids": "positions are counted, not stored",
+}
+_HUB_EVA_SIZES = {  # `vision_config` -> ours
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+}
+_HUB_QFORMER_SIZES = {  # `qformer_config` -> ours
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "mlp_width",
+    "cross_attention_frequency": "cross_every",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "positions",
+}
 
 
-class InstructBlip(Backbone):
+class InstructBlip(EvaBackbone):
     """InstructBLIP with Vicuna of any size; `from_original` fills it."""
 
-    vision: EvaTower
     connector: Any  # a QFormer
     word_pieces: WordPieces
     PARTS: ClassVar = PARTS
@@ -188,21 +106,9 @@ class InstructBlip(Backbone):
     image_tokens_depend_on_instruction: ClassVar[bool] = True
 
     def __init__(
-        self,
-        name: str,
-        llama: LlamaFolder,
-        *,
-        eva: EvaSizes,
-        qformer: QFormerSizes,
+        self, name: str, llama: LlamaFolder, *, eva: EvaSizes, qformer: QFormerSizes
     ) -> None:
-        super().__init__()
-        self.name = name
-        llama.check_width(VARIANTS[self.variant].sizes.width, name=name)
-        self.PROMPTS = VARIANTS[self.variant].prompts
-        self.original_config = llama.config
-        self.language_model = llama.model
-        self.tokenizer = llama.tokenizer
-        self.vision = EvaTower(eva)
+        super().__init__(name, VARIANTS[name.partition("/")[2]], llama, eva=eva)
         self.connector = QFormer(
             qformer, features=eva.width, width=llama.model.config.hidden_size, reads_text=True
         )
@@ -211,23 +117,13 @@ class InstructBlip(Backbone):
 
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
-        """The tokenizer's own rows, and [PAD] only where its row was given."""
-        return self._head_weight[: self.rows_in_softmax]
+        """The tokenizer's own rows, and [PAD] only if its row was given."""
+        return super().lm_head_weight[: self.rows_in_softmax]
 
     @property
     def text_files(self) -> list[Path]:
         """LLaMA's tokenizer, and BERT's for the Q-Former."""
         return [self.tokenizer.path, self.word_pieces.path]
-
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
-        """Squeeze to a square and normalise."""
-        return self.vision.preprocess(image)
-
-    def features(
-        self, pixels: Float[Tensor, "images 3 side side"]
-    ) -> Float[Tensor, "images positions features"]:
-        """States of all positions behind `ln_vision`, CLS first."""
-        return self.vision.ln_vision(self.vision(pixels))
 
     def connect(
         self, features: Float[Tensor, "images positions features"], instructions: Sequence[str]
@@ -248,23 +144,13 @@ class InstructBlip(Backbone):
             return [*ids[:2], *ids[2:][-(_MOST - 1) :]]
         return ids
 
-    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write the Vicuna folder, without a [PAD] row; the other parts stay where they are."""
-        checkpoint.save_llama(
-            folder,
-            self.language_model,
-            config=self.original_config,
-            tokenizer=self.tokenizer,
-            dtype=dtype,
-        )
-
 
 def from_original(
     files: Mapping[str, str | Path],
     *,
     variant: str,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: torch.dtype,
+    device: torch.device,
     quantization: str = "none",
 ) -> InstructBlip:
     """InstructBLIP from the authors' files, or from a transformers folder as `language_model`.
@@ -275,101 +161,127 @@ def from_original(
         BadInput: a part is missing, or its files are broken or do not fit.
     """
     name = f"instructblip/{variant}"
-    given = dict(files)
-    if "language_model" in given:
-        folder = locate(given["language_model"], what="language_model")
-        if is_hub(folder):  # it holds everything
-            given = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | given
-    if "qformer" in given and is_hub(locate(given["qformer"], what="qformer")):
-        given.setdefault("vision", given["qformer"])
-    needed = [part for part in PARTS if part != "connector"]
-    missing = [f"{part}: {PARTS[part]}" for part in needed if part not in given]
-    if missing:
-        raise BadInput(f"{name}: files need " + "; ".join(missing))
-    places = {part: locate(given[part], what=part) for part in needed}
-    place = choose_device(device)
-    numbers = choose_dtype(dtype, place, quantization)
-    backbone = _with_weights(name, places, quantization, dtype=numbers, device=place)
-    backbone.files = places
-    backbone.word_pieces = WordPieces(places["bert"])
-    rows = backbone.connector.sizes.vocab_size
-    if backbone.word_pieces.vocab_size != rows:
-        raise BadInput(
-            f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
-            f"but the Q-Former knows {rows}; they are of different models"
-        )
-    replace_connector(backbone, files)
-    return backbone.to(place).eval()
-
-
-def _with_weights(
-    name: str,
-    places: Mapping[str, Path],
-    quantization: str,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> InstructBlip:
-    folder, source = places["language_model"], places["qformer"]
-    is_llama_in_hub = is_hub(folder)
-    llama = open_llama(folder) if is_llama_in_hub else LlamaFolder.open(folder)
+    places: dict[str, str | Path] = dict(files)
+    if "language_model" in files:
+        folder = checkpoint.locate(files["language_model"], what="language_model")
+        if is_hub(folder):
+            places = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | places
+    if "qformer" in places and is_hub(checkpoint.locate(places["qformer"], what="qformer")):
+        places.setdefault("vision", places["qformer"])
+    needed = {part: meaning for part, meaning in PARTS.items() if part != "connector"}
+    paths = checkpoint.locate_parts(name, places, needed)
+    folder, source, tower = (paths[part] for part in ("language_model", "qformer", "vision"))
     if is_hub(source):
-        eva, qformer = hub_sizes(source)
-        backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
-        parts = {"vision": backbone.vision, "connector": backbone.connector}
-        fill_others(parts, source, dtype=dtype, device=device)
+        eva, sizes = _hub_sizes(source)
     else:
         source = checkpoint.find_weights(source, what="qformer")
-        tower = checkpoint.find_weights(places["vision"], what="vision")
+        tower = checkpoint.find_weights(tower, what="vision")
         eva = checkpoint.read_sizes(tower, EvaSizes)
-        qformer = checkpoint.read_sizes(source, QFormerSizes)
-        backbone = InstructBlip(name, llama, eva=eva, qformer=qformer)
-        fill_eva(backbone.vision, tower, dtype=dtype, device=device)
-        checkpoint.fill(
-            nn.ModuleDict(
-                {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
-            ),
-            [source],
-            keys=keys(qformer),
-            ignored=IGNORED | qformer_ignored(qformer, reads_text=True),
-            dtype=dtype,
-            device=device,
+        sizes = checkpoint.read_sizes(source, QFormerSizes)
+    llama = _open_hub(folder) if is_hub(folder) else LlamaFolder.open(folder)
+    backbone = InstructBlip(name, llama, eva=eva, qformer=sizes)
+    backbone.files = paths
+    backbone.word_pieces = WordPieces(paths["bert"])
+    if backbone.word_pieces.vocab_size != sizes.vocab_size:
+        raise BadInput(
+            f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
+            f"but the Q-Former knows {sizes.vocab_size}; they are of different models"
         )
     checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
-    fill = fill_language if is_llama_in_hub else checkpoint.fill_llama
-    fill(backbone.language_model, folder, dtype=dtype, device=device)
-    pad_rows = source.parent / PAD_ROWS
-    if source.is_file() and pad_rows.is_file():
-        _add_pad_rows(backbone, pad_rows)
+    if is_hub(folder):
+        _fill_from_hub(backbone, folder, ("language_model",), dtype=dtype, device=device)
+    else:
+        decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
+    if is_hub(source):
+        _fill_from_hub(backbone, source, ("vision", "connector"), dtype=dtype, device=device)
+        return backbone
+    fill_eva(backbone.vision, tower, dtype=dtype, device=device)
+    checkpoint.fill(
+        nn.ModuleDict({"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}),
+        [source],
+        keys=keys(sizes),
+        ignored=IGNORED | qformer_ignored(sizes, reads_text=True),
+        dtype=dtype,
+        device=device,
+    )
+    if (source.parent / PAD_ROWS).is_file():
+        _add_pad_rows(backbone, source.parent / PAD_ROWS)
     return backbone
 
 
 def keys(sizes: QFormerSizes) -> dict[str, str]:
     """Keys of the trimmed file -> ours."""
-    inner = qformer_keys(sizes, reads_text=True)
-    return {
-        "ln_vision.{}": "ln_vision.{}",
-        "llm_proj.{}": "connector.projection.{}",
-        **{theirs: f"connector.{ours}" for theirs, ours in inner.items()},
-    }
+    return qformer_keys(sizes, reads_text=True, projection="llm_proj")
 
 
 def _add_pad_rows(backbone: InstructBlip, path: Path) -> None:
     """Put the rows of [PAD] behind the vocabulary, in the softmax too."""
-    found = dict(checkpoint.read_tensors(path))
+    weights = dict(checkpoint.read_tensors(path))
     layers = {
         "model.embed_tokens.weight": backbone.embedding,
         "lm_head.weight": backbone.language_model.lm_head,
     }
     rows = len(backbone.embedding.weight)
     expected = {f"{name}.row{rows}" for name in layers}
-    if set(found) != expected:
-        raise BadInput(f"{path}: found {sorted(found)}, expected {sorted(expected)}")
+    if set(weights) != expected:
+        raise BadInput(f"{path}: found {sorted(weights)}, expected {sorted(expected)}")
     for name, layer in layers.items():
-        row = found[f"{name}.row{rows}"].to(layer.weight)
+        row = weights[f"{name}.row{rows}"].to(layer.weight)
         if row.shape != (1, layer.weight.shape[1]):
             raise BadInput(
                 f"{path}: {name}.row{rows} has shape {list(row.shape)}, expected one row"
             )
-        layer.weight = nn.Parameter(torch.cat([layer.weight, row]), requires_grad=False)
+        layer.weight = checkpoint.frozen(torch.cat([layer.weight, row]))
     backbone.rows_in_softmax = rows + 1
+
+
+def is_hub(folder: Path) -> bool:
+    """Whether this is transformers' folder of a whole InstructBLIP."""
+    path = folder / "config.json"
+    return path.is_file() and "qformer_config" in checkpoint.read_json(path)
+
+
+def _open_hub(folder: Path) -> LlamaFolder:
+    """The language model's config and tokenizer; BadInput if it is no LLaMA."""
+    config = checkpoint.read_json(folder / "config.json")
+    text = {key: value for key, value in config.get("text_config", {}).items() if key != "dtype"}
+    if text.get("model_type") != "llama":
+        kind = text.get("model_type")
+        raise BadInput(f"{folder}/config.json: text_config is of {kind!r}, expected a Vicuna")
+    # transformers leaves out of the file what is LLaMA's default
+    return LlamaFolder.open(folder, LlamaConfig(**text).to_dict())
+
+
+def _hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
+    """Sizes of encoder and Q-Former."""
+    config = checkpoint.read_json(folder / "config.json")
+    eva, qformer = config.get("vision_config", {}), config["qformer_config"]
+    sizes = {"vocab_size": 30522}  # transformers' default, which it leaves out of the file
+    sizes |= {own: qformer[key] for key, own in _HUB_QFORMER_SIZES.items() if key in qformer}
+    if "num_query_tokens" in config:
+        sizes["queries"] = config["num_query_tokens"]
+    return (
+        EvaSizes(**{own: eva[key] for key, own in _HUB_EVA_SIZES.items() if key in eva}),
+        QFormerSizes(**sizes),
+    )
+
+
+def _fill_from_hub(
+    backbone: InstructBlip,
+    folder: Path,
+    parts: Sequence[str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Fill some parts of the backbone; the folder's other weights are left out."""
+    table = {key: name for key, name in HUB_KEYS.items() if name.partition(".")[0] in parts}
+    others = {key: "of another part" for key in HUB_KEYS if key not in table}
+    checkpoint.fill(
+        nn.ModuleDict({part: getattr(backbone, part) for part in parts}),
+        checkpoint.weight_files(folder, what="language_model"),
+        keys=table,
+        ignored=others | _HUB_IGNORED,
+        dtype=dtype,
+        device=device,
+    )

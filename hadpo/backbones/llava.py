@@ -4,8 +4,6 @@ Source of prompts, keys and preprocessing: haotian-liu/LLaVA, conversation.py, c
 mm_utils.py; HA-DPO trains with "user" and evaluates with "human" in the system sentence.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,24 +14,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder
-from hadpo.vlm.backbone import (
-    CONNECTOR_PART,
-    LLAMA_13B,
-    Backbone,
-    ModelSizes,
-    Variant,
-    choose_device,
-    choose_dtype,
-    replace_connector,
-)
-from hadpo.vlm.checkpoint import locate
+from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, Backbone, ModelSizes, Variant
 from hadpo.vlm.prompt import LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import CLIP_KEYS, ClipTower, Preprocessing, clip_ignored
 
-# LLaVA's prompts, byte by byte; source: LLaVA's conversation.py.
-
+# Prompts, byte by byte: conversation.py.
 _TURN = "USER: <image>\n{instruction} ASSISTANT:"
 _AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
 VICUNA = Prompts(
@@ -90,10 +77,7 @@ IGNORED = {
     **decoder.STORED_TABLES,
 }
 HUB_KEYS = {  # transformers' folder, as it was published and as transformers 5 saves it -> ours
-    "language_model.model.{}": "language_model.model.{}",
-    "language_model.lm_head.weight": "language_model.lm_head.weight",
-    "model.language_model.{}": "language_model.model.{}",
-    "lm_head.weight": "language_model.lm_head.weight",
+    **decoder.HUB_KEYS,
     "multi_modal_projector.linear_1.{}": "connector.0.{}",
     "multi_modal_projector.linear_2.{}": "connector.2.{}",
     "model.multi_modal_projector.linear_1.{}": "connector.0.{}",
@@ -104,6 +88,33 @@ HUB_IGNORED = {
     "model.vision_tower.{}": "read as the part vision",
     **decoder.STORED_TABLES,
 }
+_VOCABULARY: tuple[str, ...] = (
+    "language_model.model.embed_tokens.weight",
+    "language_model.lm_head.weight",
+)
+_LLAVA_SETTINGS = {  # what this file implements; another value needs another file
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+}
+_HUB_TEXT_DEFAULTS = {  # transformers leaves out of `text_config` what LLaMA-7B has
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 32000,
+}
+_EXPORT_TOWER = "vision_tower.vision_model."
+_EXPORT_ROWS = 64  # the vocabulary becomes a multiple of it: room for <image>, as in published ones
+_EXPORT_TEXT = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
+    *("rope_theta", "rope_scaling", "attention_bias", "head_dim"),
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
 
 
 class Llava(Backbone):
@@ -112,10 +123,11 @@ class Llava(Backbone):
     vision: ClipTower
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
-    # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
-    EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
+    KEYS: ClassVar = KEYS
     CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
     CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
+    # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
+    EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
 
     def __init__(
         self,
@@ -125,13 +137,11 @@ class Llava(Backbone):
         original_config: Mapping[str, Any],
         where: str,
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.PROMPTS = VARIANTS[self.variant].prompts
-        self.original_config = dict(original_config)
-        self.language_model = decoder.build_llama(original_config, where=where)
+        language_model = decoder.build_llama(original_config, where=where)
+        declared = VARIANTS[name.partition("/")[2]]
+        super().__init__(name, declared, language_model, original_config)
         self.vision = ClipTower(vision_config, original_config["mm_vision_select_layer"])
-        width = self.language_model.config.hidden_size
+        width = language_model.config.hidden_size
         with init_empty_weights():
             self.connector = nn.Sequential(
                 nn.Linear(self.vision.width, width), nn.GELU(), nn.Linear(width, width)
@@ -154,35 +164,41 @@ class Llava(Backbone):
         """The MLP; LLaVA's image tokens do not depend on the instruction."""
         return self.connector(features)
 
-    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write config, tokenizer and weights as the authors do; the CLIP folder stays as it is."""
-        weights = {}
-        for key, value in self.state_dict().items():
-            name = next(
-                filter(None, (checkpoint.translate_back(key, k, t) for k, t in KEYS.items())), None
-            )
-            if name is not None:
-                weights[name] = value
-        folder.mkdir(parents=True, exist_ok=True)
-        shard_bytes = checkpoint.SHARD_BYTES
-        checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
-        config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
-        write_text(folder / "config.json", json.dumps(config, indent=1))
-        for path in self.tokenizer.path.parent.glob("*token*"):
-            if path.suffix in (".model", ".json") and path.parent != folder:
-                shutil.copyfile(path, folder / path.name)
-
     def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
-        """Write the whole model for `LlavaForConditionalGeneration`; it loads here, too."""
-        save_hub(
-            folder,
-            {"language_model": self.language_model, "connector": self.connector},
-            original_config=self.original_config,
-            image_tokens=self.num_image_tokens,
-            vision_folder=self.files["vision"],
-            tokenizer=self.tokenizer.path,
-            dtype=dtype,
-        )
+        """Write the whole model for `LlavaForConditionalGeneration`; it loads here, too.
+
+        CLIP is copied whole, with the layers that LLaVA leaves out.
+        """
+        vocab = int(self.original_config["vocab_size"])
+        rows = -(-(vocab + 1) // _EXPORT_ROWS) * _EXPORT_ROWS
+        weights = checkpoint.by_original_key(self.state_dict(), HUB_KEYS)
+        for key in _VOCABULARY:
+            value = weights[key][:vocab]
+            weights[key] = torch.cat([value, value.new_zeros(rows - vocab, value.shape[1])])
+        vision_folder = self.files["vision"]
+        weights |= {_EXPORT_TOWER + name: value for name, value in _clip_weights(vision_folder)}
+        vision = checkpoint.read_json(vision_folder / "config.json")
+        text = {
+            k: v for k, v in self.original_config.items() if k in _EXPORT_TEXT and v is not None
+        }
+        config = {
+            "architectures": ["LlavaForConditionalGeneration"],
+            "model_type": "llava",
+            "image_token_index": vocab,
+            "image_seq_length": self.num_image_tokens,
+            "projector_hidden_act": "gelu",
+            "vision_feature_layer": self.original_config["mm_vision_select_layer"],
+            "vision_feature_select_strategy": "default",
+            "tie_word_embeddings": False,
+            "text_config": {**text, "model_type": "llama", "vocab_size": rows},
+            "vision_config": {
+                **vision.get("vision_config", vision),
+                "model_type": "clip_vision_model",
+            },
+        }
+        tokenizer = self.tokenizer.path.parent.glob("*token*")
+        beside = [*tokenizer, vision_folder / "preprocessor_config.json"]
+        checkpoint.write_folder(folder, weights, config=config, beside=beside, dtype=dtype)
         return True
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
@@ -194,45 +210,42 @@ def from_original(
     files: Mapping[str, str | Path],
     *,
     variant: str,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: torch.dtype,
+    device: torch.device,
     quantization: str = "none",
 ) -> Llava:
     """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
 
-    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
+    Args:
+        files: the parts that `PARTS` names, as paths or hub ids.
+        variant: of `VARIANTS`.
+        dtype: of the frozen weights.
+        device: where they go.
+        quantization: of the language model's linear layers: "none", "nf4", "fp4" or "int8".
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
     """
-    if "language_model" not in files:
-        raise BadInput(f"llava/{variant}: files need language_model: {PARTS['language_model']}")
-    folder = locate(files["language_model"], what="language_model")
+    name = f"llava/{variant}"
+    needed = {"language_model": PARTS["language_model"]}
+    folder = checkpoint.locate_parts(name, files, needed)["language_model"]
+    where = str(folder / "config.json")
     config = checkpoint.read_json(folder / "config.json")
     is_hub = "text_config" in config
     if not is_hub:
-        _check_original(config, folder / "config.json")
-    if not is_hub and "vision" not in files:
-        raise BadInput(f"llava/{variant}: files need vision: {PARTS['vision']}")
-    vision_folder = locate(files.get("vision", folder), what="vision")
+        _check_original(config, where)
+    places = {"vision": folder, **files} if is_hub else files
+    vision_folder = checkpoint.locate_parts(name, places, {"vision": PARTS["vision"]})["vision"]
     vision_config = checkpoint.read_json(vision_folder / "config.json")
     vision_config = vision_config.get("vision_config", vision_config)
     tokenizer = LlamaTokenizer(folder)
     if is_hub:
-        original_config = _as_original_config(config, vision_config, tokenizer.vocab_size)
-    else:
-        original_config = config
-    backbone = Llava(
-        f"llava/{variant}",
-        vision_config=vision_config,
-        original_config=original_config,
-        where=str(folder / "config.json"),
-    )
-    checkpoint.check_width(
-        *(folder / "config.json", backbone.embedding.embedding_dim, VARIANTS[variant].sizes.width),
-        name=backbone.name,
-    )
-    tokenizer.check_rows(backbone.embedding.num_embeddings, where=f"{folder}/config.json")
+        config = _as_original_config(config, vision_config, tokenizer.vocab_size)
+
+    backbone = Llava(name, vision_config=vision_config, original_config=config, where=where)
+    wanted = backbone.declared.sizes.width
+    decoder.check_width(backbone.language_model, wanted, folder=folder, name=name)
+    tokenizer.check_rows(backbone.embedding.num_embeddings, where=where)
     if not tokenizer.splits_at_blanks:
         raise BadInput(f"{tokenizer.path}: pieces run over blanks; no LLaMA tokenizer does")
     backbone.tokenizer = tokenizer
@@ -240,64 +253,46 @@ def from_original(
     backbone.preprocessing = Preprocessing.read(
         vision_folder,
         image_size=backbone.vision.image_size,
-        pad=original_config.get("image_aspect_ratio") == "pad",
+        pad=config.get("image_aspect_ratio") == "pad",
     )
-    place = choose_device(device)
-    numbers = choose_dtype(dtype, place, quantization)
-    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
-    vocab = backbone.embedding.num_embeddings
+
+    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
+    rows = dict.fromkeys(_VOCABULARY, backbone.embedding.num_embeddings)
     checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),
         checkpoint.weight_files(folder, what="language_model"),
         keys=HUB_KEYS if is_hub else KEYS,
         ignored=HUB_IGNORED if is_hub else IGNORED,
-        dtype=numbers,
-        device=place,
-        rows=dict.fromkeys(_VOCABULARY, vocab) if is_hub else None,
+        dtype=dtype,
+        device=device,
+        rows=rows if is_hub else None,
     )
     checkpoint.fill(
         backbone.vision,
         checkpoint.weight_files(vision_folder, what="vision"),
         keys=CLIP_KEYS,
         ignored=clip_ignored(backbone.vision),
-        dtype=numbers,
-        device=place,
+        dtype=dtype,
+        device=device,
     )
-    replace_connector(backbone, files)
-    return backbone.to(place).eval()
+    return backbone
 
 
-_VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
-_LLAVA_SETTINGS = {  # what this file implements; another value needs another file
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_feature": "patch",
-    "mm_use_im_start_end": False,
-    "mm_use_im_patch_token": False,
-}
-_HUB_TEXT_DEFAULTS = {  # transformers leaves out of `text_config` what LLaMA-7B has
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": 32000,
-}
-
-
-def _check_original(config: Mapping[str, Any], path: Path) -> None:
-    wrong = []
+def _check_original(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a config.json that is no LLaVA-1.5's: a setting that this file does not implement."""
     if "mm_projector_type" not in config or "mm_vision_select_layer" not in config:
         kind = config.get("model_type")
         raise BadInput(
-            f"{path}: no LLaVA (model_type {kind!r}, no mm_projector_type); expected a folder as "
+            f"{where}: no LLaVA (model_type {kind!r}, no mm_projector_type); expected a folder as "
             "liuhaotian/llava-v1.5-7b, or transformers' with text_config"
         )
-    for key, value in _LLAVA_SETTINGS.items():
-        if config.get(key, value) != value:
-            wrong.append(f"{key}: found {config[key]!r}, expected {value!r}")
+    wrong = [
+        f"{key}: found {config[key]!r}, expected {value!r}"
+        for key, value in _LLAVA_SETTINGS.items()
+        if config.get(key, value) != value
+    ]
     if wrong:
-        raise BadInput(f"{path}: not LLaVA-1.5: " + "; ".join(wrong))
+        raise BadInput(f"{where}: not LLaVA-1.5: " + "; ".join(wrong))
 
 
 def _as_original_config(
@@ -321,82 +316,7 @@ def _as_original_config(
     }
 
 
-# A LLaVA written as transformers keeps it, whole: for everybody who loads models with that.
-
-EXPORT_KEYS = {  # ours -> transformers' folder, by the published names
-    "language_model.{}": "language_model.{}",
-    "connector.0.{}": "multi_modal_projector.linear_1.{}",
-    "connector.2.{}": "multi_modal_projector.linear_2.{}",
-}
-_TOWER = "vision_tower.vision_model."
-_ROWS = 64  # the vocabulary becomes a multiple of it: room for <image>, as in the published folders
-_TEXT = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
-    *("rope_theta", "rope_scaling", "attention_bias", "head_dim"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
-
-
-def save_hub(
-    folder: Path,
-    parts: Mapping[str, nn.Module],
-    *,
-    original_config: Mapping[str, Any],
-    image_tokens: int,
-    vision_folder: Path,
-    tokenizer: Path,
-    dtype: torch.dtype,
-) -> None:
-    """Write a folder for `LlavaForConditionalGeneration`.
-
-    Args:
-        folder: loses the weights that it had.
-        parts: `language_model` and `connector`.
-        original_config: the authors' `config.json`.
-        image_tokens: of one image.
-        vision_folder: of CLIP; its tower is copied whole, with the layers that LLaVA leaves out.
-        tokenizer: `tokenizer.model`.
-        dtype: of the files.
-    """
-    vocab = int(original_config["vocab_size"])
-    rows = -(-(vocab + 1) // _ROWS) * _ROWS
-    weights = {}
-    for part, module in parts.items():
-        for name, value in module.state_dict().items():
-            key = checkpoint.translate(f"{part}.{name}", EXPORT_KEYS)
-            assert key is not None  # the table covers both parts
-            if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-                value = torch.cat([value[:vocab], value.new_zeros(rows - vocab, value.shape[1])])
-            weights[key] = value
-    weights |= {_TOWER + name: value for name, value in _tower(vision_folder)}
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_tensors(folder, weights, shard_bytes=checkpoint.SHARD_BYTES, dtype=dtype)
-    vision = checkpoint.read_json(vision_folder / "config.json")
-    text = {key: original_config[key] for key in _TEXT if original_config.get(key) is not None}
-    config = {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "model_type": "llava",
-        "image_token_index": vocab,
-        "image_seq_length": image_tokens,
-        "projector_hidden_act": "gelu",
-        "vision_feature_layer": original_config["mm_vision_select_layer"],
-        "vision_feature_select_strategy": "default",
-        "tie_word_embeddings": False,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-        "text_config": {**text, "model_type": "llama", "vocab_size": rows},
-        "vision_config": {
-            **vision.get("vision_config", vision),
-            "model_type": "clip_vision_model",
-        },
-    }
-    write_text(folder / "config.json", json.dumps(config, indent=1))
-    for path in [*tokenizer.parent.glob("*token*"), vision_folder / "preprocessor_config.json"]:
-        if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
-            shutil.copyfile(path, folder / path.name)
-
-
-def _tower(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _clip_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The encoder's weights by their names inside it, from CLIP's folder or transformers'."""
     for path in checkpoint.weight_files(folder, what="vision"):
         for key, value in checkpoint.read_tensors(path):

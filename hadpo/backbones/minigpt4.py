@@ -14,26 +14,17 @@ from typing import ClassVar
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint
-from hadpo.vlm.backbone import (
-    LLAMA_13B,
-    Backbone,
-    ModelSizes,
-    Variant,
-    choose_device,
-    choose_dtype,
-)
-from hadpo.vlm.checkpoint import LlamaFolder, locate
+from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm.backbone import LLAMA_13B, ModelSizes, Variant
+from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
-from hadpo.vlm.qformer import QFormer, QFormerSizes, qformer_ignored, qformer_keys
-from hadpo.vlm.vision import EvaSizes, EvaTower, fill_eva
+from hadpo.vlm.qformer import EvaBackbone, QFormer, QFormerSizes, qformer_ignored, qformer_keys
+from hadpo.vlm.vision import EvaSizes, fill_eva
 
-# MiniGPT-4's prompts, byte by byte; source: conversation.py and minigpt4.py.
-
+# Prompts, byte by byte: conversation.py and minigpt4.py.
 # The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
 _SYSTEM = (
     "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
@@ -99,7 +90,7 @@ PARTS = {
     "connector": "MiniGPT-4's own .pth, which holds llama_proj",
 }
 OPTIONAL_PARTS = ("qformer",)  # a recipe may do without
-_NEIGHBOURS = 4  # patches that one image token holds where there is no Q-Former
+_NEIGHBOURS = 4  # patches that one image token holds, without a Q-Former
 
 IGNORED = {  # MiniGPT-4 saves what it trained, and all buffers
     "llama_model.{}inv_freq": "rotary tables are computed in float32",
@@ -127,30 +118,17 @@ class Joined(nn.Module):
         return self.projection(patches.unflatten(1, (-1, _NEIGHBOURS)).flatten(2))
 
 
-class MiniGPT4(Backbone):
+class MiniGPT4(EvaBackbone):
     """MiniGPT-4 of any size; `from_original` fills it."""
 
-    vision: EvaTower
     connector: nn.Module  # Joined or QFormer
     PARTS: ClassVar = PARTS
     CONNECTOR_KEYS: ClassVar = {"llama_proj.{}": "connector.projection.{}"}
 
     def __init__(
-        self,
-        name: str,
-        llama: LlamaFolder,
-        *,
-        eva: EvaSizes,
-        qformer: QFormerSizes | None,
+        self, name: str, llama: LlamaFolder, *, eva: EvaSizes, qformer: QFormerSizes | None
     ) -> None:
-        super().__init__()
-        self.name = name
-        llama.check_width(VARIANTS[self.variant].sizes.width, name=name)
-        self.PROMPTS = VARIANTS[self.variant].prompts
-        self.original_config = llama.config
-        self.language_model = llama.model
-        self.tokenizer = llama.tokenizer
-        self.vision = EvaTower(eva)
+        super().__init__(name, VARIANTS[name.partition("/")[2]], llama, eva=eva)
         width = llama.model.config.hidden_size
         if qformer is None:
             self.connector = Joined(eva.width, width)
@@ -158,16 +136,6 @@ class MiniGPT4(Backbone):
         else:
             self.connector = QFormer(qformer, features=eva.width, width=width, reads_text=False)
             self.num_image_tokens = qformer.queries
-
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
-        """Squeeze to a square and normalise."""
-        return self.vision.preprocess(image)
-
-    def features(
-        self, pixels: Float[Tensor, "images 3 side side"]
-    ) -> Float[Tensor, "images positions features"]:
-        """States of all positions behind `ln_vision`, CLS first."""
-        return self.vision.ln_vision(self.vision(pixels))
 
     def connect(
         self, features: Float[Tensor, "images positions features"], instructions: Sequence[str]
@@ -178,7 +146,7 @@ class MiniGPT4(Backbone):
     def response_ids(self, text: str) -> list[int]:
         """Ids of an answer and its end marker; `###` is a text, tokenised with the answer."""
         if not self.is_text_final:
-            return self.tokenizer.encode(text + VARIANTS[self.variant].end)
+            return self.tokenizer.encode(text + self.declared.end)
         return super().response_ids(text)
 
     @property
@@ -201,38 +169,28 @@ class MiniGPT4(Backbone):
         """Text up to the end marker; of a model that goes on to play both roles, its last turn."""
         text = super().decode(ids)
         if not self.is_text_final:
-            text = text.partition(VARIANTS[self.variant].end)[0].rpartition("Assistant:")[2]
+            text = text.partition(self.declared.end)[0].rpartition("Assistant:")[2]
         return text
 
     @property
     def is_text_final(self) -> bool:
-        """Not where the end marker is a text: a later turn takes the place of the first."""
-        return VARIANTS[self.variant].end == "</s>"
+        """Not if the end marker is a text: a later turn takes the place of the first."""
+        return self.declared.end == "</s>"
 
     @cached_property
     def _spellings(self) -> list[list[int]]:
         """Ids of the end marker behind a sentence, and at the start of a text."""
-        end = VARIANTS[self.variant].end
+        end = self.declared.end
         before = self.tokenizer.encode("it.")
         return [self.tokenizer.encode("it." + end)[len(before) :], self.tokenizer.encode(end)]
-
-    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write the LLaMA folder; the other parts stay where they are."""
-        checkpoint.save_llama(
-            folder,
-            self.language_model,
-            config=self.original_config,
-            tokenizer=self.tokenizer,
-            dtype=dtype,
-        )
 
 
 def from_original(
     files: Mapping[str, str | Path],
     *,
     variant: str,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: torch.dtype,
+    device: torch.device,
     quantization: str = "none",
 ) -> MiniGPT4:
     """MiniGPT-4 from the authors' files.
@@ -242,57 +200,46 @@ def from_original(
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
     """
-    has_qformer = "qformer" not in VARIANTS[variant].unused_parts
-    needed = [part for part in PARTS if has_qformer or part != "qformer"]
-    missing = [f"{part}: {PARTS[part]}" for part in needed if part not in files]
-    if missing:
-        raise BadInput(f"minigpt4/{variant}: files need " + "; ".join(missing))
-    if not has_qformer and "qformer" in files:
-        raise BadInput(
-            f"minigpt4/{variant} has no Q-Former: {files['qformer']} is of the Vicuna-v0 variants"
-        )
-    places = {part: locate(files[part], what=part) for part in needed}
-    places |= {
-        p: checkpoint.find_weights(places[p], what=p) for p in needed if p != "language_model"
-    }
+    name = f"minigpt4/{variant}"
+    unused = VARIANTS[variant].unused_parts
+    paths = checkpoint.locate_parts(name, files, {p: PARTS[p] for p in PARTS if p not in unused})
+    if unused and "qformer" in files:
+        raise BadInput(f"{name} has no Q-Former: {files['qformer']} is of the Vicuna-v0 variants")
+    folder = paths["language_model"]
+    for part in paths.keys() - {"language_model"}:
+        paths[part] = checkpoint.find_weights(paths[part], what=part)
     backbone = MiniGPT4(
-        f"minigpt4/{variant}",
-        LlamaFolder.open(places["language_model"]),
-        eva=checkpoint.read_sizes(places["vision"], EvaSizes),
-        qformer=checkpoint.read_sizes(places["qformer"], QFormerSizes) if has_qformer else None,
+        name,
+        LlamaFolder.open(folder),
+        eva=checkpoint.read_sizes(paths["vision"], EvaSizes),
+        qformer=None if unused else checkpoint.read_sizes(paths["qformer"], QFormerSizes),
     )
-    backbone.files = places
-    place = choose_device(device)
-    numbers = choose_dtype(dtype, place, quantization)
-    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
-    checkpoint.fill_llama(
-        backbone.language_model, places["language_model"], dtype=numbers, device=place
-    )
-    fill_eva(backbone.vision, places["vision"], dtype=numbers, device=place)
-    parts = {"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}
-    if not has_qformer:
+    backbone.files = paths
+    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
+    decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
+    fill_eva(backbone.vision, paths["vision"], dtype=dtype, device=device)
+    modules = {"connector": backbone.connector}
+    if unused:
         # BLIP-2's file, which would give ln_vision, is read by the original with a Q-Former only.
-        backbone.vision.reset_norm(dtype=numbers, device=place)
-        del parts["ln_vision"]
+        backbone.vision.reset_norm(dtype=dtype, device=device)
+    else:
+        modules["ln_vision"] = backbone.vision.ln_vision
     checkpoint.fill(
-        nn.ModuleDict(parts),
-        [places[part] for part in ("qformer", "connector") if part in places],
+        nn.ModuleDict(modules),
+        [paths[part] for part in ("qformer", "connector") if part in paths],
         keys=keys(backbone.connector),
         ignored=ignored(backbone.connector),
-        dtype=numbers,
-        device=place,
+        dtype=dtype,
+        device=device,
     )
-    return backbone.to(place).eval()
+    return backbone
 
 
 def keys(connector: nn.Module) -> dict[str, str]:
     """Keys of BLIP-2's and MiniGPT-4's files -> ours."""
-    table = {"llama_proj.{}": "connector.projection.{}"}
     if isinstance(connector, QFormer):
-        table["ln_vision.{}"] = "ln_vision.{}"
-        inner = qformer_keys(connector.sizes, reads_text=False)
-        table |= {theirs: f"connector.{ours}" for theirs, ours in inner.items()}
-    return table
+        return qformer_keys(connector.sizes, reads_text=False, projection="llama_proj")
+    return dict(MiniGPT4.CONNECTOR_KEYS)
 
 
 def ignored(connector: nn.Module) -> dict[str, str]:

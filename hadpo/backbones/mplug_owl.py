@@ -5,8 +5,6 @@ processing_mplug_owl.py, xgpt3_dataset.py; FuxiaoLiu/LRV-Instruction, utils/infe
 """
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,25 +15,54 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder
-from hadpo.vlm.backbone import (
-    CONNECTOR_PART,
-    Backbone,
-    ModelSizes,
-    Variant,
-    choose_device,
-    choose_dtype,
-    replace_connector,
-)
-from hadpo.vlm.checkpoint import locate
+from hadpo.vlm.backbone import CONNECTOR_PART, Backbone, ModelSizes, Variant
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import Preprocessing
 
-# mPLUG-Owl's abstractor: learned queries look at themselves and the image, and become tokens.
+_IMAGE_LINE = "\nHuman: <image>"  # once per image
+_SYSTEM = (  # README and training data
+    "<s>The following is a conversation between a curious human and AI assistant. The assistant "
+    "gives helpful, detailed, and polite answers to the user's questions."
+)
+_SYSTEM_LRV = (  # the demo, and LRV's inference script
+    "<s>The following is a conversation between a curious human and AI. The AI gives helpful, "
+    "detailed, and polite answers to the human's questions."
+)
+# Training tokenises "\nHuman: " and "AI: " as pieces of their own; inference cuts at images only.
+_TRAIN = PromptTemplate(_SYSTEM + "<|>" + _IMAGE_LINE + "<|>\nHuman: <|>{instruction}\n<|>AI: ")
+_OWL = Prompts(
+    train=_TRAIN,
+    evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+    again=PromptTemplate("\nHuman: {instruction}\nAI: "),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+)
+_LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
+    train=_TRAIN,
+    evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+    again=PromptTemplate("\nHuman: {instruction}\nAI:"),
+    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+)
 
-ABSTRACTOR_NEEDED = (  # what `visual_abstractor_config` must say
+
+_SIZES = ModelSizes(others=450_000_000, image_tokens=65)
+VARIANTS = {
+    "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft", sizes=_SIZES),
+    "lrv-v2": Variant(
+        prompts=_LRV,
+        source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter",
+        sizes=_SIZES,
+    ),
+}
+PARTS = {
+    "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
+    "connector": CONNECTOR_PART,
+}
+OPTIONAL_PARTS = ("connector",)  # a recipe may do without
+
+_ABSTRACTOR_NEEDED = (  # what `visual_abstractor_config` must say
     *("hidden_size", "intermediate_size", "encoder_hidden_size"),
     *("num_hidden_layers", "num_attention_heads", "layer_norm_eps"),
 )
@@ -52,17 +79,106 @@ _ABSTRACTOR_LAYER = {  # authors' name within `crossattention` -> ours within a 
     "output.mlp.ffn_ln": "norm_mlp",
     "output.mlp.w2": "down",
 }
-ABSTRACTOR_KEYS = {  # authors' keys -> ours
-    f"abstractor.encoder.layers.{{}}.crossattention.{old}.{end}": f"layers.{{}}.{new}.{end}"
-    for old, new in _ABSTRACTOR_LAYER.items()
-    for end in ("weight", "bias")
-} | {
-    "query_tokens": "query_tokens",
-    "abstractor.visual_fc.{}": "visual_fc.{}",
-    "abstractor.vit_eos": "vit_eos",
+_ABSTRACTOR_KEYS = {  # authors' keys -> ours
+    **checkpoint.layer_keys(
+        "abstractor.encoder.layers.{}.crossattention.", "connector.layers.{}.", _ABSTRACTOR_LAYER
+    ),
+    "query_tokens": "connector.query_tokens",
+    "abstractor.visual_fc.{}": "connector.visual_fc.{}",
+    "abstractor.vit_eos": "connector.vit_eos",
 }
 # The authors pass their config's epsilon to one of the four norms of a layer only.
 _ABSTRACTOR_EPS = 1e-5
+_VISION_NEEDED = (  # what `vision_config` must say
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("image_size", "patch_size", "layer_norm_eps"),
+)
+_VISION_LAYER = {  # authors' name -> ours, within a layer
+    "input_layernorm": "norm1",
+    "self_attn.query_key_value": "query_key_value",
+    "self_attn.dense": "out",
+    "post_attention_layernorm": "norm2",
+    "mlp.fc1": "fc1",
+    "mlp.fc2": "fc2",
+}
+_VISION_KEYS = {  # authors' keys -> ours
+    **checkpoint.layer_keys("vision_model.encoder.layers.{}.", "vision.layers.{}.", _VISION_LAYER),
+    "vision_model.embeddings.cls_token": "vision.cls_token",
+    "vision_model.embeddings.position_embedding": "vision.positions",
+    "vision_model.embeddings.patch_embed.weight": "vision.patches.weight",
+    "vision_model.embeddings.pre_layernorm.{}": "vision.pre_norm.{}",
+    "vision_model.post_layernorm.{}": "vision.post_norm.{}",
+}
+KEYS = {**_VISION_KEYS, **_ABSTRACTOR_KEYS, "language_model.{}": "language_model.{}"}
+IGNORED = {f"language_model.{key}": why for key, why in decoder.STORED_TABLES.items()}
+_MLP_KEY = "abstractor.encoder.layers.0.crossattention.output.mlp.w1.weight"
+_NEEDED = {  # section of config.json -> what it must say
+    "text_config": (),  # the shared LLaMA says what it needs
+    "vision_config": _VISION_NEEDED,
+    "visual_abstractor_config": _ABSTRACTOR_NEEDED,
+}
+
+
+def quick_gelu(values: Tensor) -> Tensor:
+    """The activation of the tower, x * sigmoid(1.702 x), whatever `hidden_act` says."""
+    return values * torch.sigmoid(1.702 * values)
+
+
+class OwlVision(nn.Module):
+    """An empty encoder on the meta device.
+
+    Args:
+        config: `vision_config` of the checkpoint; it has what `_NEEDED` lists.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        width, eps = config["hidden_size"], config["layer_norm_eps"]
+        patch = config["patch_size"]
+        self.width = width
+        self.image_size = config["image_size"]  # pixels of a side
+        self.num_patches = (self.image_size // patch) ** 2
+        with torch.device("meta"):
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+            self.positions = nn.Parameter(torch.empty(1, self.num_patches + 1, width))
+            self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+            self.pre_norm = nn.LayerNorm(width, eps=eps)
+            self.layers = nn.ModuleList(
+                _VisionLayer(width, config["intermediate_size"], config["num_attention_heads"], eps)
+                for _ in range(config["num_hidden_layers"])
+            )
+            self.post_norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(
+        self, pixels: Float[Tensor, "images 3 height width"]
+    ) -> Float[Tensor, "images positions features"]:
+        """Normed states of all positions; the CLS token is first and stays."""
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)
+        states = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches], dim=1)
+        states = self.pre_norm(states + self.positions)
+        for layer in self.layers:
+            states = layer(states)
+        return self.post_norm(states)
+
+
+class _VisionLayer(nn.Module):
+    def __init__(self, width: int, mlp_width: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.fc1 = nn.Linear(width, mlp_width)
+        self.fc2 = nn.Linear(mlp_width, width)
+
+    def forward(self, states: Float[Tensor, "images positions width"]) -> Tensor:
+        # The rows of the matrix are laid out as [heads, 3, size]: q, k, v of one head together.
+        fused = self.query_key_value(self.norm1(states)).unflatten(-1, (self.heads, 3, -1))
+        query, key, value = fused.permute(3, 0, 2, 1, 4)  # each: images, heads, positions, size
+        seen = F.scaled_dot_product_attention(query, key, value)
+        states = states + self.out(seen.transpose(1, 2).flatten(2))
+        return states + self.fc2(quick_gelu(self.fc1(self.norm2(states))))
 
 
 class Abstractor(nn.Module):
@@ -72,7 +188,7 @@ class Abstractor(nn.Module):
     chosen, rejected, policy and reference see the same image tokens.
 
     Args:
-        config: `visual_abstractor_config` of the checkpoint; it has all of `NEEDED`.
+        config: `visual_abstractor_config` of the checkpoint; it has what `_NEEDED` lists.
         num_queries: learned queries; one image gives one token more.
         width: of the language model.
     """
@@ -135,164 +251,26 @@ class _AbstractorLayer(nn.Module):
         return queries + self.down(self.norm_mlp(F.silu(self.gate(normed)) * self.up(normed)))
 
 
-# mPLUG-Owl's image encoder: a ViT in which one matrix per layer gives queries, keys and values.
-
-VISION_NEEDED = (  # what `vision_config` must say
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("image_size", "patch_size", "layer_norm_eps"),
-)
-_VISION_LAYER = {  # authors' name -> ours, within a layer
-    "input_layernorm": "norm1",
-    "self_attn.query_key_value": "query_key_value",
-    "self_attn.dense": "out",
-    "post_attention_layernorm": "norm2",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-}
-VISION_KEYS = {  # authors' keys, without `vision_model.` -> ours
-    f"encoder.layers.{{}}.{old}.{end}": f"layers.{{}}.{new}.{end}"
-    for old, new in _VISION_LAYER.items()
-    for end in ("weight", "bias")
-} | {
-    "embeddings.cls_token": "cls_token",
-    "embeddings.position_embedding": "positions",
-    "embeddings.patch_embed.weight": "patches.weight",
-    "embeddings.pre_layernorm.{}": "pre_norm.{}",
-    "post_layernorm.{}": "post_norm.{}",
-}
-
-
-def quick_gelu(values: Tensor) -> Tensor:
-    """The activation of the tower, x * sigmoid(1.702 x), whatever `hidden_act` says."""
-    return values * torch.sigmoid(1.702 * values)
-
-
-class OwlVision(nn.Module):
-    """An empty encoder on the meta device.
-
-    Args:
-        config: `vision_config` of the checkpoint; it has all of `NEEDED`.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        width, eps = config["hidden_size"], config["layer_norm_eps"]
-        patch = config["patch_size"]
-        self.width = width
-        self.image_size = config["image_size"]  # pixels of a side
-        self.num_patches = (self.image_size // patch) ** 2
-        with torch.device("meta"):
-            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-            self.positions = nn.Parameter(torch.empty(1, self.num_patches + 1, width))
-            self.patches = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-            self.pre_norm = nn.LayerNorm(width, eps=eps)
-            self.layers = nn.ModuleList(
-                _VisionLayer(width, config["intermediate_size"], config["num_attention_heads"], eps)
-                for _ in range(config["num_hidden_layers"])
-            )
-            self.post_norm = nn.LayerNorm(width, eps=eps)
-
-    def forward(
-        self, pixels: Float[Tensor, "images 3 height width"]
-    ) -> Float[Tensor, "images positions features"]:
-        """Normed states of all positions; the CLS token is first and stays."""
-        patches = self.patches(pixels).flatten(2).transpose(1, 2)
-        states = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches], dim=1)
-        states = self.pre_norm(states + self.positions)
-        for layer in self.layers:
-            states = layer(states)
-        return self.post_norm(states)
-
-
-class _VisionLayer(nn.Module):
-    def __init__(self, width: int, mlp_width: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.fc1 = nn.Linear(width, mlp_width)
-        self.fc2 = nn.Linear(mlp_width, width)
-
-    def forward(self, states: Float[Tensor, "images positions width"]) -> Tensor:
-        # The rows of the matrix are laid out as [heads, 3, size]: q, k, v of one head together.
-        fused = self.query_key_value(self.norm1(states)).unflatten(-1, (self.heads, 3, -1))
-        query, key, value = fused.permute(3, 0, 2, 1, 4)  # each: images, heads, positions, size
-        seen = F.scaled_dot_product_attention(query, key, value)
-        states = states + self.out(seen.transpose(1, 2).flatten(2))
-        return states + self.fc2(quick_gelu(self.fc1(self.norm2(states))))
-
-
-_IMAGE_LINE = "\nHuman: <image>"  # once per image
-_SYSTEM = (  # README and training data
-    "<s>The following is a conversation between a curious human and AI assistant. The assistant "
-    "gives helpful, detailed, and polite answers to the user's questions."
-)
-_SYSTEM_LRV = (  # the demo, and LRV's inference script
-    "<s>The following is a conversation between a curious human and AI. The AI gives helpful, "
-    "detailed, and polite answers to the human's questions."
-)
-# Training tokenises "\nHuman: " and "AI: " as pieces of their own; inference cuts at images only.
-_TRAIN = PromptTemplate(_SYSTEM + "<|>" + _IMAGE_LINE + "<|>\nHuman: <|>{instruction}\n<|>AI: ")
-_OWL = Prompts(
-    train=_TRAIN,
-    evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
-    again=PromptTemplate("\nHuman: {instruction}\nAI: "),
-    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
-)
-_LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
-    train=_TRAIN,
-    evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
-    again=PromptTemplate("\nHuman: {instruction}\nAI:"),
-    again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
-)
-
-
-_SIZES = ModelSizes(others=450_000_000, image_tokens=65)
-VARIANTS = {
-    "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft", sizes=_SIZES),
-    "lrv-v2": Variant(
-        prompts=_LRV,
-        source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter",
-        sizes=_SIZES,
-    ),
-}
-PARTS = {
-    "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",
-    "connector": CONNECTOR_PART,
-}
-OPTIONAL_PARTS = ("connector",)  # a recipe may do without
-
-KEYS = {  # authors' folder -> ours
-    **{f"vision_model.{old}": f"vision.{new}" for old, new in VISION_KEYS.items()},
-    **{old: f"connector.{new}" for old, new in ABSTRACTOR_KEYS.items()},
-    "language_model.{}": "language_model.{}",
-}
-IGNORED = {f"language_model.{key}": why for key, why in decoder.STORED_TABLES.items()}
-_MLP_KEY = "abstractor.encoder.layers.0.crossattention.output.mlp.w1.weight"
-
-
 class MplugOwl(Backbone):
     """mPLUG-Owl for pictures; `from_original` fills it."""
 
     vision: OwlVision
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
-    CONNECTOR_KEYS: ClassVar = {k: f"connector.{ours}" for k, ours in ABSTRACTOR_KEYS.items()}
+    KEYS: ClassVar = KEYS
+    FOLDER_FILES: ClassVar = ("*token*", "preprocessor_config.json")
+    CONNECTOR_KEYS: ClassVar = _ABSTRACTOR_KEYS
 
     def __init__(self, name: str, *, original_config: Mapping[str, Any], where: str) -> None:
-        super().__init__()
         _check_config(original_config, where)
-        self.name = name
-        self.PROMPTS = VARIANTS[self.variant].prompts
-        self.original_config = dict(original_config)
-        self.language_model = decoder.build_llama(original_config["text_config"], where=where)
+        language_model = decoder.build_llama(original_config["text_config"], where=where)
+        declared = VARIANTS[name.partition("/")[2]]
+        super().__init__(name, declared, language_model, original_config)
         self.vision = OwlVision(original_config["vision_config"])
         self.connector = Abstractor(
             original_config["visual_abstractor_config"],
             num_queries=original_config["num_query_tokens"],
-            width=self.language_model.config.hidden_size,
+            width=language_model.config.hidden_size,
         )
         self.num_image_tokens = original_config["num_query_tokens"] + 1
 
@@ -351,22 +329,6 @@ class MplugOwl(Backbone):
                 )
         return super().prefill(ids, image_tokens)
 
-    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write config, tokenizer and all weights as the authors do; the folder is complete."""
-        weights = {}
-        for key, value in self.state_dict().items():
-            names = (checkpoint.translate_back(key, k, t) for k, t in KEYS.items())
-            weights[next(filter(None, names))] = value
-        shard_bytes = checkpoint.SHARD_BYTES
-        checkpoint.write_tensors(folder, weights, shard_bytes=shard_bytes, dtype=dtype)
-        config = self.original_config | {"torch_dtype": str(dtype).removeprefix("torch.")}
-        write_text(folder / "config.json", json.dumps(config, indent=1))
-        source = self.tokenizer.path.parent
-        if source != folder:
-            for path in [*source.glob("*token*"), source / "preprocessor_config.json"]:
-                if path.suffix in (".model", ".json") and path.is_file():
-                    shutil.copyfile(path, folder / path.name)
-
     def files_with(self, language_model: Path) -> dict[str, Path]:
         """The saved folder is complete, a finetuned connector included."""
         return {"language_model": language_model}
@@ -376,8 +338,8 @@ def from_original(
     files: Mapping[str, str | Path],
     *,
     variant: str,
-    dtype: str = "auto",
-    device: str = "auto",
+    dtype: torch.dtype,
+    device: torch.device,
     quantization: str = "none",
 ) -> MplugOwl:
     """mPLUG-Owl from the authors' folder.
@@ -387,52 +349,39 @@ def from_original(
     Raises:
         BadInput: the part is missing, or its files are broken or do not fit.
     """
-    if "language_model" not in files:
-        raise BadInput(f"mplug_owl/{variant}: files need language_model: {PARTS['language_model']}")
-    folder = locate(files["language_model"], what="language_model")
+    name = f"mplug_owl/{variant}"
+    needed = {"language_model": PARTS["language_model"]}
+    folder = checkpoint.locate_parts(name, files, needed)["language_model"]
     where = str(folder / "config.json")
     config = checkpoint.read_json(folder / "config.json")
     _check_config(config, where)
     sources = checkpoint.weight_files(folder, what="language_model")
-    backbone = MplugOwl(
-        f"mplug_owl/{variant}",
-        original_config=_with_true_width(config, sources),
-        where=where,
-    )
+    config = _with_true_width(config, sources)
+    backbone = MplugOwl(name, original_config=config, where=where)
     backbone.tokenizer = LlamaTokenizer(folder)
     backbone.tokenizer.check_rows(backbone.embedding.num_embeddings, where=where)
     backbone.files = {"language_model": folder}
     backbone.preprocessing = Preprocessing.read(
         folder, image_size=backbone.vision.image_size, squash=True
     )
-    place = choose_device(device)
-    numbers = choose_dtype(dtype, place, quantization)
-    checkpoint.quantise(backbone.language_model, quantization, dtype=numbers)
-    checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=numbers, device=place)
-    replace_connector(backbone, files)
-    return backbone.to(place).eval()
-
-
-_SECTIONS = {
-    "text_config": (),  # the shared LLaMA says what it needs
-    "vision_config": VISION_NEEDED,
-    "visual_abstractor_config": ABSTRACTOR_NEEDED,
-}
+    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
+    checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=dtype, device=device)
+    return backbone
 
 
 def _check_config(config: Mapping[str, Any], where: str) -> None:
-    lost = [name for name in _SECTIONS if not isinstance(config.get(name), Mapping)]
+    missing = [name for name in _NEEDED if not isinstance(config.get(name), Mapping)]
     if "num_query_tokens" not in config:
-        lost.append("num_query_tokens")
-    if lost:
+        missing.append("num_query_tokens")
+    if missing:
         raise BadInput(
             f"{where}: no mPLUG-Owl (model_type {config.get('model_type')!r}, no "
-            f"{', '.join(lost)}); expected a folder as {VARIANTS['llama-7b'].source}"
+            f"{', '.join(missing)}); expected a folder as {VARIANTS['llama-7b'].source}"
         )
     kind = config["text_config"].get("model_type", "llama")
     if kind != "llama":
         raise BadInput(f"{where}: its language model is {kind!r}; only LLaMA is supported")
-    for section, needed in _SECTIONS.items():
+    for section, needed in _NEEDED.items():
         missing = [key for key in needed if key not in config[section]]
         if missing:
             raise BadInput(f"{where}: no {', '.join(missing)} in {section}")

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import sys
+import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm.std import tqdm
 
 from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
-from hadpo.generation.progress import Progress
 from hadpo.generation.room import batch_that_fits
 from hadpo.generation.single import decode_single
 from hadpo.records import Answer, BadInput, Question
@@ -23,6 +25,7 @@ from hadpo.vlm.prompt import IMAGE
 
 log = logging.getLogger(__name__)
 
+_LOG_SECONDS = 30.0  # between two lines of the log
 Asked = dict[str, list[Question]]  # text -> the questions that ask it about one image
 
 
@@ -46,8 +49,8 @@ def generate(
         decoding: how tokens are chosen.
         prompt: which of the backbone's two prompts.
         batch_questions: questions side by side (with beams, so many times the rows); 0: as many as
-            fit; halved where memory runs out.
-        batch_memory_gib: what they may take where their number is 0; 0: most of what is free.
+            fit; halved if memory runs out.
+        batch_memory_gib: what they may take if their number is 0; 0: most of what is free.
         model: name that the answers carry.
         done: ids of questions that are answered already; they are left out.
         exact: one question at a time, nothing shared between questions: slow, and the reference.
@@ -124,14 +127,14 @@ def _answer(
 
 def _left(groups: Iterable[dict[str, Asked]], answered: set[str]) -> dict[str, Asked]:
     """The images of all groups, without questions that were answered before memory ran out."""
-    found: dict[str, Asked] = {}
+    open_images: dict[str, Asked] = {}
     for group in groups:
         for image, asked in group.items():
             for text, questions in asked.items():
                 left = [q for q in questions if q.question_id not in answered]
                 if left:
-                    found.setdefault(image, {}).setdefault(text, []).extend(left)
-    return found
+                    open_images.setdefault(image, {}).setdefault(text, []).extend(left)
+    return open_images
 
 
 def _one_by_one(by_image: dict[str, Asked]) -> Iterator[dict[str, Asked]]:
@@ -190,10 +193,10 @@ def _answer_group(
         else:
             names = [f"{Path(rows[row][0]).name}/{rows[row][1]}" for row in some]
             generated = decode_single(backbone, logits, state, decoding, names)
-        for row, found in zip(some, generated, strict=True):
+        for row, answer_ids in zip(some, generated, strict=True):
             image, text = rows[row]
             for question in group[image][text]:
-                yield question, found
+                yield question, answer_ids
 
 
 def _own_image_tokens(
@@ -209,3 +212,55 @@ def _pixels(backbone: Backbone, path: str) -> Tensor:
             return backbone.preprocess(image)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
         raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error
+
+
+class Progress:
+    """Images that are done, how fast, and when the rest will be: a bar, or lines of the log.
+
+    The bar is for a terminal; without one, the log gets a line every `seconds`.
+    """
+
+    def __init__(self, model: str, images: int, *, seconds: float = _LOG_SECONDS) -> None:
+        self._model, self._total, self._every = model, images, seconds
+        self._done: set[str] = set()
+        self._start = self._logged = time.monotonic()
+        self._bar = tqdm(
+            total=images,
+            desc=model,
+            unit="image",
+            disable=not sys.stderr.isatty(),
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {rate_fmt}, "
+            "{remaining} left",
+        )
+
+    def done(self, images: Collection[str]) -> None:
+        """All questions about these images are answered."""
+        new = set(images) - self._done
+        self._done |= new
+        self._bar.update(len(new))
+        now = time.monotonic()
+        if self._bar.disable and (now - self._logged >= self._every or self._is_over) and new:
+            self._logged = now
+            log.info("%s", self.text(now))
+
+    def text(self, now: float) -> str:
+        """A sentence: how many of how many, how fast, how long still."""
+        rate = len(self._done) / max(now - self._start, 1e-9)
+        left = (self._total - len(self._done)) / rate if rate else 0.0
+        end = "done" if self._is_over else f"about {_span(left)} left"
+        done = f"{len(self._done)} of {self._total} images"
+        return f"{self._model}: {done}, {rate:.2f} images/s, {end}"
+
+    def close(self) -> None:
+        """Leave the terminal as it is."""
+        self._bar.close()
+
+    @property
+    def _is_over(self) -> bool:
+        return len(self._done) >= self._total
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

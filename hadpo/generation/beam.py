@@ -27,7 +27,7 @@ def decode_beams(
     state: KVState,
     decoding: Decoding,
 ) -> list[list[int]]:
-    """Generated ids of each question's best beam, the end marker included where it was reached.
+    """Generated ids of each question's best beam, the end marker included if it was reached.
 
     Args:
         backbone: the model.
@@ -36,7 +36,7 @@ def decode_beams(
         decoding: beams, lengths and penalties.
     """
     beams, longest = decoding.beams, decoding.max_new_tokens
-    found: list[list[int]] = [[] for _ in range(len(logits))]
+    answers: list[list[int]] = [[] for _ in range(len(logits))]
     search = _Search(len(logits), beams, longest, logits.device)
     active = list(range(len(logits)))
     state = state.repeat(beams)
@@ -44,13 +44,13 @@ def decode_beams(
     for length in range(1, longest + 1):
         log_probs = logits.float().log_softmax(dim=-1)
         written = search.running[:, :, : length - 1].flatten(0, 1)
-        log_probs = penalised(log_probs, written, decoding.repetition_penalty)
+        log_probs = penalised(log_probs, written, decoding)
         parents, is_last = search.step(log_probs, length, backbone.ends, decoding.length_penalty)
         going = [i for i, over in enumerate(search.is_over(length, decoding)) if not over]
         if is_last or len(going) < len(active):
             for i, row in enumerate(active):
                 if is_last or i not in going:
-                    found[row] = search.best(i)
+                    answers[row] = search.best(i)
             if is_last or not going:
                 break
             active = [active[i] for i in going]
@@ -61,7 +61,7 @@ def decode_beams(
             rows = torch.arange(len(active), device=parents.device)[:, None] * beams + parents
         tokens = search.running[:, :, length - 1].flatten()
         logits, state = backbone.extend(state.select(rows.flatten()), tokens[:, None])
-    return found
+    return answers
 
 
 class _Search:

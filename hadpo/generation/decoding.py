@@ -1,11 +1,23 @@
-"""How the next token is chosen: greedy, sampled, or by beam search."""
+"""How the next token is chosen: greedy, sampled, or by beam search; and the published ways.
+
+Penalties and the choice of what may be sampled are transformers' logits processors.
+"""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from hadpo.records import BadInput
 
@@ -55,64 +67,83 @@ class Decoding:
             )
 
 
-def penalised(
-    scores: Float[Tensor, "rows vocab"], generated: Int[Tensor, "rows length"], penalty: float
-) -> Float[Tensor, "rows vocab"]:
-    """Scores with every generated token made less likely (CTRL, Keskar et al. 2019, section 4.1).
+_PRESETS = (
+    Decoding(name="greedy"),
+    # FuxiaoLiu/LRV-Instruction, MiniGPT-4/minigpt4/conversation/conversation.py: the demo
+    Decoding(name="lrv-v1", temperature=1.0, top_p=0.9, max_new_tokens=300),
+    # FuxiaoLiu/LRV-Instruction, utils/inference.py; a ban on repeated pairs of tokens hurts facts
+    Decoding(
+        name="lrv-v2", temperature=1.0, top_k=3, top_p=0.9, no_repeat_ngram=2, max_new_tokens=512
+    ),
+    # Vision-CAIR/MiniGPT-4, minigpt4/conversation/conversation.py
+    Decoding(
+        name="minigpt4", temperature=1.0, top_p=0.9, repetition_penalty=1.05, max_new_tokens=300
+    ),
+)
+PRESETS = {preset.name: preset for preset in _PRESETS}
 
-    Scores below 0 are multiplied, others divided by the penalty; a token counts once however often
-    it was generated. Ids below 0 in `generated` are padding.
+
+def next_tokens(
+    scores: Float[Tensor, "rows vocab"],
+    generated: Int[Tensor, "rows length"],
+    decoding: Decoding,
+    generators: Sequence[torch.Generator],
+) -> Int[Tensor, " rows"]:
+    """The next token of each row: the likeliest one, or drawn if the temperature is above 0.
+
+    Args:
+        scores: logits of the next token.
+        generated: ids that were chosen before.
+        decoding: of one beam.
+        generators: each row's own random numbers, for sampling.
     """
-    if penalty == 1.0 or not generated.shape[1]:
-        return scores
-    index = generated.clamp(min=0)
-    old = scores.gather(1, index)
-    new = torch.where(old < 0, old * penalty, old / penalty)
-    return scores.scatter(1, index, torch.where(generated < 0, old, new))
+    scores = penalised(scores, generated, decoding)
+    if not decoding.temperature:
+        return scores.argmax(dim=-1)
+    return sampled(narrowed(scores, decoding), generators)
 
 
-def without_repeats(
-    scores: Float[Tensor, "rows vocab"], generated: Int[Tensor, "rows length"], size: int
+def penalised(
+    scores: Float[Tensor, "rows vocab"], generated: Int[Tensor, "rows length"], decoding: Decoding
 ) -> Float[Tensor, "rows vocab"]:
-    """Scores in which no token completes a run of `size` tokens that was generated before."""
-    if not size or generated.shape[1] < size:
-        return scores
-    scores = scores.clone()
-    for row, ids in enumerate(generated.tolist()):
-        end = ids[len(ids) - size + 1 :]
-        starts = range(len(ids) - size + 1)
-        banned = [ids[i + size - 1] for i in starts if ids[i : i + size - 1] == end]
-        scores[row, banned] = -torch.inf
-    return scores
+    """Scores with generated tokens made less likely, and repeated runs of tokens impossible.
+
+    The penalty is CTRL's (Keskar et al. 2019, section 4.1): scores below 0 are multiplied, others
+    divided by it; a token counts once however often it was generated.
+    """
+    processors = LogitsProcessorList()
+    if decoding.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
+    if decoding.no_repeat_ngram:
+        processors.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram))
+    ids: Any = generated
+    return processors(ids, scores)  # type: ignore[arg-type]
 
 
 def narrowed(
     scores: Float[Tensor, "rows vocab"], decoding: Decoding
-) -> Float[Tensor, "rows vocab"]:
-    """Scores of what may be sampled, the others -inf; top_k first, as in transformers."""
-    if 0 < decoding.top_k < scores.shape[-1]:
-        least = scores.topk(decoding.top_k).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
+) -> Float64[Tensor, "rows vocab"]:
+    """Scores over the temperature, of what may be sampled; the others are -inf."""
+    warpers = LogitsProcessorList()
+    if decoding.top_k:
+        warpers.append(TopKLogitsWarper(decoding.top_k))
     if decoding.top_p < 1:
-        sorted_scores, order = scores.sort()  # the unlikeliest first
-        shares = (sorted_scores.double() / decoding.temperature).softmax(-1).cumsum(-1)
-        gone = shares <= 1 - decoding.top_p
-        gone[:, -1] = False
-        scores = scores.masked_fill(gone.scatter(1, order, gone), -torch.inf)
-    return scores
+        warpers.append(TopPLogitsWarper(decoding.top_p))
+    unread: Any = None  # a warper looks at scores only
+    return warpers(unread, scores.double() / decoding.temperature)  # type: ignore[arg-type]
+
+
+def sampled(
+    scores: Float[Tensor, "rows vocab"], generators: Sequence[torch.Generator]
+) -> Int[Tensor, " rows"]:
+    """One token per row, drawn from softmax(scores) by the row's own random number."""
+    shares = scores.double().softmax(dim=-1).cumsum(dim=-1).cpu()
+    drawn = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
+    tokens = torch.searchsorted(shares, drawn * shares[:, -1:], right=True)
+    return tokens.squeeze(1).clamp(max=scores.shape[1] - 1).to(scores.device)
 
 
 def generator(decoding: Decoding, question: str) -> torch.Generator:
     """Random numbers of one question: they depend on nothing that is asked beside it."""
     digest = hashlib.sha256(f"{decoding.seed}/{question}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def sampled(
-    scores: Float[Tensor, "rows vocab"], temperature: float, generators: list[torch.Generator]
-) -> Int[Tensor, " rows"]:
-    """One token per row, drawn from softmax(scores / temperature) by its own random number."""
-    shares = (scores.double() / temperature).softmax(dim=-1).cumsum(dim=-1).cpu()
-    drawn = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in generators])
-    found = torch.searchsorted(shares, drawn * shares[:, -1:], right=True)
-    return found.squeeze(1).clamp(max=scores.shape[1] - 1).to(scores.device)

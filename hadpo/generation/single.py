@@ -6,14 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadpo.generation.decoding import (
-    Decoding,
-    generator,
-    narrowed,
-    penalised,
-    sampled,
-    without_repeats,
-)
+from hadpo.generation.decoding import Decoding, generator, next_tokens
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.decoder import KVState
 
@@ -32,22 +25,16 @@ def decode_single(
         backbone: the model.
         logits: of each row's first new token.
         state: what each row has read.
-        decoding: greedy, or sampled where its temperature is above 0.
+        decoding: greedy, or sampled if its temperature is above 0.
         questions: names the row for its random numbers.
     """
-    found: list[list[int]] = [[] for _ in questions]
-    active = list(range(len(found)))
+    answers: list[list[int]] = [[] for _ in questions]
+    active = list(range(len(answers)))
     draws = [generator(decoding, question) for question in questions]
     stops = _Stops(backbone, decoding.stop_at)
-    generated = torch.empty(len(found), 0, dtype=torch.long, device=logits.device)
+    generated = torch.empty(len(answers), 0, dtype=torch.long, device=logits.device)
     while True:
-        scores = penalised(logits, generated, decoding.repetition_penalty)
-        scores = without_repeats(scores, generated, decoding.no_repeat_ngram)
-        if decoding.temperature > 0:
-            scores = narrowed(scores, decoding)
-            tokens = sampled(scores, decoding.temperature, [draws[row] for row in active])
-        else:
-            tokens = scores.argmax(dim=-1)
+        tokens = next_tokens(logits, generated, decoding, [draws[row] for row in active])
         generated = torch.cat([generated, tokens[:, None]], dim=1)
         is_full = generated.shape[1] == decoding.max_new_tokens
         ended = backbone.ends(generated).tolist()
@@ -58,10 +45,10 @@ def decode_single(
         ]
         if any(over):
             for place in [place for place, is_over in enumerate(over) if is_over]:
-                found[active[place]] = generated[place].tolist()
+                answers[active[place]] = generated[place].tolist()
             going = [place for place, is_over in enumerate(over) if not is_over]
             if not going:
-                return found
+                return answers
             active = [active[place] for place in going]
             state, generated = state.select(going), generated[going]
         logits, state = backbone.extend(state, generated[:, -1:])

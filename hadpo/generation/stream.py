@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from hadpo.generation.decoding import Decoding, generator, penalised, sampled
+from hadpo.generation.decoding import Decoding, generator, next_tokens
 from hadpo.records import BadInput
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
@@ -19,7 +19,7 @@ class Turn:
 
     instruction: str
     image: Image.Image | None = None  # the first question of a conversation has one
-    answer: str = ""  # "" where it is still to be answered
+    answer: str = ""  # "" if it is still to be answered
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def stream(
     *,
     prompt: Literal["train", "evaluate"] = "evaluate",
 ) -> Iterator[tuple[str, bool]]:
-    """The answer to the last turn, all of it so far, after every token; and whether it is whole.
+    """The answer to the last turn, all of it so far, after each token; and whether it is whole.
 
     The same tokens that `generate` chooses for the same first question. Nothing is remembered
     between calls: whoever stops asking leaves nothing behind.
@@ -57,19 +57,15 @@ def stream(
     state = backbone.prefill([ids[:-1]], tokens.reshape(1, -1, tokens.shape[-1]))
     logits, state = backbone.extend(state, [ids[-1:]])
     draws = generator(decoding, "\n".join(turn.instruction for turn in turns))
-    found = torch.empty(1, 0, dtype=torch.long, device=logits.device)
+    generated = torch.empty(1, 0, dtype=torch.long, device=logits.device)
     for _ in range(min(decoding.max_new_tokens, room)):
-        scores = penalised(logits, found, decoding.repetition_penalty)
-        is_sampled = decoding.temperature > 0
-        token = (
-            sampled(scores, decoding.temperature, [draws]) if is_sampled else scores.argmax(dim=-1)
-        )
-        found = torch.cat([found, token[:, None]], dim=1)
-        is_over = bool(backbone.ends(found)[0])
-        yield backbone.decode(found[0].tolist()).strip(), is_over
+        token = next_tokens(logits, generated, decoding, [draws])
+        generated = torch.cat([generated, token[:, None]], dim=1)
+        is_over = bool(backbone.ends(generated)[0])
+        yield backbone.decode(generated[0].tolist()).strip(), is_over
         if is_over:
             return
-        logits, state = backbone.extend(state, found[:, -1:])
+        logits, state = backbone.extend(state, generated[:, -1:])
 
 
 def _ids(

@@ -1,8 +1,12 @@
-"""A vision-language model: encoder -> connector -> image tokens -> LLaMA fed by embeddings."""
+"""The seam between the method and a model: image -> encoder -> connector -> image tokens -> LLaMA.
+
+The trainer, the adapter and generation know `Backbone` only. A family of models is one file of
+`hadpo/backbones/`: a subclass, `VARIANTS`, `PARTS`, and `from_original`, which reads the authors'
+files.
+"""
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +21,14 @@ from transformers import LlamaForCausalLM
 
 from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
-from hadpo.vlm import checkpoint, decoder, precision
+from hadpo.vlm import checkpoint, decoder
 from hadpo.vlm.attention import Attention, Parts
-from hadpo.vlm.checkpoint import locate
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
+CONNECTOR_PART = (  # what a family's `PARTS` says of a connector that a recipe may do without
+    "file of a finetuned connector, to take the place of the base's; not needed otherwise"
+)
 LLAMA_13B = {"width": 5120, "inner": 13824, "layers": 40}  # the defaults are LLaMA-7B's
 
 
@@ -38,90 +44,53 @@ class Variant:
 
 
 class Backbone(nn.Module, ABC):
-    """What every family shares: all that comes after the image tokens.
+    """A frozen vision-language model in evaluation mode; only an adapter adds trainable weights.
 
-    A family gives `preprocess`, `features`, `connect` and `save_original`, and reads its authors'
-    files. Everything is frozen and in evaluation mode; only an adapter adds trainable weights.
+    A family gives `preprocess`, `features` and `connect`. All that comes after the image tokens is
+    the same for all and stands here: prompts to ids, ids and image tokens to embeddings, embeddings
+    to hidden states, in one pass or token by token with a `KVState`.
+
+    Args:
+        name: family/variant.
+        declared: the entry of `VARIANTS`.
+        language_model: empty, on the meta device.
+        config: the authors' `config.json`, which `save_original` writes again.
     """
 
     PARTS: ClassVar[Mapping[str, str]]  # named files that the family reads -> what each is
-    image_tokens_depend_on_instruction: ClassVar[bool] = False
-    EXTRA_ADAPTER_KEYS: ClassVar[
-        Mapping[str, str]
-    ] = {}  # weights beside the LoRA of published files
-    # Authors' keys -> ours, of the weights that are trained where the connector is.
+    # Keys of the part `language_model` -> ours; of a plain LLaMA folder where a family has no own.
+    KEYS: ClassVar[Mapping[str, str]] = {
+        key: f"language_model.{name}" for key, name in decoder.LLAMA_KEYS.items()
+    }
+    FOLDER_FILES: ClassVar[Sequence[str]] = ("*token*",)  # beside these weights, to be saved too
+    # Authors' keys -> ours, of the weights that are trained if the connector is; and their file.
     CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
     CONNECTOR_FILE: ClassVar[str] = "connector.pth"
+    EXTRA_ADAPTER_KEYS: ClassVar[Mapping[str, str]] = {}  # beside the LoRA of published adapters
+    image_tokens_depend_on_instruction: ClassVar[bool] = False
 
-    name: str  # family/variant
-    PROMPTS: Prompts
     files: dict[str, Path]  # where the parts came from
     tokenizer: LlamaTokenizer
-    language_model: LlamaForCausalLM
     vision: Any  # an nn.Module; each family has its own
     connector: nn.Module
     num_image_tokens: int
     attention: Attention = "dense"  # how the language model reads packed rows
 
-    @property
-    def variant(self) -> str:
-        """The part of the name after the family."""
-        return self.name.partition("/")[2]
+    def __init__(
+        self,
+        name: str,
+        declared: Variant,
+        language_model: LlamaForCausalLM,
+        config: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.declared = declared
+        self.PROMPTS = declared.prompts
+        self.language_model = language_model
+        self.original_config = dict(config)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which numbers the frozen weights are."""
-        return self.embedding.weight.dtype
-
-    @property
-    def sizes(self) -> ModelSizes:
-        """Sizes of the model as it is loaded, for estimates."""
-        llama = self.language_model.config
-        return ModelSizes(
-            width=llama.hidden_size,
-            inner=llama.intermediate_size,
-            layers=llama.num_hidden_layers,
-            vocab=len(self.lm_head_weight),
-            others=sum(
-                p.numel() for part in (self.vision, self.connector) for p in part.parameters()
-            ),
-            image_tokens=self.num_image_tokens,
-        )
-
-    @property
-    def is_quantised(self) -> bool:
-        """Whether the language model's linear layers hold 4 or 8 bits a weight."""
-        return checkpoint.is_quantised(self.language_model)
-
-    @property
-    def embedding(self) -> nn.Embedding:
-        """The table of token embeddings."""
-        return self.language_model.model.embed_tokens
-
-    @property
-    def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
-        """The rows of the output layer that take part in the softmax."""
-        return self._head_weight
-
-    @property
-    def _head_weight(self) -> Float[Tensor, "rows width"]:
-        """The output layer and its adapter as one weight, with a gradient where one is attached."""
-        head: Any = self.language_model.lm_head
-        weight = head.weight  # of the frozen layer, also where an adapter lies over it
-        if not getattr(head, "disable_adapters", True):
-            for name in head.lora_A:
-                weight = weight + head.get_delta_weight(name).to(weight.dtype)
-        return weight
-
-    @property
-    def text_files(self) -> list[Path]:
-        """The files that say how texts become ids."""
-        return [self.tokenizer.path]
+    # What a family implements.
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
@@ -139,17 +108,66 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "images tokens width"]:
         """Features to image tokens; instructions (one per image) matter to some families only."""
 
-    @abstractmethod
-    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
-        """Write the part `language_model` in the authors' layout, which `from_original` reads."""
+    # What the model is.
 
-    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
-        """Write the whole model in transformers' layout too; False where a family has none."""
-        return False
+    @property
+    def variant(self) -> str:
+        """The part of the name after the family."""
+        return self.name.partition("/")[2]
 
-    def files_with(self, language_model: Path) -> dict[str, Path]:
-        """Files to load a saved language model with: the other parts stay where they are."""
-        return {**self.files, "language_model": language_model}
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights."""
+        return self.embedding.weight.dtype
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """Sizes of the model as it is loaded, for estimates of memory and time."""
+        llama = self.language_model.config
+        modules = (self.vision, self.connector)
+        return ModelSizes(
+            width=llama.hidden_size,
+            inner=llama.intermediate_size,
+            layers=llama.num_hidden_layers,
+            vocab=len(self.lm_head_weight),
+            others=sum(p.numel() for module in modules for p in module.parameters()),
+            image_tokens=self.num_image_tokens,
+        )
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the language model's linear layers hold 4 or 8 bits a weight."""
+        return checkpoint.is_quantised(self.language_model)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        return self.language_model.model.embed_tokens
+
+    @property
+    def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
+        """The rows of the output layer that take part in the softmax, a LoRA on it included.
+
+        A gradient flows into that LoRA, so the head is one matrix for whoever scores tokens.
+        """
+        head: Any = self.language_model.lm_head
+        weight = head.weight  # of the frozen layer, even if an adapter lies over it
+        if not getattr(head, "disable_adapters", True):
+            for name in head.lora_A:
+                weight = weight + head.get_delta_weight(name).to(weight.dtype)
+        return weight
+
+    @property
+    def text_files(self) -> list[Path]:
+        """The files that say how texts become ids."""
+        return [self.tokenizer.path]
+
+    # From an image and an instruction to ids and embeddings.
 
     def image_tokens(
         self,
@@ -160,7 +178,7 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "rows tokens width"]:
         """Image tokens of each row; an image that many rows share is encoded once.
 
-        The vision encoder is never trained; a gradient reaches the connector where it is.
+        The vision encoder is never trained; a gradient reaches the connector if that is.
 
         Args:
             pixels: distinct images.
@@ -178,6 +196,30 @@ class Backbone(nn.Module, ABC):
     def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
         """Ids of the whole prompt, with one `IMAGE` where the image tokens go."""
         return getattr(self.PROMPTS, prompt).tokenize(instruction, self.tokenizer)
+
+    def expand(self, ids: Sequence[int]) -> list[int]:
+        """The same ids with `IMAGE` once per image token: one id per position.
+
+        Raises:
+            BadInput: `IMAGE` is not there exactly once.
+        """
+        if list(ids).count(IMAGE) != 1:
+            raise BadInput(f"a prompt needs exactly one image, found {list(ids).count(IMAGE)}")
+        at = list(ids).index(IMAGE)
+        return [*ids[:at], *[IMAGE] * self.num_image_tokens, *ids[at + 1 :]]
+
+    def embed(
+        self,
+        ids: Int[Tensor, "rows length"],
+        image_tokens: Float[Tensor, "rows tokens width"] | None = None,
+    ) -> Float[Tensor, "rows length width"]:
+        """Embeddings of expanded ids; positions that hold `IMAGE` get the row's image tokens."""
+        embeds = self.embedding(ids.clamp(min=0))
+        if image_tokens is None:
+            return embeds
+        return embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens.to(embeds.dtype))
+
+    # Answers as ids, and where they end.
 
     def response_ids(self, text: str) -> list[int]:
         """Ids of an answer as it follows a prompt, and the end marker."""
@@ -206,23 +248,7 @@ class Backbone(nn.Module, ABC):
         """Whether text that is decoded from the first ids stays as it is when more ids follow."""
         return True
 
-    def expand(self, ids: Sequence[int]) -> list[int]:
-        """The same ids with `IMAGE` once per image token: one id per position."""
-        if list(ids).count(IMAGE) != 1:
-            raise BadInput(f"a prompt needs exactly one image, found {list(ids).count(IMAGE)}")
-        at = list(ids).index(IMAGE)
-        return [*ids[:at], *[IMAGE] * self.num_image_tokens, *ids[at + 1 :]]
-
-    def embed(
-        self,
-        ids: Int[Tensor, "rows length"],
-        image_tokens: Float[Tensor, "rows tokens width"] | None = None,
-    ) -> Float[Tensor, "rows length width"]:
-        """Embeddings of expanded ids; positions that hold `IMAGE` get the row's image tokens."""
-        embeds = self.embedding(ids.clamp(min=0))
-        if image_tokens is None:
-            return embeds
-        return embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens.to(embeds.dtype))
+    # The language model: all positions at once, or more and more of them.
 
     def hidden_states(
         self,
@@ -285,80 +311,59 @@ class Backbone(nn.Module, ABC):
             self.language_model, state, self.embed(table, image_tokens), counts
         )
 
+    # Weights on disk.
+
+    def save_original(self, folder: Path, *, dtype: torch.dtype) -> None:
+        """Write the part `language_model` in the authors' layout, which `from_original` reads.
+
+        Rows of the vocabulary that were added to the config's are left out.
+        """
+        weights = checkpoint.by_original_key(self.state_dict(), self.KEYS)
+        rows = self.language_model.config.vocab_size
+        for key, value in weights.items():
+            if key.endswith(("embed_tokens.weight", "lm_head.weight")):
+                weights[key] = value[:rows]
+        source = self.tokenizer.path.parent
+        beside = [path for pattern in self.FOLDER_FILES for path in source.glob(pattern)]
+        checkpoint.write_folder(
+            folder, weights, config=self.original_config, beside=beside, dtype=dtype
+        )
+
+    def files_with(self, language_model: Path) -> dict[str, Path]:
+        """Files to load a saved language model with: the other parts stay where they are."""
+        return {**self.files, "language_model": language_model}
+
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model in transformers' layout too; False if a family has none."""
+        return False
+
+    def connector_parameters(self) -> dict[str, nn.Parameter]:
+        """What a projection finetune trains, by the authors' keys; empty if a family has none."""
+        return checkpoint.by_original_key(dict(self.named_parameters()), self.CONNECTOR_KEYS)
+
+    def save_connector(self, folder: Path) -> Path:
+        """Write these as the authors' trainers do, in the dtype that they have; the file's path."""
+        weights = {k: p.detach().cpu().clone() for k, p in self.connector_parameters().items()}
+        path = folder / self.CONNECTOR_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            torch.save({"model": weights} if path.suffix == ".pth" else weights, part)
+        return path
+
+    def load_connector(self, place: Path) -> None:
+        """Put the connector of a file, or of the only file of a folder, in the place of the base's.
+
+        Raises:
+            BadInput: lists keys that are missing, unexpected, or of another shape.
+        """
+        path = checkpoint.find_weights(place, what="connector")
+        self.files["connector"] = path
+        weights = dict(checkpoint.read_tensors(path))
+        into = {key: parameter.data for key, parameter in self.connector_parameters().items()}
+        checkpoint.copy_weights(weights, into, where=str(path), model=self.name)
+
 
 def right_padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "rows length"]:
     """Rows of ids as one table, filled up with 0 on the right."""
     length = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
-
-
-def choose_device(device: str) -> torch.device:
-    """The device of a setting; BadInput where this machine has none of that kind."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(
-            f"device: found {device!r}, but torch sees no CUDA device here; use auto or cpu"
-        )
-    if device == "cuda":  # of several processes on one machine, each has its own
-        return torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(device)
-
-
-def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -> torch.dtype:
-    """The numbers of the settings on a device; BadInput where it cannot do them."""
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    return getattr(torch, precision.choose_precision(dtype, quantization, capability).dtype)
-
-
-# A connector on its own: what a projection finetune trains, read and written as the authors do.
-
-CONNECTOR_PART = (
-    "file of a finetuned connector, to take the place of the base's; not needed otherwise"
-)
-
-
-def connector_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
-    """The connector's trainable weights by the authors' keys; empty where a family has none."""
-    found = {}
-    for name, parameter in backbone.named_parameters():
-        for key, target in backbone.CONNECTOR_KEYS.items():
-            if original := checkpoint.translate_back(name, key, target):
-                found[original] = parameter
-    return found
-
-
-def save_connector(backbone: Backbone, folder: Path) -> Path:
-    """Write the connector as the authors' trainers do, in its own numbers; the file's path."""
-    weights = {key: p.detach().cpu().clone() for key, p in connector_parameters(backbone).items()}
-    path = folder / backbone.CONNECTOR_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        torch.save({"model": weights} if path.suffix == ".pth" else weights, part)
-    return path
-
-
-def replace_connector(backbone: Backbone, files: Mapping[str, str | Path]) -> None:
-    """Put the connector of the part `connector` in the place of the base's, if it was given.
-
-    Raises:
-        BadInput: lists keys that are missing, unexpected, or of another shape.
-    """
-    if "connector" not in files:
-        return
-    path = checkpoint.find_weights(locate(files["connector"], what="connector"), what="connector")
-    backbone.files["connector"] = path
-    mine = connector_parameters(backbone)
-    found = dict(checkpoint.read_tensors(path))
-    problems = [f"missing {key!r}" for key in mine if key not in found]
-    problems += [f"unexpected {key!r}" for key in found if key not in mine]
-    problems += [
-        f"{key!r} has shape {list(value.shape)}, the model needs {list(mine[key].shape)}"
-        for key, value in found.items()
-        if key in mine and value.shape != mine[key].shape
-    ]
-    if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems[:8])
-        raise BadInput(f"{path}: {len(problems)} keys do not fit {backbone.name}:{lines}")
-    for key, value in found.items():
-        mine[key].data.copy_(value)

@@ -13,7 +13,6 @@ import re
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,17 +25,65 @@ from transformers import LlamaForCausalLM
 
 from hadpo import plugins
 from hadpo.records import BadInput, replacing, write_text
-from hadpo.vlm import decoder
-from hadpo.vlm.prompt import LlamaTokenizer
+
+Sizes = TypeVar("Sizes")
+Value = TypeVar("Value")
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".pth", ".safetensors", ".bin")  # of files of weights
 SHARD_BYTES = 5 * 10**9
+_SHOWN = 8  # keys that an error message spells out
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
 _UNREADABLE = (  # what torch.load raises on files that are cut off, or no checkpoints at all
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError),
     *(pickle.UnpicklingError, struct.error),
 )
-_SHOWN = 8  # keys that an error message spells out
+_OUTLIERS = 6.0  # LLM.int8(): input columns with a larger value stay in 16 bits
+
+# The import of bitsandbytes, which peft's brings about, warns on some CPUs that an optional kernel
+# is absent.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def locate_parts(
+    name: str, files: Mapping[str, str | Path], parts: Mapping[str, str]
+) -> dict[str, Path]:
+    """The folder or file of each of `parts` (its name -> what it is) of the backbone `name`.
+
+    Raises:
+        BadInput: `files` lack parts (all are listed), or one of them is not at its place.
+    """
+    missing = [f"{part}: {meaning}" for part, meaning in parts.items() if part not in files]
+    if missing:
+        raise BadInput(f"{name}: files need " + "; ".join(missing))
+    return {part: locate(files[part], what=part) for part in parts}
+
+
+def locate(place: str | Path, *, what: str) -> Path:
+    """The folder or file `place`; a hub id (owner/name) is fetched once and cached.
+
+    Raises:
+        BadInput: no such path, and no hub id either, or the hub does not give it.
+    """
+    path = Path(place).expanduser()
+    if path.exists():
+        return path
+    if not _HUB_ID.fullmatch(str(place)):
+        raise BadInput(f"{what}: no file or folder {path}; download it, or fix the path in files")
+    # Imported here: only who names a hub id needs the client, and its import takes a while.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(place), allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(
+            f"{what}: no folder {path} here, and the hub gives no {str(place)!r} ({reason}); "
+            "fix the path, or fetch it where there is a network"
+        ) from error
 
 
 def weight_files(folder: Path, *, what: str) -> list[Path]:
@@ -48,17 +95,17 @@ def weight_files(folder: Path, *, what: str) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
-        raise BadInput(f"{what}: no folder {folder}; download it, or mend the path")
+        raise BadInput(f"{what}: no folder {folder}; download it, or fix the path")
     for name in INDEX_NAMES:
         if (folder / name).is_file():
             index = read_json(folder / name)
             shards = sorted({folder / shard for shard in index.get("weight_map", {}).values()})
             lost = [shard.name for shard in shards if not shard.is_file()]
             if lost or not shards:
-                found = (
-                    f"{len(lost)} of {len(shards)} shards are missing: {', '.join(lost[:_SHOWN])}"
+                raise BadInput(
+                    f"{what}: {folder / name}: {len(lost)} of {len(shards)} shards are missing: "
+                    f"{', '.join(lost[:_SHOWN])}; download the folder again"
                 )
-                raise BadInput(f"{what}: {folder / name}: {found}; download the folder again")
             return shards
     for name in SINGLE_NAMES:
         if (folder / name).is_file():
@@ -66,6 +113,21 @@ def weight_files(folder: Path, *, what: str) -> list[Path]:
     names = ", ".join(sorted(p.name for p in folder.iterdir())[:_SHOWN]) or "nothing"
     expected = ", ".join(SINGLE_NAMES + INDEX_NAMES)
     raise BadInput(f"{what}: no weights in {folder} (found {names}; expected one of {expected})")
+
+
+def find_weights(place: Path, *, what: str) -> Path:
+    """The file of weights: `place` itself, or the only one in that folder.
+
+    Raises:
+        BadInput: a folder with no file of weights, or with several.
+    """
+    if place.is_file():
+        return place
+    paths = sorted(path for path in place.iterdir() if path.suffix in SUFFIXES)
+    if len(paths) != 1:
+        names = ", ".join(path.name for path in paths) or "none"
+        raise BadInput(f"{what}: {place} has {len(paths)} files of weights ({names}); name one")
+    return paths[0]
 
 
 def read_json(path: Path) -> dict:
@@ -79,6 +141,31 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise BadInput(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
+    """Sizes of the weights `path`, which no config states: the published ones.
+
+    A JSON file beside the weights, of the same name, may give others.
+
+    Args:
+        path: a file of weights.
+        kind: a dataclass of whole numbers whose defaults are the published sizes.
+
+    Raises:
+        BadInput: the JSON file has another key, or a value that is no positive whole number.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return kind()
+    values = read_json(beside)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            raise BadInput(f"{beside}: unknown size {key!r}; {plugins.choices(key, known)}")
+        if type(value) is not int or value < 1:
+            raise BadInput(f"{beside}: {key}: found {value!r}, expected a whole number above 0")
+    return kind(**values)
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -99,8 +186,10 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         except SafetensorError as error:
             raise _broken(path, error) from error
         return
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _UNREADABLE as error:
         raise _broken(path, error) from error
     if isinstance(values, Mapping) and isinstance(values.get("model"), Mapping):
@@ -110,6 +199,112 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     for key, value in values.items():
         if isinstance(value, Tensor):
             yield key, value
+
+
+def _check_start(path: Path) -> None:
+    """Tell a downloaded web page or an LFS pointer from weights."""
+    if not path.is_file():
+        raise BadInput(f"no file {path}; download it, or fix the path")
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(f"{path}: a Git LFS pointer, not weights; run `git lfs pull` in its folder")
+    if start[:14].lower().startswith((b"<!doctype", b"<html")):
+        raise BadInput(f"{path}: a web page, not weights; download the file itself")
+    if not start:
+        raise BadInput(f"{path}: an empty file; download it again")
+
+
+def _broken(path: Path, error: Exception) -> BadInput:
+    names_code = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and names_code:
+        return BadInput(
+            f"{path}: a pickle with code in it ({names_code[1]}), not tensors; refused, as loading "
+            "it would run that code: get the weights as .safetensors, or from the authors"
+        )
+    size = path.stat().st_size
+    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    return BadInput(
+        f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"
+    )
+
+
+def translate(key: str, table: Mapping[str, str]) -> str | None:
+    """What the first fitting row of `table` makes of `key`; None if no row fits."""
+    for pattern, target in table.items():
+        start, hole, end = pattern.partition("{}")
+        if not hole:
+            if key == pattern:
+                return target
+        elif key.startswith(start) and key.endswith(end) and len(key) > len(start) + len(end):
+            return target.replace("{}", key[len(start) : len(key) - len(end)])
+    return None
+
+
+def translate_back(name: str, table: Mapping[str, str]) -> str | None:
+    """The key that the first fitting row of `table` turns into `name`; None if none does."""
+    keys = (translate(name, {target: pattern}) for pattern, target in table.items())
+    return next(filter(None, keys), None)
+
+
+def by_original_key(values: Mapping[str, Value], table: Mapping[str, str]) -> dict[str, Value]:
+    """Values by the checkpoint's keys instead of ours; what `table` does not name is left out."""
+    keys = {name: translate_back(name, table) for name in values}
+    return {key: values[name] for name, key in keys.items() if key is not None}
+
+
+def layer_keys(source: str, target: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Rows of a key table: weight and bias of the modules `names`, in every layer.
+
+    Args:
+        source: start of the checkpoint's keys, with `{}` for the layer's number.
+        target: start of ours, likewise.
+        names: the checkpoint's name of a module within its layer -> ours.
+    """
+    return {
+        f"{source}{old}.{end}": f"{target}{new}.{end}"
+        for old, new in names.items()
+        for end in ("weight", "bias")
+    }
+
+
+def copy_weights(
+    weights: Mapping[str, Tensor], into: Mapping[str, Tensor], *, where: str, model: str
+) -> None:
+    """Copy weights into the tensors of a model that have the same keys; all of them, or none.
+
+    Args:
+        weights: from a file.
+        into: the model's tensors, on any device, of any dtype.
+        where: the file, for the message.
+        model: the backbone's name, for the message.
+
+    Raises:
+        BadInput: lists keys that are empty, missing, unexpected, or of another shape.
+    """
+    problems = [
+        f"{key!r} is empty (as saved under ZeRO-3 before it was gathered)"
+        for key, value in weights.items()
+        if not value.numel()
+    ]
+    problems += [f"missing {key!r}" for key in into if key not in weights]
+    problems += [f"unexpected {key!r}" for key in weights if key not in into]
+    problems += [
+        f"{key!r} has shape {list(value.shape)}, the model needs {list(into[key].shape)}"
+        for key, value in weights.items()
+        if key in into and value.numel() and value.shape != into[key].shape
+    ]
+    if problems:
+        raise BadInput(f"{where}: {len(problems)} keys do not fit {model}:{listed(problems)}")
+    for key, value in weights.items():
+        into[key].copy_(value)
+
+
+def listed(problems: list[str]) -> str:
+    """The first problems of a list, one a line, and how many more there are."""
+    more = len(problems) - _SHOWN
+    lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+    return lines + (f"\n  and {more} more" if more > 0 else "")
 
 
 def fill(
@@ -136,73 +331,71 @@ def fill(
     Raises:
         BadInput: lists all keys that are missing, unexpected, of another shape, or empty.
     """
-    wanted = dict(module.named_parameters())
-    expected = {name: tuple(p.shape) for name, p in wanted.items()}
-    problems: list[str] = []
-    seen: dict[str, nn.Parameter] = {}
+    empty = dict(module.named_parameters())
+    filled: dict[str, nn.Parameter] = {}
+    problems: dict[str, str] = {}  # key -> what is wrong with it
     sources = list(files)
     # disable=None: shown in a terminal, never in a file or a notebook's output
-    bar = tqdm(total=len(expected), desc="weights", unit=" tensors", disable=None, leave=False)
+    bar = tqdm(total=len(empty), desc="weights", unit=" tensors", disable=None, leave=False)
     for path in sources:
         for key, value in read_tensors(path):
             name = translate(key, keys)
-            if name is None or name not in expected:
+            if name is None or name not in empty:
                 if translate(key, dict.fromkeys(ignored, "")) is None:
-                    problems.append(f"unexpected key {key!r} in {path.name}")
+                    problems[key] = f"unexpected key {key!r} in {path.name}"
                 continue
-            if value.numel() == 0:
-                problems.append(f"{key!r} in {path.name} is empty, shape {list(value.shape)}")
+            if not value.numel():
+                problems[key] = f"{key!r} in {path.name} is empty, shape {list(value.shape)}"
                 continue
             if rows and name in rows:
                 value = value[: rows[name]]
-            if tuple(value.shape) != expected[name]:
-                problems.append(
+            if value.shape != empty[name].shape:
+                problems[key] = (
                     f"{key!r} in {path.name} has shape {list(value.shape)}, "
-                    f"the model needs {list(expected[name])}"
+                    f"the model needs {list(empty[name].shape)}"
                 )
                 continue
-            seen[name] = read_onto(wanted[name], value, dtype=dtype, device=device)
+            filled[name] = _placed(empty[name], value, dtype=dtype, device=device)
             bar.update()
     bar.close()
-    wrong = {problem.split("'")[1] for problem in problems}
-    for name in expected:
-        if name not in seen:
-            fitting = [k for k in keys if translate_back(name, k, keys[k])]
-            source = translate_back(name, fitting[0], keys[fitting[0]]) if fitting else name
-            if source not in wrong:
-                problems.append(f"missing key {source!r} (for {name})")
+    for name in empty:
+        if name not in filled:
+            key = translate_back(name, keys) or name
+            problems.setdefault(key, f"missing key {key!r} (for {name})")
     if problems:
-        rest = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         places = ", ".join(str(path) for path in sources[:3])
-        lines = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-        raise BadInput(f"{places}: {len(problems)} keys do not fit the model:{lines}{rest}")
-    for name, parameter in seen.items():
+        lines = listed(list(problems.values()))
+        raise BadInput(f"{places}: {len(problems)} keys do not fit the model:{lines}")
+    for name, parameter in filled.items():
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, parameter)
 
 
-def translate(key: str, table: Mapping[str, str]) -> str | None:
-    """What the first fitting row of `table` makes of `key`; None where no row fits."""
-    for pattern, target in table.items():
-        start, hole, end = pattern.partition("{}")
-        if not hole:
-            if key == pattern:
-                return target
-        elif key.startswith(start) and key.endswith(end) and len(key) > len(start) + len(end):
-            return target.replace("{}", key[len(start) : len(key) - len(end)])
-    return None
+def _placed(
+    empty: nn.Parameter, value: Tensor, *, dtype: torch.dtype, device: torch.device
+) -> nn.Parameter:
+    """The frozen parameter that takes the place of `empty`; quantised if that is."""
+    if type(empty) is nn.Parameter:
+        return frozen(value.to(device=device, dtype=dtype, copy=True))
+    kind: Any = type(empty)  # of bitsandbytes: it quantises when it is moved to its device
+    if hasattr(empty, "quant_type"):
+        names = ("quant_type", "compress_statistics", "module")
+        fields = {name: getattr(empty, name) for name in names}
+    else:
+        fields = {"has_fp16_weights": False}
+    return kind(value.to(dtype), requires_grad=False, **fields).to(device)
 
 
-def translate_back(name: str, pattern: str, target: str) -> str | None:
-    """The key that the row `pattern -> target` turns into `name`; None where it cannot."""
-    return translate(name, {target: pattern})
+def frozen(value: Tensor) -> nn.Parameter:
+    """A parameter that is not trained."""
+    return nn.Parameter(value, requires_grad=False)
 
 
 def write_tensors(
     folder: Path,
     tensors: Mapping[str, Tensor],
     *,
-    shard_bytes: int,
+    shard_bytes: int = SHARD_BYTES,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write weights as safetensors: one file, or shards and their index, atomically per file.
@@ -239,233 +432,35 @@ def write_tensors(
         write_text(folder / INDEX_NAMES[0], json.dumps(index, indent=1))
 
 
-def _check_start(path: Path) -> None:
-    """Tell a downloaded web page or an LFS pointer from weights."""
-    if not path.is_file():
-        raise BadInput(f"no file {path}; download it, or mend the path")
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    if start.startswith(b"version https://git-lfs"):
-        raise BadInput(f"{path}: a Git LFS pointer, not weights; run `git lfs pull` in its folder")
-    if start[:14].lower().startswith((b"<!doctype", b"<html")):
-        raise BadInput(f"{path}: a web page, not weights; download the file itself")
-    if not start:
-        raise BadInput(f"{path}: an empty file; download it again")
-
-
-def _broken(path: Path, error: Exception) -> BadInput:
-    size = path.stat().st_size
-    names_code = re.search(r"GLOBAL (\S+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and names_code:
-        return BadInput(
-            f"{path}: a pickle with code in it ({names_code[1]}), not tensors; refused, as loading "
-            "it would run that code: get the weights as .safetensors, or from the authors"
-        )
-    reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-    return BadInput(
-        f"{path}: truncated or no checkpoint ({size} bytes: {reason}); download it again"
-    )
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
-# Where a part of a backbone lies: a path, or a repository of the model hub.
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_WANTED = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
-
-
-def locate(place: str | Path, *, what: str) -> Path:
-    """The folder or file `place`; a hub id (owner/name) is fetched once and cached.
-
-    Raises:
-        BadInput: no such path, and no hub id either, or the hub does not give it.
-    """
-    path = Path(place).expanduser()
-    if path.exists():
-        return path
-    if not _HUB_ID.fullmatch(str(place)):
-        raise BadInput(f"{what}: no file or folder {path}; download it, or mend the path in files")
-    # Imported here: only who names a hub id needs the client, and its import takes a while.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(place), allow_patterns=_WANTED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(
-            f"{what}: no folder {path} here, and the hub gives no {str(place)!r} ({reason}); "
-            "mend the path, or fetch it where there is a network"
-        ) from error
-
-
-# Files of bare tensors, whose sizes no config states: the published ones, or those of a JSON
-# file.
-
-Sizes = TypeVar("Sizes")
-_SUFFIXES = (".pth", ".safetensors", ".bin")
-
-
-def find_weights(place: Path, *, what: str) -> Path:
-    """The file of weights: `place` itself, or the only one in that folder.
-
-    Raises:
-        BadInput: a folder with no file of weights, or with several.
-    """
-    if place.is_file():
-        return place
-    found = sorted(path for path in place.iterdir() if path.suffix in _SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise BadInput(f"{what}: {place} has {len(found)} files of weights ({names}); name one")
-    return found[0]
-
-
-def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
-    """Sizes of the weights `path`; a JSON file of the same name may change the published ones.
-
-    Args:
-        path: a file of weights.
-        kind: a dataclass of whole numbers whose defaults are the published sizes.
-
-    Raises:
-        BadInput: the JSON file has another key, or a value that is no positive whole number.
-    """
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
-        return kind()
-    values = read_json(beside)
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key, value in values.items():
-        if key not in known:
-            raise BadInput(f"{beside}: unknown size {key!r}; {plugins.choices(key, known)}")
-        if type(value) is not int or value < 1:
-            raise BadInput(f"{beside}: {key}: found {value!r}, expected a whole number above 0")
-    return kind(**values)
-
-
-# A LLaMA folder, as Meta's and Vicuna's weights are passed around: config, tokenizer, weights.
-
-PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
-_LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
-LLAMA_KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaFolder:
-    """What a folder holds beside its weights; `model` is still empty, on the meta device."""
-
-    path: Path
-    config: dict[str, Any]
-    tokenizer: LlamaTokenizer
-    model: LlamaForCausalLM
-
-    @staticmethod
-    def open(path: Path) -> "LlamaFolder":
-        """Read config and tokenizer.
-
-        Raises:
-            BadInput: a file is missing or broken, or they are of different models.
-        """
-        config = read_json(path / "config.json")
-        return LlamaFolder.of(path, config)
-
-    @staticmethod
-    def of(path: Path, config: Mapping[str, Any]) -> "LlamaFolder":
-        """The folder with a config that was read elsewhere; errors as in `open`."""
-        where = str(path / "config.json")
-        kind = config.get("model_type", "llama")
-        if kind != "llama":
-            raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
-        tokenizer = LlamaTokenizer(path)
-        model = decoder.build_llama(config, where=where)
-        tokenizer.check_rows(model.config.vocab_size, where=str(where))
-        return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
-
-    def check_width(self, wanted: int, *, name: str) -> None:
-        """Refuse the published size of another variant; sizes that were never published pass.
-
-        Raises:
-            BadInput: for example a 13B folder for a 7B variant.
-        """
-        width = self.model.config.hidden_size
-        check_width(self.path / "config.json", width, wanted, name=name)
-
-
-def check_width(path: Path, width: int, wanted: int, *, name: str) -> None:
-    """As `LlamaFolder.check_width`, of the `config.json` at `path`."""
-    if width != wanted and width in PUBLISHED_WIDTHS:
-        raise BadInput(
-            f"{path}: hidden_size {width}, a {PUBLISHED_WIDTHS[width].upper()} model; {name} is "
-            f"made for {wanted}: choose the other variant, or the folder of this one"
-        )
-
-
-def fill_llama(
-    model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Read the weights, shard by shard.
-
-    Raises:
-        BadInput: keys do not fit, or these are differences of weights (Vicuna's "delta").
-    """
-    fill(
-        model,
-        weight_files(folder, what="language_model"),
-        keys=LLAMA_KEYS,
-        ignored=decoder.STORED_TABLES,
-        dtype=dtype,
-        device=device,
-    )
-    norm = float(model.model.norm.weight.abs().float().mean())
-    if norm < _LEAST_NORM:
-        raise BadInput(
-            f"{folder}: these look like delta weights (the last norm's are {norm:.3f} on average); "
-            "add them to LLaMA's first, with FastChat's apply_delta, and name the merged folder"
-        )
-
-
-def save_llama(
+def write_folder(
     folder: Path,
-    model: LlamaForCausalLM,
+    tensors: Mapping[str, Tensor],
     *,
     config: Mapping[str, Any],
-    tokenizer: LlamaTokenizer,
+    beside: Iterable[Path],
     dtype: torch.dtype,
 ) -> None:
-    """Write a LLaMA folder; rows of the vocabulary beyond the config's are left out."""
-    rows = config["vocab_size"]
-    weights = {}
-    for name, value in model.state_dict().items():
-        key = translate(name, LLAMA_KEYS)
-        if key is None:
-            continue
-        if key in ("model.embed_tokens.weight", "lm_head.weight"):
-            value = value[:rows]
-        weights[key] = value.detach().to(device="cpu", dtype=dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, weights, shard_bytes=SHARD_BYTES)
-    written = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
-    write_text(folder / "config.json", json.dumps(written, indent=1))
-    for path in tokenizer.path.parent.glob("*token*"):
-        if path.suffix in (".model", ".json") and path.parent != folder:
+    """Write a checkpoint folder: weights, `config.json`, and copies of other files.
+
+    Args:
+        folder: loses the weights that it had.
+        tensors: by the keys of the files.
+        config: of the model; `torch_dtype` is added.
+        beside: paths of the tokenizer and the like; all but `.model` and `.json` are left out.
+        dtype: of the files.
+    """
+    write_tensors(folder, tensors, dtype=dtype)
+    whole = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
+    write_text(folder / "config.json", json.dumps(whole, indent=1))
+    for path in beside:
+        if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
             shutil.copyfile(path, folder / path.name)
 
 
-# Language models in 4 or 8 bits, by bitsandbytes: the linear layers between embedding and head.
-
-# Its import, which peft's brings about, warns on some CPUs that an optional kernel is absent.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-_OUTLIERS = 6.0  # LLM.int8(): input columns with a larger value stay in 16 bits
-
-
 def quantise(model: LlamaForCausalLM, quantization: str, *, dtype: torch.dtype) -> None:
-    """Put quantised layers, still empty, in place of the linear ones; `placed` fills them.
+    """Put layers of 4 or 8 bits, still empty, in place of the linear ones; `fill` fills them.
+
+    The linear layers between embedding and head change, by bitsandbytes, and nothing else.
 
     Args:
         model: on the meta device.
@@ -484,35 +479,16 @@ def quantise(model: LlamaForCausalLM, quantization: str, *, dtype: torch.dtype) 
     for name, layer in list(model.model.layers.named_modules()):
         if isinstance(layer, nn.Linear):
             parent, _, last = name.rpartition(".")
-            setattr(
-                model.model.layers.get_submodule(parent),
-                last,
-                _empty_quantised(layer, quantization, dtype),
-            )
+            owner = model.model.layers.get_submodule(parent)
+            setattr(owner, last, _empty_quantised(layer, quantization, dtype))
     # How peft learns which kind of layer it wraps.
     setattr(model, "is_loaded_in_8bit" if quantization == "int8" else "is_loaded_in_4bit", True)
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether `replace` has changed it."""
+    """Whether `quantise` has changed it."""
     flags = ("is_loaded_in_4bit", "is_loaded_in_8bit")
     return any(getattr(model, flag, False) for flag in flags)
-
-
-def read_onto(
-    wanted: nn.Parameter, value: Tensor, *, dtype: torch.dtype, device: torch.device
-) -> nn.Parameter:
-    """The frozen parameter that takes the place of the empty `wanted`; quantised where that is."""
-    if type(wanted) is nn.Parameter:
-        copied = value.to(device=device, dtype=dtype, copy=True)
-        return nn.Parameter(copied, requires_grad=False)
-    kind: Any = type(wanted)  # of bitsandbytes: it quantises when it is moved to its device
-    if hasattr(wanted, "quant_type"):
-        names = ("quant_type", "compress_statistics", "module")
-        fields = {name: getattr(wanted, name) for name in names}
-    else:
-        fields = {"has_fp16_weights": False}
-    return kind(value.to(dtype), requires_grad=False, **fields).to(device)
 
 
 def _empty_quantised(layer: nn.Linear, quantization: str, dtype: torch.dtype) -> nn.Module:
@@ -524,7 +500,7 @@ def _empty_quantised(layer: nn.Linear, quantization: str, dtype: torch.dtype) ->
         return modules.Linear8bitLt(
             *sizes, has_fp16_weights=False, threshold=_OUTLIERS, device="meta"
         )
-    made = modules.Linear4bit(*sizes, compute_dtype=dtype, quant_type=quantization, device="meta")
+    packed = modules.Linear4bit(*sizes, compute_dtype=dtype, quant_type=quantization, device="meta")
     # On some CPUs a forward without gradient would repack the weights, and training fails after it.
-    made.support_avx512bf16_for_cpu = False
-    return made
+    packed.support_avx512bf16_for_cpu = False
+    return packed

@@ -1,9 +1,14 @@
-"""What a language model remembers of the tokens it has read: keys and values, row by row."""
+"""The language model of all families, a LLaMA: built, filled, run, and what it remembers of tokens.
+
+`KVState` holds the keys and values of the tokens that were read, row by row; `grow_cache` reads
+more. It never changes, so that a page or a beam search can go back to an earlier one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +18,171 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from hadpo.records import BadInput
-from hadpo.vlm import attention
-from hadpo.vlm.attention import Prefix
+from hadpo.vlm import attention, checkpoint
+from hadpo.vlm.attention import Parts, Prefix
+from hadpo.vlm.prompt import LlamaTokenizer
+
+# What `config.json` must say, and what LLaMA-1 files leave to LLaMA's own defaults.
+_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps")
+_OPTIONAL = {
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "head_dim": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA_KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
+HUB_KEYS = {  # transformers' folder of a whole model, as published and as transformers 5 saves it
+    "language_model.model.{}": "language_model.model.{}",
+    "language_model.lm_head.weight": "language_model.lm_head.weight",
+    "model.language_model.{}": "language_model.model.{}",
+    "lm_head.weight": "language_model.lm_head.weight",
+}
+# Checkpoints of 2023 store the rotary tables; rounded to fp16 they would move the logits.
+STORED_TABLES = {
+    "model.layers.{}.rotary_emb.inv_freq": "rotary tables are computed in float32",
+    "model.rotary_emb.inv_freq": "rotary tables are computed in float32",
+    "{}position_ids": "positions are counted, not stored",
+}
+PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
+_LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
+
+
+def build_llama(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
+    """An empty LLaMA on the meta device; only its rotary tables are real, in float32.
+
+    Args:
+        config: the checkpoint's `config.json`, or the `text_config` in it.
+        where: the file, for error messages.
+
+    Raises:
+        BadInput: a size is missing.
+    """
+    missing = [key for key in _REQUIRED if key not in config]
+    if missing:
+        raise BadInput(f"{where}: no {', '.join(missing)}; a LLaMA config.json has them")
+    values = {key: config[key] for key in _REQUIRED}
+    values |= {key: config.get(key, default) for key, default in _OPTIONAL.items()}
+    if isinstance(config.get("rope_parameters"), Mapping):
+        values["rope_parameters"] = dict(config["rope_parameters"])
+    else:
+        values["rope_theta"] = config.get("rope_theta") or 10000.0
+        values["rope_scaling"] = config.get("rope_scaling")
+    llama = LlamaConfig(tie_word_embeddings=False, use_cache=False, **values)
+    llama._attn_implementation = attention.NAME
+    with init_empty_weights(include_buffers=False):
+        return LlamaForCausalLM(llama)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaFolder:
+    """A folder as Meta's and Vicuna's weights are passed around; `model` is still empty."""
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer: LlamaTokenizer
+    model: LlamaForCausalLM
+
+    @staticmethod
+    def open(path: Path, config: Mapping[str, Any] | None = None) -> LlamaFolder:
+        """Read config and tokenizer.
+
+        Args:
+            path: the folder.
+            config: instead of the folder's `config.json`, when that holds more than a LLaMA.
+
+        Raises:
+            BadInput: a file is missing or broken, or they are of different models.
+        """
+        where = path / "config.json"
+        config = checkpoint.read_json(where) if config is None else config
+        kind = config.get("model_type", "llama")
+        if kind != "llama":
+            raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
+        tokenizer = LlamaTokenizer(path)
+        model = build_llama(config, where=str(where))
+        tokenizer.check_rows(model.config.vocab_size, where=str(where))
+        return LlamaFolder(path=path, config=dict(config), tokenizer=tokenizer, model=model)
+
+
+def check_width(model: LlamaForCausalLM, wanted: int, *, folder: Path, name: str) -> None:
+    """Refuse the published size of another variant; sizes that were never published pass.
+
+    Args:
+        model: the language model.
+        wanted: hidden size of the variant.
+        folder: where the model's config.json lies.
+        name: of the backbone.
+
+    Raises:
+        BadInput: for example a 13B folder for a 7B variant.
+    """
+    width = model.config.hidden_size
+    if width != wanted and width in PUBLISHED_WIDTHS:
+        raise BadInput(
+            f"{folder / 'config.json'}: hidden_size {width}, a {PUBLISHED_WIDTHS[width].upper()} "
+            f"model; {name} is made for {wanted}: choose the other variant, or the folder of this "
+            "one"
+        )
+
+
+def fill_llama(
+    model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Read the weights of a LLaMA folder, shard by shard.
+
+    Raises:
+        BadInput: keys do not fit, or these are differences of weights (Vicuna's "delta").
+    """
+    checkpoint.fill(
+        model,
+        checkpoint.weight_files(folder, what="language_model"),
+        keys=LLAMA_KEYS,
+        ignored=STORED_TABLES,
+        dtype=dtype,
+        device=device,
+    )
+    norm = float(model.model.norm.weight.abs().float().mean())
+    if norm < _LEAST_NORM:
+        raise BadInput(
+            f"{folder}: these look like delta weights (the last norm's are {norm:.3f} on average); "
+            "add them to LLaMA's first, with FastChat's apply_delta, and name the merged folder"
+        )
+
+
+def llama_forward(
+    model: LlamaForCausalLM,
+    embeds: Float[Tensor, "rows length width"],
+    mask: Bool[Tensor, "rows 1 length seen"],
+    positions: Int[Tensor, "rows length"],
+    cache: Any = None,
+    *,
+    prefix: Prefix | None = None,
+    parts: Sequence[Parts] | None = None,
+) -> Float[Tensor, "rows length width"]:
+    """Hidden states after the final norm.
+
+    The mask is passed to attention as it is; with `parts`, which say the same, it is not looked at.
+    """
+    shared = {"prefix": prefix, "parts": parts}
+    output = model.model(
+        inputs_embeds=embeds,
+        attention_mask=mask,  # type: ignore[arg-type]
+        position_ids=positions,  # type: ignore[arg-type]
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **{name: value for name, value in shared.items() if value is not None},
+    )
+    return output.last_hidden_state
 
 
 @dataclass(frozen=True)
 class KVState:
-    """Rows of remembered tokens. `extend` reads it and gives back a grown copy; it never changes.
+    """Rows of remembered tokens. `grow_cache` gives back a grown copy; a state never changes.
 
     Padding may lie between two texts of a row: `real` says which slots hold a token, `lengths` how
     many tokens a row has, which is the position of its next one. Rows that `branch` made share what
@@ -111,83 +274,8 @@ def grow_cache(
     return last, grown
 
 
-# The language model of all four families: LLaMA, built from a checkpoint's config.
-
-# What `config.json` must say, and what LLaMA-1 files leave to LLaMA's own defaults.
-_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "rms_norm_eps")
-_OPTIONAL = {
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "head_dim": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-# Checkpoints of 2023 store the rotary tables; rounded to fp16 they would move the logits.
-STORED_TABLES = {
-    "model.layers.{}.rotary_emb.inv_freq": "rotary tables are computed in float32",
-    "model.rotary_emb.inv_freq": "rotary tables are computed in float32",
-    "{}position_ids": "positions are counted, not stored",
-}
-
-
-def build_llama(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
-    """An empty LLaMA on the meta device; only its rotary tables are real, in float32.
-
-    Args:
-        config: the checkpoint's `config.json`, or the `text_config` in it.
-        where: the file, for error messages.
-
-    Raises:
-        BadInput: a size is missing.
-    """
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise BadInput(f"{where}: no {', '.join(missing)}; a LLaMA config.json has them")
-    values = {key: config[key] for key in _REQUIRED}
-    values |= {key: config.get(key, default) for key, default in _OPTIONAL.items()}
-    if isinstance(config.get("rope_parameters"), Mapping):
-        values["rope_parameters"] = dict(config["rope_parameters"])
-    else:
-        values["rope_theta"] = config.get("rope_theta") or 10000.0
-        values["rope_scaling"] = config.get("rope_scaling")
-    llama = LlamaConfig(tie_word_embeddings=False, use_cache=False, **values)
-    llama._attn_implementation = attention.NAME
-    with init_empty_weights(include_buffers=False):
-        return LlamaForCausalLM(llama)
-
-
 def causal_mask(real: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:
-    """Mask of right-padded rows: True where a query may look; padded queries keep a causal row."""
+    """Mask of right-padded rows: True if a query may look; padded queries keep a causal row."""
     length = real.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
     return (causal & real[:, None, :])[:, None]
-
-
-def llama_forward(
-    model: LlamaForCausalLM,
-    embeds: Float[Tensor, "rows length width"],
-    mask: Bool[Tensor, "rows 1 length seen"],
-    positions: Int[Tensor, "rows length"],
-    cache: Any = None,
-    *,
-    prefix: attention.Prefix | None = None,
-    parts: Sequence[attention.Parts] | None = None,
-) -> Float[Tensor, "rows length width"]:
-    """Hidden states after the final norm.
-
-    The mask is passed to attention as it is; with `parts`, which say the same, it is not looked at.
-    """
-    shared = {"prefix": prefix, "parts": parts}
-    output = model.model(
-        inputs_embeds=embeds,
-        attention_mask=mask,  # type: ignore[arg-type]
-        position_ids=positions,  # type: ignore[arg-type]
-        past_key_values=cache,
-        use_cache=cache is not None,
-        **{name: value for name, value in shared.items() if value is not None},
-    )
-    return output.last_hidden_state

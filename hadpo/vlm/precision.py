@@ -1,9 +1,19 @@
-"""In which numbers a model is held: the rule for a device, and why it says so. Needs no torch."""
+"""The device and the precision of a model: the rule, and why it says so.
 
+Importing this file needs no torch: the doctor and the judges ask it where there is none.
+"""
+
+from __future__ import annotations
+
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hadpo.cost import BITS
 from hadpo.records import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 _AMPERE = (8, 0)  # the first with tensor cores for bfloat16 (A100)
 _TURING = (7, 5)  # the first that LLM.int8() runs on; V100 is 7.0
@@ -11,7 +21,7 @@ _TURING = (7, 5)  # the first that LLM.int8() runs on; V100 is 7.0
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Numbers of the weights (`dtype`), of the language model's linear layers, and the reason."""
+    """The weights' `dtype`, the format of the language model's linear layers, and the reason."""
 
     dtype: str
     quantization: str
@@ -58,3 +68,30 @@ def choose_precision(
     if quantization != "none":
         why += f"; {quantization}: {BITS[quantization]:.3g} bits a weight of the language model"
     return Precision(dtype=chosen, quantization=quantization, why=why)
+
+
+def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -> torch.dtype:
+    """The dtype of a model's weights on a device, as `choose_precision` says; BadInput as there."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    return getattr(torch, choose_precision(dtype, quantization, capability).dtype)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that a setting names: "cpu", "cuda", or "auto", which is cuda if torch sees one.
+
+    Raises:
+        BadInput: this machine has no such device.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(
+            f"device: found {device!r}, but torch sees no CUDA device here; use auto or cpu"
+        )
+    if device == "cuda":  # of several processes on one machine, each has its own
+        return torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(device)

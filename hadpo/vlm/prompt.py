@@ -1,4 +1,7 @@
-"""A prompt template is one string with markers: <s>, <image>, {instruction}, and <|> for a cut."""
+"""Prompts as the authors wrote them, and the tokenizer that turns them into ids.
+
+A template is one string with markers: <s>, </s>, <image>, {instruction}, and <|> for a cut.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +16,8 @@ from hadpo.records import BadInput
 
 IMAGE = -200  # placeholder id of the image tokens; it never reaches the embedding table
 _MARKERS = re.compile(r"(<s>|</s>|<unk>|<image>|<\|>)")
+_LEAST_USED = 0.9  # share of a model's rows that are pieces; a few rows more are padding
+_SPACE_INSIDE = re.compile("[^▁]▁")
 
 
 @runtime_checkable
@@ -61,7 +66,7 @@ def _strip(piece: str, neighbour: Sequence[str], strip: Callable[[str], str]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """The authors' own prompts; where the two differ, the difference is theirs."""
+    """The authors' own prompts; if the two differ, they differ in the original."""
 
     train: PromptTemplate
     evaluate: PromptTemplate
@@ -69,14 +74,8 @@ class Prompts:
     again_image: PromptTemplate | None = None  # the same with another image; None: one image
 
 
-# LLaMA's tokenizer, read straight from `tokenizer.model`: ids as the originals got them.
-
-_LEAST_USED = 0.9  # share of a model's rows that are pieces; a few rows more are padding
-_SPACE_INSIDE = re.compile("[^▁]▁")
-
-
 class LlamaTokenizer:
-    """Text to ids and back.
+    """LLaMA's text to ids and back, straight from `tokenizer.model`, as the originals did it.
 
     Args:
         folder: holds `tokenizer.model`.

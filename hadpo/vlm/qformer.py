@@ -1,4 +1,8 @@
-"""BERT's word pieces, as InstructBLIP's Q-Former reads its instruction."""
+"""EVA's features, a Q-Former and a LLaMA: what MiniGPT-4 and InstructBLIP have in common.
+
+Learned queries look at an image, and InstructBLIP's at the instruction too, as BERT's word pieces.
+Both Q-Formers are transformers' own. Source: salesforce/LAVIS, blip2.py, blip2_vicuna_instruct.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     BertTokenizer,
@@ -19,9 +24,47 @@ from transformers import (
 )
 
 from hadpo.records import BadInput
+from hadpo.vlm import decoder
+from hadpo.vlm.backbone import Backbone, Variant
+from hadpo.vlm.decoder import LlamaFolder
+from hadpo.vlm.vision import EvaSizes, EvaTower
 
-_MOST = 128  # ids of a text, marks included: max_txt_len of blip2_vicuna_instruct.py
+_BERT_EPS = 1e-12
+_MOST_PIECES = 128  # of a text, marks included: max_txt_len of blip2_vicuna_instruct.py
 _EXTRA = "[DEC]"  # Blip2Base.init_tokenizer adds it; no instruction uses it
+_TEXT_HALF = ("intermediate", "output")  # of a layer: what the words go through
+
+
+class EvaBackbone(Backbone):
+    """A backbone that looks through EVA and speaks through a plain LLaMA folder.
+
+    Args:
+        name: family/variant.
+        declared: the entry of `VARIANTS`.
+        llama: the opened folder; its weights are read later.
+        eva: sizes of the encoder.
+
+    Raises:
+        BadInput: the LLaMA is that of another variant.
+    """
+
+    vision: EvaTower
+
+    def __init__(self, name: str, declared: Variant, llama: LlamaFolder, *, eva: EvaSizes) -> None:
+        super().__init__(name, declared, llama.model, llama.config)
+        decoder.check_width(llama.model, declared.sizes.width, folder=llama.path, name=name)
+        self.tokenizer = llama.tokenizer
+        self.vision = EvaTower(eva)
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
+        """Squeeze to a square and normalise."""
+        return self.vision.preprocess(image)
+
+    def features(
+        self, pixels: Float[Tensor, "images 3 side side"]
+    ) -> Float[Tensor, "images positions features"]:
+        """States of all positions behind `ln_vision`, CLS first."""
+        return self.vision.ln_vision(self.vision(pixels))
 
 
 class WordPieces:
@@ -54,12 +97,7 @@ class WordPieces:
         """Ids of a text; of a long one, its end."""
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         start, end = self._tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-        return [start, *ids[-(_MOST - 2) :], end]
-
-
-# Both Q-Formers, from transformers: learned queries that look at an image, and at a text.
-
-_BERT_EPS = 1e-12  # of BERT
+        return [start, *ids[-(_MOST_PIECES - 2) :], end]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +187,20 @@ class QFormer(nn.Module):
         return self.transformer(**arguments).last_hidden_state
 
 
-def qformer_keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
-    """Keys of the originals' files -> ours, below `QFormer`."""
-    source, target = "Qformer.bert.", "transformer."
+def qformer_keys(sizes: QFormerSizes, *, reads_text: bool, projection: str) -> dict[str, str]:
+    """Keys of the originals' files -> ours: the Q-Former, its projection, the norm before it.
+
+    Args:
+        sizes: of the Q-Former.
+        reads_text: whether an instruction stands beside the queries.
+        projection: how the authors call the layer to the language model.
+    """
+    source, target = "Qformer.bert.", "connector.transformer."
     inner = "embeddings." if reads_text else ""
     table = {
-        "query_tokens": "query_tokens",
+        "ln_vision.{}": "ln_vision.{}",
+        f"{projection}.{{}}": "connector.projection.{}",
+        "query_tokens": "connector.query_tokens",
         f"{source}embeddings.LayerNorm.{{}}": f"{target}{inner}layernorm.{{}}",
     }
     if reads_text:
@@ -163,28 +209,23 @@ def qformer_keys(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
     for i in range(sizes.depth):
         layer = f"encoder.layer.{i}."
         for name in ("attention", "crossattention"):
-            theirs = f"{source}{layer}{name}."
-            table[f"{theirs}self.{{}}"] = f"{target}{layer}{name}.attention.{{}}"
-            table[f"{theirs}output.{{}}"] = f"{target}{layer}{name}.output.{{}}"
+            original = f"{source}{layer}{name}."
+            table[f"{original}self.{{}}"] = f"{target}{layer}{name}.attention.{{}}"
+            table[f"{original}output.{{}}"] = f"{target}{layer}{name}.output.{{}}"
         for name in ("intermediate_query", "output_query", *(_TEXT_HALF if reads_text else ())):
             table[f"{source}{layer}{name}.{{}}"] = f"{target}{layer}{name}.{{}}"
     return table
 
 
-_TEXT_HALF = ("intermediate", "output")
-
-
 def qformer_ignored(sizes: QFormerSizes, *, reads_text: bool) -> dict[str, str]:
     """Keys of the originals' files that `QFormer` does not need -> why."""
+    source = "Qformer.bert."
     table = {
-        "Qformer.bert.embeddings.position_ids": "positions are counted, not stored",
+        f"{source}embeddings.position_ids": "positions are counted, not stored",
         "Qformer.cls.{}": "BERT's word prediction, used in pretraining only",
     }
     if not reads_text:
-        reason = "the text half, which the originals delete"
-        table["Qformer.bert.embeddings.word_embeddings.weight"] = reason
-        table["Qformer.bert.embeddings.position_embeddings.weight"] = reason
-        for i in range(sizes.depth):
-            for name in _TEXT_HALF:
-                table[f"Qformer.bert.encoder.layer.{i}.{name}.{{}}"] = reason
+        unread = [f"embeddings.{kind}_embeddings.weight" for kind in ("word", "position")]
+        unread += [f"encoder.layer.{i}.{n}.{{}}" for i in range(sizes.depth) for n in _TEXT_HALF]
+        table |= {source + key: "the text half, which the originals delete" for key in unread}
     return table

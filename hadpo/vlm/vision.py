@@ -1,4 +1,8 @@
-"""Images to pixels: any mode to RGB, pad, bicubic resize, centre crop, normalise."""
+"""Images to features: pixels as an encoder wants them, and the two encoders that families share.
+
+`Preprocessing` makes pixels; `ClipTower` is LLaVA's encoder, `EvaTower` MiniGPT-4's and
+InstructBLIP's. Both are built of transformers' own layers, on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,59 @@ from hadpo.vlm import checkpoint
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py: _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_CLIP_SETTINGS = (
+    *("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers"),
+    *("num_attention_heads", "num_channels", "image_size", "patch_size", "hidden_act"),
+    "layer_norm_eps",
+)
+
+CLIP_KEYS = {  # CLIP folder, or the tower inside transformers' LLaVA folder -> ours
+    "vision_model.{}": "{}",
+    "vision_tower.vision_model.{}": "{}",
+    "vision_tower.{}": "{}",
+    "model.vision_tower.vision_model.{}": "{}",
+    "model.vision_tower.{}": "{}",
+}
+_MOST_CLIP_LAYERS = 48  # of any CLIP encoder
+_CLIP_IGNORED = {
+    "text_model.{}": "the text half of CLIP",
+    "text_projection.weight": "the text half of CLIP",
+    "visual_projection.weight": "CLIP's own head",
+    "logit_scale": "CLIP's own head",
+    "{}position_ids": "positions are counted, not stored",
+    "language_model.{}": "read as the part language_model",
+    "model.language_model.{}": "read as the part language_model",
+    "lm_head.weight": "read as the part language_model",
+    "multi_modal_projector.{}": "read as the part language_model",
+    "model.multi_modal_projector.{}": "read as the part language_model",
+}
+
+_EVA_BLOCK_EPS = 1e-6  # eva_vit.py: partial(nn.LayerNorm, eps=1e-6)
+_EVA_LN_VISION_EPS = 1e-5  # blip2.py: a plain nn.LayerNorm
+
+_EVA_LAYER = {  # authors' name -> ours, within a block
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.projection",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+EVA_KEYS = {  # eva_vit_g.pth -> ours
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj.{}": "embeddings.patch_embedding.{}",
+    "blocks.{}.attn.qkv.weight": "encoder.layers.{}.self_attn.qkv.weight",
+    "blocks.{}.attn.q_bias": "encoder.layers.{}.self_attn.q_bias",
+    "blocks.{}.attn.v_bias": "encoder.layers.{}.self_attn.v_bias",
+    **checkpoint.layer_keys("blocks.{}.", "encoder.layers.{}.", _EVA_LAYER),
+}
+_EVA_IGNORED = {
+    "norm.{}": "EVA's own last norm, which the originals never build",
+    "fc_norm.{}": "EVA's own last norm, which the originals never build",
+    "head.{}": "EVA's classifier",
+    "mask_token": "of EVA's pretraining",
+}
+_MOST_EVA_BLOCKS = 64  # of any EVA file
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -92,42 +149,6 @@ class Preprocessing:
         return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-# CLIP's image encoder, from transformers, up to the layer whose states LLaVA and mPLUG-Owl use.
-
-_CLIP_SETTINGS = {
-    "hidden_size",
-    "intermediate_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_channels",
-    "image_size",
-    "patch_size",
-    "hidden_act",
-    "layer_norm_eps",
-}
-
-CLIP_KEYS = {  # CLIP folder, or the tower inside transformers' LLaVA folder -> ours
-    "vision_model.{}": "{}",
-    "vision_tower.vision_model.{}": "{}",
-    "vision_tower.{}": "{}",
-    "model.vision_tower.vision_model.{}": "{}",
-    "model.vision_tower.{}": "{}",
-}
-_CLIP_IGNORED = {
-    "text_model.{}": "the text half of CLIP",
-    "text_projection.weight": "the text half of CLIP",
-    "visual_projection.weight": "CLIP's own head",
-    "logit_scale": "CLIP's own head",
-    "{}position_ids": "positions are counted, not stored",
-    "language_model.{}": "read as the part language_model",
-    "model.language_model.{}": "read as the part language_model",
-    "lm_head.weight": "read as the part language_model",
-    "multi_modal_projector.{}": "read as the part language_model",
-    "model.multi_modal_projector.{}": "read as the part language_model",
-}
-
-
 class ClipTower(nn.Module):
     """An empty encoder on the meta device, without the layers behind the states that are used.
 
@@ -168,44 +189,9 @@ def clip_ignored(tower: ClipTower) -> dict[str, str]:
     unused = {}
     for start in CLIP_KEYS:
         unused[start.replace("{}", "post_layernorm.{}")] = reason
-        for layer in range(depth, depth + MOST_CLIP_LAYERS):
+        for layer in range(depth, depth + _MOST_CLIP_LAYERS):
             unused[start.replace("{}", f"encoder.layers.{layer}.{{}}")] = reason
     return unused | _CLIP_IGNORED
-
-
-MOST_CLIP_LAYERS = 48  # of any CLIP encoder
-
-
-# EVA ViT-g, the image encoder of MiniGPT-4 and InstructBLIP, from transformers' BLIP-2.
-
-_EVA_BLOCK_EPS = 1e-6  # eva_vit.py: partial(nn.LayerNorm, eps=1e-6)
-_EVA_LN_VISION_EPS = 1e-5  # blip2.py: a plain nn.LayerNorm
-
-EVA_KEYS = {  # eva_vit_g.pth -> ours
-    "cls_token": "embeddings.class_embedding",
-    "pos_embed": "embeddings.position_embedding",
-    "patch_embed.proj.{}": "embeddings.patch_embedding.{}",
-    "blocks.{}.norm1.weight": "encoder.layers.{}.layer_norm1.weight",
-    "blocks.{}.norm1.bias": "encoder.layers.{}.layer_norm1.bias",
-    "blocks.{}.norm2.weight": "encoder.layers.{}.layer_norm2.weight",
-    "blocks.{}.norm2.bias": "encoder.layers.{}.layer_norm2.bias",
-    "blocks.{}.attn.qkv.weight": "encoder.layers.{}.self_attn.qkv.weight",
-    "blocks.{}.attn.q_bias": "encoder.layers.{}.self_attn.q_bias",
-    "blocks.{}.attn.v_bias": "encoder.layers.{}.self_attn.v_bias",
-    "blocks.{}.attn.proj.weight": "encoder.layers.{}.self_attn.projection.weight",
-    "blocks.{}.attn.proj.bias": "encoder.layers.{}.self_attn.projection.bias",
-    "blocks.{}.mlp.fc1.weight": "encoder.layers.{}.mlp.fc1.weight",
-    "blocks.{}.mlp.fc1.bias": "encoder.layers.{}.mlp.fc1.bias",
-    "blocks.{}.mlp.fc2.weight": "encoder.layers.{}.mlp.fc2.weight",
-    "blocks.{}.mlp.fc2.bias": "encoder.layers.{}.mlp.fc2.bias",
-}
-_EVA_IGNORED = {
-    "norm.{}": "EVA's own last norm, which the originals never build",
-    "fc_norm.{}": "EVA's own last norm, which the originals never build",
-    "head.{}": "EVA's classifier",
-    "mask_token": "of EVA's pretraining",
-}
-_MOST_EVA_BLOCKS = 64  # of any EVA file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +244,8 @@ class EvaTower(nn.Module):
     def reset_norm(self, *, dtype: torch.dtype, device: torch.device) -> None:
         """`ln_vision` as PyTorch starts it: it normalises, and neither scales nor shifts."""
         width = self.sizes.width
-        self.ln_vision.weight = _frozen(torch.ones(width, dtype=dtype, device=device))
-        self.ln_vision.bias = _frozen(torch.zeros(width, dtype=dtype, device=device))
+        self.ln_vision.weight = checkpoint.frozen(torch.ones(width, dtype=dtype, device=device))
+        self.ln_vision.bias = checkpoint.frozen(torch.zeros(width, dtype=dtype, device=device))
 
 
 def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -283,7 +269,9 @@ def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.d
     )
     if table is not None and table.shape != expected:
         resized = resize_positions(table.float(), expected[1] - 1)
-        tower.embeddings.position_embedding = _frozen(resized.to(device=device, dtype=dtype))
+        tower.embeddings.position_embedding = checkpoint.frozen(
+            resized.to(device=device, dtype=dtype)
+        )
     for layer in tower.encoder.layers:
         _join_biases(layer.self_attn)
 
@@ -301,9 +289,8 @@ def save_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype) -> None:
         else:
             parts = {name: value}
         for ours, part in parts.items():
-            names = (checkpoint.translate_back(ours, k, t) for k, t in EVA_KEYS.items())
-            weights[next(filter(None, names))] = part.detach().to("cpu", dtype).clone()
-    torch.save(weights, path)
+            weights[ours] = part.detach().to("cpu", dtype).clone()
+    torch.save(checkpoint.by_original_key(weights, EVA_KEYS), path)
 
 
 def eva_ignored(tower: EvaTower) -> dict[str, str]:
@@ -341,9 +328,5 @@ def _split_biases(attention: Any) -> None:
 
 def _join_biases(attention: Any) -> None:
     query, value = attention.q_bias, attention.v_bias
-    attention.qkv.bias = _frozen(torch.cat([query, torch.zeros_like(query), value]))
+    attention.qkv.bias = checkpoint.frozen(torch.cat([query, torch.zeros_like(query), value]))
     del attention.q_bias, attention.v_bias
-
-
-def _frozen(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(value, requires_grad=False)

@@ -168,4 +168,4 @@ def test_tables():
     assert checkpoint.translate("a.1.x", table) == "c.1.x"
     assert checkpoint.translate("plain", table) == "d"
     assert checkpoint.translate("a.", table) is None
-    assert checkpoint.translate_back("b.7", "a.{}.w", "b.{}") == "a.7.w"
+    assert checkpoint.translate_back("b.7", {"a.{}.w": "b.{}"}) == "a.7.w"

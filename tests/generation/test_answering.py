@@ -244,15 +244,16 @@ def test_a_batch_needs_a_question(backbone, questions):
 
 def test_penalty_by_hand():
     scores = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
-    generated = torch.tensor([[0, 0], [1, -1]])
+    generated = torch.tensor([[0, 0], [1, 1]])
     expected = torch.tensor([[1.0, -2.0, 1.0], [2.0, -4.0, 1.0]])
-    torch.testing.assert_close(penalised(scores, generated, 2.0), expected)
+    decoding = Decoding(name="penalty", repetition_penalty=2.0)
+    torch.testing.assert_close(penalised(scores, generated, decoding), expected)
 
 
 def test_sampling_follows_the_shares():
     scores = torch.tensor([[0.0, 1.0, 2.0]]).expand(4000, 3)
     draws = [torch.Generator().manual_seed(n) for n in range(4000)]
-    found = sampled(scores, 0.5, draws)
+    found = sampled(scores / 0.5, draws)
     shares = (torch.tensor([0.0, 1.0, 2.0]) / 0.5).softmax(dim=0)
     counts = torch.bincount(found, minlength=3) / 4000
     assert (counts - shares).abs().max() < 0.02

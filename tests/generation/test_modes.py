@@ -141,7 +141,7 @@ def test_top_k_top_p_and_banned_runs_are_transformers():
         TopPLogitsWarper,
     )
 
-    from hadpo.generation.decoding import narrowed, without_repeats
+    from hadpo.generation.decoding import narrowed, penalised
 
     generator = torch.Generator().manual_seed(0)
     for seed in range(20):
@@ -153,12 +153,13 @@ def test_top_k_top_p_and_banned_runs_are_transformers():
         expected = TopKLogitsWarper(decoding.top_k)(written, scores)
         if decoding.top_p < 1:
             expected = TopPLogitsWarper(decoding.top_p)(written, expected)
-        assert torch.equal(narrowed(scores, decoding), expected)
+        assert torch.equal(narrowed(scores, decoding), expected.double())
         for size in (2, 3):
             expected = NoRepeatNGramLogitsProcessor(size)(written, scores)
-            assert torch.equal(without_repeats(scores, written, size), expected)
-    assert narrowed(scores, Decoding(name="x")) is scores
-    assert without_repeats(scores, written, 0) is scores
+            decoding = Decoding(name="x", no_repeat_ngram=size)
+            assert torch.equal(penalised(scores, written, decoding), expected)
+    assert torch.equal(narrowed(scores, Decoding(name="x", temperature=1.0)), scores.double())
+    assert penalised(scores, written, Decoding(name="x")) is scores
 
 
 @pytest.mark.parametrize(

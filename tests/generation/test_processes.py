@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hadpo.generation import Decoding, Job, Part, generate, generate_in_processes
-from hadpo.generation.share import JOB, answered, main, own_questions
+from hadpo.generation.processes import JOB, answered, main, own_questions
 from hadpo.records import BadInput, Question, parse
 
 GREEDY = Decoding(name="pope", max_new_tokens=6)

@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 
 from hadpo import adapter
-from hadpo.adapter import connector
 from hadpo.trainer.update import Training, Window
-from hadpo.vlm.backbone import save_connector
 
 from .conftest import RECORDED
 
@@ -78,9 +76,7 @@ def test_loss_and_gradients_equal_one_row_per_sample(
     training.update(0, training.prepare(range(10)), 0.0, window)
     reported = window.read(training.accelerator)
     assert reported["loss"] == pytest.approx(expected.item(), rel=1e-6)  # reported in float32
-    assert len(training.parameters) == len(connector.parameters(backbone)) + len(
-        adapter.state(backbone)
-    )
+    assert len(training.parameters) == len(adapter.trained.state(backbone))
     for parameter, gradient in zip(training.parameters, gradients, strict=True):
         assert gradient.any()
         assert parameter.grad is not None
@@ -172,12 +168,12 @@ def question_and_answer(case, text):
 def test_the_connector_opens_and_closes(golden):
     backbone = golden("minigpt4_vicuna0", "float16")
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    opened = connector.open_connector(backbone)
+    opened = adapter.trained.open_connector(backbone)
     assert [p.dtype for p in opened] == [torch.float32] * 2
-    assert set(connector.state(backbone)) == {"llama_proj.weight", "llama_proj.bias"}
+    assert set(adapter.trained.state(backbone)) == {"llama_proj.weight", "llama_proj.bias"}
     with torch.no_grad():
         opened[0].add_(1.0)
-    connector.close(backbone)
+    adapter.trained.close_connector(backbone)
     after = backbone.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert not any(p.requires_grad for p in backbone.parameters())
@@ -187,9 +183,9 @@ def test_the_connector_opens_and_closes(golden):
 @pytest.mark.parametrize("case", RECORDED)
 def test_a_saved_connector_loads_in_from_original(golden, tmp_path, case):
     backbone = golden(case)
-    for parameter in connector.open_connector(backbone):
+    for parameter in adapter.trained.open_connector(backbone):
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    path = save_connector(backbone, tmp_path)
+    path = backbone.save_connector(tmp_path)
     again = golden(case, connector=path)
     expected = backbone.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in again.state_dict().items())

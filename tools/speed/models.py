@@ -12,14 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo import adapter, config
-from hadpo.adapter import connector
 from hadpo.backbones import llava, minigpt4, mplug_owl
 from hadpo.batch import Example
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 from hadpo.vlm import decoder, vision
 from hadpo.vlm.backbone import Backbone
-from hadpo.vlm.checkpoint import LlamaFolder
+from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer
 from hadpo.vlm.qformer import QFormerSizes
 
@@ -220,7 +219,7 @@ def build(
     """
     backbone = _filled(geometry, dtype, device, seed, lambda name, shape: _SPREAD)
     if not geometry.rank:
-        connector.open_connector(backbone)
+        adapter.trained.open_connector(backbone)
         return backbone
     is_owl = geometry.family == "mplug_owl"
     names = "q_proj,v_proj" if is_owl else "q_proj,k_proj,v_proj"

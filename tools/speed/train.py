@@ -12,7 +12,7 @@ import torch
 import typer
 
 from hadpo.records import write_text
-from hadpo.vlm.backbone import choose_device
+from hadpo.vlm.precision import choose_device
 from tools.speed import cost, equality, machine, measure, models, report, results, steps
 from tools.speed.models import Geometry
 from tools.speed.report import Report

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hadpo.backbones import instructblip, minigpt4, mplug_owl
-from hadpo.vlm import checkpoint, qformer, vision
+from hadpo.vlm import checkpoint, decoder, qformer, vision
 from hadpo.vlm.backbone import Backbone
 from tools.train_mini.checkpoint import SPECIAL_TOKENS
 from tools.train_mini.twin_towers import owl_vision
@@ -84,7 +84,7 @@ def untrained(name: str, language: Mapping[str, Tensor], tokenizer: Path, folder
         kind = instructblip.InstructBlip if twin.family is instructblip else minigpt4.MiniGPT4
         backbone = kind(
             f"{twin.family.__name__.rpartition('.')[2]}/{twin.variant}",
-            checkpoint.LlamaFolder.open(place),
+            decoder.LlamaFolder.open(place),
             eva=EVA,
             qformer=qformer.QFormerSizes(**sizes) if twin.qformer else None,  # type: ignore[arg-type]
         )
@@ -111,12 +111,8 @@ def _in_authors_keys(
     state: Mapping[str, Tensor], table: Mapping[str, str], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Weights by the names in a table of the authors' keys; what the table leaves out stays out."""
-    weights = {}
-    for ours, value in state.items():
-        names = (checkpoint.translate_back(ours, k, t) for k, t in table.items())
-        if theirs := next(filter(None, names), None):
-            weights[theirs] = value.detach().to("cpu", dtype).clone()
-    return weights
+    weights = checkpoint.by_original_key(state, table)
+    return {key: value.detach().to("cpu", dtype).clone() for key, value in weights.items()}
 
 
 def _write_owl(backbone: Backbone, folder: Path, dtype: torch.dtype) -> None:

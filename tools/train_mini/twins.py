@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hadpo import backbones
 from hadpo.backbones import instructblip, minigpt4, mplug_owl
 from hadpo.mini.captions import DESCRIPTION_QUESTIONS, presence_question
 from hadpo.mini.world import CATEGORIES, PLACES
@@ -111,5 +112,6 @@ def files(folder: Path, name: str, eva: Path) -> dict[str, Path]:
 def read(folder: Path, name: str, eva: Path) -> Backbone:
     """A twin in float32."""
     twin = TWINS[name]
+    family = twin.family.__name__.rpartition(".")[2]
     parts = files(folder, name, eva)
-    return twin.family.from_original(parts, variant=twin.variant, dtype="float32", device="cpu")
+    return backbones.load(f"{family}/{twin.variant}", parts, dtype="float32", device="cpu")

@@ -7,7 +7,7 @@ from torch import nn
 
 from hadpo.backbones import instructblip, minigpt4
 from hadpo.vlm import checkpoint, decoder, vision
-from hadpo.vlm.checkpoint import LlamaFolder
+from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import LlamaTokenizer
 from hadpo.vlm.qformer import QFormerSizes, qformer_ignored
 from hadpo.vlm.vision import EvaSizes
@@ -98,7 +98,7 @@ def test_keys_and_shapes_of_the_published_files(name, tiny_files, restated):
     tables = {key for key in shapes if checkpoint.translate(key, decoder.STORED_TABLES)}
     assert len(tables) == config["num_hidden_layers"]
     shapes = {key: shape for key, shape in shapes.items() if key not in tables}
-    count = covered(backbone.language_model, shapes, checkpoint.LLAMA_KEYS)
+    count = covered(backbone.language_model, shapes, decoder.LLAMA_KEYS)
     assert count == COUNTS[13 if width == 5120 else 7]
 
     reads_text = name.startswith("instructblip")

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("%s", error, exc_info=None if isinstance(error, tuple(_CODES)) else error)
     ends = folder / "train" / "workers"
     ends.mkdir(parents=True, exist_ok=True)
-    launch.leave_word(ends, error)
+    launch.write_end(ends, error)
     return _CODES.get(type(error), 1) if error else 0
 
 

@@ -105,7 +105,7 @@ def test_one_that_dies_ends_the_others_with_one_message(tiny_run):
     os.kill(there[1], signal.SIGKILL)
     said = follower.stdout.read().splitlines()[-1]
     assert follower.wait(timeout=120) == 1
-    assert said.startswith("RuntimeError process 1 of 2 died without a word")
+    assert said.startswith("RuntimeError process 1 of 2 ended without a message")
     assert not workers(folder)
 
 
@@ -152,9 +152,9 @@ def test_a_cluster_starts_it_without_a_notebook(tiny_run):
 
 
 def test_words(tmp_path):
-    launch.leave_word(tmp_path, BadInput("mend it"))
-    found = launch._what_happened(tmp_path, 2)
+    launch.write_end(tmp_path, BadInput("mend it"))
+    found = launch._reason(tmp_path, 2)
     assert isinstance(found, BadInput) and str(found) == "mend it"
-    launch.leave_word(tmp_path, torch.OutOfMemoryError("much"))
-    assert "process 1 of 2 died" in str(launch._what_happened(tmp_path, 2))
-    assert "a process failed: OutOfMemoryError: much" in str(launch._what_happened(tmp_path, 1))
+    launch.write_end(tmp_path, torch.OutOfMemoryError("much"))
+    assert "process 1 of 2 ended" in str(launch._reason(tmp_path, 2))
+    assert "a process failed: OutOfMemoryError: much" in str(launch._reason(tmp_path, 1))

@@ -8,13 +8,15 @@ from typing import Literal
 from hadpo.records import BadInput, Pair
 from hadpo.vlm.backbone import Backbone
 
+Kind = Literal["description", "pope", "instruction"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A pair as token ids."""
 
     pair_id: str
-    kind: Literal["description", "pope", "instruction"]
+    kind: Kind
     image: str
     instruction: str
     prefix: tuple[int, ...]  # one id per position, IMAGE at those of the image tokens

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeVar
 
 import torch
@@ -14,12 +15,11 @@ from torch import Tensor
 from hadpo.batch.examples import Example
 from hadpo.config import TrainConfig
 from hadpo.cost import Row
-from hadpo.records import BadInput, Pair
+from hadpo.records import BadInput
 from hadpo.vlm.attention import Part, Parts
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
 
-Shown = TypeVar("Shown", Example, Pair)  # of an image
 Item = TypeVar("Item")
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
@@ -136,17 +136,19 @@ def pack_rows(
     )
 
 
-def grouped(examples: Sequence[Shown], pairs_per_row: int) -> list[list[Shown]]:
+def grouped(
+    pairs: Sequence[Item], pairs_per_row: int, *, image: Callable[[Item], str] = attrgetter("image")
+) -> list[list[Item]]:
     """Rows of pairs of one image, at most `pairs_per_row` each, in order of first appearance."""
     if pairs_per_row == 1:
-        return [[example] for example in examples]
-    by_image: dict[str, list[Shown]] = {}
-    for example in examples:
-        by_image.setdefault(example.image, []).append(example)
+        return [[pair] for pair in pairs]
+    by_image: dict[str, list[Item]] = {}
+    for pair in pairs:
+        by_image.setdefault(image(pair), []).append(pair)
     return [
-        mine[i : i + pairs_per_row]
-        for mine in by_image.values()
-        for i in range(0, len(mine), pairs_per_row)
+        part[i : i + pairs_per_row]
+        for part in by_image.values()
+        for i in range(0, len(part), pairs_per_row)
     ]
 
 

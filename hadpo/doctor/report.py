@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at; `fix` says what to do where `status` is not ok."""
+    """One thing that was looked at; `fix` says what to do if `status` is not ok."""
 
     what: str
     status: str  # ok, present, missing, broken, warning

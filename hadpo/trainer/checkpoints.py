@@ -51,26 +51,26 @@ def fingerprint(
         objective: "dpo" or "sft".
         settings: those that change the weights or their order count.
         pairs: all, in their order.
-        weights: files or folders of the backbone; their contents count, not where they lie.
+        weights: files or folders of the backbone; their contents count, not their places.
     """
-    kept = {key: str(value) for key, value in asdict(settings).items() if key not in _FREE}
+    fixed = {key: str(value) for key, value in asdict(settings).items() if key not in _FREE}
     contents = sorted(input_hashes(weights, below=Path()).values())
     return {
         "backbone": name,
         "objective": objective,
-        **kept,
+        **fixed,
         "pairs": _hash(asdict(pair) for pair in pairs),
         "weights": _hash(contents),
     }
 
 
 def _hash(values: Iterable[Any]) -> str:
-    """Of the JSON list of the values, which is never there as a whole."""
-    found = hashlib.sha256(b"[")
+    """Of the JSON list of the values, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
     for place, value in enumerate(values):
-        found.update((", " * (place > 0) + json.dumps(value, sort_keys=True)).encode())
-    found.update(b"]")
-    return found.hexdigest()
+        digest.update((", " * (place > 0) + json.dumps(value, sort_keys=True)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -91,7 +91,7 @@ def last_step(folder: Path) -> int:
 
 
 def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
-    """The newest checkpoint of the folder; None where there is none.
+    """The newest checkpoint of the folder; None without one.
 
     Raises:
         BadInput: it belongs to a training with other settings, pairs or weights; names them.
@@ -168,7 +168,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_endings(folder: Path) -> Iterator[None]:
-    """Within it, a full disk is one clear message; `folder` is where the run writes.
+    """Within it, a full disk is one clear message.
+
+    Args:
+        folder: of the run.
 
     Raises:
         BadEnvironment: no space is left.

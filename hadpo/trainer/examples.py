@@ -11,12 +11,12 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from hadpo import batch
 from hadpo.batch import Example
+from hadpo.batch.examples import Kind
 from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair
@@ -49,7 +49,7 @@ def request(name: str, record_id: str, seed: int) -> str:
     return random.Random(f"{seed}/request/{record_id}").choice(REQUESTS[name])
 
 
-def kind_of(record: Record) -> Literal["description", "pope", "instruction"]:
+def kind_of(record: Record) -> Kind:
     """The kind of a record's example."""
     return record.kind if isinstance(record, Pair) else "instruction"
 

@@ -1,4 +1,4 @@
-"""Several processes train: followed by their metrics, and what ended one of them told."""
+"""A training of several processes: started, followed by its log, and ended with one message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,10 +25,12 @@ from hadpo.trainer.loop import StepMetrics
 if TYPE_CHECKING:
     from hadpo.runs import Run
 
-
 _PATIENCE_SECONDS = 0.3  # between two looks at the log
+_TRACKERS = ("tensorboard", "wandb")
 # What a process may end with that is a message to the user; anything else is a fault of ours.
-_SPOKEN = {kind.__name__: kind for kind in (BadInput, BadEnvironment, FloatingPointError, Stopped)}
+_EXPECTED = {
+    kind.__name__: kind for kind in (BadInput, BadEnvironment, FloatingPointError, Stopped)
+}
 
 
 def is_one_of_several() -> bool:
@@ -37,27 +39,27 @@ def is_one_of_several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes; true where there is only one."""
+    """Whether this is the process that writes; true if there is only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def follow(run: Run) -> Iterator[StepMetrics]:
     """Start the processes of a training and yield the steps that they write, as they come.
 
-    Interrupted or told to stop, it lets them save their work; if it dies, they stop as well.
+    Interrupted, or after SIGTERM, it lets them save their work; if it dies, they stop as well.
 
     Args:
         run: an open train stage, whose log holds only what a restart keeps.
 
     Raises:
         BadInput, BadEnvironment, FloatingPointError, Stopped: what ended one of them.
-        RuntimeError: one died without a word; the others were stopped.
+        RuntimeError: one ended without a message; the others were stopped.
     """
-    path, words = run.path("metrics.jsonl"), run.path("workers")
-    shutil.rmtree(words, ignore_errors=True)
-    words.mkdir()
+    path, ends = run.path("metrics.jsonl"), run.path("workers")
+    shutil.rmtree(ends, ignore_errors=True)
+    ends.mkdir()
     seen, size = len(read_steps(path)), -1
-    with (words / "log.txt").open("w", encoding="utf-8") as output, noticed() as is_asked:
+    with (ends / "log.txt").open("w", encoding="utf-8") as output, noticed() as is_asked:
         settings = run.recipe.train
         module = ("hadpo.worker", "--run", str(run.folder.parent), "--followed")
         launcher = start_processes(module, settings.processes, output, parallel=settings.parallel)
@@ -69,109 +71,99 @@ def follow(run: Run) -> Iterator[StepMetrics]:
                     launcher.terminate()
                 now = path.stat().st_size if path.is_file() else 0
                 if now != size:
-                    found = read_steps(path)
-                    yield from found[seen:]
-                    seen, size = max(seen, len(found)), now
+                    steps = read_steps(path)
+                    yield from steps[seen:]
+                    seen, size = max(seen, len(steps)), now
                 if not is_over:
                     time.sleep(_PATIENCE_SECONDS)
         finally:
             end_processes(launcher)
     if launcher.returncode:
-        raise _what_happened(words, settings.processes)
+        raise _reason(ends, settings.processes)
 
 
-def leave_word(folder: Path, error: BaseException | None) -> None:
-    """Write down how this process ended, for `follow` to read."""
+def write_end(folder: Path, error: BaseException | None) -> None:
+    """Write how this process ended, for `follow` to read."""
     rank = os.environ.get("RANK", "0")
     kind = type(error).__name__ if error is not None else ""
     text = json.dumps({"kind": kind, "message": str(error or "")})
     write_text(folder / f"process-{rank}.json", text)
 
 
-def _what_happened(words: Path, processes: int) -> BaseException:
-    """The one error to show of those that the processes left, or of the word that is missing."""
-    found = {}
-    for path in sorted(words.glob("process-*.json")):
-        found[path.stem.removeprefix("process-")] = json.loads(path.read_text(encoding="utf-8"))
-    for value in found.values():
-        if value["kind"] in _SPOKEN:
-            return _SPOKEN[value["kind"]](value["message"])
-    rest = f"the others were stopped; what they said is in {words / 'log.txt'}"
-    silent = [str(rank) for rank in range(processes) if str(rank) not in found]
+def _reason(ends: Path, processes: int) -> BaseException:
+    """The one error to show of those that the processes wrote, or for those that wrote none."""
+    errors = {}
+    for path in sorted(ends.glob("process-*.json")):
+        errors[path.stem.removeprefix("process-")] = json.loads(path.read_text(encoding="utf-8"))
+    for value in errors.values():
+        if value["kind"] in _EXPECTED:
+            return _EXPECTED[value["kind"]](value["message"])
+    rest = f"the others were stopped; their output is in {ends / 'log.txt'}"
+    silent = [str(rank) for rank in range(processes) if str(rank) not in errors]
     if silent:
         return RuntimeError(
-            f"process {', '.join(silent)} of {processes} died without a word (killed? out of "
+            f"process {', '.join(silent)} of {processes} ended without a message (killed? out of "
             f"memory?); {rest}; the same command goes on from the newest checkpoint"
         )
-    failed = next((v for v in found.values() if v["kind"]), {"kind": "accelerate", "message": ""})
-    return RuntimeError(f"a process failed: {failed['kind']}: {failed['message']}; {rest}")
-
-
-# `metrics.jsonl`: one line for each step that was reported, and what a restart keeps of it.
+    first = next((v for v in errors.values() if v["kind"]), {"kind": "accelerate", "message": ""})
+    return RuntimeError(f"a process failed: {first['kind']}: {first['message']}; {rest}")
 
 
 def step_line(step: StepMetrics) -> dict[str, Any]:
-    """A step as one flat line."""
+    """A step as one flat line of `metrics.jsonl`."""
     line = {"objective": step.objective, "step": step.step, "epoch": step.epoch}
     return line | step.metrics
 
 
 def read_steps(path: Path) -> list[StepMetrics]:
-    """Steps of a log, none where there is none; a torn last line is dropped."""
+    """Steps of a log, none without a log; a torn last line is dropped."""
     if not path.is_file():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            values: Mapping[str, Any] = json.loads(line)
-            known = ("objective", "step", "epoch")
-            metrics = {key: value for key, value in values.items() if key not in known}
-            found.append(StepMetrics(**{key: values[key] for key in known}, metrics=metrics))
-    return found
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [
+        StepMetrics(**{key: row.pop(key) for key in ("objective", "step", "epoch")}, metrics=row)
+        for row in rows
+    ]
 
 
-def write_steps(path: Path, found: Sequence[StepMetrics]) -> None:
-    """Write a log anew, where there is one."""
+def write_steps(path: Path, kept: Sequence[StepMetrics]) -> None:
+    """Replace a log, if there is one, by one of these steps."""
     if path.is_file():
-        lines = [json.dumps(step_line(step), allow_nan=False) + "\n" for step in found]
+        lines = [json.dumps(step_line(step), allow_nan=False) + "\n" for step in kept]
         write_text(path, "".join(lines))
 
 
-# TensorBoard and Weights & Biases, through accelerate: off by default.
-
-_KNOWN = ("tensorboard", "wandb")
-
-
-def names(settings: TrainConfig) -> list[str]:
-    """The trackers of the settings.
+def tracker_names(settings: TrainConfig) -> list[str]:
+    """The trackers of the settings; none by default.
 
     Raises:
         BadInput: one that is unknown, or whose package is not installed.
     """
-    found = config.names(settings.trackers)
-    for name in found:
-        if name not in _KNOWN:
-            raise BadInput(f"trackers: no tracker {name!r}; {choices(name, _KNOWN)}")
+    trackers = config.names(settings.trackers)
+    for name in trackers:
+        if name not in _TRACKERS:
+            raise BadInput(f"trackers: no tracker {name!r}; {choices(name, _TRACKERS)}")
         if importlib.util.find_spec(name) is None:
             raise BadInput(f"trackers: {name} is not installed; pip install {name}")
-    return found
+    return trackers
 
 
 @contextmanager
 def open_trackers(
     run: Run, objective: str, *, is_cpu: bool
 ) -> Iterator[Callable[[StepMetrics], None]]:
-    """Gives a function that sends a step's numbers to the run's trackers."""
+    """Gives a function that sends a step's numbers to the run's trackers, through accelerate."""
     settings = run.recipe.train
-    wanted: list[Any] = list(names(settings))
-    if not wanted or not is_first():
+    trackers: list[Any] = [*tracker_names(settings)]
+    if not trackers or not is_first():
         yield lambda step: None
         return
     accelerator = Accelerator(
         cpu=is_cpu,
         device_placement=False,
         mixed_precision="no",
-        log_with=wanted,
+        log_with=trackers,
         project_dir=run.path("trackers", objective),
     )
     about = {key: value for key, value in asdict(settings).items() if value is not None}

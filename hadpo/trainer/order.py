@@ -4,13 +4,12 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
 
+from hadpo import batch
+from hadpo.batch.examples import Kind
 from hadpo.config import TrainConfig, names
 from hadpo.records import BadInput
 from hadpo.trainer.examples import Record, kind_of
-
-Kind = Literal["description", "pope", "instruction"]
 
 
 def batches(
@@ -44,7 +43,7 @@ def batches(
         raise BadInput("no pairs to train on; look at what the stage prepare wrote")
 
     def passes(part: Sequence[int], name: str) -> Iterator[int]:
-        groups = _groups(part, images, settings.pairs_per_row)
+        groups = batch.grouped(part, settings.pairs_per_row, image=lambda i: images[i])
         return _passes(groups, f"{settings.train_seed}/{name}")
 
     size, share = settings.batch_pairs, settings.description_share
@@ -197,16 +196,6 @@ def check(settings: TrainConfig) -> None:
 def control_names(settings: TrainConfig) -> list[str]:
     """The controls to train beside the run itself."""
     return names(settings.controls)
-
-
-def _groups(pool: Sequence[int], images: Sequence[str], size: int) -> list[list[int]]:
-    """Pairs of one image, `size` at a time; each pair alone for a size of 1."""
-    if size == 1:
-        return [[i] for i in pool]
-    by_image: dict[str, list[int]] = {}
-    for i in pool:
-        by_image.setdefault(images[i], []).append(i)
-    return [part[i : i + size] for part in by_image.values() for i in range(0, len(part), size)]
 
 
 def _mixed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -105,7 +105,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
     finally:  # a cell that was interrupted may be run again: the next training starts clean
         adapter.trained.end(backbone)
         if sharding.is_on():
-            _BACKBONES.pop(run, None)  # of its weights only parts are left here
+            _BACKBONES.pop(run, None)  # only shards of its weights are left here
 
 
 def _keep(run: Run, backbone: Backbone, step: StepMetrics) -> None:
@@ -145,54 +145,7 @@ def plan(run: Run) -> dict[str, Any]:
     backbone = load_backbone(run)
     examples = Examples(backbone, pairs, settings)
     updates = order.batches_of_records(examples.records, settings)
-    objectives = objectives_of(settings)
-    sizes = backbone.sizes
-    lora_weights = sizes.lora_weights(settings.lora_rank, settings.lora_targets)
-    price = cost.Operations.of(
-        sizes, lora_weights=lora_weights, vision=_vision_operations(backbone)
-    )
-    positions = tokens = longest = scored = packed_rows = 0
-    operations = 0.0
-    for update in updates:
-        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
-        for part in micro_batches(rows, settings.micro_batch_pairs):
-            lengths = [batch.row_length(row) for row in part]
-            size = batch.aligned(max(lengths)) * len(part)
-            positions += size
-            longest = max(longest, size)
-            scored = max(scored, sum(batch.row_sizes(row).scored for row in part))
-            tokens += sum(lengths)
-            packed_rows += len(part)
-            images = len({row[0].image for row in part})
-            for objective in objectives:
-                operations += price.vision * images + sum(
-                    price.train(
-                        batch.row_sizes(row, sides=SIDES[objective]),
-                        recomputes=settings.activation_checkpointing,
-                        reads_reference=objective == "dpo" and settings.reference == "adapter_off",
-                    )
-                    for row in part
-                )
-    if settings.reference == "cache" and "dpo" in objectives:  # each pair once; if cached, less
-        operations += sum(price.forward(batch.row_sizes([e])) + price.vision for e in examples)
-    is_cpu = backbone.device.type == "cpu"
-    rate, device = (
-        cost.cpu_rate(torch.get_num_threads())
-        if is_cpu
-        else cost.gpu_rate(torch.cuda.get_device_name(backbone.device))
-    )
-    hours = operations / 1e12 / rate / settings.processes / 3600 if rate else None
-    parts = adapter.trained.parts(settings)
-    connector = sum(p.numel() for p in backbone.connector.parameters())
-    memory = cost.step_memory(
-        sizes,
-        settings,
-        weights=float(sum(p.numel() * p.element_size() for p in backbone.parameters())),
-        trained=lora_weights * ("adapter" in parts) + connector * ("connector" in parts),
-        number_bytes=backbone.dtype.itemsize,
-        positions=longest,
-        scored=scored,
-    )
+    layout, needs = _estimate(backbone, examples, updates, settings)
     seen = [examples.records[i] for update in updates for i in update]
     facts = {
         "objective": settings.objective,
@@ -210,26 +163,82 @@ def plan(run: Run) -> dict[str, Any]:
     facts |= {
         "held_out_pairs": len(held_out),
         "captions": len(read_captions(run)),
-        "packed_rows": packed_rows,
-        "tokens": tokens,
-        "padding": round(1 - tokens / positions, 4),
+        **layout,
         "answers_cut": examples.cut,
         "attention": settings.attention,
         "vision_cache": reference.describe_features(cache_folder(run), settings),
-        "objectives": objectives,
+        "objectives": objectives_of(settings),
         "checkpoint_every": settings.checkpoint_every,
         "early_stop": settings.early_stop,
         "processes": f"{settings.processes} ({settings.parallel})",
-        "memory_gb": round(memory.total / 1e9, 3),
-        "tera_operations": round(operations / 1e12, 4),
-        "hours": "unknown for this device" if hours is None else float(f"{hours:.2g}"),
-        "rate": device,
+        **needs,
     }
     if settings.objective == "dpo":
         known = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
         facts["reference"] = reference.describe_references(cache_folder(run), known, settings)
     run.note(plan=facts)
     return facts
+
+
+def _estimate(
+    backbone: Backbone,
+    examples: Examples,
+    updates: Sequence[Sequence[int]],
+    settings: TrainConfig,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the rows of all updates are laid out, and what they need."""
+    sizes, objectives = backbone.sizes, objectives_of(settings)
+    lora_weights = sizes.lora_weights(settings.lora_rank, settings.lora_targets)
+    vision = _vision_operations(backbone)
+    price = cost.Operations.of(sizes, lora_weights=lora_weights, vision=vision)
+    positions = tokens = largest = scored = packed_rows = 0
+    operations = 0.0
+    for update in updates:
+        rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
+        for part in micro_batches(rows, settings.micro_batch_pairs):
+            lengths = [batch.row_length(row) for row in part]
+            size = batch.aligned(max(lengths)) * len(part)
+            positions, tokens = positions + size, tokens + sum(lengths)
+            largest = max(largest, size)
+            scored = max(scored, sum(batch.row_sizes(row).scored for row in part))
+            packed_rows += len(part)
+            for objective in objectives:
+                operations += price.vision * len({row[0].image for row in part}) + sum(
+                    price.train(
+                        batch.row_sizes(row, sides=SIDES[objective]),
+                        recomputes=settings.activation_checkpointing,
+                        reads_reference=objective == "dpo" and settings.reference == "adapter_off",
+                    )
+                    for row in part
+                )
+    if settings.reference == "cache" and "dpo" in objectives:  # each pair once; if cached, less
+        operations += sum(price.forward(batch.row_sizes([e])) + price.vision for e in examples)
+    parts = adapter.trained.parts(settings)
+    connector = sum(p.numel() for p in backbone.connector.parameters())
+    memory = cost.step_memory(
+        sizes,
+        settings,
+        weights=float(sum(p.numel() * p.element_size() for p in backbone.parameters())),
+        trained=lora_weights * ("adapter" in parts) + connector * ("connector" in parts),
+        number_bytes=backbone.dtype.itemsize,
+        positions=largest,
+        scored=scored,
+    )
+    if backbone.device.type == "cpu":
+        rate, device = cost.cpu_rate(torch.get_num_threads())
+    else:
+        rate, device = cost.gpu_rate(torch.cuda.get_device_name(backbone.device))
+    hours = operations / 1e12 / rate / settings.processes / 3600 if rate else None
+    return {
+        "packed_rows": packed_rows,
+        "tokens": tokens,
+        "padding": round(1 - tokens / positions, 4),
+    }, {
+        "memory_gb": round(memory.total / 1e9, 3),
+        "tera_operations": round(operations / 1e12, 4),
+        "hours": "unknown for this device" if hours is None else float(f"{hours:.2g}"),
+        "rate": device,
+    }
 
 
 def _vision_operations(backbone: Backbone) -> float:
@@ -290,12 +299,12 @@ def read_records(run: Run) -> tuple[list[Record], list[Record]]:
     """Pairs or instructions to train on, and those that are held out."""
     kind = Pair if run.recipe.train.objective == "dpo" else Instruction
     files = _record_files(run)
-    found = [list(read_jsonl(path, kind)) for path in files]
-    return [*found[0]], [*found[1]] if len(found) > 1 else []
+    records = [list(read_jsonl(path, kind)) for path in files]
+    return [*records[0]], [*records[1]] if len(records) > 1 else []
 
 
 def read_captions(run: Run) -> list[Record]:
-    """What the auxiliary term learns from, where that is not the chosen answers.
+    """What the auxiliary term learns from, if that is not the chosen answers.
 
     Raises:
         BadInput: the stage prepare wrote no instructions.
@@ -304,17 +313,17 @@ def read_captions(run: Run) -> list[Record]:
     if not settings.gamma or settings.gamma_on == "chosen" or settings.objective != "dpo":
         return []
     path = run.earlier("prepare", "pairs.jsonl").with_name("instructions.jsonl")
-    found = list(read_jsonl(path, Instruction)) if path.is_file() else []
-    if not found:
+    captions = list(read_jsonl(path, Instruction)) if path.is_file() else []
+    if not captions:
         raise BadInput(
             f"gamma_on: instructions, but there is no {path}; name some in the recipe's "
             "data.instructions and redo prepare, or set gamma_on: chosen"
         )
-    return [*found]
+    return [*captions]
 
 
 def _record_files(run: Run) -> list[Path]:
-    """What prepare wrote for the objective; the held-out records where there are any."""
+    """What prepare wrote for the objective; the held-out records, if there are any."""
     if run.recipe.train.objective == "dpo":
         names = ("pairs.jsonl", "held_out.jsonl")
     else:

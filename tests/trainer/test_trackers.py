@@ -10,12 +10,12 @@ from hadpo.trainer import launch
 
 
 def test_off_by_default_and_refused_by_name(fast, monkeypatch):
-    assert launch.names(fast) == []
+    assert launch.tracker_names(fast) == []
     with pytest.raises(BadInput, match=r"no tracker 'tensorbord'.*tensorboard"):
-        launch.names(replace(fast, trackers="tensorbord"))
+        launch.tracker_names(replace(fast, trackers="tensorbord"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match="wandb is not installed; pip install wandb"):
-        launch.names(replace(fast, trackers="wandb"))
+        launch.tracker_names(replace(fast, trackers="wandb"))
 
 
 def test_tensorboard_gets_every_step(tiny_run):

@@ -15,6 +15,7 @@ COMMANDS = (
     "stage",
     "list",
     "show",
+    "settings",
     "compare",
     "audit",
     "report",
@@ -115,6 +116,26 @@ def test_runs_are_listed_and_shown(folder):
     assert "beta = 0.2" in shown
     assert json.loads(hadpo("show", "a", "--json").stdout)[0]["overrides"] == {"beta": 0.2}
     assert "| a " in hadpo("list").stdout
+
+
+def test_settings_are_listed_with_type_default_and_help():
+    shown = hadpo("settings", "train")
+    assert shown.returncode == 0, shown.stderr
+    assert "  beta: float = 0.1   (read with objective=dpo)\n      How strongly" in shown.stdout
+    assert "shr_beams" not in shown.stdout
+    rows = {row["name"]: row for row in json.loads(hadpo("settings", "--json").stdout)}
+    assert {name for stage in config.SECTIONS for name in config.settings(stage)} == rows.keys()
+    assert rows["shr_beams"] == {
+        "stage": "evaluate",
+        "section": "evaluate",
+        "name": "shr_beams",
+        "type": "int",
+        "default": 5,
+        "read_if": "",
+        "help": "the papers' setting",
+    }
+    wrong = hadpo("settings", "trian")
+    assert (wrong.returncode, "did you mean 'train'" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,7 +11,8 @@ import pytest
 
 from hadpo import config
 from hadpo.runs.execute import NOTEBOOKS
-from hadpo.runs.state import RUN_PARAMETERS
+from hadpo.runs.parameters import RUN_PARAMETERS
+from hadpo.runs.translator import papermill_translators  # noqa: F401  # as its entry point does
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -37,13 +38,36 @@ def test_every_stage_has_its_notebook_and_there_is_a_walkthrough():
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_parameters_are_the_settings_of_the_stage(name):
     found = papermill.inspect_notebook(str(FOLDER / name))
-    expected = config.parameters(STAGES[name])
+    expected = config.settings(STAGES[name])
     assert set(found) == {*RUN_PARAMETERS, *expected}
-    for key, (_, kind) in expected.items():
-        type_name = kind.__name__ if kind in (str, int, float, bool) else "str"
+    for key, setting in expected.items():
+        type_name = setting.kind.__name__ if setting.kind in (str, int, float, bool) else "str"
         assert found[key]["inferred_type_name"] == type_name, key
         assert found[key]["default"] == "None", key
         assert found[key]["help"], key
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_parameter_cell_shows_what_people_turn_in_14_lines(name):
+    [cell] = [c for c in code_cells(FOLDER / name) if is_parameters(c)]
+    lines = cell.source.splitlines()
+    assert len(lines) <= 14
+    assert f"`hadpo settings {STAGES[name]}`" in lines[0]
+    assert all("  # " in line for line in lines[1:])
+    named = [line.partition(":")[0] for line in lines[1:]]
+    assert named == [*RUN_PARAMETERS, *config.MAIN[STAGES[name]]]
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_no_cell_of_a_stage_uses_the_name_of_a_setting(name):
+    """Rerun in Lab, its setup would take that for a setting."""
+    for cell in code_cells(FOLDER / name):
+        stored = {
+            node.id
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert is_parameters(cell) or not stored & config.settings(STAGES[name]).keys()
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.name)

@@ -198,13 +198,13 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
 CASES = [
     (stage, name)
     for stage in config.SECTIONS
-    for name, (section, _) in config.parameters(stage).items()
-    if section != "model" or stage == "train"
+    for name, setting in config.settings(stage).items()
+    if setting.section != "model" or stage == "train"
 ]
 
 
 def test_every_setting_is_tried():
-    names = {name for stage in config.SECTIONS for name in config.parameters(stage)}
+    names = {name for stage in config.SECTIONS for name in config.settings(stage)}
     assert names == CHANGED.keys() | REFUSED.keys()
     assert not CHANGED.keys() & REFUSED.keys()
 

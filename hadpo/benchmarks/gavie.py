@@ -5,17 +5,16 @@ All models' answers to one question stand in one case, in an order that is drawn
 sees the regions of the image and no right answer.
 """
 
-import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
-from hadpo.config import STRICT, AtLeastOne, Switch
+from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Report, Sources, visual_genome
 from hadpo.data import gavie as data
 from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
@@ -43,7 +42,8 @@ class Data:
     """Where the files lie."""
 
     gavie: str = ""  # GAVIE's evaluation_set.json: questions about Visual Genome images
-    gavie_regions: str = ""  # LRV's vg_annotation.json: what GAVIE's judge sees; empty: VG's own
+    # LRV's vg_annotation.json: what GAVIE's judge sees; empty: Visual Genome's own regions.
+    gavie_regions: Annotated[str, When.given("data", "gavie")] = ""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -52,13 +52,8 @@ class Settings:
 
     gavie_beams: AtLeastOne = 1  # 1: greedy
     gavie_max_new_tokens: AtLeastOne = 512  # an answer to one instruction
-    height_bug_compat: bool = False  # GAVIE's judge sees each box as high as wide, as published
-
-
-MATTERS_WITH = {
-    "gavie_regions": Switch("data", "gavie", operator.ne, "", "gavie"),
-    "height_bug_compat": Switch("evaluate", "judge", operator.ne, "oracle", "judge=llm"),
-}
+    # GAVIE's judge sees each box as high as it is wide, as in the published prompts.
+    height_bug_compat: Annotated[bool, READING_JUDGE] = False
 
 
 def questions(sources: Sources) -> list[Question]:

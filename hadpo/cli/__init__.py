@@ -191,7 +191,7 @@ def _run_stages(
 ) -> None:
     name = name or runs.run_name(recipe)
     folder = config.runs_folder() / name
-    known = {setting for each in stages for setting in config.parameters(each)}
+    known = {setting for each in stages for setting in config.settings(each)}
     for key in overrides.keys() - known:
         place = f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}"
         raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
@@ -237,7 +237,7 @@ def _shared_by(processes: int) -> dict[str, Any]:
 
 
 def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in overrides.items() if k in config.parameters(stage)}
+    return {k: v for k, v in overrides.items() if k in config.settings(stage)}
 
 
 def _plain_papermill(

@@ -56,6 +56,36 @@ def show(
 
 
 @commands.command()
+def settings(
+    stage: Annotated[str, typer.Argument(help="a stage; default: all of them")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print every setting: its type, its default, when it is read, and what it does.
+
+    Example: hadpo settings train
+    """
+    if stage and stage not in config.SECTIONS:
+        raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
+    rows = [
+        {"stage": each, "section": s.section, "name": s.name, "type": s.type, "default": s.default}
+        | {"read_if": s.when.cure if s.when else "", "help": s.help}
+        for each in ([stage] if stage else config.SECTIONS)
+        for s in config.settings(each).values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    before = ("", "")
+    for row in rows:
+        if (row["stage"], row["section"]) != before:
+            before = (row["stage"], row["section"])
+            typer.echo(f"\nstage {row['stage']}, section {row['section']}:")
+        default = "" if row["default"] is None else f" = {row['default']!r}"
+        when = f"   (read with {row['read_if']})" if row["read_if"] else ""
+        typer.echo(f"  {row['name']}: {row['type']}{default}{when}\n      {row['help']}")
+
+
+@commands.command()
 def compare(
     names: Annotated[list[str], typer.Argument(help="runs to compare")],
     format: Annotated[str, typer.Option(help="md, latex, html or csv")] = "md",

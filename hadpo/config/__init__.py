@@ -1,14 +1,23 @@
 """Settings: one strict dataclass a section, recipes in YAML that fill them, and where things lie.
 
 A recipe has a few top-level facts and one section per dataclass. A stage reads the sections that
-`SECTIONS` lists for it; their scalar fields are also the parameters of the stage's notebook.
+`SECTIONS` lists for it; their scalar fields are `settings(stage)`, the stage's parameters.
 `extends:` names the recipe whose settings hold wherever this one is silent.
 """
 
 from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
-from hadpo.config.recipe import as_dict, load_recipe, recipe_names
+from hadpo.config.recipe import (
+    Setting,
+    as_dict,
+    load_recipe,
+    recipe_names,
+    section_types,
+    settings,
+)
 from hadpo.config.sections import (
     COMPUTED_ALIKE,
+    MAIN,
+    READING_JUDGE,
     SECTIONS,
     STRICT,
     Amount,
@@ -24,17 +33,16 @@ from hadpo.config.sections import (
     Recipe,
     Share,
     ShareBelowOne,
-    Switch,
     TrainConfig,
-    matters_with,
+    When,
     names,
-    parameters,
-    section_types,
 )
 
 __all__ = [
     "COMPUTED_ALIKE",
+    "MAIN",
     "PACKAGE",
+    "READING_JUDGE",
     "RECIPES",
     "ROOT",
     "SECTIONS",
@@ -50,17 +58,17 @@ __all__ = [
     "Positive",
     "PrepareConfig",
     "Recipe",
+    "Setting",
     "Share",
     "ShareBelowOne",
-    "Switch",
     "TrainConfig",
+    "When",
     "as_dict",
     "load_recipe",
-    "matters_with",
     "names",
-    "parameters",
     "recipe_names",
     "resolve_path",
     "runs_folder",
     "section_types",
+    "settings",
 ]

@@ -1,24 +1,155 @@
-"""Read a recipe: YAML over YAML over defaults, with a run's overrides on top, all of it checked."""
+"""Settings: what the sections and the benchmarks declare, and recipes in YAML that set them."""
 
+import ast
 import dataclasses
-from collections.abc import Mapping
+import functools
+import inspect
+import io
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
+from pydantic.dataclasses import dataclass
 
+from hadpo import plugins
 from hadpo.config.paths import RECIPES
 from hadpo.config.sections import (
     SECTIONS,
+    STRICT,
+    CompareConfig,
+    DataConfig,
+    EvaluateConfig,
+    MergeConfig,
+    ModelConfig,
+    PrepareConfig,
     Recipe,
-    parameters,
-    recipe_type,
-    refuse_without_effect,
-    section_types,
+    TrainConfig,
+    When,
 )
 from hadpo.plugins import choices
 from hadpo.records import BadInput
+
+_OWN_TYPES: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "merge": MergeConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+}
+_BENCHMARKS = "hadpo.benchmarks"
+_ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a benchmark's module
+
+
+def section_types() -> dict[str, type]:
+    """The dataclass of each section, with the settings that the benchmarks add to it.
+
+    Raises:
+        BadInput: two of them declare a setting of the same name.
+    """
+    return _section_types(tuple(plugins.available(_BENCHMARKS)))
+
+
+def recipe_type() -> type[Recipe]:
+    """`Recipe` with the sections of `section_types`."""
+    return _recipe_type(tuple(plugins.available(_BENCHMARKS)))
+
+
+@functools.cache
+def _section_types(benchmarks: tuple[str, ...]) -> dict[str, type]:
+    types = dict(_OWN_TYPES)
+    owners = {f.name: name for name, kind in types.items() for f in dataclasses.fields(kind)}
+    for section, added in _ADDED_BY.items():
+        bases = [types[section]]
+        for name in benchmarks:
+            kind = getattr(plugins.load(_BENCHMARKS, name), added, None)
+            for f in dataclasses.fields(kind) if kind else ():
+                if owners.setdefault(f.name, f"{_BENCHMARKS}.{name}") != f"{_BENCHMARKS}.{name}":
+                    raise BadInput(
+                        f"benchmark {name}: its setting {f.name!r} is declared by {owners[f.name]} "
+                        f"already; begin it with {name}_"
+                    )
+            bases += [kind] if kind else []
+        # A dataclass takes its fields from the last base first.
+        whole = type(types[section].__name__, tuple(reversed(bases)), {})
+        types[section] = dataclass(frozen=True, kw_only=True, config=STRICT)(whole)
+    return types
+
+
+@functools.cache
+def _recipe_type(benchmarks: tuple[str, ...]) -> type[Recipe]:
+    kinds = {section: _section_types(benchmarks)[section] for section in _ADDED_BY}
+    body: dict[str, Any] = {section: field(default_factory=kind) for section, kind in kinds.items()}
+    whole = type("Recipe", (Recipe,), {"__annotations__": kinds} | body)
+    made: Any = dataclass(frozen=True, kw_only=True, config=STRICT)(whole)
+    return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One scalar setting of a stage, as its section declares it."""
+
+    name: str
+    section: str
+    kind: Any  # int, float, bool, str, or a Literal
+    default: Any  # None: a recipe must say it
+    help: str  # the field's comment
+    when: When | None  # what must hold for it to be read
+
+    @property
+    def type(self) -> str:
+        """Its type for a reader: "float", or the values to choose from."""
+        chosen = get_args(self.kind)
+        return " | ".join(map(str, chosen)) if chosen else self.kind.__name__
+
+
+def settings(stage: str) -> dict[str, Setting]:
+    """The scalar settings that a stage reads: the parameters of its notebook, by name."""
+    return _settings(stage, tuple(plugins.available(_BENCHMARKS)))
+
+
+@functools.cache
+def _settings(stage: str, benchmarks: tuple[str, ...]) -> dict[str, Setting]:
+    known = {}
+    for section in SECTIONS[stage]:
+        whole = _section_types(benchmarks)[section]
+        hints = get_type_hints(whole, include_extras=True)
+        comments = {key: text for kind in whole.__mro__ for key, text in _comments(kind).items()}
+        for f in dataclasses.fields(whole):
+            hint = hints[f.name]
+            kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            if get_origin(kind) is dict:
+                continue
+            when = next((extra for extra in extras if isinstance(extra, When)), None)
+            default = None if f.default is dataclasses.MISSING else f.default
+            help_text = comments.get(f.name, "")
+            known[f.name] = Setting(f.name, section, kind, default, help_text, when)
+    return known
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """Field of a dataclass -> its comment: the lines right above it, and the one behind it."""
+    try:
+        source = inspect.cleandoc("\n" + inspect.getsource(kind))
+    except (OSError, TypeError):  # made by `_section_types`, or built in
+        return {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    said = {t.start[0]: t for t in tokens if t.type == tokenize.COMMENT}
+    lines = source.splitlines()
+    comments = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            first = node.lineno
+            while first - 1 in said and lines[first - 2].strip().startswith("#"):
+                first -= 1
+            own = range(first, (node.end_lineno or node.lineno) + 1)
+            comments[node.target.id] = " ".join(said[n].string[2:] for n in own if n in said)
+    return comments
 
 
 def load_recipe(
@@ -36,18 +167,33 @@ def load_recipe(
             an override that cannot matter.
     """
     values = _read(name, seen=())
-    known: dict[str, str] = {}
+    known: dict[str, Setting] = {}
     for each in (stage,) if stage else SECTIONS:
-        known |= {setting: section for setting, (section, _) in parameters(each).items()}
+        known |= settings(each)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     for key, value in given.items():
         if key not in known:
             place = f"stage {stage}" if stage else "any stage"
             raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
-        values.setdefault(known[key], {})[key] = value
+        values.setdefault(known[key].section, {})[key] = value
     recipe = _check(recipe_type(), {"name": name} | values, where=f"recipe {name}")
-    refuse_without_effect(recipe, given, where=f"recipe {name}")
+    _refuse_without_effect(recipe, [known[key] for key in given])
     return recipe
+
+
+def _refuse_without_effect(recipe: Recipe, given: Iterable[Setting]) -> None:
+    """Refuse given parameters that nothing would read; what a recipe itself says may lie unused."""
+    problems = []
+    for setting in given:
+        when = setting.when
+        value = getattr(getattr(recipe, when.section), when.name) if when else None
+        if when and not when.holds(value):
+            problems.append(
+                f"recipe {recipe.name}: parameter {setting.name!r} has no effect while {when.name} "
+                f"is {value!r}; leave it out, or set {when.cure} too"
+            )
+    if problems:
+        raise BadInput("\n".join(problems))
 
 
 def recipe_names() -> list[str]:
@@ -113,4 +259,5 @@ def _explain(error: Any, where: str) -> str:
         return (
             f"{place}: unknown setting; {choices(name, [f.name for f in dataclasses.fields(kind)])}"
         )
-    return f"{place}: {error['msg']} (found {error['input']!r})"
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {reason} (found {error['input']!r})"

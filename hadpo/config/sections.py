@@ -1,30 +1,40 @@
-"""One strict dataclass a section of a recipe; a field's comment is its documentation."""
+"""One strict dataclass a section of a recipe; a field's comment is its documentation.
+
+The comment stands in the lines above a field or behind it; `hadpo settings` prints it.
+"""
 
 import dataclasses
-import functools
-import operator
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import field
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from hadpo import plugins
-from hadpo.records import BadInput
 
 # What the sections' fields are made of: strictness, and ranges that stand in the types.
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
-ShareBelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")  # Python would take True for 1
+    return value
+
+
+_Integer = Annotated[int, pydantic.BeforeValidator(_no_truth)]
+_Number = Annotated[float, pydantic.BeforeValidator(_no_truth)]
+Count = Annotated[_Integer, Field(ge=0)]
+AtLeastOne = Annotated[_Integer, Field(ge=1)]
+Amount = Annotated[_Number, Field(ge=0)]
+Positive = Annotated[_Number, Field(gt=0)]
+Share = Annotated[_Number, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[_Number, Field(ge=0, lt=1)]
+ShareBelowHalf = Annotated[_Number, Field(ge=0, lt=0.5)]
 
 
 def _minus_one_or_share(value: float) -> float:
@@ -33,129 +43,230 @@ def _minus_one_or_share(value: float) -> float:
     return value
 
 
-ShareOrMinusOne = Annotated[float, pydantic.AfterValidator(_minus_one_or_share)]
+ShareOrMinusOne = Annotated[_Number, pydantic.AfterValidator(_minus_one_or_share)]
 
 
-# Section `data`.
+def names(setting: str) -> list[str]:
+    """The names in a comma-separated setting, as they stand."""
+    return [name.strip() for name in setting.split(",") if name.strip()]
+
+
+def _each_of(known: Callable[[], Iterable[str]], pattern: str = "$^") -> pydantic.AfterValidator:
+    """Check that every name of a comma-separated setting is known, or matches `pattern`."""
+
+    def check(setting: str) -> str:
+        for name in names(setting):
+            if name not in known() and not re.fullmatch(pattern, name):
+                raise ValueError(f"no {name!r}; {plugins.choices(name, known())}")
+        return setting
+
+    return pydantic.AfterValidator(check)
+
+
+INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
+_Kinds = Annotated[str, _each_of(lambda: INSTRUCTION_KINDS)]
+_Controls = Annotated[str, _each_of(lambda: ("sft",))]
+_Trackers = Annotated[str, _each_of(lambda: ("tensorboard", "wandb"))]
+_Models = Annotated[str, _each_of(lambda: ("base", "merged", "sft", "step-<n>"), r"step-\d+")]
+_Benchmarks = Annotated[str, _each_of(lambda: plugins.available("hadpo.benchmarks"))]
+_Judge = Annotated[str, _each_of(lambda: plugins.available("hadpo.judges"))]
+
+
+@dataclasses.dataclass(frozen=True)
+class When:
+    """Metadata of a field: it is read only if another setting has a certain value.
+
+    Whoever gives it as a parameter otherwise is refused; what a recipe itself says may lie unused.
+    """
+
+    section: str
+    name: str
+    holds: Callable[[Any], bool]
+    cure: str  # how to make it hold
+
+    @classmethod
+    def one_of(cls, section: str, name: str, *values: Any) -> "When":
+        """The other setting has one of `values`."""
+        return cls(section, name, lambda value: value in values, f"{name}={values[0]}")
+
+    @classmethod
+    def above_zero(cls, section: str, name: str) -> "When":
+        """The other setting is above 0."""
+        return cls(section, name, lambda value: value > 0, f"{name} above 0")
+
+    @classmethod
+    def given(cls, section: str, name: str) -> "When":
+        """The other setting is not empty."""
+        return cls(section, name, bool, name)
+
+
+_WORLD = When.above_zero("data", "mini_seed")
+_PUBLISHED = When.one_of("prepare", "pair_source", "published")
+_MINED = When.one_of("prepare", "pair_source", "mined")
+_LLM = When.one_of("prepare", "corrector", "llm")
+_INSTRUCTED = When.given("data", "instructions")
+_DPO = When.one_of("train", "objective", "dpo")
+_SFT = When.one_of("train", "objective", "sft")
+_ADAPTER = When.one_of("train", "trained", "adapter", "adapter+connector")
+_COSINE = When.one_of("train", "schedule", "cosine", "cosine_from_start")
+_BY_EPOCHS = When.one_of("train", "steps", 0)
+_SEVERAL = When("train", "processes", lambda count: count > 1, "processes above 1")
+READING_JUDGE = When("evaluate", "judge", lambda judge: judge != "oracle", "judge=llm")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     """Where the data sets lie, each in its official layout; an empty path means: not used."""
 
-    mini_seed: Count = 0  # > 0: draw the synthetic world with this seed into the run folder
-    mini_train_images: Count = 0  # images of the synthetic world to mine pairs from
-    mini_test_images: Count = 0  # held-out images of the synthetic world to evaluate on
+    # Above 0: draw the synthetic world with this seed into the run folder; 0: real images.
+    mini_seed: Count = 0
+    mini_train_images: Annotated[Count, _WORLD] = 0  # images of that world to mine pairs from
+    mini_test_images: Annotated[Count, _WORLD] = 0  # held-out images of that world to evaluate on
     visual_genome: str = ""  # folder with image_data.json, VG_100K, VG_100K_2
-    pairs_folder: str = ""  # folder with HA-DPO's desc_data.json and pope_data.json
-    pairs_schema: Literal["llava-v1.5", "minigpt4", "instructblip"] = "llava-v1.5"  # of these files
+    # Folder with HA-DPO's desc_data.json and pope_data.json.
+    pairs_folder: Annotated[str, _PUBLISHED] = ""
+    # For which model's answers those files were written: their layouts differ.
+    pairs_schema: Annotated[Literal["llava-v1.5", "minigpt4", "instructblip"], _PUBLISHED] = (
+        "llava-v1.5"
+    )
     instructions: str = ""  # to finetune on, comma separated: LRV's .json, .jsonl, caption folders
     coco: str = ""  # folder with val2014 and objects.json
     vocabulary: str = ""  # JSON of the words the oracle judge knows; empty: from the evidence
 
 
-# Section `model`.
-
-
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """Which backbone, from which files, in which numbers, on which device."""
+    """Which backbone, from which files, in which dtype, on which device."""
 
     backbone: str  # family/variant, for example llava/1.5-7b
     files: dict[str, str] = field(default_factory=dict)  # part of the backbone -> path
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: fits the device
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
-    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"  # of the LM; needs bitsandbytes
-
-
-# Section `prepare`.
+    # Of the weights. auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is a GPU
+    # Of the language model's weights, the rest stays as it is; needs bitsandbytes and a GPU.
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
-    pair_source: Literal["published", "mined", "none"] = "published"  # files, or its own answers
-    instruction_kinds: str = "positive,negative,chart,caption"  # which instructions are kept
-    description_images: Count = 0  # mined: images the model describes
-    yes_no_pairs: Count = 0  # mined: question pairs to keep
-    sampled_share: Share = 0.5  # mined: share of the descriptions that are sampled, the rest greedy
-    temperature: Amount = 0.7  # mined: of the sampled descriptions
-    max_new_tokens: AtLeastOne = 100  # mined: per description
-    corrector: Literal["oracle", "llm"] = "oracle"  # mined: who finds and corrects false sentences
-    corrector_model: str = ""  # llm: the model's name on the server at OPENAI_BASE_URL
-    corrector_format: Literal["json_schema", "json_object"] = "json_schema"  # llm: of the replies
-    corrector_temperature: Amount = 0.0  # llm: above 0, rewrites of one text differ more
-    corrector_max_tokens: AtLeastOne = 1500  # llm: per reply; a longer one is cut off
-    corrector_concurrency: AtLeastOne = 8  # llm: requests at a time
-    corrector_input_price: Amount = 0.0  # llm: dollars per million tokens of prompts; 0: unknown
-    corrector_output_price: Amount = 0.0  # llm: dollars per million tokens of replies; 0: unknown
-    corrector_max_cost_usd: Amount = 0.0  # llm: by estimate, no start costs more; 0: no limit
-    rewrites: Count = 0  # llm: of chosen and of rejected, in one style; HA-DPO's files have 3
+    # published: the authors' files; mined: the model's own answers, corrected; none: no pairs.
+    pair_source: Literal["published", "mined", "none"] = "published"
+    # Which instructions are used, comma separated; negative ones ask for things that are not there.
+    instruction_kinds: Annotated[_Kinds, _INSTRUCTED] = ",".join(INSTRUCTION_KINDS)
+    description_images: Annotated[Count, _MINED] = 0  # images that the model describes
+    yes_no_pairs: Annotated[Count, _MINED] = 0  # pairs about a yes/no question that are used
+    # Of the descriptions, those that are sampled; the rest is greedy. Sampled ones invent more.
+    sampled_share: Annotated[Share, _MINED] = 0.5
+    temperature: Annotated[Amount, _MINED] = 0.7  # of the sampled descriptions; 0: greedy
+    max_new_tokens: Annotated[AtLeastOne, _MINED] = 100  # of one description
+    # Who finds and corrects false sentences: oracle knows the images' objects, llm is asked.
+    corrector: Annotated[Literal["oracle", "llm"], _MINED] = "oracle"
+    corrector_model: Annotated[str, _LLM] = ""  # its name on the server at OPENAI_BASE_URL
+    # Of the replies: json_object for servers that do not follow a schema.
+    corrector_format: Annotated[Literal["json_schema", "json_object"], _LLM] = "json_schema"
+    corrector_temperature: Annotated[Amount, _LLM] = 0.0  # above 0: rewrites of a text differ more
+    corrector_max_tokens: Annotated[AtLeastOne, _LLM] = 1500  # of a reply; a longer one is cut off
+    corrector_concurrency: Annotated[AtLeastOne, _LLM] = 8  # requests at a time
+    corrector_input_price: Annotated[Amount, _LLM] = 0.0  # dollars per million tokens; 0: unknown
+    corrector_output_price: Annotated[Amount, _LLM] = 0.0  # dollars per million tokens; 0: unknown
+    # No start asks for more than this by estimate, with the prices above; 0: no limit.
+    corrector_max_cost_usd: Annotated[Amount, _LLM] = 0.0
+    # Of chosen and of rejected, both in one style, so that style is not learnt; HA-DPO's have 3.
+    rewrites: Annotated[Count, _LLM] = 0
     limit: Count = 0  # at most this many pairs or instructions of each kind; 0: all
     on_bad: Literal["error", "skip"] = "error"  # a broken record: stop, or skip and count it
-    held_out_share: Share = 0.0  # of the pairs' images, kept from training to watch it; 0: none
+    # Of the pairs' images: those whose pairs are not trained on, but watched. Usual: 0.05 to 0.1;
+    # 0: none, then there are no held-out curves and no early stop.
+    held_out_share: Share = 0.0
     on_overlap: Literal["error", "count"] = "error"  # images both trained on and evaluated
     prepare_seed: Count = 42  # draws prompts, rewrites and samples
-
-
-# Section `train`.
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """What is trained on what, and how: DPO on pairs, or finetuning on instructions."""
 
-    objective: Literal["dpo", "sft"] = "dpo"  # pairs of answers, or instructions and their answers
-    trained: Literal["adapter", "connector", "adapter+connector"] = "adapter"  # the rest is frozen
-    beta: Amount = 0.1  # strength of the reference, DPO Eq. 7
-    gamma: Amount = 0.0  # weight of the auxiliary language-modelling term
-    gamma_on: Literal["chosen", "instructions"] = "chosen"  # its texts: of the pairs, or apart
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"  # preference loss
-    label_smoothing: ShareBelowHalf = 0.0  # share of labels assumed to be wrong (sigmoid only)
-    learning_rate: Amount = 2.0e-6  # peak
-    schedule: Literal["cosine", "cosine_from_start", "linear", "constant"] = "cosine"  # see order
-    min_learning_rate: Amount = 0.0  # where a cosine ends
-    warmup_learning_rate: Amount = 0.0  # where the warm-up begins
-    warmup_steps: Count = 0  # linear; no hidden ratio
-    epochs: Amount = 1.0  # passes over the pairs; steps > 0 wins
+    objective: Literal["dpo", "sft"] = "dpo"  # dpo: on pairs of answers; sft: on instructions
+    # What learns, the rest is frozen: LoRA in the language model, the layer between vision and
+    # language, or both. dpo trains the adapter: switched off, it is the reference.
+    trained: Literal["adapter", "connector", "adapter+connector"] = "adapter"
+    # How strongly the model is held to the reference (DPO, Eq. 7). Usual: 0.1 to 0.5. Near 0 it
+    # may drift far and its text decays; at 0 the pairs teach nothing; high, it hardly moves.
+    beta: Annotated[Amount, _DPO] = 0.1
+    # Weight of the auxiliary language-modelling loss beside DPO's. Above 0 (MiniGPT-4: 0.5) it
+    # keeps fluent text likely; 0: DPO alone, under which both answers may become unlikely.
+    gamma: Annotated[Amount, _DPO] = 0.0
+    # Its texts: the chosen answers, or instructions apart from the pairs.
+    gamma_on: Annotated[Literal["chosen", "instructions"], When.above_zero("train", "gamma")] = (
+        "chosen"
+    )
+    # sigmoid: DPO's; ipo: a squared distance to a fixed margin, which overfits clean pairs less.
+    loss: Annotated[Literal["sigmoid", "ipo"], _DPO] = "sigmoid"
+    # Share of pairs assumed to be the wrong way round, sigmoid only; 0: none. Noisy pairs: 0.1.
+    label_smoothing: Annotated[ShareBelowHalf, _DPO] = 0.0
+    # At its peak. Usual for LoRA: 1e-6 to 1e-4 with dpo, 1e-5 to 2e-4 with sft. Too high, answers
+    # turn short or repeat themselves; 0: nothing is learnt.
+    learning_rate: Amount = 2.0e-6
+    # After the warm-up; cosine_from_start begins its cosine at the first update, as MiniGPT-4 does.
+    schedule: Literal["cosine", "cosine_from_start", "linear", "constant"] = "cosine"
+    min_learning_rate: Annotated[Amount, _COSINE] = 0.0  # where a cosine ends
+    # Where the warm-up begins.
+    warmup_learning_rate: Annotated[Amount, When.above_zero("train", "warmup_steps")] = 0.0
+    warmup_steps: Count = 0  # updates of a linear warm-up; 0: none (there is no hidden ratio)
+    epochs: Annotated[Amount, _BY_EPOCHS] = 1.0  # passes over the pairs; steps above 0 wins
     steps: Count = 0  # optimizer updates; 0: from epochs
-    batch_pairs: AtLeastOne = 16  # pairs per optimizer update
-    micro_batch_pairs: AtLeastOne = 4  # pairs per backward pass
-    pairs_per_row: AtLeastOne = 1  # > 1: pairs of one image share a packed row, and an update
-    reference: Literal["adapter_off", "cache"] = "adapter_off"  # cache: kept beside the pairs
-    description_share: ShareOrMinusOne = -1.0  # of each batch; -1: as they lie in the pair file
-    repeat_description: Count = 1  # copies of each description pair
-    repeat_pope: Count = 1  # copies of each question pair
-    optimizer: Literal["adamw", "paged_adamw_32bit", "adamw_8bit"] = "adamw"  # of bitsandbytes: GPU
+    # Pairs (sft: instructions) per optimizer update, over all processes.
+    batch_pairs: AtLeastOne = 16
+    # Pairs per backward pass: costs memory, changes no number but by rounding.
+    micro_batch_pairs: AtLeastOne = 4
+    # Above 1: so many pairs of one image share a packed row, which is faster, and an update.
+    pairs_per_row: AtLeastOne = 1
+    # adapter_off: computed in each step with the adapter off; cache: once, kept beside the pairs.
+    reference: Annotated[Literal["adapter_off", "cache"], _DPO] = "adapter_off"
+    # Of descriptions in each batch, the rest are questions; -1: as they lie in the pair file.
+    description_share: Annotated[ShareOrMinusOne, _DPO] = -1.0
+    repeat_description: Annotated[Count, _DPO] = 1  # copies of each description pair; 0: none
+    repeat_pope: Annotated[Count, _DPO] = 1  # copies of each question pair; 0: none
+    # AdamW; the others are bitsandbytes' with smaller states and need a GPU.
+    optimizer: Literal["adamw", "paged_adamw_32bit", "adamw_8bit"] = "adamw"
     weight_decay: Amount = 0.0  # of AdamW
-    max_grad_norm: Amount = 1.0  # clip; 0: never
-    lora_rank: AtLeastOne = 64  # r
-    lora_alpha: Amount = 16.0  # scale is alpha / r
-    lora_b_rate_ratio: Positive = 1.0  # learning rate of B over that of A; 1: one rate for both
-    lora_dropout: ShareBelowOne = 0.0  # 0 as the originals really ran (they set every dropout to 0)
-    lora_targets: str = "q_proj,k_proj,v_proj"  # modules inside the language model
+    max_grad_norm: Amount = 1.0  # gradients are scaled down to this norm; 0: never
+    # Of LoRA's two matrices. Usual: 8 to 128; a higher one can learn more and costs more memory.
+    lora_rank: Annotated[AtLeastOne, _ADAPTER] = 64
+    # The adapter is scaled by alpha / rank; usual: rank to 2 * rank; at 0 nothing is learnt.
+    lora_alpha: Annotated[Amount, _ADAPTER] = 16.0
+    # Learning rate of B over that of A (LoRA+); 1: one rate for both; usual above: 4 to 16.
+    lora_b_rate_ratio: Positive = 1.0
+    # 0 as the originals really ran: they set every dropout to 0.
+    lora_dropout: Annotated[ShareBelowOne, _ADAPTER] = 0.0
+    # Layers inside the language model that get LoRA, comma separated.
+    lora_targets: Annotated[str, _ADAPTER] = "q_proj,k_proj,v_proj"
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
-    max_answer_tokens: Count = 0  # sft: of an answer with its end marker; 0: no limit of its own
-    activation_checkpointing: bool = False  # recompute instead of keeping activations
-    mean_over: Literal["answers", "tokens"] = "answers"  # sft: what counts alike in a loss
-    mixture: str = ""  # sft: "source=share, ..." of what is drawn; empty: all, as they lie
-    caption_requests: Literal["detailed", "humour"] = "detailed"  # sft: of records without one
+    # Of an answer with its end marker; 0: no limit of its own.
+    max_answer_tokens: Annotated[Count, _SFT] = 0
+    activation_checkpointing: bool = False  # recompute activations: less memory, slower
+    # What counts alike in an update's loss; with tokens, long answers weigh more.
+    mean_over: Annotated[Literal["answers", "tokens"], _SFT] = "answers"
+    mixture: Annotated[str, _SFT] = ""  # "source=share, ..." of what is drawn; empty: as they lie
+    # Requests for captions that have none of their own.
+    caption_requests: Annotated[Literal["detailed", "humour"], _SFT] = "detailed"
     early_stop: Count = 0  # stop after so many looks without a better held-out loss; 0: never
-    controls: str = ""  # sft: also finetune on the chosen texts only, as a control
+    # sft: also finetune on the chosen texts only; what dpo gains must be more than that.
+    controls: Annotated[_Controls, _DPO] = ""
     checkpoint_every: AtLeastOne = 50  # updates between checkpoints
-    keep_steps: bool = False  # what was trained at each checkpoint stays, to be evaluated: step-50
+    keep_steps: bool = False  # keep what was trained at each checkpoint, to evaluate it as step-50
     log_every: AtLeastOne = 1  # updates between metric lines
     eval_every: Count = 0  # updates between looks at the held-out pairs; 0: at checkpoints
-    trackers: str = ""  # tensorboard, wandb (comma separated), through accelerate; empty: none
+    trackers: _Trackers = ""  # tensorboard, wandb (comma separated), through accelerate
     processes: AtLeastOne = 1  # processes that share each update, one on each GPU
-    parallel: Literal["ddp", "fsdp2", "zero2", "zero3"] = "ddp"  # what they share out
+    # What they share: ddp nothing, the others weights, gradients and states (fsdp2, zero3), or
+    # gradients and states (zero2).
+    parallel: Annotated[Literal["ddp", "fsdp2", "zero2", "zero3"], _SEVERAL] = "ddp"
     vision_cache_gb: Amount = 0.0  # image features kept on disk, at most so many GB; 0: none
     train_seed: Count = 42  # order of the pairs and start of the adapter
-
-
-# Section `merge`.
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,30 +277,34 @@ class MergeConfig:
     check_pairs: AtLeastOne = 3  # pairs on which merged and adapter must agree
     save_transformers: bool = True  # LLaVA only: also a folder for transformers, beside merged/
     adapter_folder: str = ""  # a published adapter; empty: the one of the train stage
-    adapter_projector: Literal["adapter", "base"] = (
-        "adapter"  # LLaVA's published ones bring their own
-    )
-
-
-# Section `evaluate`.
+    # Whose connector: LLaVA's published adapters bring their own.
+    adapter_projector: Annotated[
+        Literal["adapter", "base"], When.given("merge", "adapter_folder")
+    ] = "adapter"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateConfig:
     """Which models answer which benchmarks, how they decode, and who judges."""
 
-    benchmark_names: str = "pope,shr"  # module names in hadpo/benchmarks
-    models: str = "base,merged"  # of base, merged, and the controls that were trained
+    benchmark_names: _Benchmarks = "pope,shr"  # comma separated, of hadpo/benchmarks
+    # Comma separated: base, merged, step-<n> (train.keep_steps), sft (train.controls).
+    models: _Models = "base,merged"
     prompt: Literal["evaluate", "train"] = "evaluate"  # which of the backbone's two prompts
-    repetition_penalty: Positive = 1.0  # over generated tokens only
-    batch_questions: Count = 0  # questions at once, halved where memory runs out; 0: as many as fit
-    batch_memory_gib: Amount = 0.0  # what they may take beside the weights; 0: 80 % of what is free
+    # Over generated tokens only. 1: none; usual above: 1.1 to 1.5, which changes the scores.
+    repetition_penalty: Positive = 1.0
+    # Questions answered at once, halved if memory runs out; 0: as many as fit.
+    batch_questions: Count = 0
+    # What they may take beside the weights, in GiB; 0: 80 % of what is free.
+    batch_memory_gib: Annotated[Amount, When.one_of("evaluate", "batch_questions", 0)] = 0.0
     answer_processes: AtLeastOne = 1  # share the images, each with the model on its own device
     exact: bool = False  # one question at a time, nothing shared: slow, and the reference
-    judge: str = "oracle"  # module name in hadpo/judges: oracle, llm or replay
+    # Who rules on sentences: oracle knows the objects, llm is asked, replay reads kept replies.
+    judge: _Judge = "oracle"
     judge_model: str = ""  # llm, replay: the model's name on the server at OPENAI_BASE_URL
     judge_prompts: str = ""  # folder of your own prompts (shr.txt, gavie.txt); empty: ours
-    judge_reader: Literal["tolerant", "upstream"] = "tolerant"  # of the replies on sentences
+    # Of the replies on sentences; upstream reads as the original script, mistakes included.
+    judge_reader: Literal["tolerant", "upstream"] = "tolerant"
     judge_format: Literal["json_schema", "json_object", "text"] = "json_schema"  # of the replies
     judge_temperature: Amount = 0.0  # the paper's SHR judge had 0.7
     judge_max_tokens: AtLeastOne = 800  # per reply; a longer one is cut off and unreadable
@@ -202,13 +317,12 @@ class EvaluateConfig:
     judge_output_price: Amount = 0.0  # dollars per million tokens of the replies; 0: unknown
     judge_max_cost_usd: Amount = 0.0  # by estimate, no start costs more; 0: no limit
     judge_replies: str = ""  # replay: judge_replies.jsonl of a run; empty: the cache of all runs
-    cut_control: bool = False  # also score the base's text, cut to the tuned model's sentence count
+    # Also score the base's text, cut to the tuned model's sentence count: is the gain mere brevity?
+    cut_control: bool = False
     questions_limit: Count = 0  # at most this many questions of each split; 0: all
-    bootstrap_samples: AtLeastOne = 1000  # resampled image sets behind each interval
+    # Resampled image sets behind each interval; below some hundreds its ends wobble.
+    bootstrap_samples: AtLeastOne = 1000
     evaluate_seed: Count = 42  # of the bootstrap
-
-
-# Section `compare`.
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -217,141 +331,9 @@ class CompareConfig:
 
     run_names: str = ""  # names, comma separated; empty: this run alone
     reported: str = "hadpo"  # systems in papers_results/reported, comma separated; empty: none
-    reported_backbone: str = ""  # keep only the published rows of this backbone; empty: all
-    on_difference: Literal["error", "note"] = "error"  # other questions, reading or judge: refuse
-
-
-__all__ = [
-    "CompareConfig",
-    "DataConfig",
-    "EvaluateConfig",
-    "MergeConfig",
-    "ModelConfig",
-    "PrepareConfig",
-    "TrainConfig",
-]
-
-
-# Parameters that cannot matter: a given one that the resolved recipe does not read is refused.
-
-
-@dataclasses.dataclass(frozen=True)
-class Switch:
-    """What must hold for some settings to be read at all."""
-
-    section: str
-    name: str
-    holds: Callable[[Any, Any], bool]
-    value: Any
-    says: str  # how to make it hold
-
-
-_MINED = Switch("prepare", "pair_source", operator.eq, "mined", "pair_source=mined")
-_CORRECTING_MODEL = Switch("prepare", "corrector", operator.eq, "llm", "corrector=llm")
-_PUBLISHED = Switch("prepare", "pair_source", operator.eq, "published", "pair_source=published")
-_WORLD = Switch("data", "mini_seed", operator.gt, 0, "mini_seed above 0")
-_NAMED_RUNS = Switch("compare", "run_names", operator.ne, "", "run_names")
-_AUXILIARY = Switch("train", "gamma", operator.gt, 0, "gamma above 0")
-_SEVERAL = Switch("train", "processes", operator.gt, 1, "processes above 1")
-_FITTING = Switch("evaluate", "batch_questions", operator.eq, 0, "batch_questions=0")
-_DPO = Switch("train", "objective", operator.eq, "dpo", "objective=dpo")
-_INSTRUCTED = Switch("data", "instructions", operator.ne, "", "instructions")
-_SFT = Switch("train", "objective", operator.eq, "sft", "objective=sft")
-_ADAPTER = Switch("train", "trained", operator.ne, "connector", "trained=adapter")
-_COSINE = Switch(
-    "train",
-    "schedule",
-    lambda found, wanted: found in wanted,
-    ("cosine", "cosine_from_start"),
-    "schedule=cosine",
-)
-_WARMUP = Switch("train", "warmup_steps", operator.gt, 0, "warmup_steps above 0")
-_PUBLISHED_ADAPTER = Switch("merge", "adapter_folder", operator.ne, "", "adapter_folder")
-_BY_EPOCHS = Switch("train", "steps", operator.eq, 0, "steps=0")
-
-_MATTERS_WITH = {  # setting -> what must hold for it to be read
-    "description_images": _MINED,
-    "yes_no_pairs": _MINED,
-    "sampled_share": _MINED,
-    "temperature": _MINED,
-    "max_new_tokens": _MINED,
-    "corrector": _MINED,
-    "corrector_model": _CORRECTING_MODEL,
-    "corrector_format": _CORRECTING_MODEL,
-    "corrector_temperature": _CORRECTING_MODEL,
-    "corrector_max_tokens": _CORRECTING_MODEL,
-    "corrector_concurrency": _CORRECTING_MODEL,
-    "corrector_input_price": _CORRECTING_MODEL,
-    "corrector_output_price": _CORRECTING_MODEL,
-    "corrector_max_cost_usd": _CORRECTING_MODEL,
-    "rewrites": _CORRECTING_MODEL,
-    "pairs_schema": _PUBLISHED,
-    "pairs_folder": _PUBLISHED,
-    "mini_train_images": _WORLD,
-    "mini_test_images": _WORLD,
-    "instruction_kinds": _INSTRUCTED,
-    "epochs": _BY_EPOCHS,
-    "parallel": _SEVERAL,
-    "batch_memory_gib": _FITTING,
-    "gamma_on": _AUXILIARY,
-    **dict.fromkeys(("beta", "gamma", "loss", "label_smoothing", "reference", "controls"), _DPO),
-    **dict.fromkeys(("description_share", "repeat_description", "repeat_pope"), _DPO),
-    **dict.fromkeys(("mean_over", "mixture", "caption_requests", "max_answer_tokens"), _SFT),
-    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), _ADAPTER),
-    "min_learning_rate": _COSINE,
-    "warmup_learning_rate": _WARMUP,
-    "on_difference": _NAMED_RUNS,
-    "adapter_projector": _PUBLISHED_ADAPTER,
-}
-
-
-# Settings that say how an update is computed, or what is watched; up to rounding it stays the same.
-# A training that was interrupted may go on with others: less memory, more processes.
-COMPUTED_ALIKE = frozenset(
-    (
-        *(
-            "micro_batch_pairs",
-            "activation_checkpointing",
-            "attention",
-            "reference",
-            "vision_cache_gb",
-        ),
-        *("processes", "parallel", "checkpoint_every", "log_every", "eval_every", "trackers"),
-    )
-)
-
-
-def matters_with() -> dict[str, Switch]:
-    """Setting -> what must hold for it to be read, also those that benchmarks bring."""
-    found = dict(_MATTERS_WITH)
-    for name in plugins.available(_BENCHMARKS):
-        found |= getattr(plugins.load(_BENCHMARKS, name), "MATTERS_WITH", {})
-    return found
-
-
-def refuse_without_effect(recipe: "Recipe", given: Iterable[str], *, where: str) -> None:
-    """Refuse given parameters that nothing would read; what a recipe itself says may lie unused.
-
-    Raises:
-        BadInput: one line a parameter, with the switch that makes it matter.
-    """
-    problems = []
-    switches = matters_with()
-    for name in given:
-        switch = switches.get(name)
-        if switch is None:
-            continue
-        value = getattr(getattr(recipe, switch.section), switch.name)
-        if not switch.holds(value, switch.value):
-            problems.append(
-                f"{where}: parameter {name!r} has no effect while {switch.name} is {value!r}; "
-                f"leave it out, or set {switch.says} too"
-            )
-    if problems:
-        raise BadInput("\n".join(problems))
-
-
-# A recipe: its sections, which stage reads them, and the parameters that come of it.
+    reported_backbone: str = ""  # only the published rows of this backbone; empty: all
+    # Runs with other questions, reading or judge: refuse them, or say so in a note.
+    on_difference: Annotated[Literal["error", "note"], When.given("compare", "run_names")] = "error"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -379,75 +361,29 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
     "evaluate": ("model", "evaluate"),
     "compare": ("compare",),
 }
-_OWN_TYPES: dict[str, type] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "prepare": PrepareConfig,
-    "train": TrainConfig,
-    "merge": MergeConfig,
-    "evaluate": EvaluateConfig,
-    "compare": CompareConfig,
+# Stage -> what people turn: its notebook's parameter cell names it, its report always shows it.
+MAIN: dict[str, tuple[str, ...]] = {
+    "prepare": (
+        *("pair_source", "description_images", "yes_no_pairs", "corrector", "limit"),
+        *("held_out_share", "on_bad", "prepare_seed"),
+    ),
+    "train": (
+        *("beta", "gamma", "learning_rate", "epochs", "steps", "batch_pairs", "micro_batch_pairs"),
+        *("lora_rank", "lora_alpha", "train_seed"),
+    ),
+    "merge": ("merged_dtype", "check_pairs", "save_transformers", "adapter_folder"),
+    "evaluate": (
+        *("benchmark_names", "models", "prompt", "batch_questions", "judge", "judge_model"),
+        *("cut_control", "questions_limit", "bootstrap_samples", "evaluate_seed"),
+    ),
+    "compare": ("run_names", "reported", "reported_backbone", "on_difference"),
 }
-_BENCHMARKS = "hadpo.benchmarks"
-_ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a benchmark's module
-
-
-def section_types() -> dict[str, type]:
-    """The dataclass of each section, with the settings that the benchmarks add to it.
-
-    Raises:
-        BadInput: two of them declare a setting of the same name.
-    """
-    return _section_types(tuple(plugins.available(_BENCHMARKS)))
-
-
-def recipe_type() -> type[Recipe]:
-    """`Recipe` with the sections of `section_types`."""
-    return _recipe_type(tuple(plugins.available(_BENCHMARKS)))
-
-
-@functools.cache
-def _section_types(benchmarks: tuple[str, ...]) -> dict[str, type]:
-    found = dict(_OWN_TYPES)
-    owners = {f.name: name for name, kind in found.items() for f in dataclasses.fields(kind)}
-    for section, added in _ADDED_BY.items():
-        bases = [found[section]]
-        for name in benchmarks:
-            kind = getattr(plugins.load(_BENCHMARKS, name), added, None)
-            for f in dataclasses.fields(kind) if kind else ():
-                if owners.setdefault(f.name, f"{_BENCHMARKS}.{name}") != f"{_BENCHMARKS}.{name}":
-                    raise BadInput(
-                        f"benchmark {name}: its setting {f.name!r} is declared by {owners[f.name]} "
-                        f"already; begin it with {name}_"
-                    )
-            bases += [kind] if kind else []
-        # A dataclass takes its fields from the last base first.
-        whole = type(found[section].__name__, tuple(reversed(bases)), {})
-        found[section] = dataclass(frozen=True, kw_only=True, config=STRICT)(whole)
-    return found
-
-
-@functools.cache
-def _recipe_type(benchmarks: tuple[str, ...]) -> type[Recipe]:
-    kinds = {section: _section_types(benchmarks)[section] for section in _ADDED_BY}
-    body: dict[str, Any] = {section: field(default_factory=kind) for section, kind in kinds.items()}
-    whole = type("Recipe", (Recipe,), {"__annotations__": kinds} | body)
-    made: Any = dataclass(frozen=True, kw_only=True, config=STRICT)(whole)
-    return made
-
-
-def names(setting: str) -> list[str]:
-    """The names in a comma-separated setting, as they stand."""
-    return [name.strip() for name in setting.split(",") if name.strip()]
-
-
-def parameters(stage: str) -> dict[str, tuple[str, Any]]:
-    """Scalar settings of a stage: name -> (section, type); the parameters of its notebook."""
-    found = {}
-    types = section_types()
-    for section in SECTIONS[stage]:
-        for f in dataclasses.fields(types[section]):
-            if f.type is not dict and not str(f.type).startswith("dict"):
-                is_ranged = get_origin(f.type) is Annotated
-                found[f.name] = (section, get_args(f.type)[0] if is_ranged else f.type)
-    return found
+# Settings that say how an update is computed, or what is watched; up to rounding it stays the same.
+# A training that was interrupted may go on with others: less memory, more processes.
+COMPUTED_ALIKE = frozenset(
+    (
+        *("micro_batch_pairs", "activation_checkpointing", "attention", "reference"),
+        *("vision_cache_gb", "processes", "parallel", "checkpoint_every", "log_every"),
+        *("eval_every", "trackers"),
+    )
+)

@@ -1,10 +1,11 @@
 """Runs: folders `runs/<name>/<stage>/`, each with a manifest that tells what was asked and done."""
 
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
+from hadpo.runs.parameters import check_names, read_overrides
 from hadpo.runs.report import export, join_reports
 from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
 from hadpo.runs.several import Stopped, end_processes, noticed, start_processes
-from hadpo.runs.state import check_names, read_overrides, run_name, stage_folder
+from hadpo.runs.state import run_name, stage_folder
 
 __all__ = [
     "BadEnvironment",

@@ -130,6 +130,8 @@ def _papermill(
     import papermill
     from traitlets.config import Config
 
+    from hadpo.runs import translator  # noqa: F401  # where no entry point is installed
+
     def listen(**_: Any) -> None:  # nbclient's own handler would give the kernel five seconds
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_term)

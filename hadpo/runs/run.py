@@ -24,10 +24,10 @@ from hadpo.runs.manifest import (
     host,
     started_at,
 )
+from hadpo.runs.parameters import RUN_PARAMETERS, effective, from_notebook, settings_table
 from hadpo.runs.state import (
     check,
     finished,
-    from_notebook,
     look,
     run_name,
     settings_of,
@@ -184,6 +184,10 @@ class Run:
             self._write()
         return path
 
+    def effective(self) -> list[dict[str, Any]]:
+        """The settings that matter to a reader of the report; see `parameters.effective`."""
+        return effective(self.recipe, self.stage, self.manifest.overrides)
+
     def outputs(self) -> Outputs:
         """What the stage has written, with sizes."""
         return Outputs(self.folder)
@@ -230,6 +234,7 @@ class Run:
         return (
             f"<p>run <b>{name}</b>, stage <b>{stage}</b>, recipe {recipe} ({title}){mark}<br>"
             f"{notes}<small>{html.escape(versions)}<br>{html.escape(str(self.folder))}</small></p>"
+            f"{settings_table(self.effective(), self.stage)}"
         )
 
 
@@ -244,13 +249,14 @@ def start(stage: str, namespace: Mapping[str, Any]) -> Run:
         BadInput: an unknown, misspelt or mistyped parameter, a run name in use with other
             settings, a folder that cannot be written.
     """
-    overrides = from_notebook(stage, namespace)
-    recipe_name = overrides.pop("recipe", None)
-    if not isinstance(recipe_name, str) or not recipe_name:
-        raise BadInput(f"parameter recipe: expected a recipe's name, found {recipe_name!r}")
-    name = overrides.pop("run", None) or run_name(recipe_name)
-    earlier = overrides.pop("from_run", None) or ""
-    return open_run(stage, recipe_name, name, overrides, earlier=earlier)
+    given = from_notebook(stage, namespace)
+    if isinstance(given.get("run"), Run):  # a setup cell that is executed again
+        given["run"] = given["run"].name
+    recipe, name, earlier = (given.pop(key, None) or "" for key in RUN_PARAMETERS)
+    for key, value in zip(RUN_PARAMETERS, (recipe, name, earlier), strict=True):
+        if not isinstance(value, str) or (key == "recipe" and not value):
+            raise BadInput(f"parameter {key}: expected a {key}'s name, found {value!r}")
+    return open_run(stage, recipe, name or run_name(recipe), given, earlier=earlier)
 
 
 def open_run(

@@ -1,4 +1,5 @@
 import dataclasses
+import typing
 
 import pytest
 import yaml
@@ -84,7 +85,9 @@ def test_a_value_out_of_range_is_refused(tmp_path, section, setting, bad, good):
 
 def test_every_number_has_a_range():
     kinds = [
-        field.type for kind in config.section_types().values() for field in dataclasses.fields(kind)
+        hint
+        for kind in config.section_types().values()
+        for hint in typing.get_type_hints(kind, include_extras=True).values()
     ]
     assert len(kinds) > 40
     assert int not in kinds
@@ -152,13 +155,50 @@ def test_an_override_that_cannot_matter_is_refused(recipe, name, value, switch):
 
 def test_what_matters_with_what_names_real_settings():
     known = {
-        name: section
+        name: setting
         for stage in config.SECTIONS
-        for name, (section, _) in config.parameters(stage).items()
+        for name, setting in config.settings(stage).items()
     }
-    assert config.matters_with().keys() <= known.keys()
-    for switch in config.matters_with().values():
-        assert known[switch.name] == switch.section
+    switched = [setting.when for setting in known.values() if setting.when]
+    assert len(switched) > 40
+    for when in switched:
+        assert known[when.name].section == when.section
+
+
+def test_every_setting_says_what_it_does():
+    for stage in config.SECTIONS:
+        for setting in config.settings(stage).values():
+            assert len(setting.help) > 5, setting
+            assert "#" not in setting.help, setting
+        assert set(config.MAIN[stage]) <= config.settings(stage).keys()
+
+
+def test_the_comment_of_a_field_is_its_help():
+    found = config.settings("train")
+    assert found["beta"].help.startswith("How strongly the model is held to the reference")
+    assert found["beta"].help.endswith("high, it hardly moves.")  # three lines above the field
+    assert found["max_grad_norm"].help == "gradients are scaled down to this norm; 0: never"
+    assert (found["beta"].type, found["loss"].type) == ("float", "sigmoid | ipo")
+    assert (found["beta"].default, found["backbone"].default) == (0.1, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("lora_rank", True, r"lora_rank: expected a number \(found True\)"),
+        ("beta", False, "expected a number"),
+        ("benchmark_names", "pope,shhr", "no 'shhr'; did you mean 'shr'"),
+        ("benchmark_names", ["pope", "shr"], "valid string"),
+        ("models", "base,step-x", "no 'step-x'.*known: base, merged, sft, step-<n>"),
+        ("judge", "orcale", "did you mean 'oracle'"),
+        ("controls", "stf", "did you mean 'sft'"),
+        ("trackers", "wandbb", "did you mean 'wandb'"),
+        ("instructions", 3, "valid string"),
+    ],
+)
+def test_a_truth_value_is_no_number_and_names_must_exist(name, value, message):
+    with pytest.raises(BadInput, match=message):
+        config.load_recipe("mini/llava", {name: value})
 
 
 def test_a_setting_of_names_is_read_as_it_stands():
@@ -259,7 +299,8 @@ def test_a_benchmark_brings_its_own_settings(tmp_path, own_benchmark):
     assert (recipe.evaluate.glasses_beams, recipe.data.glasses) == (4, "there")
     path = write(tmp_path / "r.yaml", evaluate={"glasses_beams": 5})
     assert config.load_recipe(path).evaluate.glasses_beams == 5
-    assert config.parameters("evaluate")["glasses_beams"] == ("evaluate", int)
+    assert config.settings("evaluate")["glasses_beams"].kind is int
+    assert config.settings("evaluate")["glasses_beams"].section == "evaluate"
     for wrong, why in (({"glasses_beams": 0}, "greater than"), ({"glasses_beam": 1}, "'glasses_b")):
         with pytest.raises(BadInput, match=why):
             config.load_recipe("mini/llava", wrong)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -176,6 +178,100 @@ def test_plain_papermill_is_as_strict(stage, tmp_path, parameter):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "BadInput" in done.stderr
+
+
+SHORT = """# Other settings work, too: `hadpo settings train` lists them all.
+recipe: str = "mini/llava"
+run: str = "b"
+from_run: str = ""
+beta: float = None"""
+OLD = SHORT.replace(
+    "# Other settings work, too: `hadpo settings train` lists them all.", "# as recipe"
+)
+SHOW = """from hadpo import runs
+run = runs.start("train", globals())
+print(run.settings.lora_rank, run.settings.beta, run.manifest.overrides)
+run"""
+
+
+def papermill(tmp_path, monkeypatch, cells, *parameters):
+    """Plain papermill as a user starts it, with the entry points of pyproject.toml."""
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+    root = Path(__file__).parents[2]
+    entries = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]
+    (tmp_path / "site" / "hadpo.egg-info").mkdir(parents=True)
+    (tmp_path / "site" / "hadpo.egg-info" / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n{k} = {v}\n" for group, each in entries.items() for k, v in each.items()
+        )
+    )
+    book = nbformat.v4.new_notebook()
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.cells = [nbformat.v4.new_code_cell(c) for c in cells]
+    book.cells[0].metadata.tags = ["parameters"]
+    nbformat.write(book, tmp_path / "in.ipynb")
+    places = [str(tmp_path / "site"), str(root)]
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "in.ipynb")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "out.ipynb"), "--no-progress-bar", *parameters],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+    )
+    written = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    outputs = [output for cell in written.cells for output in cell.get("outputs", [])]
+    return done, outputs
+
+
+def test_plain_papermill_takes_a_setting_that_the_cell_does_not_name(tmp_path, monkeypatch):
+    given = ("-p", "lora_rank", "32", "-p", "beta", "0.3")
+    done, outputs = papermill(tmp_path, monkeypatch, (SHORT, SHOW), *given)
+    assert done.returncode == 0, done.stderr
+    assert outputs[0]["text"] == "32 0.3 {'lora_rank': 32, 'beta': 0.3}\n" or (
+        outputs[0]["text"] == "32 0.3 {'beta': 0.3, 'lora_rank': 32}\n"
+    )
+    assert "Passed unknown parameter" not in done.stderr
+    assert "<b>32</b> (recipe: 16)" in outputs[1]["data"]["text/html"]
+
+
+def test_a_notebook_of_before_and_a_cell_typed_by_hand_work(tmp_path, monkeypatch):
+    cells = (OLD, "lora_rank = 8", SHOW)
+    done, outputs = papermill(tmp_path, monkeypatch, cells, "-p", "beta", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert outputs[0]["text"].startswith("8 0.3 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "lora_rnk",
+            "32",
+            "parameter 'lora_rnk' for stage train; did you mean 'lora_rank'",
+        ),
+        ("lora_rank", "true", "train.lora_rank: expected a number (found True)"),
+        ("lora_rank", "2.5", "train.lora_rank"),
+        ("trackers", "wandbb", "did you mean 'wandb'"),
+    ],
+)
+def test_plain_papermill_replaces_its_warning_by_our_error(
+    tmp_path, monkeypatch, name, value, message
+):
+    done, _ = papermill(tmp_path, monkeypatch, (SHORT, SHOW), "-p", name, value)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Passed unknown parameter" not in done.stderr
+
+
+def test_the_real_notebooks_list_all_settings_for_papermill(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    cell = nbformat.read(root / "notebooks" / "02_train.ipynb", as_version=4)
+    [source] = [c.source for c in cell.cells if "parameters" in c.metadata.get("tags", [])]
+    done, outputs = papermill(tmp_path, monkeypatch, (source, SHOW), "-p", "lora_dropout", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "'lora_dropout': 0.1" in outputs[0]["text"]
+    assert "Passed unknown parameter" not in done.stderr
 
 
 def interrupt(stage, tmp_path, number):

@@ -10,7 +10,7 @@ import pytest
 
 from hadpo import runs
 from hadpo.records import BadInput
-from hadpo.runs import state
+from hadpo.runs import parameters
 from hadpo.runs.manifest import is_alive, started_at
 from hadpo.runs.run import open_run
 from hadpo.runs.state import discard
@@ -19,7 +19,7 @@ from hadpo.runs.state import discard
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(state, "_first_names", {})
+    monkeypatch.setattr(parameters, "_first_names", {})
     return tmp_path / "runs"
 
 
@@ -57,6 +57,10 @@ def test_the_name_defaults_to_the_recipe():
         ({"recipe": "mini/lava"}, "did you mean 'mini/llava'"),
         ({"recipe": 3}, "expected a recipe's name, found 3"),
         ({"run": "../x"}, "run name '../x'"),
+        ({"run": 3}, "expected a run's name, found 3"),
+        ({"from_run": True}, "expected a from_run's name, found True"),
+        ({"lora_rank": True}, r"train\.lora_rank: expected a number"),
+        ({"scratch": [1, 2]}, "unknown parameter 'scratch'"),
         ({"__annotations__": {"learning_rate": 1e-06}}, "expected 'learning_rate: value'"),
     ],
 )
@@ -69,6 +73,33 @@ def test_names_that_later_cells_make_are_no_parameters():
     names = {"recipe": "mini/llava", "run": "a", "beta": None}
     runs.start("train", names)
     runs.start("train", names | {"curves": object(), "steps_seen": 3})
+
+
+def test_a_setting_typed_after_the_first_setup_counts_and_a_misspelt_one_is_an_error(folder):
+    names = {"recipe": "mini/llava", "run": "a"}
+    run = runs.start("train", names)
+    again = runs.start("train", names | {"run": run, "micro_batch_pairs": 2})
+    assert (again.name, again.settings.micro_batch_pairs) == ("a", 2)
+    for wrong in ({"lora_rnk": 32}, {"micro_batch_pair": 2}, {"train_sed": "7"}):
+        with pytest.raises(BadInput, match=r"unknown parameter .*did you mean"):
+            runs.start("train", names | wrong)
+
+
+def test_a_report_shows_its_settings_and_those_that_differ_from_the_recipe():
+    run = runs.start(
+        "train", {"recipe": "mini/llava", "run": "a", "beta": 0.3, "lora_dropout": 0.1}
+    )
+    rows = {row["setting"]: row for row in run.effective()}
+    assert list(rows)[:2] == ["beta", "lora_dropout"]
+    assert (rows["beta"]["value"], rows["beta"]["recipe"]) == (0.3, 0.1)
+    assert rows["learning_rate"]["value"] == 3e-4
+    assert rows["description_share"]["value"] == 0.3333  # what the recipe sets
+    assert "epochs" not in rows and "parallel" not in rows  # steps win; there is one process
+    assert "label_smoothing" not in rows  # at its default
+    shown = run._repr_html_()
+    assert "<td>beta</td><td><b>0.3</b> (recipe: 0.1)</td><td>How strongly" in shown
+    assert "<td>learning_rate</td><td>0.0003</td>" in shown
+    assert "hadpo settings train" in shown
 
 
 def test_a_name_in_use_with_other_parameters_is_refused(folder):

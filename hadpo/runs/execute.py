@@ -17,6 +17,7 @@ from typing import Any
 from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs.manifest import read_manifest
+from hadpo.runs.report import write_report
 from hadpo.runs.run import BadEnvironment
 from hadpo.runs.several import Stopped, noticed, pass_on
 from hadpo.runs.state import check, discard, finished, look, refuse_stale, stage_folder
@@ -110,7 +111,10 @@ def execute(
             _close(folder, cause)
             raise cause from error
         finally:
-            _report(folder)
+            try:
+                write_report(folder)
+            except OSError as error:  # the stage's own outcome is what counts
+                _log.warning("no report.html: %s", error)
     manifest = read_manifest(folder)
     if manifest is None or manifest.status != "done":
         raise StageFailed(f"stage {stage} ended without a word: {folder / 'notebook.ipynb'}")
@@ -190,27 +194,3 @@ def _translate(error: Exception, stage: str, folder: Path) -> BaseException:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[-1] if text else ''}".removesuffix(": ")
-
-
-_SHOWN = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
-
-
-def _report(folder: Path) -> None:
-    """Write `report.html` from the executed notebook: one file, pictures inside, asks no host."""
-    source = folder / "notebook.ipynb"
-    if not source.is_file():
-        return
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
-
-    settings = Config()  # what a widget shows without its controls stands in the page itself
-    settings.NbConvertBase.display_data_priority = _SHOWN
-    exporter = HTMLExporter(config=settings, embed_images=True)
-    for script in ("mathjax", "require_js", "jquery", "widget_renderer", "mermaid_js"):
-        setattr(exporter, f"{script}_url", "")
-    exporter.mermaid_layout_elk_js_url = ""
-    body, _ = exporter.from_filename(str(source))
-    try:
-        (folder / "report.html").write_text(body, encoding="utf-8")
-    except OSError as error:  # the stage's own outcome is what counts
-        _log.warning("no report.html: %s", error)

@@ -1,4 +1,4 @@
-"""All stages of a run as one page: their reports in order, behind a table of contents."""
+"""Reports: a stage's notebook as one page, a run's stages as one page, and what a paper needs."""
 
 import dataclasses
 import html
@@ -8,78 +8,113 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput, replacing, write_text
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
-_STYLE = """
+# nbconvert's page without its scripts, so that no host is asked; contents stand before the cells.
+_TEMPLATE = """{% extends "lab/index.html.j2" %}
+{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_css %}<style>
 nav.hadpo { margin: 1em 2em; font-family: sans-serif; }
 nav.hadpo ol { columns: 2; } nav.hadpo ul { font-size: 85%; padding-left: 1.2em; }
-section.hadpo { border-top: 2px solid #0b62a8; margin-top: 2em; }
-"""
+section.hadpo { border-top: 2px solid #0b62a8; }
+</style>{% endblock %}
+{% block body_header %}<body class="jp-Notebook" data-jp-theme-light="true">
+{{ nb.metadata.get("contents", "") }}<main>{% endblock %}"""
+_SHOWN = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
+_HEADING = re.compile(r"^(#{1,2}) (.+)$", flags=re.M)  # of a Markdown cell
+
+
+def write_report(folder: Path) -> None:
+    """Write `report.html` of a stage from its executed notebook, if there is one."""
+    source = folder / "notebook.ipynb"
+    if source.is_file():
+        import nbformat
+
+        page = _page(nbformat.read(source, as_version=4), title="notebook")
+        (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def join_reports(name: str, runs_folder: Path) -> Path:
-    """Write `runs/<name>/report.html` from the stages' own reports, in the order of the stages.
+    """Write `runs/<name>/report.html` from the stages' executed notebooks, in their order.
 
     The page is self-contained: pictures lie inside, scripts are left out, no host is asked.
 
     Raises:
-        BadInput: no such run, or no stage of it has a report.
+        BadInput: no such run, or no stage of it has an executed notebook.
     """
+    import nbformat
+
     stages = {m.stage: m for m in list_manifests(runs_folder) if m.name == name}
     folder = runs_folder / name
-    found = [
-        (stages[stage], folder / stage / "report.html")
-        for stage in config.SECTIONS
-        if stage in stages and (folder / stage / "report.html").is_file()
-    ]
-    if not found:
+    sources = {stage: folder / stage / "notebook.ipynb" for stage in config.SECTIONS}
+    ready = [stages[s] for s, path in sources.items() if s in stages and path.is_file()]
+    if not ready:
         state = ", ".join(f"{s} is {m.status}" for s, m in stages.items()) or "it has no stage"
         raise BadInput(f"run {name!r} has no report in {folder} yet ({state}); run a stage first")
-    styles, entries, sections = "", [], []
-    for manifest, path in found:
-        page = path.read_text(encoding="utf-8")
-        body = re.search(r"<main[^>]*>(.*)</main>", page, flags=re.S)
-        if body is None:
-            raise BadInput(f"{path}: no report of a notebook; delete it and redo the stage")
-        styles = styles or "\n".join(re.findall(r"<style.*?</style>", page, flags=re.S))
-        content = re.sub(r"<script.*?</script>", "", body[1], flags=re.S)
-        content, heads = _own_anchors(content, manifest.stage)
-        entries.append(_entry(manifest, heads))
-        sections.append(f'<section class="hadpo" id="{manifest.stage}">\n{content}\n</section>\n')
-    title = html.escape(f"{name}: {found[0][0].recipe}")
-    mini = "<p><b>mini: it teaches, it is not a result</b></p>\n" if found[0][0].is_mini else ""
-    target = folder / "report.html"
-    write_text(
-        target,
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{title}</title>\n{styles}\n<style>{_STYLE}</style>\n</head>\n"
-        f'<body class="jp-Notebook" data-jp-theme-light="true">\n<nav class="hadpo">\n'
-        f"<h1>{title}</h1>\n{mini}<ol>\n{''.join(entries)}</ol>\n</nav>\n"
-        f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n",
+    book = nbformat.v4.new_notebook()
+    entries = []
+    for manifest in ready:
+        try:
+            part = nbformat.read(sources[manifest.stage], as_version=4)
+        except (ValueError, nbformat.ValidationError) as error:
+            raise BadInput(
+                f"{sources[manifest.stage]}: no notebook ({error}); delete it and redo the stage"
+            ) from error
+        mark = f'<section class="hadpo" id="{manifest.stage}"></section>'
+        titles = [_own_anchors(cell, manifest.stage) for cell in part.cells]
+        book.cells += [nbformat.v4.new_markdown_cell(mark, id=manifest.stage), *part.cells]
+        book.metadata |= {k: v for k, v in part.metadata.items() if k == "language_info"}
+        entries.append(_entry(manifest, [pair for pairs in titles for pair in pairs]))
+    title = f"{name}: {ready[0].recipe}"
+    mini = "<p><b>mini: it teaches, it is not a result</b></p>\n" if ready[0].is_mini else ""
+    book.metadata.contents = (
+        f'<nav class="hadpo">\n<h1>{html.escape(title)}</h1>\n{mini}<ol>\n{"".join(entries)}</ol>\n'
+        "</nav>\n"
     )
-    return target
+    write_text(folder / "report.html", _page(book, title=title))
+    return folder / "report.html"
 
 
-def _own_anchors(content: str, stage: str) -> tuple[str, list[tuple[str, str]]]:
-    """Headings of a stage with anchors of its own (every stage has a Setup), and their titles."""
-    heads: list[tuple[str, str]] = []
+def _page(book: Any, *, title: str) -> str:
+    """HTML of a notebook: one file, pictures inside."""
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
-    def rename(found: re.Match[str]) -> str:
-        level, anchor, text = found.groups()
-        place = f"{stage}-{anchor}"
-        plain = re.sub(r"<a class=\"anchor-link\".*?</a>|<[^>]*>", "", text)
-        if level == "2":
-            heads.append((place, html.unescape(plain)))
-        return f'<h{level} id="{place}">{text.replace(f"#{anchor}", f"#{place}")}</h{level}>'
-
-    return re.sub(r'<h([12]) id="([^"]*)">(.*?)</h\1>', rename, content, flags=re.S), heads
+    settings = Config()  # what a widget shows without its controls stands in the page itself
+    settings.NbConvertBase.display_data_priority = _SHOWN
+    exporter = HTMLExporter(config=settings, embed_images=True, raw_template=_TEMPLATE)
+    page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}})
+    return page
 
 
-def _entry(manifest: Manifest, heads: list[tuple[str, str]]) -> str:
-    links = "".join(f'<li><a href="#{at}">{html.escape(text)}</a></li>' for at, text in heads)
+def _own_anchors(cell: Any, stage: str) -> list[tuple[str, str]]:
+    """Give a cell's headings anchors of their stage: each has a Setup. Anchor, title of level 2."""
+    titles: list[tuple[str, str]] = []
+    if cell.cell_type != "markdown":
+        return titles
+
+    def rename(heading: re.Match[str]) -> str:
+        level, text = len(heading[1]), heading[2].strip()
+        anchor = f"{stage}-{text.replace(' ', '-')}"
+        if level == 2:
+            titles.append((anchor, text))
+        anchor, text = html.escape(anchor), html.escape(text)
+        link = f'<a class="anchor-link" href="#{anchor}">&#182;</a>'
+        return f'<h{level} id="{anchor}">{text}{link}</h{level}>\n'
+
+    cell.source = _HEADING.sub(rename, cell.source)
+    return titles
+
+
+def _entry(manifest: Manifest, titles: list[tuple[str, str]]) -> str:
+    links = "".join(
+        f'<li><a href="#{html.escape(at)}">{html.escape(text)}</a></li>' for at, text in titles
+    )
     state = f"{manifest.status}, {manifest.duration_seconds:.0f} s"
     error = f"<br>{html.escape(manifest.error)}" if manifest.error else ""
     return (

@@ -250,7 +250,7 @@ def test_a_notebook_of_before_and_a_cell_typed_by_hand_work(tmp_path, monkeypatc
             "32",
             "parameter 'lora_rnk' for stage train; did you mean 'lora_rank'",
         ),
-        ("lora_rank", "true", "train.lora_rank: expected a number (found True)"),
+        ("lora_rank", "True", "train.lora_rank: expected a number (found True)"),
         ("lora_rank", "2.5", "train.lora_rank"),
         ("trackers", "wandbb", "did you mean 'wandb'"),
     ],

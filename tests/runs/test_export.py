@@ -1,8 +1,10 @@
 """Exports and joined reports, of a run whose stages were really opened and closed."""
 
 import json
+import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from hadpo.records import BadInput, Metric, write_jsonl
@@ -92,25 +94,44 @@ def test_what_cannot_be_exported_is_named(folder: Path, tmp_path: Path):
         export("a", tmp_path / "out", runs_folder=folder)
 
 
-PAGE = """<html><head><style>.x {{}}</style><script src="http://host/x.js"></script></head>
-<body><main><h1 id="T">{0}</h1><h2 id="Setup">Setup<a class="anchor-link" href="#Setup">P</a></h2>
-<script>1</script><p>{0} text</p></main></body></html>"""
+def notebook(stage: str) -> str:
+    """An executed notebook with a heading that every stage has, and a picture."""
+    data = {"text/html": f"<p>{stage} text</p>", "text/plain": "x"}
+    shown = nbformat.v4.new_output("display_data", data)
+    picture = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    book = nbformat.v4.new_notebook()
+    book.cells = [
+        nbformat.v4.new_markdown_cell(f"# {stage}\n\n## Setup\n\nWith `code`.", id=f"{stage}-1"),
+        nbformat.v4.new_code_cell("1 < 2", outputs=[shown, picture], id=f"{stage}-2"),
+    ]
+    return nbformat.writes(book)
 
 
 def test_the_joined_report_has_contents_and_asks_no_host(folder: Path):
     for stage in ("train", "evaluate"):
-        (folder / "a" / stage / "report.html").write_text(PAGE.format(stage))
+        (folder / "a" / stage / "notebook.ipynb").write_text(notebook(stage))
     text = join_reports("a", folder).read_text()
     assert text.index('href="#train"') < text.index('href="#evaluate"') < text.index("train text")
     assert text.index("train text") < text.index("evaluate text")
     for anchor in ("train-Setup", "evaluate-Setup"):
         assert text.count(f'id="{anchor}"') == 1 and text.count(f'href="#{anchor}"') == 2
-    assert "<script" not in text and "http" not in text
+    body = text[text.index("<body") :]  # nbconvert's style names its licences
+    assert "<script" not in text and "http" not in body
+    assert not re.search(r"""url\(["']?http|@import""", text)
+    assert "<code>code</code>" in body and "data:image/png;base64,iVBORw0KGgo=" in body
     assert "it teaches, it is not a result" in text
+    ids = re.findall(r' id="([^"]*)"', body)
+    assert len(ids) == len(set(ids))
     assert join_reports("a", folder).read_text() == text
 
 
+def test_a_notebook_that_cannot_be_read_is_named(folder: Path):
+    with pytest.raises(BadInput, match=r"train.notebook\.ipynb: no notebook"):
+        join_reports("a", folder)  # it holds the word heavy
+
+
 def test_a_run_without_reports_says_so(folder: Path):
+    (folder / "a" / "train" / "notebook.ipynb").unlink()
     with pytest.raises(BadInput, match="'a' has no report"):
         join_reports("a", folder)
     with pytest.raises(BadInput, match="it has no stage"):

@@ -191,7 +191,7 @@ def kill_in_the_middle(folder, stage, seconds):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
-    while runs.manifest.is_alive(kernel):
+    while runs.lock.is_alive(kernel):
         time.sleep(0.05)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput
+from hadpo.runs.lock import alone
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.report import write_report
 from hadpo.runs.run import BadEnvironment
@@ -83,16 +84,33 @@ def execute(
     for earlier in _needed(stage, resolved):
         source = stage_folder(config.runs_folder(), name, earlier, from_run)
         refuse_stale(finished(source, wanted_by=stage, recipe=recipe))
-    if force:  # only now that nothing else is in the way
-        discard(name, stage)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            again = None if force else look(stage, resolved, name, earlier=from_run)
+            if again is not None and again.status == "done":  # by another process, just now
+                return Outcome(folder, was_done=True, seconds=0.0)
+            if force:  # only now that nothing else is in the way
+                discard(name, stage)
+            folder.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            if resolved.is_mini:
+                os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network
+            _run_notebook(
+                stage, folder, {"recipe": recipe, "run": name, "from_run": from_run} | given
+            )
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}; set HADPO_RUNS") from error
-    if resolved.is_mini:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network: none is touched
-    started = time.monotonic()
-    parameters = {"recipe": recipe, "run": name, "from_run": from_run} | given
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.status != "done":
+        raise StageFailed(
+            f"stage {stage} ended without finishing: {folder / 'notebook.ipynb'}; its last cell "
+            "must call run.finish()"
+        )
+    return Outcome(folder, was_done=False, seconds=time.monotonic() - started)
+
+
+def _run_notebook(stage: str, folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute a stage's notebook into its folder; raises as `execute` does."""
     with noticed(tell=lambda: pass_on(folder)) as is_told:
         try:
             _papermill(
@@ -115,10 +133,6 @@ def execute(
                 write_report(folder)
             except OSError as error:  # the stage's own outcome is what counts
                 _log.warning("no report.html: %s", error)
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.status != "done":
-        raise StageFailed(f"stage {stage} ended without a word: {folder / 'notebook.ipynb'}")
-    return Outcome(folder, was_done=False, seconds=time.monotonic() - started)
 
 
 def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from hadpo import config
 from hadpo.records import BadInput, file_hash, refuse_changed
+from hadpo.runs import lock
+from hadpo.runs.lock import host, started_at
 from hadpo.runs.manifest import (
     Manifest,
     Outputs,
     describe_code,
     describe_versions,
-    host,
-    started_at,
 )
 from hadpo.runs.parameters import RUN_PARAMETERS, effective, from_notebook, settings_table
 from hadpo.runs.state import (
@@ -208,6 +208,7 @@ class Run:
         manifest.status, manifest.error = status, error
         manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
         self._write()
+        lock.give_back(self.folder)
 
     def _write(self) -> None:
         now = time.monotonic()
@@ -262,12 +263,18 @@ def start(stage: str, namespace: Mapping[str, Any]) -> Run:
 def open_run(
     stage: str, recipe_name: str, name: str, overrides: Mapping[str, Any], *, earlier: str = ""
 ) -> Run:
-    """Open `runs/<name>/<stage>` for work, new or to be continued; see `start`."""
+    """Open `runs/<name>/<stage>` for work, new or to be continued; see `start`.
+
+    No other process can open it before it is done, has failed, or this process has ended.
+    """
     recipe, given = check(stage, recipe_name, name, overrides)
     root = config.runs_folder()
     folder = root / name / stage
     old = look(stage, recipe, name, earlier=earlier)
     try:
+        if old is None or old.status != "done":
+            lock.take(folder)
+            old = look(stage, recipe, name, earlier=earlier)  # it may have been done meanwhile
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error

@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from hadpo.config import PACKAGE, RECIPES
 from hadpo.records import BadInput
-from hadpo.runs.manifest import is_alive, read_manifest
+from hadpo.runs.lock import is_alive
+from hadpo.runs.manifest import read_manifest
 
 # SIGTERM, which a cluster sends before it takes a machine away: work is saved, then it ends.
 

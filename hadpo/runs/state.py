@@ -9,7 +9,8 @@ from typing import Any
 from hadpo import config
 from hadpo.plugins import choices
 from hadpo.records import BadInput
-from hadpo.runs.manifest import Manifest, host, is_alive, read_manifest
+from hadpo.runs.lock import is_alive, working
+from hadpo.runs.manifest import Manifest, read_manifest
 
 
 def run_name(recipe: str) -> str:
@@ -117,14 +118,10 @@ def refuse_running(old: Manifest, folder: Path) -> None:
     """Raise BadInput where another process works on `folder`, here or on another host."""
     if old.status != "running":
         return
-    if old.is_elsewhere:
-        raise BadInput(
-            f"{folder} is being worked on by process {old.pid} on host {old.host}, which cannot be "
-            f"looked at from {host()}; wait for it, or, if it is gone for good, write "
-            f'"interrupted" for "running" in {folder / "manifest.json"}'
-        )
-    if old.pid != os.getpid() and is_alive(old.pid, old.pid_started):
-        raise BadInput(f"{folder} is being worked on by process {old.pid}; wait for it, or stop it")
+    is_other = old.pid != os.getpid() and is_alive(old.pid, old.pid_started)
+    if old.is_elsewhere or is_other:
+        since = str(old.history[-1].get("time", "")) if old.history else old.started
+        raise BadInput(working(folder, old.pid, old.host, since))
 
 
 def _refuse_other(

@@ -93,7 +93,7 @@ def test_a_kernel_that_dies_is_said_to_have_died(stage):
 
 def test_a_notebook_that_forgets_to_finish_is_no_success(stage):
     stage("1 + 1")
-    with pytest.raises(execute.StageFailed, match="ended without a word"):
+    with pytest.raises(execute.StageFailed, match=r"ended without finishing.*run\.finish\(\)"):
         run()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hadpo import runs
 from hadpo.records import BadInput
 from hadpo.runs import parameters
-from hadpo.runs.manifest import is_alive, started_at
+from hadpo.runs.lock import is_alive, started_at
 from hadpo.runs.run import open_run
 from hadpo.runs.state import discard
 

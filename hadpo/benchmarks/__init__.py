@@ -14,6 +14,7 @@ data). Metrics, bootstrap intervals, outcomes, exports and rows of tables are ma
 benchmarks alike.
 """
 
+from hadpo.benchmarks._answers import decoding_of
 from hadpo.benchmarks._stage import agreement, evaluate, plan
 from hadpo.benchmarks._tally import Benchmark, Known, Tally, only_verdict, score, together
 from hadpo.measures import Measure
@@ -24,6 +25,7 @@ __all__ = [
     "Measure",
     "Tally",
     "agreement",
+    "decoding_of",
     "evaluate",
     "only_verdict",
     "plan",

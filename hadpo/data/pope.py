@@ -35,19 +35,30 @@ class _Raw:
     label: Literal["yes", "no"]  # the original takes everything but "no" for a yes
 
 
-def read(folder: Path, images: Path, report: Report) -> list[Question]:
-    """The questions of all three splits, in file order; ids are "pope-<split>-<number>".
+def read(place: Path, images: Path, report: Report) -> list[Question]:
+    """The questions of all three splits, or of one file, in file order.
+
+    Ids are "pope-<split>-<number>".
 
     Args:
-        folder: holds the three files.
+        place: folder with the three files, or one of them; its name ends with its split.
         images: folder of the photos, or one with them in `val2014`.
         report: collects broken records and missing images.
 
     Raises:
-        BadInput: a file that cannot be read as a whole.
+        BadInput: a file that cannot be read as a whole, or whose name says no split.
     """
     photos = images / "val2014" if (images / "val2014").is_dir() else images
-    return [q for split in SPLITS for q in _split(folder, photos, split, report)]
+    splits = SPLITS
+    if place.is_file():
+        splits = tuple(split for split in SPLITS if place.stem.endswith(f"_{split}"))
+        if not splits:
+            raise BadInput(
+                f"{place}: expected a name that ends with the split, for example "
+                f"{path_of(Path(), SPLITS[0]).name}"
+            )
+    paths = {split: place if place.is_file() else path_of(place, split) for split in splits}
+    return [q for split, path in paths.items() for q in _split(path, photos, split, report)]
 
 
 def path_of(folder: Path, split: str) -> Path:
@@ -55,8 +66,7 @@ def path_of(folder: Path, split: str) -> Path:
     return folder / f"coco_pope_{split}.json"
 
 
-def _split(folder: Path, images: Path, split: str, report: Report) -> list[Question]:
-    path = path_of(folder, split)
+def _split(path: Path, images: Path, split: str, report: Report) -> list[Question]:
     questions: dict[str, Question] = {}
     places: dict[str, str] = {}
     for where, value in read_json_lines(path, report, source="pope", expected=_EXPECTED):

@@ -1,6 +1,6 @@
 """What papermill learns of a stage's notebook: all settings of the stage, not only its cell's.
 
-papermill loads this module itself (an entry point of pyproject.toml), so that plain papermill knows
+papermill loads this module itself (through `engine`, an entry point), so that plain papermill knows
 it, too. It warns about parameters that no cell names: about settings that would be wrong, and about
 all others the notebook's own error says more.
 """
@@ -9,7 +9,6 @@ import logging
 import re
 from typing import Any, get_args
 
-from papermill.engines import NBClientEngine
 from papermill.models import Parameter
 from papermill.translators import PythonTranslator, papermill_translators
 
@@ -51,10 +50,6 @@ class StageTranslator(PythonTranslator):
         """The cell that papermill injects."""
         _log.removeFilter(_is_no_warning)
         return super().codify(parameters, comment)
-
-
-class Engine(NBClientEngine):
-    """papermill's own engine; its entry point is what makes papermill import this module."""
 
 
 papermill_translators.register("python", StageTranslator)

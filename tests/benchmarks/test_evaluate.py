@@ -268,9 +268,9 @@ def test_settings_change_what_is_done(opened):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"benchmark_names": "popes"}, "no benchmarks module named 'popes'; did you mean 'pope'"),
-        ({"judge": "orakel"}, "no judges module named 'orakel'; did you mean 'oracle'"),
-        ({"models": "base,merge"}, "no model 'merge'; did you mean 'merged'"),
+        ({"benchmark_names": "popes"}, "benchmark_names: no 'popes'; did you mean 'pope'"),
+        ({"judge": "orakel"}, "judge: no 'orakel'; did you mean 'oracle'"),
+        ({"models": "base,merge"}, "models: no 'merge'; did you mean 'merged'"),
         ({"models": "base,merged,dpo"}, "known: base, merged, sft"),
         ({"models": "base", "cut_control": True}, "cut_control compares base with merged"),
     ],

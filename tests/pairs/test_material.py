@@ -99,7 +99,10 @@ def test_captions_and_records(recipe, tmp_path):
     ("overrides", "message"),
     [
         ({"instructions": "nowhere.json"}, "data.instructions: nothing at"),
-        ({"instruction_kinds": "positve"}, "no kind 'positve'; did you mean 'positive'"),
+        (
+            {"instruction_kinds": "positve"},
+            "instruction_kinds: no 'positve'; did you mean 'positive'",
+        ),
         ({"instruction_kinds": "caption"}, "no instruction of caption"),
         ({"instructions": f"{LRV}/filter_cap1.json, {LRV}/filter_cap1.json"}, "a second instr"),
         ({"instructions": ""}, "no pairs"),

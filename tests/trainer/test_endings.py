@@ -145,7 +145,8 @@ def small_disk(tmp_path):
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("this machine mounts no tmpfs")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: this process still holds the lock of the run that is open there.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("room", [0.5, 1.5])  # checkpoints that fit, of two

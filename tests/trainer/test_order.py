@@ -67,7 +67,6 @@ def test_schedules_by_hand(fast):
         ({"steps": 0, "epochs": 0.0}, "both 0"),
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing works with loss: sigmoid"),
         ({"loss": "ipo", "beta": 0.0}, "ipo divides"),
-        ({"controls": "stf"}, "unknown control 'stf'; known: sft"),
         ({"trained": "connector"}, "the reference is the same model with the adapter off"),
         ({"objective": "sft", "controls": "sft"}, "objective: sft has none"),
         ({"mixture": "a=1"}, "mixture: .* needs objective: sft"),
@@ -79,9 +78,15 @@ def test_settings_that_contradict_each_other(fast, change, message):
         order.check(replace(fast, **change))
 
 
+def test_an_unknown_control_is_refused_by_the_setting_itself(fast):
+    with pytest.raises(ValueError, match="no 'stf'; did you mean 'sft'"):
+        replace(fast, controls="stf")
+
+
 def test_all_problems_at_once(fast):
+    change = {"loss": "ipo", "label_smoothing": 0.1}
     with pytest.raises(BadInput) as error:
-        order.check(replace(fast, mixture="a=1", min_learning_rate=1.0, controls="x"))
+        order.check(replace(fast, mixture="a=1", min_learning_rate=1.0, **change))
     assert str(error.value).count("\n") == 3
 
 

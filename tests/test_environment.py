@@ -149,7 +149,7 @@ def test_ci_runs_the_two_commands_of_readme_as_they_stand():
 def test_ci_starts_from_nothing_and_fails_with_what_fails():
     assert "set -euo pipefail" in CI
     before, _, after = CI.partition("make demo")
-    assert "rm -rf .ci/work" in before and "git clone" in before and "export HOME=" in before
+    assert "rm -rf .ci/fresh" in before and "git clone" in before and "export HOME=" in before
     assert set(re.findall(r"^\s*(?:export )?([A-Z_]+)=", CI, flags=re.M)) == {
         "HOME",
         "DEBIAN_FRONTEND",

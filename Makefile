@@ -64,7 +64,7 @@ lab: $(VENV)/.ok
 
 # the environment and the caches; never runs/, data/ or models/
 clean:
-	rm -rf $(VENV) .ci/work build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ci/fresh build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The demo and the tests need no network, and a test watches that they use none.
 demo test test-all test-extras: export HF_HUB_OFFLINE = 1

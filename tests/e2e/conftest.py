@@ -105,6 +105,7 @@ class Server:
 @pytest.fixture(scope="session")
 def page_server(tmp_path_factory) -> Iterator[Server]:
     """`hadpo page`, as a user starts it, with nothing named."""
+    pytest.importorskip("gradio", reason="the extra page is absent: pip install -e '.[page]'")
     folder = tmp_path_factory.mktemp("page")
     server = Server(
         [sys.executable, "-m", "hadpo", "page", "--port", "0"],

@@ -7,12 +7,11 @@ written. `import hadpo` gives these names without importing torch.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo import adapter, backbones, benchmarks, config, plugins
+from hadpo import adapter, backbones, benchmarks, config, plugins, runs
 from hadpo.data import Report, Sources
 from hadpo.generation import PRESETS, Decoding, generate
 from hadpo.records import Answer, BadInput, Metric, Pair, Question, read_jsonl
@@ -175,17 +174,13 @@ def _of_recipe(name: str) -> tuple[config.Recipe, dict[str, Any]]:
 
 def _of_run(folder: Path) -> tuple[config.Recipe, dict[str, Any]]:
     """The recipe of a run and the files of its merged model."""
-    path = folder / "merge" / "manifest.json"
-    if not path.is_file():
+    manifest = runs.read_manifest(folder / "merge")
+    if manifest is None or manifest.status != "done" or "merged" not in manifest.facts:
         raise BadInput(
-            f"{folder} is no run with a finished merge (no {path}); name a recipe, or the folder "
-            "of such a run"
+            f"{folder} is no run with a finished merge (no finished {folder / 'merge'}); name a "
+            "recipe, or the folder of such a run"
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    merged = manifest.get("facts", {}).get("merged")
-    if manifest.get("status") != "done" or not merged:
-        raise BadInput(f"{path}: the merge is not done; run it first")
-    return config.load_recipe(manifest["recipe"]), merged["files"]
+    return config.load_recipe(manifest.recipe), manifest.facts["merged"]["files"]
 
 
 def _preset(name: str) -> Decoding:

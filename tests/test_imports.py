@@ -66,8 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("instructions", "chat"),
     },
     "model": {
-        *("records", "config", "plugins", "data", "vlm", "backbones", "adapter", "generation"),
-        *("benchmarks", "trainer"),
+        *("records", "config", "plugins", "runs", "data", "vlm", "backbones", "adapter"),
+        *("generation", "benchmarks", "trainer"),
     },
     "__main__": {"cli"},
     "": {"model"},  # the front door

@@ -165,11 +165,6 @@ def check(settings: TrainConfig) -> None:
             f"keep_steps: with parallel: {settings.parallel} no process holds all weights before "
             "the end; set keep_steps: false, or parallel: ddp"
         )
-    problems += [
-        f"controls: unknown control {name!r}; known: sft"
-        for name in control_names(settings)
-        if name != "sft"
-    ]
     if settings.objective == "dpo" and settings.trained != "adapter":
         problems.append(
             f"trained: found {settings.trained} with objective: dpo; the reference is the same "

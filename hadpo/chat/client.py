@@ -137,7 +137,7 @@ class Client:
         settings = self.settings
         body: dict[str, Any] = {
             "model": settings.model,
-            "messages": [{"role": "user", "content": request.text}],
+            "messages": request.messages(),
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
         }

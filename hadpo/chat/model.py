@@ -18,6 +18,7 @@ from hadpo.chat.request import (
     Request,
     RequestFailed,
 )
+from hadpo.records import BadInput
 
 if TYPE_CHECKING:
     from hadpo.chat.client import Client
@@ -56,7 +57,11 @@ class ChatModel:
         new: dict[str, Request] = {}  # by key
         equal: list[tuple[str, str]] = []  # names of a request, and of the one that is sent for it
         for request in requests:
-            key = request.key(self.settings)
+            try:
+                key = request.key(self.settings)
+            except BadInput as error:  # a picture that is not there
+                outcome.without[request.name] = str(error)
+                continue
             reply = self.cache.get(key)
             if reply is not None:
                 outcome.replies[request.name] = reply
@@ -64,7 +69,7 @@ class ChatModel:
                 equal.append((request.name, new[key].name))
             else:
                 new[key] = request
-        self.bill.cached += len(requests) - len(new)
+        self.bill.cached += len(requests) - len(new) - len(outcome.without)
         if new and self.is_replay:
             why = "not among the stored replies (another model, setting, prompt or answer?)"
             outcome.missing = {request.name: why for request in new.values()}
@@ -143,6 +148,8 @@ class ChatModel:
         except NoAnswer as error:
             self._book(request, error, outcome)
             self._failures = 0
+        except BadInput as error:  # a picture that cannot be read
+            outcome.without[request.name] = str(error)
         except RequestFailed as error:
             log.warning("%s: %s", request.name, error)
             self._book(request, error, outcome)

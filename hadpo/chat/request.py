@@ -8,6 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from hadpo.chat.picture import data_url, picture_hash, picture_tokens
 from hadpo.records import BadInput, value_hash
 from hadpo.text import fill
 
@@ -89,15 +90,31 @@ class Request:
     prompt_version: str  # hash of the prompt's files
     attempt: int = 0  # the same text again is another request
     schema: Mapping[str, Any] | None = None  # what a JSON reply looks like
+    system: str | None = None  # the message before the user's
+    images: tuple[Path, ...] = ()  # pictures that the model is shown, before the text
 
     @property
     def tokens(self) -> float:
         """Estimated length of the prompt."""
-        return len(self.text) / _CHARACTERS_PER_TOKEN
+        texts = (len(self.text) + len(self.system or "")) / _CHARACTERS_PER_TOKEN
+        return texts + sum(map(picture_tokens, self.images))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages in the API's form; pictures travel inside, as data URLs.
+
+        Raises:
+            BadInput: a picture that cannot be read.
+        """
+        content: str | list[dict[str, Any]] = self.text
+        if self.images:
+            urls = [{"type": "image_url", "image_url": {"url": data_url(p)}} for p in self.images]
+            content = [*urls, {"type": "text", "text": self.text}]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return [*system, {"role": "user", "content": content}]
 
     def key(self, settings: ChatSettings) -> str:
-        """Hash of everything that may change the reply."""
-        facts = {
+        """Hash of everything that may change the reply; BadInput for an image that is not there."""
+        facts: dict[str, Any] = {
             "model": settings.model,
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
@@ -107,6 +124,10 @@ class Request:
             "attempt": self.attempt,
             "schema": self.schema,
         }
+        if self.system is not None:
+            facts["system"] = self.system
+        if self.images:
+            facts["images"] = [picture_hash(path) for path in self.images]
         content = json.dumps(facts, sort_keys=True, ensure_ascii=False)
         return value_hash(content)
 

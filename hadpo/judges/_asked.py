@@ -78,6 +78,8 @@ class AskedJudge:
             prompt_version=prompt.version,
             attempt=attempt,
             schema=prompt.schema,
+            system=prompt.rubric.system,
+            images=prompt.rubric.images(case),
         )
 
     def _read(self, text: str, case: Case, why: str) -> list[Verdict]:

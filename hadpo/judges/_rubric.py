@@ -17,6 +17,8 @@ class Rubric:
 
     The prompt has the slots {claims}, {regions}, {facts}, {question}, {case} and {format}; the
     last is filled with `lines` or `json`, the form of the reply.
+
+    `system` is a message before it, and `images` are pictures that the model is shown with it.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Rubric:
     lines: str = ""
     json: str = ""
     schema: Mapping[str, Any] | None = None  # of a JSON reply
+    system: str | None = None
+    images: Callable[[Case], tuple[Path, ...]] = lambda _: ()  # most judges see no picture
     claim: str = "{number}. {claim}"  # how each claim is shown
     regions: Callable[[Evidence], str] = lambda _: ""  # how the regions of the image are shown
     render: Callable[[str, Case], str] | None = None  # fills a prompt that has other slots
@@ -43,7 +47,7 @@ class Prompt:
 
     rubric: Rubric
     template: str
-    version: str  # hash of the template
+    version: str  # hash of the template, and of the system message if there is one
     schema: Mapping[str, Any] | None  # None: the reply is lines of text
 
     def render(self, case: Case) -> str:
@@ -89,7 +93,7 @@ def prompt_of(rubric: Rubric, *, is_json: bool, folder: Path | None = None) -> P
             f"{where}: no slot {{claims}}; slots: {{regions}}, {{facts}}, {{claims}}, ..."
         )
     template = text.replace("{format}", rubric.json if is_json else rubric.lines)
-    version = value_hash(template)
+    version = value_hash(template if rubric.system is None else f"{rubric.system}\0{template}")
     schema = rubric.schema if is_json else None
     return Prompt(rubric=rubric, template=template, version=version, schema=schema)
 

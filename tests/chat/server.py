@@ -53,13 +53,14 @@ class JudgeServer:
     def serve(self, handler, body):
         with self._lock:
             number = len(self.log)
-            text = body["messages"][0]["content"]
+            text = text_of(body)
             self.log.append(
                 {
                     "path": handler.path,
                     "key": handler.headers.get("authorization"),
                     "retry": int(handler.headers.get("x-stainless-retry-count", 0)),
                     "text": text,
+                    "body": body,
                     "format": (body.get("response_format") or {}).get("type", "text"),
                     "time": time.monotonic(),
                 }
@@ -147,6 +148,12 @@ class BatchApi:
         if isinstance(said, dict):
             return json.dumps(line | said)
         return json.dumps(line | {"response": {"status_code": 200, "body": completion(said)}})
+
+
+def text_of(body):
+    """The text of the user's message, whether pictures stand before it or not."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]
 
 
 def completion(text, *, finish="stop", refusal=None, tokens=(100, 10)):

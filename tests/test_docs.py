@@ -17,7 +17,7 @@ import pytest
 import typer.main
 import typer.testing
 
-from hadpo import config
+from hadpo import config, runs
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
@@ -56,6 +56,10 @@ def check_hadpo(words: list[str]) -> None:
     if name in ("run", "stage"):
         recipe = rest[0] if name == "run" else rest[1]
         assert config.load_recipe(recipe).name == recipe
+        if "--adapter" in rest:  # it is not here, so the message names the command that fetches it
+            with pytest.raises(runs.BadEnvironment, match="hadpo fetch adapters/"):
+                run_cli(app, [name, *rest, "--dry-run"], allowed=set())
+            return
         assert "dry run" in run_cli(app, [name, *rest, "--dry-run"], allowed={0})
     elif name == "doctor":
         assert "python" in run_cli(app, words, allowed={0, 3})

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from hadpo import backbones, batch
-from hadpo.adapter import files, lora
+from hadpo.adapter import dump, files, lora
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
 from hadpo.runs import read_manifest
 from hadpo.vlm.backbone import Backbone
@@ -56,7 +57,8 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     pairs = pairs_to_check(run)
     sources = learned(run)
     weights = [path for places in sources.values() for path in places.values()]
-    inputs = [_records(run), *weights, *parts.values()]
+    records = [] if settings.adapter_folder else [_records(run)]
+    inputs = [*records, *weights, *parts.values()]
     run.note(inputs=input_hashes(inputs, below=run.folder.parent))
     results: dict[str, dict[str, float]] = {}
     for name, places in sources.items():
@@ -95,10 +97,18 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
 def learned(run: Run) -> dict[str, dict[str, Path]]:
     """What is merged: training ("merged", or a control's name) -> adapter, connector, or both.
 
-    A published adapter that the recipe names stands for what the run itself has trained.
+    A published adapter that the recipe names stands for what the run itself has trained. Out of a
+    dump (a whole model, as LRV V2 was published) it is taken once, into the stage's folder.
     """
     if named := run.recipe.merge.adapter_folder:
-        return {MERGED: {ADAPTER: run.resolve(named)}}
+        folder = run.resolve(named)
+        if (folder / "adapter_config.json").is_file() or not _is_dump(folder):
+            return {MERGED: {ADAPTER: folder}}
+        own = run.path(ADAPTER)
+        if not (own / "adapter_config.json").is_file():
+            base = backbones.files_of(run.recipe, run.resolve)["language_model"]
+            dump.from_dump(folder, Path(base), own)
+        return {MERGED: {ADAPTER: own}}
     folder = run.earlier("train")
     folders = {MERGED: folder}
     for path in sorted((folder / "controls").glob("*/adapter")):
@@ -109,11 +119,18 @@ def learned(run: Run) -> dict[str, dict[str, Path]]:
     }
 
 
+def _is_dump(folder: Path) -> bool:
+    return folder.is_file() or any(folder.glob("pytorch_model*.bin*"))
+
+
 def pairs_to_check(run: Run) -> list[Pair]:
     """What trained and merged weights are compared on: the first `check_pairs` of the training.
 
     An instruction stands as a pair with its answer as the chosen one and an empty one beside it.
+    A published adapter brings no training: it is compared on pictures that are drawn here.
     """
+    if run.recipe.merge.adapter_folder:
+        return [_drawn(run, number) for number in range(run.recipe.merge.check_pairs)]
     path = _records(run)
     if path.name == "pairs.jsonl":
         return list(islice(read_jsonl(path, Pair), run.recipe.merge.check_pairs))
@@ -131,6 +148,23 @@ def pairs_to_check(run: Run) -> list[Pair]:
         )
         for record in records
     ]
+
+
+def _drawn(run: Run, number: int) -> Pair:
+    """A picture that goes from dark to light, turned a little more each time, and two answers."""
+    path = run.path("drawn", f"{number}.png")
+    if not path.is_file():
+        Image.linear_gradient("L").rotate(37 * number).convert("RGB").save(path)
+    return Pair(
+        pair_id=f"drawn-{number}",
+        image_id=f"drawn-{number}",
+        image=str(path),
+        instruction="Describe this image in detail.",
+        chosen="The image shows a surface that goes from dark to light.",
+        rejected="The image shows two dogs on a red sofa beside a table with three cups.",
+        kind="description",
+        source="drawn",
+    )
 
 
 def _records(run: Run) -> Path:

@@ -73,16 +73,26 @@ def run(
     name: Name = "",
     parameter: Settings = None,
     processes: Processes = 0,
+    adapter: Annotated[
+        str, typer.Option(help="evaluate this adapter, a folder or a hub id; train nothing")
+    ] = "",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run all stages of a recipe; finished ones are left as they are.
 
     Example: hadpo run mini/llava -p beta=0.2 --name beta-02 --processes 2
+
+    Example: hadpo run llava-1.5-7b --adapter juliozhao/hadpo-llava-1.5
     """
     overrides = runs.read_overrides(parameter or ()) | _shared_by(processes)
     resolved = config.load_recipe(recipe, overrides)
-    _run_stages(resolved.stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
+    stages = resolved.stages
+    if adapter:
+        stages, published = _without_training(resolved, fetching.find_adapter(adapter), overrides)
+        overrides |= published
+        name = name or f"{runs.run_name(recipe)}-published"
+    _run_stages(stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
 
 
 @app.command()
@@ -234,6 +244,29 @@ def _show_tables(folder: Path) -> None:
 
 def _shared_by(processes: int) -> dict[str, Any]:
     return {"processes": processes} if processes else {}
+
+
+def _without_training(
+    recipe: config.Recipe, adapter: str, given: dict[str, Any]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The stages and settings that evaluate a recipe's base beside a published adapter.
+
+    Raises:
+        BadInput: the recipe cannot merge one, or a parameter asks for something else.
+    """
+    stages = tuple(each for each in recipe.stages if each != "train")
+    if not {"prepare", "merge", "evaluate"} <= set(stages):
+        raise BadInput(
+            f"--adapter: recipe {recipe.name} has the stages {', '.join(stages)}; "
+            "expected prepare, merge and evaluate"
+        )
+    published: dict[str, Any] = {"adapter_folder": adapter, "pair_source": "questions"}
+    both = [each for each in config.names(recipe.evaluate.models) if each in ("base", "merged")]
+    if "models" not in given:  # its controls and steps come out of a training
+        published["models"] = ",".join(both)
+    for key in published.keys() & given.keys():
+        raise BadInput(f"--adapter sets {key} itself; leave out -p {key}={given[key]}")
+    return stages, published
 
 
 def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,62 +1,132 @@
 """The command `fetch`: what a backbone or a data set needs, from where its authors put it."""
 
 import json
+import re
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
 from hadpo import config, runs
 from hadpo.cli.results import AsJson
+from hadpo.records import BadInput
 
 commands = typer.Typer()
 
 
 @commands.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="backbone or data set; none: list them all")] = "",
+    names: Annotated[
+        list[str] | None, typer.Argument(help="backbones, adapters, data sets; none: list them all")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="all that this recipe reads")] = "",
     check: Annotated[bool, typer.Option(help="look and compare checksums; fetch nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch what a backbone, an adapter or a data set needs; what is present is checked and stays.
+    """Fetch what backbones, adapters, data sets or a recipe need; what is present stays.
 
-    Files go to HADPO_MODELS and HADPO_DATA. An interrupted fetch goes on where it stopped.
+    Files go to HADPO_MODELS and HADPO_DATA. Room on the disk and access to the hub are checked
+    before the first byte. An interrupted fetch goes on where it stopped.
 
-    Example: hadpo fetch llava/1.5-7b
+    Example: hadpo fetch llava/1.5-7b pope
+
+    Example: hadpo fetch --recipe llava-1.5-7b
     """
+    from hadpo import doctor
     from hadpo.data import fetch as fetching
 
-    if not name:
+    wanted = list(names or ())
+    if recipe:
+        wanted += doctor.sources_of(config.load_recipe(recipe))
+    if not wanted and not recipe:
         _list(as_json)
         return
-    source = fetching.source(name)
-    if not as_json:
-        typer.echo(f"{name}: {source.title}\nlicence: {source.licence}")
-    if check:
-        states = fetching.look_all(name, config.resolve_path, deep=True)
-    else:
-        states = fetching.fetch(name, config.resolve_path, progress=_bar)
+    wanted = list(dict.fromkeys(wanted))
+    known = {name: fetching.look_all(name, config.resolve_path) for name in wanted}
+    if not check:
+        _check_before(known, as_json)
     rows, problems = [], []
-    for state in states:
-        word = "fetched" if state.was_fetched else state.status
-        note = state.note or state.item.note
-        rows.append(
-            {"status": word, "path": str(state.path), "source": state.item.source}
-            | {"problem": state.problem, "note": note}
-        )
-        if state.problem or state.status != "present":
-            problems.append(state.problem or state.detail)
+    for name in wanted:
+        source = fetching.source(name)
         if not as_json:
-            typer.echo(f"{word:8} {state.path}  ({state.item.source})")
-            for text in (state.problem, note):
-                typer.echo(f"{'':9}{text}") if text else None
+            typer.echo(f"{name}: {source.title}\nlicence: {source.licence}")
+        if check:
+            states = fetching.look_all(name, config.resolve_path, deep=True)
+        else:
+            states = fetching.fetch(name, config.resolve_path, progress=_bar)
+        for state in states:
+            word = "fetched" if state.was_fetched else state.status
+            note = state.note or state.item.note
+            rows.append(
+                {"name": name, "status": word, "path": str(state.path)}
+                | {"source": state.item.source, "problem": state.problem, "note": note}
+            )
+            is_extra = state.item.made and not recipe and any(not i.made for i in source.items)
+            if state.status != "present" and not is_extra:
+                problems.append(state.problem or state.detail)
+            if not as_json:
+                typer.echo(f"{word:8} {state.path}  ({state.item.source})")
+                for text in (state.problem, note):
+                    typer.echo(f"{'':9}{text}") if text else None
     if as_json:
         typer.echo(json.dumps(rows))
     if problems:
         raise runs.BadEnvironment(
             f"{len(problems)} of {len(rows)} not there:\n  " + "\n  ".join(problems)
         )
+
+
+def _check_before(known: dict[str, list[Any]], as_json: bool) -> None:
+    """Say how much will be fetched; stop where the disk or the hub would stop it later.
+
+    Raises:
+        BadEnvironment: too little room, or a licence of the hub that must be accepted first.
+    """
+    from hadpo.data import fetch as fetching
+
+    states = [state for found in known.values() for state in found]
+    size, crowded = fetching.missing_bytes(states)
+    if size and not as_json:
+        typer.echo(f"to fetch: {size / 1e9:.1f} GB, for {', '.join(known)}")
+    absent = [state.item for state in states if state.status != "present"]
+    problems = [crowded] * bool(crowded) + fetching.check_access(absent)
+    if problems:
+        raise runs.BadEnvironment("nothing was fetched:\n  " + "\n  ".join(problems))
+
+
+def find_adapter(text: str) -> str:
+    """Where a published adapter lies, as a recipe's path; it was fetched before, or is a folder.
+
+    Args:
+        text: a folder, a hub id (owner/name), or a name of `hadpo fetch`.
+
+    Raises:
+        BadEnvironment: a hub id whose files are not here; says the command that fetches them.
+        BadInput: neither.
+    """
+    from hadpo.data import fetch as fetching
+
+    if Path(text).expanduser().exists():
+        return str(Path(text).expanduser().resolve())
+    for name in fetching.sources():
+        for item in fetching.source(name).items:
+            if name.startswith("adapters/") and text in (name, item.hub):
+                place = config.resolve_path(item.to)
+                if fetching.look(item, place).status == "present":
+                    return item.to
+                raise runs.BadEnvironment(f"{text} is not at {place} yet: hadpo fetch {name}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
+        to = f"${{HADPO_MODELS}}/{text.partition('/')[2]}"
+        place = config.resolve_path(to)
+        if (place / "adapter_config.json").is_file():
+            return to
+        raise runs.BadEnvironment(
+            f"adapter {text}: no such folder here, and nothing at {place}; if it is a hub id: "
+            f"hf download {text} --local-dir {place}"
+        )
+    raise BadInput(f"--adapter {text!r}: no such folder, and no hub id (owner/name) either")
 
 
 def _list(as_json: bool) -> None:

@@ -151,8 +151,9 @@ class ModelConfig:
 class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
-    # published: the authors' files; mined: the model's own answers, corrected; none: no pairs.
-    pair_source: Literal["published", "mined", "none"] = "published"
+    # published: the authors' files; mined: the model's own answers, corrected; none: no pairs, but
+    # instructions; questions: nothing to train on, only what the evaluation asks.
+    pair_source: Literal["published", "mined", "none", "questions"] = "published"
     # Which instructions are used, comma separated; negative ones ask for things that are not there.
     instruction_kinds: Annotated[_Kinds, _INSTRUCTED] = ",".join(INSTRUCTION_KINDS)
     description_images: Annotated[Count, _MINED] = 0  # images that the model describes
@@ -276,7 +277,8 @@ class MergeConfig:
     merged_dtype: Literal["float32", "bfloat16", "float16"] = "float16"  # of the files on disk
     check_pairs: AtLeastOne = 3  # pairs on which merged and adapter must agree
     save_transformers: bool = True  # LLaVA only: also a folder for transformers, beside merged/
-    adapter_folder: str = ""  # a published adapter; empty: the one of the train stage
+    # A published adapter, or a whole model saved with its LoRA inside; empty: that of the training.
+    adapter_folder: str = ""
     # Whose connector: LLaVA's published adapters bring their own.
     adapter_projector: Annotated[
         Literal["adapter", "base"], When.given("merge", "adapter_folder")

@@ -2,12 +2,13 @@
 
 from hadpo import config
 from hadpo.doctor import files, machine
+from hadpo.doctor.files import sources_of
 from hadpo.doctor.machine import missing_kernels
 from hadpo.doctor.report import Check, Report
 from hadpo.records import BadInput
 from hadpo.runs import Run
 
-__all__ = ["Check", "Report", "check", "inputs", "missing_kernels"]
+__all__ = ["Check", "Report", "check", "inputs", "missing_kernels", "sources_of"]
 
 
 def check(recipe_name: str = "") -> Report:

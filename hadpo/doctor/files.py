@@ -15,12 +15,21 @@ def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]
         yield from _parts(recipe.model, run_folder)
     if "prepare" not in recipe.stages:
         return
-    for what, text in _data_files(recipe.data):
+    for what, text in _data_files(recipe):
         if run_folder is None and "${WORLD}" in text:
             yield Check(what=what, status="ok", found="drawn by the prepare stage")
             continue
         by_hand = f"put it there, or set the recipe's path; see docs/real_data.md ({what})"
         yield _file(what, text, run_folder, fix=_fetch_command(text) or by_hand)
+
+
+def sources_of(recipe: config.Recipe) -> list[str]:
+    """Names of `hadpo fetch` that bring all that the recipe reads, each once."""
+    texts = [] if recipe.model is None else [*recipe.model.files.values()]
+    texts += [text for _, text in _data_files(recipe)] if "prepare" in recipe.stages else []
+    backbone = recipe.model.backbone if recipe.model else ""
+    names = [_source_name(text, backbone) for text in texts]
+    return [*dict.fromkeys(filter(None, names))]
 
 
 def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check]:
@@ -39,16 +48,18 @@ def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check
             yield Check(what=part, status="missing", found="not in the recipe", fix=fix)
 
 
-def _data_files(data: Any) -> Iterator[tuple[str, str]]:
+def _data_files(recipe: config.Recipe) -> Iterator[tuple[str, str]]:
+    data: Any = recipe.data
+    trains = recipe.prepare.pair_source != "questions"
     wanted = (
         ("Visual Genome", data.visual_genome, ("image_data.json", "region_descriptions.json")),
-        ("HA-DPO pairs", data.pairs_folder, ("desc_data.json", "pope_data.json")),
+        ("HA-DPO pairs", data.pairs_folder if trains else "", ("desc_data.json", "pope_data.json")),
         ("COCO val2014", data.coco, ("val2014",)),
         *_benchmark_files(data),
         *(
             ("instructions", place, ("",))
             for place in config.names(data.instructions)
-            if place != "oracle"
+            if place != "oracle" and trains
         ),
         ("vocabulary", data.vocabulary, ("",)),
     )
@@ -79,7 +90,15 @@ def _file(what: str, text: str, run_folder: Path | None, *, fix: str) -> Check:
 
 def _fetch_command(text: str, backbone: str = "") -> str:
     """The command that puts something at a recipe's path; "" where none does."""
-    names = fetch.names_for(text)
-    if not names:
+    name = _source_name(text, backbone)
+    if not name:
         return ""
-    return f"hadpo fetch {backbone if backbone in names else names[0]}"
+    items = fetch.source(name).items
+    made = [str(config.resolve_path(i.made)) for i in items if i.made and i.to == text]
+    fetched = [f"hadpo fetch {name}"] if any(not item.made for item in items) else []
+    return "; then ".join(fetched + made)
+
+
+def _source_name(text: str, backbone: str) -> str:
+    names = fetch.names_for(text)
+    return "" if not names else backbone if backbone in names else names[0]

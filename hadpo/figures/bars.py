@@ -215,17 +215,15 @@ def length_figure(pairs: Sequence[Pair] | Sequence[Instruction]) -> Figure:
 
     Of all pairs if there are no descriptions. On the diagonal, length carries no signal. Of
     instructions: how long the answers of each kind are.
-
-    Raises:
-        BadInput: no pairs.
     """
     instructions = [record for record in pairs if isinstance(record, Instruction)]
     if instructions:
         return _answer_lengths(instructions)
     pairs = [record for record in pairs if isinstance(record, Pair)]
     shown = [p for p in pairs if p.kind == "description"] or list(pairs)
-    if not shown:
-        raise BadInput("no pairs to measure")
+    if not shown:  # a run that only evaluates prepares none
+        message = "No pairs, so there are no lengths to compare."
+        return finish(new_drawing(6.2, 1.0), "pair_lengths", message, note="n = 0.", alt="")
     chosen = np.array([len(p.chosen.split()) for p in shown])
     rejected = np.array([len(p.rejected.split()) for p in shown])
     change = float(chosen.mean() / max(rejected.mean(), 1e-9) - 1)

@@ -35,10 +35,13 @@ Record = TypeVar("Record", Pair, Instruction)
 
 
 def sample_images(run: "Run", count: int) -> list[Evidence]:
-    """The first `count` images that pairs will be made of, with what is known about them."""
+    """The first `count` images that pairs will be made of, with what is known about them.
+
+    Without pairs to make, images that the benchmarks ask about.
+    """
     ids = _image_ids(run)[:count]
     known = material.read(run, Report("skip"), image_ids=ids)
-    return [known.images[key] for key in ids]
+    return [known.images[key] for key in ids] or [*known.evidence.values()][:count]
 
 
 def plan(run: "Run") -> dict[str, Any]:
@@ -46,12 +49,13 @@ def plan(run: "Run") -> dict[str, Any]:
     settings = run.settings
     ids = _image_ids(run)
     known = material.read(run, Report("skip"), image_ids=ids)
+    places = material.instruction_places(run) if settings.pair_source != "questions" else []
     facts: dict[str, Any] = {
         "pairs": settings.pair_source,
         "images that pairs are made of": len(ids),
         "images that benchmarks ask about": len({q.image_id for q in known.questions}),
         "in both": f"{len(set(ids) & known.evaluated)} ({settings.on_overlap})",
-        "instructions from": ", ".join(material.instruction_places(run)) or "nowhere",
+        "instructions from": ", ".join(places) or "nowhere",
         "broken records": settings.on_bad,
     }
     if settings.pair_source == "mined":
@@ -96,9 +100,10 @@ def prepare(run: "Run") -> dict[str, int]:
         pairs, rewrites = _mine(run, known, [known.images[key] for key in ids], counts)
     pairs = _limited(pairs, settings.limit)
     own = Report(settings.on_bad)
-    instructions = material.read_instructions(run, known, own, counts)
+    trains = settings.pair_source != "questions"
+    instructions = material.read_instructions(run, known, own, counts) if trains else []
     counts.update(own.finish())
-    if not pairs and (settings.pair_source != "none" or not instructions):
+    if trains and not pairs and (settings.pair_source != "none" or not instructions):
         raise BadInput(f"no pairs: {dict(counts)}; look at the recipe's sections data and prepare")
     overlap = sorted({record.image_id for record in (*pairs, *instructions)} & known.evaluated)
     if overlap and settings.on_overlap == "error":
@@ -133,7 +138,9 @@ def sample_questions(run: "Run", count: int) -> list[Question]:
 def read_prepared(run: "Run") -> Sequence[Pair] | Sequence[Instruction]:
     """What the stage wrote to train on: pairs, or instructions if there are no pairs."""
     pairs = list(read_jsonl(run.path("pairs.jsonl"), Pair))
-    return pairs or list(read_jsonl(run.path("instructions.jsonl"), Instruction))
+    if pairs or run.settings.pair_source == "questions":
+        return pairs
+    return list(read_jsonl(run.path("instructions.jsonl"), Instruction))
 
 
 def split_off(
@@ -164,7 +171,7 @@ def _image_ids(run: "Run", published: Sequence[Pair] | None = None) -> list[str]
     if settings.pair_source == "mined":
         wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
         return material.images_to_mine(run, wanted)
-    if material.ORACLE in material.instruction_places(run):
+    if settings.pair_source == "none" and material.ORACLE in material.instruction_places(run):
         return material.images_to_mine(run, sys.maxsize)
     return []
 

@@ -139,7 +139,11 @@ def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:
     """The earlier stages of the run that must be done first."""
     if stage == "compare" and recipe.compare.run_names:  # it reads those runs, none of its own
         return ()
-    return recipe.stages[: recipe.stages.index(stage)]
+    if stage == "merge" and recipe.merge.adapter_folder:  # a published adapter needs no training
+        return ()
+    before = recipe.stages[: recipe.stages.index(stage)]
+    # What is merged knows its training, and becomes stale with it.
+    return tuple(each for each in before if each != "train" or "merge" not in before)
 
 
 def _papermill(

@@ -7,7 +7,9 @@ What a user already has is looked at and checked, not fetched again.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -28,10 +30,12 @@ __all__ = [
     "ItemState",
     "Patience",
     "Source",
+    "check_access",
     "fetch",
     "is_transformers",
     "look",
     "look_all",
+    "missing_bytes",
     "names_for",
     "problem_of",
     "source",
@@ -40,19 +44,21 @@ __all__ = [
 SOURCES = Path(__file__).with_name("sources.yaml")
 Resolve = Callable[[str], Path]
 _STRICT = pydantic.ConfigDict(extra="forbid")
-_ORIGINS = ("hub", "url", "drive", "drive_folder", "image_list")
+_ORIGINS = ("hub", "url", "drive", "drive_folder", "image_list", "made")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Item:
-    """One file or folder; exactly one of the first five fields says where it comes from."""
+    """One file or folder; exactly one of the first six fields says where it comes from."""
 
     hub: str = ""
     url: str = ""
     drive: str = ""
     drive_folder: str = ""
     image_list: str = ""
+    made: str = ""
     to: str
+    mirrors: tuple[str, ...] = ()
     kind: Literal["model", "dataset"] = "model"
     files: tuple[str, ...] = ()
     holds: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -235,7 +241,7 @@ def fetch(
         try:
             if state.status == "broken" and path.is_file():
                 path.unlink()
-            note = _fetch(item, path, resolve, patience, progress(item))
+            note = _fetch_from_any(item, path, resolve, patience, progress(item))
         except FetchFailed as error:
             problem = str(error)
         state = look(item, path)
@@ -255,10 +261,55 @@ def _covers(item: Item, path: str) -> bool:
     return any(place == wanted or place.startswith(wanted + "/") for place in places)
 
 
+def check_access(items: Sequence[Item]) -> list[str]:
+    """What the hub would not give, a line each: licences to be accepted, logins to be made.
+
+    Asked before the first byte, so that the last of ten items is not the one that is refused.
+    """
+    return list(filter(None, (hosts.refusal(i.hub, kind=i.kind) for i in items if i.hub)))
+
+
+def missing_bytes(states: Sequence[ItemState]) -> tuple[int, str]:
+    """Bytes to fetch, and which disk has too little room for them with what is unpacked; or ""."""
+    wanted: Counter[tuple[int, Path]] = Counter()
+    absent = {s.path / s.item.source: s for s in states if s.status != "present"}
+    for state in absent.values():
+        place = next(p for p in (state.path, *state.path.parents) if p.exists())
+        folder = place if place.is_dir() else place.parent
+        disk = folder.stat().st_dev
+        known = next((f for d, f in wanted if d == disk), folder)
+        wanted[disk, known] += state.item.size * (2 if state.item.unpack else 1)
+    lines = [
+        f"{folder}: {need / 1e9:.1f} GB to fetch and unpack, {free / 1e9:.1f} GB free"
+        for (_, folder), need in wanted.items()
+        if need > (free := shutil.disk_usage(folder).free)
+    ]
+    return sum(state.item.size for state in absent.values()), "; ".join(lines)
+
+
+def _fetch_from_any(
+    item: Item, path: Path, resolve: Resolve, patience: Patience, progress: Progress | None
+) -> str:
+    """`_fetch`, and if that fails, from each mirror in turn."""
+    try:
+        return _fetch(item, path, resolve, patience, progress)
+    except FetchFailed as error:
+        reasons = [str(error)]
+    for url in item.mirrors:
+        mirror = dataclasses.replace(item, url=url, hub="", drive="", mirrors=())
+        try:
+            return f"from the mirror {url}. {_fetch(mirror, path, resolve, patience, progress)}"
+        except FetchFailed as error:
+            reasons.append(str(error))
+    raise FetchFailed("; ".join(reasons))
+
+
 def _fetch(
     item: Item, path: Path, resolve: Resolve, patience: Patience, progress: Progress | None
 ) -> str:
     """Fetch one item; returns a note about it, or ""."""
+    if item.made:
+        raise FetchFailed(f"{path}: {resolve(item.made)}")
     if item.hub:
         hosts.snapshot(item.hub, path, kind=item.kind, patterns=item.files)
         return ""

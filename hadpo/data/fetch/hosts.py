@@ -16,6 +16,10 @@ from hadpo.data.fetch.plain import (
 )
 
 _USELESS = ["*.md", ".gitattributes", "*.h5", "*.msgpack", "*.onnx", "*.png", "*.jpg", "*.gguf"]
+_TWICE = {  # what holds the same weights again -> what is taken instead
+    "pytorch_model*.bin*": "model*.safetensors",
+    "adapter_model.bin": "adapter_model.safetensors",
+}
 _QUOTA = ("too many users", "quota exceeded", "cannot view or download")
 
 
@@ -41,6 +45,9 @@ def snapshot(
         }
         if not wanted:
             raise FetchFailed(f"{page}: none of its files is {', '.join(patterns)}")
+        for again, better in _TWICE.items():
+            if any(fnmatch.fnmatch(name, better) for name in wanted):
+                wanted = {n: f for n, f in wanted.items() if not fnmatch.fnmatch(n, again)}
         left = {name: f for name, f in wanted.items() if _size(target / name) != f.size}
         check_space(target, sum(f.size or 0 for f in left.values()), source=page)
         for name in left:  # the client goes by times and would keep a file that was spoilt just now
@@ -54,6 +61,22 @@ def snapshot(
         )
     for name, file in wanted.items():
         _check(target / name, file, page)
+
+
+def refusal(repository: str, *, kind: str = "model") -> str:
+    """Why the hub would not give a repository to who asks now, and what to do; "" if it would.
+
+    Only what a person must do is told here: a hub that does not answer is met again in `snapshot`.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    try:
+        with _hub_errors(page):
+            HfApi().auth_check(repository, repo_type=kind)
+    except FetchFailed as error:
+        return str(error) if isinstance(error.__cause__, errors.GatedRepoError) else ""
+    return ""
 
 
 @contextmanager

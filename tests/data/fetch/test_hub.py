@@ -158,3 +158,28 @@ def test_the_list_says_what_is_there(web, hadpo_fetch):
     hadpo_fetch()
     rows = {row["name"]: row for row in json.loads(hadpo_fetch("--json").stdout)}
     assert rows["mine"]["present"] == "1 of 1" and rows["llava/1.5-7b"]["present"] == "0 of 2"
+
+
+def test_one_format_of_a_checkpoint_is_fetched(web, tmp_path, hadpo_fetch):
+    both = {"pytorch_model.bin": b"PK the same", "non_lora_trainables.bin": b"others"}
+    Hub(web, FILES | both)
+    assert hadpo_fetch().returncode == 0
+    found = {p.name for p in (tmp_path / "models" / "name").iterdir() if p.is_file()}
+    assert found == {"config.json", "model.safetensors", "non_lora_trainables.bin"}
+
+
+def test_a_licence_to_be_accepted_stops_before_the_first_byte(web, tmp_path, hadpo_fetch):
+    Hub(web)
+
+    def gated(handler):
+        handler.give(b"", status=403, X_Error_Code="GatedRepo", X_Error_Message="Access restricted")
+
+    web.routes["/api/models/owner/name/auth-check"] = gated
+    done = hadpo_fetch()
+    assert done.returncode == 3
+    assert "nothing was fetched" in done.stderr
+    assert "its licence must be accepted first" in done.stderr
+    assert "hf auth login" in done.stderr
+    asked = [path for _, path, _ in web.log if "owner/name" in path]
+    assert asked == ["/api/models/owner/name/auth-check"]
+    assert not (tmp_path / "models").exists()

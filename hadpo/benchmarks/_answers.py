@@ -24,6 +24,7 @@ from hadpo.records import (
     write_text,
 )
 from hadpo.runs import read_manifest
+from hadpo.text import first_segments, segments
 
 if TYPE_CHECKING:
     from hadpo.generation import Decoding
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE, TUNED = "base", "merged"
+CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 ADAPTER, CONNECTOR, STEP = "adapter", "connector", "step-"
 Files = dict[str, str | Path]
 
@@ -258,3 +260,24 @@ def _write_decoding(run: "Run", benchmarks: dict[str, Benchmark]) -> None:
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     write_text(run.path("decoding.json"), text)
     run.note(decoding=found)
+
+
+def cut(base: Iterable[Answer], tuned: Iterable[Answer], settings: Any) -> list[Answer]:
+    """The base's descriptions, each cut to the sentence count of the tuned model's.
+
+    The control for saying less: whatever this row gains over the base, it gains by length alone. A
+    text that is cut was not generated as it stands: its `tokens` are 0, and no metric of it
+    rests on how answers were generated.
+    """
+    how = settings.shr_segmentation
+    length = {a.question_id: len(segments(a.text, how)) for a in tuned}
+    found = []
+    for answer in base:
+        if answer.question_id not in length:
+            continue
+        text = first_segments(answer.text, length[answer.question_id], how)
+        is_whole = text == answer.text.rstrip()
+        tokens = answer.tokens if is_whole else 0
+        finish = answer.finish if is_whole else "stop"
+        found.append(replace(answer, model=CUT, text=text, tokens=tokens, finish=finish))
+    return found

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Measure, Tally, score
+from hadpo.benchmarks._answers import CUT, cut
 from hadpo.benchmarks._shr_files import RESPONSES, read_judgement, read_responses
 from hadpo.benchmarks._shr_files import write as export
 from hadpo.config import STRICT, AtLeastOne
@@ -24,7 +25,6 @@ from hadpo.judges.oracle.vocabulary import Vocabulary, read_world
 from hadpo.records import Answer, BadInput, Case, Evidence, Metric, Question
 from hadpo.text import (
     distinct,
-    first_segments,
     repeated_segments,
     segmentation_of,
     segments,
@@ -53,7 +53,6 @@ BARS = {"hallucinated_sentence_ratio": "hallucinated sentences"}  # drawn in the
 _FACTS = tuple(f"shr_factual_part{part}.jsonl" for part in (1, 2))
 FILES = {"shr": ("SHR", ("val_images_final.json", *_FACTS))}
 RUBRICS = (SENTENCES,)
-CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 
 
 def _behind(name: str, *, is_fraction: bool = False, is_read: bool = False) -> Measure:
@@ -169,27 +168,6 @@ def cases(
                 evidence=evidence[answer.image_id],
             )
         )
-    return found
-
-
-def cut(base: Iterable[Answer], tuned: Iterable[Answer], settings: Settings) -> list[Answer]:
-    """The base's descriptions, each cut to the sentence count of the tuned model's.
-
-    The control for saying less: whatever this row gains over the base, it gains by length alone. A
-    text that is cut was not generated as it stands: its `tokens` are 0, and no metric of it
-    rests on how answers were generated.
-    """
-    how = settings.shr_segmentation
-    length = {a.question_id: len(segments(a.text, how)) for a in tuned}
-    found = []
-    for answer in base:
-        if answer.question_id not in length:
-            continue
-        text = first_segments(answer.text, length[answer.question_id], how)
-        is_whole = text == answer.text.rstrip()
-        tokens = answer.tokens if is_whole else 0
-        finish = answer.finish if is_whole else "stop"
-        found.append(replace(answer, model=CUT, text=text, tokens=tokens, finish=finish))
     return found
 
 

@@ -35,6 +35,7 @@ from hadpo.config.sections import (
     ShareBelowOne,
     TrainConfig,
     When,
+    amounts,
     names,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
     "ShareBelowOne",
     "TrainConfig",
     "When",
+    "amounts",
     "as_dict",
     "load_recipe",
     "names",

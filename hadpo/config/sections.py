@@ -51,6 +51,21 @@ def names(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
+def amounts(setting: str) -> dict[str, float]:
+    """The numbers of a setting "name=number, name=number"; of a number alone, that of "".
+
+    Raises:
+        ValueError: not of that form, or a name that stands twice.
+    """
+    found: dict[str, float] = {}
+    for part in names(setting):
+        name, _, number = (text.strip() for text in part.rpartition("="))
+        if name in found:
+            raise ValueError(f"{name or 'a number alone'} stands twice")
+        found[name] = float(number)
+    return found
+
+
 def _each_of(known: Callable[[], Iterable[str]], pattern: str = "$^") -> pydantic.AfterValidator:
     """Check that every name of a comma-separated setting is known, or matches `pattern`."""
 
@@ -65,9 +80,27 @@ def _each_of(known: Callable[[], Iterable[str]], pattern: str = "$^") -> pydanti
 
 INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
 _Kinds = Annotated[str, _each_of(lambda: INSTRUCTION_KINDS)]
-_Controls = Annotated[str, _each_of(lambda: ("sft",))]
+CONTROLS = ("sft", "sft_true", "sft_flawless", "dpo_alone")
+_Controls = Annotated[str, _each_of(lambda: CONTROLS)]
+
+
+def _by_control(setting: Any) -> Any:
+    """A number for all controls, or some by name, as the text that `amounts` reads."""
+    if isinstance(setting, int | float) and not isinstance(setting, bool):
+        setting = f"{setting:g}"
+    if not isinstance(setting, str):
+        raise ValueError('expected a number, or "sft=number, sft_true=number"')
+    for name, number in amounts(setting).items():
+        if name and name not in CONTROLS:
+            raise ValueError(f"no {name!r}; {plugins.choices(name, CONTROLS)}")
+        if not 0 < number < float("inf"):
+            raise ValueError(f"found {number:g}, expected a number above 0")
+    return setting
+
+
+_ByControl = Annotated[str, pydantic.BeforeValidator(_by_control)]
 _Trackers = Annotated[str, _each_of(lambda: ("tensorboard", "wandb"))]
-_Models = Annotated[str, _each_of(lambda: ("base", "merged", "sft", "step-<n>"), r"step-\d+")]
+_Models = Annotated[str, _each_of(lambda: ("base", "merged", *CONTROLS, "step-<n>"), r"step-\d+")]
 _Benchmarks = Annotated[str, _each_of(lambda: plugins.available("hadpo.benchmarks"))]
 _Judge = Annotated[str, _each_of(lambda: plugins.available("hadpo.judges"))]
 
@@ -102,11 +135,14 @@ class When:
 
 _WORLD = When.above_zero("data", "mini_seed")
 _PUBLISHED = When.one_of("prepare", "pair_source", "published")
-_MINED = When.one_of("prepare", "pair_source", "mined")
+_MINED = When.one_of("prepare", "pair_source", "mined", "ranked")
+_RANKED = When.one_of("prepare", "pair_source", "ranked")
+_CORRECTED = When.one_of("prepare", "pair_source", "mined")
 _LLM = When.one_of("prepare", "corrector", "llm")
 _INSTRUCTED = When.given("data", "instructions")
 _DPO = When.one_of("train", "objective", "dpo")
 _SFT = When.one_of("train", "objective", "sft")
+_CONTROLLED = When.given("train", "controls")
 _ADAPTER = When.one_of("train", "trained", "adapter", "adapter+connector")
 _COSINE = When.one_of("train", "schedule", "cosine", "cosine_from_start")
 _BY_EPOCHS = When.one_of("train", "steps", 0)
@@ -151,18 +187,22 @@ class ModelConfig:
 class PrepareConfig:
     """Where the preference pairs come from, and the questions of the evaluation."""
 
-    # published: the authors' files; mined: the model's own answers, corrected; none: no pairs, but
+    # published: the authors' files; mined: the model's own answers, corrected; ranked: the model's
+    # own answers, the best against the worst of each image, nothing corrected; none: no pairs, but
     # instructions; questions: nothing to train on, only what the evaluation asks.
-    pair_source: Literal["published", "mined", "none", "questions"] = "published"
+    pair_source: Literal["published", "mined", "ranked", "none", "questions"] = "published"
     # Which instructions are used, comma separated; negative ones ask for things that are not there.
     instruction_kinds: Annotated[_Kinds, _INSTRUCTED] = ",".join(INSTRUCTION_KINDS)
     description_images: Annotated[Count, _MINED] = 0  # images that the model describes
     yes_no_pairs: Annotated[Count, _MINED] = 0  # pairs about a yes/no question that are used
     # Of the descriptions, those that are sampled; the rest is greedy. Sampled ones invent more.
-    sampled_share: Annotated[Share, _MINED] = 0.5
+    sampled_share: Annotated[Share, _CORRECTED] = 0.5
+    # Descriptions of each image that are ranked; more of them lie farther apart. Usual: 4 to 8.
+    samples_per_image: Annotated[Annotated[_Integer, Field(ge=2)], _RANKED] = 4
     temperature: Annotated[Amount, _MINED] = 0.7  # of the sampled descriptions; 0: greedy
     max_new_tokens: Annotated[AtLeastOne, _MINED] = 100  # of one description
-    # Who finds and corrects false sentences: oracle knows the images' objects, llm is asked.
+    # Who finds false sentences, and corrects them if pairs are mined: oracle knows the images'
+    # objects, llm is asked.
     corrector: Annotated[Literal["oracle", "llm"], _MINED] = "oracle"
     corrector_model: Annotated[str, _LLM] = ""  # its name on the server at OPENAI_BASE_URL
     # Of the replies: json_object for servers that do not follow a schema.
@@ -255,8 +295,15 @@ class TrainConfig:
     # Requests for captions that have none of their own.
     caption_requests: Annotated[Literal["detailed", "humour"], _SFT] = "detailed"
     early_stop: Count = 0  # stop after so many looks without a better held-out loss; 0: never
-    # sft: also finetune on the chosen texts only; what dpo gains must be more than that.
+    # Also train, on the same updates: sft, finetuning on the chosen texts; sft_true, on their
+    # sentences that were judged true; sft_flawless, on texts without a false sentence (both with
+    # pair_source: ranked); dpo_alone, dpo with gamma 0. What dpo gains must be more than that.
     controls: Annotated[_Controls, _DPO] = ""
+    # Of the controls, at its peak: every method needs the rate that suits it, or the comparison
+    # says nothing. A number, or numbers by name: "sft=0.001, sft_true=0.0012"; empty: the run's.
+    control_learning_rate: Annotated[_ByControl, _CONTROLLED] = ""
+    # Of the controls: updates, a number or numbers by name; empty: as many as the run.
+    control_steps: Annotated[_ByControl, _CONTROLLED] = ""
     checkpoint_every: AtLeastOne = 50  # updates between checkpoints
     keep_steps: bool = False  # keep what was trained at each checkpoint, to evaluate it as step-50
     log_every: AtLeastOne = 1  # updates between metric lines

@@ -91,7 +91,8 @@ def answer_all(
     Args:
         path: own_answers.jsonl; grows answer by answer, so a killed run goes on where it stopped.
         earlier: what it holds.
-        groups: name -> questions to answer side by side; those named "sampled" are sampled.
+        groups: name -> questions to answer side by side. Those named "sampled" are sampled, with
+            the seed; "sampled 2", "sampled 3" ... are further samples, each with the next seed.
         settings: temperature, length and seed.
         load: gives the model; called only if something is left to ask.
     """
@@ -106,11 +107,12 @@ def answer_all(
 
     backbone = load()
     for name, questions in new.items():
+        kind, _, number = name.partition(" ")
         decoding = Decoding(
             name=name,
             max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature if name == "sampled" else 0.0,
-            seed=settings.prepare_seed,
+            temperature=settings.temperature if kind == "sampled" else 0.0,
+            seed=settings.prepare_seed + int(number if number.isdigit() else 1) - 1,
         )
         generated = generate(
             backbone,
@@ -261,7 +263,6 @@ def correct_description(
     wrong = {s for s, verdict in rulings.items() if verdict.label == "hallucination"}
     used = {tuple(words(s)) for s in rulings if s not in wrong}
     named = {name for s in rulings if s not in wrong for name in known.read(s).names}
-    slots = _slots(known)
     replacement: dict[str, str] = {}
     for sentence in rulings:
         if sentence not in wrong:
@@ -269,7 +270,7 @@ def correct_description(
         unused = [truth for truth in truths if tuple(words(truth.text)) not in used]
         if not unused:
             return None
-        best = _best(known.read(sentence), unused, named, slots)
+        best = _best(known.read(sentence), unused, named, known.places)
         used.add(tuple(words(best.text)))
         named |= best.reading.names
         replacement[sentence] = best.text.rstrip(".")
@@ -277,13 +278,7 @@ def correct_description(
     return text if len(sentences(text)) == len(rulings) else None
 
 
-def _slots(known: Vocabulary) -> set[str]:
-    """Groups of attributes that name a place in the image: those of "The {place} is empty."."""
-    template = known.sentences.get("empty", "")
-    return {group for group in known.attributes if "{" + group + "}" in template}
-
-
-def _best(claim: Reading, truths: Sequence[Truth], named: set[str], slots: set[str]) -> Truth:
+def _best(claim: Reading, truths: Sequence[Truth], named: set[str], slots: frozenset[str]) -> Truth:
     def attributes(reading: Reading) -> set[tuple[str, str]]:
         return {*reading.loose, *(a for m in reading.mentions for a in m.attributes)}
 

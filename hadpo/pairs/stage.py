@@ -8,11 +8,13 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hadpo.chat import cache_file
 from hadpo.data import Report, hadpo_pairs
-from hadpo.pairs import asked, material, mine
+from hadpo.judges import JudgeSettings, llm, oracle
+from hadpo.pairs import asked, material, mine, ranked
 from hadpo.pairs.material import Material
 from hadpo.records import (
     Answer,
@@ -58,6 +60,10 @@ def plan(run: "Run") -> dict[str, Any]:
         "instructions from": ", ".join(places) or "nowhere",
         "broken records": settings.on_bad,
     }
+    if settings.pair_source == "ranked":
+        facts["descriptions to sample"] = settings.samples_per_image * settings.description_images
+        facts["question pairs to keep"] = settings.yes_no_pairs
+        facts["ranked by"] = settings.corrector
     if settings.pair_source == "mined":
         sampled = round(settings.sampled_share * settings.description_images)
         facts["descriptions to sample"] = sampled
@@ -89,14 +95,14 @@ def prepare(run: "Run") -> dict[str, int]:
     report = Report(settings.on_bad)
     counts: Counter[str] = Counter()
     rewrites: asked.Rewrites = {}
-    if settings.corrector == "llm" and settings.pair_source == "mined":
+    if settings.corrector == "llm" and _is_mined(run):
         asked.chat_settings(settings)  # wrong settings are refused before a model is loaded
     published = material.published_pairs(run, report) if _is_published(run) else []
     ids = _image_ids(run, published)
     known = material.read(run, report, image_ids=ids)
     counts.update(report.finish())
     pairs = published
-    if settings.pair_source == "mined":
+    if _is_mined(run):
         pairs, rewrites = _mine(run, known, [known.images[key] for key in ids], counts)
     pairs = _limited(pairs, settings.limit)
     own = Report(settings.on_bad)
@@ -158,6 +164,11 @@ def _is_published(run: "Run") -> bool:
     return run.settings.pair_source == "published"
 
 
+def _is_mined(run: "Run") -> bool:
+    """Whether the pairs come from the model's own answers."""
+    return run.settings.pair_source in ("mined", "ranked")
+
+
 def _image_ids(run: "Run", published: Sequence[Pair] | None = None) -> list[str]:
     """Ids of the images that pairs, or the oracle's instructions, are made of.
 
@@ -168,7 +179,7 @@ def _image_ids(run: "Run", published: Sequence[Pair] | None = None) -> list[str]
         if published is None:
             published = material.published_pairs(run, Report("skip"))
         return list(dict.fromkeys(pair.image_id for pair in published))
-    if settings.pair_source == "mined":
+    if _is_mined(run):
         wanted = max(settings.description_images, -(-settings.yes_no_pairs // 3))
         return material.images_to_mine(run, wanted)
     if settings.pair_source == "none" and material.ORACLE in material.instruction_places(run):
@@ -185,8 +196,10 @@ def _mine(
     described = images[: settings.description_images]
     counts["images to mine"] = len(images)
     counts["images asked for and not there"] = settings.description_images - len(described)
-    groups = mine.description_questions(described, settings)
-    questions = [*groups["sampled"], *groups["greedy"]]
+    is_ranked = settings.pair_source == "ranked"
+    ask = ranked.sample_questions if is_ranked else mine.description_questions
+    groups = ask(described, settings)
+    questions = [question for group in groups.values() for question in group]
     yes_no = []
     if settings.yes_no_pairs:
         yes_no = mine.yes_no_questions(images, known.vocabulary, settings)
@@ -198,7 +211,9 @@ def _mine(
     run.note_inputs(weights, begun=path if earlier else None)
     answers = mine.answer_all(path, earlier, groups, settings, lambda: mine.load_base(run))
     rewrites: asked.Rewrites = {}
-    if settings.corrector == "llm":
+    if is_ranked:
+        descriptions = _rank(run, known, questions, answers, counts)
+    elif settings.corrector == "llm":
         descriptions, rewrites = asked.description_pairs(
             run, questions, answers, known.images, counts
         )
@@ -208,6 +223,31 @@ def _mine(
         )
     pairs = [*descriptions, *mine.yes_no_pairs(yes_no, answers, settings, counts)]
     return pairs, rewrites
+
+
+def _rank(
+    run: "Run",
+    known: Material,
+    questions: Sequence[Question],
+    answers: Mapping[str, Answer],
+    counts: Counter[str],
+) -> list[Pair]:
+    """The ranked pairs; writes what the controls learn from to `controls/<name>.jsonl`."""
+    if run.settings.corrector == "oracle":
+        judge = oracle.make(vocabulary=known.vocabulary)
+        found = ranked.rank(questions, answers, known.images, judge, counts)
+    else:
+        how = JudgeSettings(chat=asked.chat_settings(run.settings), replies=cache_file())
+        judge = llm.make(vocabulary=known.vocabulary, settings=how)
+        try:
+            found = ranked.rank(questions, answers, known.images, judge, counts)
+        finally:
+            write_jsonl(run.path("corrector_replies.jsonl"), judge.replies.values())
+            run.note(corrector=judge.report())
+    for name, pairs in found.controls.items():
+        write_jsonl(run.path("controls", f"{name}.jsonl"), pairs)
+        counts[f"{name}: pairs"] = len(pairs)
+    return found.pairs
 
 
 def _limited(pairs: Sequence[Pair], limit: int) -> Sequence[Pair]:

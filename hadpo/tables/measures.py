@@ -11,6 +11,9 @@ MODELS = {  # what a metric's `model` says -> what a table says; in the order of
     "merged": "tuned",
     "base_cut": "base, cut to the same length",
     "sft": "finetuned on the chosen texts only",
+    "sft_true": "finetuned on sentences judged true",
+    "sft_flawless": "finetuned on texts without a false sentence",
+    "dpo_alone": "preference loss alone (gamma 0)",
 }
 _BENCHMARKS = "hadpo.benchmarks"
 WORDS = "words_per_answer"

@@ -22,7 +22,8 @@ from hadpo.records import BadInput, Instruction, Pair, input_hashes, replacing
 from hadpo.runs import BadEnvironment
 
 _KEPT = 2  # newest checkpoints that stay on disk
-_FREE = {*COMPUTED_ALIKE, "controls"}  # they change neither the update nor the order of the pairs
+# They change neither the update nor the order of the pairs.
+_FREE = COMPUTED_ALIKE | {"controls", "control_learning_rate", "control_steps"}
 
 
 @dataclass(frozen=True, kw_only=True)

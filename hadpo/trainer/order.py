@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hadpo import batch
 from hadpo.batch.examples import Kind
-from hadpo.config import TrainConfig, names
+from hadpo.config import TrainConfig, amounts, names
 from hadpo.records import BadInput
 from hadpo.trainer.examples import Record, kind_of
 
@@ -100,13 +100,10 @@ def mixture(settings: TrainConfig) -> dict[str, float]:
     Raises:
         BadInput: not "source=share, source=share", or shares that do not sum to 1.
     """
-    shares = {}
-    for part in names(settings.mixture):
-        name, _, share = (text.strip() for text in part.rpartition("="))
-        try:
-            shares[name] = float(share)
-        except ValueError:
-            shares[name] = -1.0
+    try:
+        shares = amounts(settings.mixture)
+    except ValueError:
+        shares = {"": -1.0}
     if shares and (min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6):
         raise BadInput(
             f"mixture: found {settings.mixture!r}, expected source=share, source=share, with "
@@ -184,6 +181,15 @@ def check(settings: TrainConfig) -> None:
         mixture(settings)
     except BadInput as error:
         problems.append(str(error))
+    for name, count in amounts(settings.control_steps).items():
+        if count != int(count):
+            problems.append(f"control_steps: found {count:g} for {name or 'all'}, expected updates")
+    by_control = {*amounts(settings.control_learning_rate), *amounts(settings.control_steps)}
+    if other := sorted(by_control - {"", *control_names(settings)}):
+        problems.append(
+            f"control_learning_rate or control_steps names {', '.join(other)}; controls are: "
+            f"{settings.controls!r}"
+        )
     if problems:
         raise BadInput("train settings:\n  " + "\n  ".join(problems))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hadpo import adapter, backbones, batch, cost
 from hadpo.batch.packing import by_length, micro_batches
-from hadpo.config import TrainConfig
+from hadpo.config import TrainConfig, amounts
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
 from hadpo.trainer import checkpoints, launch, order, reference, sharding
 from hadpo.trainer.examples import Examples, Record, kind_of
@@ -51,49 +52,52 @@ def train(run: Run) -> Iterator[StepMetrics]:
     """
     settings = run.recipe.train
     order.check(settings)
-    objectives = objectives_of(settings)
-    is_missing = [not _is_trained(run, objective) for objective in objectives]
+    methods = methods_of(settings)
+    is_missing = [not _is_trained(run, method) for method in methods]
     path = run.path("metrics.jsonl")
     kept = [step for step in launch.read_steps(path) if _is_kept(run, step)]
     if launch.is_first():
         launch.write_steps(path, kept)
     if any(is_missing):
         run.note(inputs=_inputs(run))
+        for method in methods[1:]:
+            read_records(run, method)  # what a control lacks is said before anything is trained
     with checkpoints.explain_endings(run.folder):
         if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
             _BACKBONES.pop(run, None)  # the processes need its memory
             yield from kept
             yield from launch.follow(run)
         else:
-            for objective in objectives:
-                yield from (step for step in kept if step.objective == objective)
-                if not _is_trained(run, objective):
-                    yield from _train_here(run, objective)
+            for method in methods:
+                yield from (step for step in kept if step.objective == method)
+                if not _is_trained(run, method):
+                    yield from _train_here(run, method)
     pairs, held_out = read_records(run)
     skipped: Counter[str] = Counter()
     for step in launch.read_steps(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
-    facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": objectives}
+    facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": methods}
     run.note(**facts, skipped_updates=dict(skipped))
 
 
-def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
-    """One objective in this process, which may be one of several: the first one writes."""
-    settings = run.recipe.train
-    pairs, held_out = read_records(run)
+def _train_here(run: Run, method: str) -> Iterator[StepMetrics]:
+    """One method in this process, which may be one of several: the first one writes."""
+    objective, settings = settings_of(run.recipe.train, method)
+    pairs, held_out = read_records(run, method)
     backbone = load_backbone(run)
     try:
-        with launch.open_trackers(run, objective, is_cpu=backbone.device.type == "cpu") as track:
+        with launch.open_trackers(run, method, is_cpu=backbone.device.type == "cpu") as track:
             for step in steps(
                 backbone,
                 pairs,
                 settings,
-                folder=run.path("checkpoints", objective),
+                folder=run.path("checkpoints", method),
                 objective=objective,
                 held_out=held_out,
-                captions=read_captions(run) if objective == "dpo" else [],
+                captions=read_captions(run) if objective == "dpo" and settings.gamma else [],
                 cache=cache_folder(run),
             ):
+                step = replace(step, objective=method)
                 if launch.is_first():
                     run.log(launch.step_line(step))
                     _keep(run, backbone, step)
@@ -101,7 +105,7 @@ def _train_here(run: Run, objective: Objective) -> Iterator[StepMetrics]:
                 yield step
         sharding.gather_trained(backbone)
         if launch.is_first():
-            adapter.trained.save(backbone, adapter_folder(run, objective).parent)
+            adapter.trained.save(backbone, adapter_folder(run, method).parent)
     finally:  # a cell that was interrupted may be run again: the next training starts clean
         adapter.trained.end(backbone)
         if sharding.is_on():
@@ -116,10 +120,23 @@ def _keep(run: Run, backbone: Backbone, step: StepMetrics) -> None:
         adapter.trained.save(backbone, run.path("steps", f"step-{done}"))
 
 
-def objectives_of(settings: TrainConfig) -> list[Objective]:
-    """What is trained, one after the other: the run itself, then its control."""
-    controls: list[Objective] = ["sft"] if "sft" in order.control_names(settings) else []
-    return [settings.objective, *controls]
+def methods_of(settings: TrainConfig) -> list[str]:
+    """What is trained, one after the other: the run itself, named as its objective; controls."""
+    return [settings.objective, *order.control_names(settings)]
+
+
+def settings_of(settings: TrainConfig, method: str) -> tuple[Objective, TrainConfig]:
+    """Objective and settings of the run itself, or of one of its controls."""
+    if method == settings.objective:
+        return settings.objective, settings
+    rates, steps = amounts(settings.control_learning_rate), amounts(settings.control_steps)
+    own = replace(
+        settings,
+        learning_rate=rates.get(method, rates.get("", settings.learning_rate)),
+        steps=int(steps.get(method, steps.get("", settings.steps))),
+        gamma=0.0 if method == "dpo_alone" else settings.gamma,
+    )
+    return "dpo" if method == "dpo_alone" else "sft", own
 
 
 def _is_trained(run: Run, objective: str) -> bool:
@@ -167,7 +184,7 @@ def plan(run: Run) -> dict[str, Any]:
         "answers_cut": examples.cut,
         "attention": settings.attention,
         "vision_cache": reference.describe_features(cache_folder(run), settings),
-        "objectives": objectives_of(settings),
+        "objectives": methods_of(settings),
         "checkpoint_every": settings.checkpoint_every,
         "early_stop": settings.early_stop,
         "processes": f"{settings.processes} ({settings.parallel})",
@@ -187,7 +204,8 @@ def _estimate(
     settings: TrainConfig,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """How the rows of all updates are laid out, and what they need."""
-    sizes, objectives = backbone.sizes, objectives_of(settings)
+    sizes = backbone.sizes
+    objectives = [settings_of(settings, method)[0] for method in methods_of(settings)]
     lora_weights = sizes.lora_weights(settings.lora_rank, settings.lora_targets)
     vision = _vision_operations(backbone)
     price = cost.Operations.of(sizes, lora_weights=lora_weights, vision=vision)
@@ -295,12 +313,32 @@ def load_backbone(run: Run) -> Backbone:
     return _BACKBONES[run]
 
 
-def read_records(run: Run) -> tuple[list[Record], list[Record]]:
-    """Pairs or instructions to train on, and those that are held out."""
+def read_records(run: Run, method: str = "") -> tuple[list[Record], list[Record]]:
+    """Pairs or instructions to train on, and those that are held out.
+
+    Controls read the run's own, but for those that prepare wrote texts of their own for: these take
+    the place of the descriptions, held-out images left out.
+
+    Raises:
+        BadInput: a control needs texts that prepare did not write, or there are none.
+    """
     kind = Pair if run.recipe.train.objective == "dpo" else Instruction
     files = _record_files(run)
     records = [list(read_jsonl(path, kind)) for path in files]
-    return [*records[0]], [*records[1]] if len(records) > 1 else []
+    train, held_out = records[0], records[1] if len(records) > 1 else []
+    if method in ("sft_true", "sft_flawless"):
+        path = files[0].parent / "controls" / f"{method}.jsonl"
+        own = list(read_jsonl(path, Pair)) if path.is_file() else []
+        away = {record.image_id for record in held_out}
+        texts = [pair for pair in own if pair.image_id not in away]
+        if not texts:
+            found = "prepare found no such text" if path.is_file() else f"there is no {path}"
+            raise BadInput(
+                f"controls: {method}: {found}; take it out of controls, or prepare with "
+                "pair_source: ranked"
+            )
+        train = [*texts, *(record for record in train if kind_of(record) != "description")]
+    return [*train], [*held_out]
 
 
 def read_captions(run: Run) -> list[Record]:

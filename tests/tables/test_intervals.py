@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hadpo.tables.intervals import mean_interval, paired_difference
+from hadpo.tables.intervals import (
+    holm,
+    mean_interval,
+    paired_difference,
+    two_level_difference,
+)
 
 
 def ratios(rng: np.random.Generator, images: int, chance: float) -> np.ndarray:
@@ -62,3 +67,85 @@ def test_mean_interval_is_the_t_interval_over_seeds():
     assert (low, high) == pytest.approx(expected)
     assert (mean, deviation) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert mean_interval([0.5]) == (0.5, None, None, None)
+
+
+# --- two levels: images and seeds ---
+
+
+def brute_force(runs, worlds, samples, seed):
+    """The same draws, one by one, by the definition."""
+    rng, drawn = np.random.default_rng(seed), []
+    plans = []
+    for world in dict.fromkeys(worlds):
+        own = [run for run, name in zip(runs, worlds, strict=True) if name == world]
+        n = len(own[0][0])
+        times = rng.multinomial(n, np.full(n, 1 / n), size=samples)
+        plans.append((own, times, rng.integers(len(own), size=(samples, len(own)))))
+    for at in range(samples):
+        values = []
+        for own, times, picks in plans:
+            for pick in picks[at]:
+                rates = [
+                    sum(times[at][i] * model[i][0] for i in range(len(model)))
+                    / sum(times[at][i] * model[i][1] for i in range(len(model)))
+                    for model in own[pick]
+                ]
+                values.append(rates[1] - rates[0])
+        drawn.append(sum(values) / len(values))
+    return np.quantile(drawn, [0.025, 0.975]), np.std(drawn, ddof=1)
+
+
+def test_two_level_interval_draws_images_of_each_world_and_its_seeds():
+    rng = np.random.default_rng(0)
+    worlds = ["a", "b", "a", "b", "a"]
+    size = {"a": 12, "b": 9}
+    runs = [(ratios(rng, size[w], 0.5), ratios(rng, size[w], 0.2)) for w in worlds]
+    low, high, deviation = two_level_difference(runs, worlds, samples=200, seed=3)
+    ends, expected = brute_force(runs, worlds, 200, 3)
+    assert (low, high) == pytest.approx(tuple(ends), abs=1e-12)
+    assert deviation == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_run_has_the_paired_interval_and_seeds_widen_it():
+    rng = np.random.default_rng(1)
+    run = ratios(rng, 80, 0.4), ratios(rng, 80, 0.2)
+    one = two_level_difference([run], ["a"], samples=4000, seed=0)
+    assert one[:2] == pytest.approx(paired_difference(*run, samples=4000, seed=0), abs=1e-12)
+    same = two_level_difference([run, run, run], ["a"] * 3, samples=4000, seed=0)
+    assert same[2] == pytest.approx(one[2], rel=0.05)  # equal seeds add nothing
+    worse = run[0], run[1] + [[1, 1]]  # a seed that went wrong
+    wide = two_level_difference([run, run, worse], ["a"] * 3, samples=4000, seed=0)
+    differences = [b[:, 0].sum() / b[:, 1].sum() for b in (run[1], run[1], worse[1])]
+    seeds = np.std(differences) / np.sqrt(3)
+    assert seeds > 0.5 * one[2]
+    assert wide[2] == pytest.approx(np.hypot(one[2], seeds), rel=0.1)
+
+
+def test_it_covers_the_truth_as_often_as_it_says():
+    rng, covered = np.random.default_rng(2), 0
+    truth, tries = -0.2, 200
+    for _ in range(tries):
+        shifts = rng.normal(0, 0.03, 6)
+        runs = [(ratios(rng, 60, 0.5), ratios(rng, 60, 0.3 + shift)) for shift in shifts]
+        low, high, _ = two_level_difference(runs, ["a"] * 6, samples=300, seed=0)
+        covered += low <= truth <= high
+    assert 0.87 <= covered / tries <= 0.99  # 0.95 less what six seeds understate
+
+
+def test_two_level_has_no_interval_without_a_denominator():
+    nothing = np.zeros((4, 2)), np.ones((4, 2))
+    assert two_level_difference([nothing], ["a"]) is None
+    assert two_level_difference([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # R: p.adjust(p, "holm")
+        ([0.5, 0.9], [1.0, 1.0]),
+        ([0.04], [0.04]),
+        ([], []),
+    ],
+)
+def test_holm_adjusts_as_r_does(given, expected):
+    assert holm(given) == pytest.approx(expected)

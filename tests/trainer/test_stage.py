@@ -276,3 +276,64 @@ def test_what_was_trained_at_each_checkpoint_stays_where_it_is_asked_for(stage):
     config = replace(run.recipe.train, parallel="fsdp2", processes=2, reference="cache")
     with pytest.raises(BadInput, match="keep_steps: with parallel: fsdp2"):
         order.check(config)
+
+
+def by_method(run):
+    found = {}
+    for step in trainer.train(run):
+        found.setdefault(step.objective, []).append(step.metrics)
+    return found
+
+
+def test_every_control_has_its_own_rate_and_length_and_loss(stage):
+    run = stage(
+        controls="sft,dpo_alone",
+        control_learning_rate="sft=0.004, dpo_alone=0.0005",
+        control_steps="dpo_alone=3",
+        schedule="constant",
+        warmup_steps=0,
+        gamma=1.0,
+    )
+    found = by_method(run)
+    rates = {name: {m["learning_rate"] for m in each} for name, each in found.items()}
+    assert rates == {"dpo": {1e-3}, "sft": {0.004}, "dpo_alone": {0.0005}}
+    assert {name: len(each) for name, each in found.items()} == {"dpo": 5, "sft": 5, "dpo_alone": 3}
+    first = {name: each[0] for name, each in found.items()}  # of the untrained policy
+    preference, text = first["dpo"]["preference_loss"], first["dpo"]["lm_loss"]
+    assert first["dpo"]["loss"] == pytest.approx(preference + text)
+    assert first["dpo_alone"]["loss"] == pytest.approx(preference)
+    assert first["sft"]["loss"] == pytest.approx(text)
+    for name in ("sft", "dpo_alone"):
+        assert (run.path("controls", name, "adapter") / "adapter_config.json").is_file()
+    one = stage(controls="sft", control_learning_rate="0.004", schedule="constant")
+    assert trainer.stage.settings_of(one.recipe.train, "sft")[1].learning_rate == 0.004
+
+
+def test_a_control_with_texts_of_its_own_learns_them_in_place_of_the_descriptions(
+    stage, tmp_path, tiny_pairs
+):
+    kinds = {pair.kind for pair in tiny_pairs[:8]}
+    assert kinds == {"description", "pope"}
+    away = {pair.image_id for pair in tiny_pairs[8:]}
+    texts = [
+        replace(pair, pair_id=f"true-{n}", chosen=f"Only {n}.", kind="description")
+        for n, pair in enumerate(tiny_pairs)
+    ]
+    write_jsonl(tmp_path / "prepare" / "controls" / "sft_true.jsonl", texts)
+    run = stage(controls="sft_true")
+    train, held_out = trainer.stage.read_records(run, "sft_true")
+    expected = [pair for pair in texts if pair.image_id not in away]
+    expected += [pair for pair in tiny_pairs[:8] if pair.kind == "pope"]
+    assert train == expected and held_out == tiny_pairs[8:]
+    assert trainer.stage.read_records(run, "dpo")[0] == tiny_pairs[:8]
+    assert set(by_method(run)) == {"dpo", "sft_true"}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_control_without_texts_is_refused_before_anything_is_trained(stage, tmp_path, is_there):
+    if is_there:
+        write_jsonl(tmp_path / "prepare" / "controls" / "sft_flawless.jsonl", [])
+    run = stage(controls="sft_flawless")
+    with pytest.raises(BadInput, match=r"controls: sft_flawless: .*take it out of controls"):
+        list(trainer.train(run))
+    assert not run.path("metrics.jsonl").is_file()

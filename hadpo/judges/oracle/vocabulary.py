@@ -68,6 +68,12 @@ class Vocabulary:
     synonyms: Mapping[str, str] = field(default_factory=dict)  # word -> the object that it means
 
     @cached_property
+    def places(self) -> frozenset[str]:
+        """Groups of attributes that name a place: those of "The {place} is empty."."""
+        template = self.sentences.get("empty", "")
+        return frozenset(group for group in self.attributes if "{" + group + "}" in template)
+
+    @cached_property
     def _terms(self) -> dict[tuple[str, ...], tuple[str, str]]:
         """Words in a row -> kind ("object", "scene" or a group of attributes) and name."""
         found = {tuple(words(form)): ("object", n) for n in self.objects for form in forms(n)}

@@ -1,0 +1,160 @@
+"""Pairs of a model's own texts, ranked and not corrected: of each image the best against the worst.
+
+All that is known of a pair is which of its texts has the smaller share of false sentences; both are
+as the model wrote them. Texts in which nothing is false are left out and counted: where there are
+such texts, finetuning on them needs no pairs. What a ranker that judges sentences knows beyond the
+order is kept apart, for the controls that learn from it.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hadpo.config import PrepareConfig
+from hadpo.data.hadpo_pairs import INSTRUCTIONS
+from hadpo.judges import Judge, rule_all
+from hadpo.pairs.mine import complete_descriptions, description_pair
+from hadpo.records import Answer, Case, Evidence, Pair, Question, Verdict
+from hadpo.text import sentences
+
+# What each control finetunes on in place of the chosen texts.
+CONTROLS = {
+    "sft_true": "the sentences of the chosen texts that the ranker judged true",
+    "sft_flawless": "texts of the same images in which nothing is false",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What ranking gives: the pairs, and for each of `CONTROLS` its own pairs (chosen differs)."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    controls: Mapping[str, list[Pair]] = field(default_factory=lambda: {k: [] for k in CONTROLS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    question: Question
+    text: str
+    verdicts: Sequence[Verdict]
+
+    @property
+    def false_share(self) -> float:
+        """False sentences per sentence."""
+        return sum(v.label == "hallucination" for v in self.verdicts) / len(self.verdicts)
+
+    @property
+    def true_sentences(self) -> str:
+        """The text without what was not judged correct; its sentences in order."""
+        return " ".join(f"{v.claim}." for v in self.verdicts if v.label == "correct")
+
+
+def sample_questions(
+    images: Sequence[Evidence], settings: PrepareConfig
+) -> dict[str, list[Question]]:
+    """What the model is asked: one of HA-DPO's four requests for each image, asked several times.
+
+    Returns:
+        "sampled 1", "sampled 2", ... -> a question per image; each is decoded with its own seed.
+    """
+    draw = random.Random(f"{settings.prepare_seed}/ranked")
+    requests = [draw.choice(INSTRUCTIONS) for _ in images]
+    return {
+        f"sampled {number}": [
+            Question(
+                question_id=f"description-{image.image_id}-{number}",
+                benchmark="description",
+                split="sampled",
+                image_id=image.image_id,
+                image=image.image,
+                text=text,
+            )
+            for image, text in zip(images, requests, strict=True)
+        ]
+        for number in range(1, settings.samples_per_image + 1)
+    }
+
+
+def rank(
+    questions: Iterable[Question],
+    answers: Mapping[str, Answer],
+    evidence: Mapping[str, Evidence],
+    judge: Judge,
+    counts: Counter[str],
+) -> Ranked:
+    """Of each image the text with the smallest share of false sentences against the largest.
+
+    Texts without a false sentence, and those that the judge could not be read on, take no part.
+    Of equal texts the earlier sample is taken.
+
+    Args:
+        questions: of `sample_questions`.
+        answers: by question id.
+        evidence: by image id.
+        judge: rules on each sentence.
+        counts: grows: sentences by verdict, and why texts and images are left out.
+
+    Raises:
+        Unfinished: a judge on a server did not reply to every request; asked again, it goes on.
+    """
+    complete = [
+        (question, answer.text)
+        for question, answer in complete_descriptions(questions, answers, counts)
+        if sentences(answer.text)
+    ]
+    cases = [
+        Case(
+            case_id=question.question_id,
+            model="base",
+            claims=tuple(sentences(text)),
+            evidence=evidence[question.image_id],
+        )
+        for question, text in complete
+    ]
+    rulings: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in rule_all(judge, cases):
+        rulings[verdict.case_id].append(verdict)
+        counts["sentences"] += 1
+        counts[f"sentences: {verdict.label} {verdict.kind}".strip()] += 1
+    by_image: dict[str, list[_Text]] = defaultdict(list)
+    for question, text in complete:
+        verdicts = rulings[question.question_id]
+        if any(v.label == "unparsed" for v in verdicts):
+            counts["descriptions: judge unreadable, left out"] += 1
+        else:
+            one = _Text(question=question, text=text, verdicts=verdicts)
+            by_image[question.image_id].append(one)
+    ranked = Ranked()
+    for texts in by_image.values():
+        _rank_image(texts, ranked, counts)
+    return ranked
+
+
+def _rank_image(texts: Sequence[_Text], ranked: Ranked, counts: Counter[str]) -> None:
+    """Add what the texts of one image give."""
+    flawed = [text for text in texts if text.false_share > 0]
+    flawless = [t for t in texts if all(v.label == "correct" for v in t.verdicts)]
+    counts["descriptions: nothing false, left out"] += len(texts) - len(flawed)
+    if not flawed:
+        counts["images: no text with a false sentence, left out"] += 1
+        return
+    best = min(flawed, key=lambda text: text.false_share)
+    worst = max(flawed, key=lambda text: text.false_share)
+    if flawless:
+        pair = _pair(flawless[0], worst)
+        ranked.controls["sft_flawless"].append(pair)
+    if best.false_share == worst.false_share:
+        counts["images: no text better than another, left out"] += 1
+        return
+    pair = _pair(best, worst)
+    ranked.pairs.append(pair)
+    if best.true_sentences:
+        ranked.controls["sft_true"].append(replace(pair, chosen=best.true_sentences))
+    else:
+        counts["sft_true: no true sentence in the chosen text, left out"] += 1
+
+
+def _pair(chosen: _Text, rejected: _Text) -> Pair:
+    pair = description_pair(chosen.question, chosen.text, rejected.text)
+    return replace(pair, pair_id=f"description-{pair.image_id}")

@@ -1,4 +1,4 @@
-"""What is trained: LoRA on the language model (`lora` alone imports peft), and the connector."""
+"""What is trained: LoRA on the language model, and the connector; peft is imported here alone."""
 
 from hadpo.vlm import checkpoint  # noqa: F401 - before peft: it silences bitsandbytes
 
@@ -16,10 +16,12 @@ from hadpo.adapter.lora import (
     restore,
     state,
 )
+from hadpo.adapter.low_rank import cast_each_time
 from hadpo.adapter.proof import learned, merge_run, pairs_to_check
 
 __all__ = [
     "attach",
+    "cast_each_time",
     "check_scope",
     "describe",
     "describe_learned",

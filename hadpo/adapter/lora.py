@@ -1,4 +1,4 @@
-"""LoRA in the language model: attach, switch off, take out. The only file that imports peft."""
+"""LoRA in the language model: attach, switch off, take out; `low_rank` computes it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hadpo import config, plugins
+from hadpo.adapter import low_rank
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
 from hadpo.vlm.backbone import Backbone
@@ -68,6 +69,7 @@ def attach(
             nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         exact = torch.promote_types(backbone.dtype, torch.float32)
         parameter.data = start.to(device=backbone.device, dtype=exact)
+    low_rank.install(backbone.language_model)
     # New layers start in training mode; in a backbone that evaluates, their dropout must be off.
     backbone.language_model.train(backbone.language_model.training)
     check_scope(backbone)
@@ -92,7 +94,8 @@ def check_scope(backbone: Backbone, also: Iterable[nn.Parameter] = ()) -> None:
 def state(backbone: Backbone) -> dict[str, Tensor]:
     """The adapter's weights by their original keys; the tensors are the live ones."""
     return {
-        _PREFIX + name.replace(f".{_NAME}.", "."): p.data
+        # Not `.data`: who writes to these is seen by those who keep copies (low_rank).
+        _PREFIX + name.replace(f".{_NAME}.", "."): p.detach()
         for name, p in _parameters(backbone).items()
     }
 

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from hadpo.adapter import cast_each_time
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 from hadpo.vlm.backbone import Backbone
@@ -62,6 +63,7 @@ def shard(backbone: Backbone) -> None:
     if not is_on():
         return
     mesh = init_device_mesh(backbone.device.type, (torch.distributed.get_world_size(),))
+    cast_each_time(backbone.language_model)
     is_freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
     for layer in backbone.language_model.model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=is_freed)

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 Meaning = TypeVar("Meaning")
 
+_JSON_START = re.compile(r"[{\[]")
+_MOST_TRIES = 200  # brackets of a reply at which a JSON value is looked for
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
 
 # A mark with its quotes and brackets before a blank, a new line, or the end of the text.
@@ -218,13 +220,80 @@ def fill(template: str, **values: str) -> str:
     return slots.sub(lambda slot: values[slot[1]], template)
 
 
-def json_object(reply: str) -> dict[str, Any] | None:
-    """The JSON object of a reply, also in a code fence or between sentences; None without one."""
-    start, end = reply.find("{"), reply.rfind("}")
-    if start < 0 or end < start:
+_THOUGHT = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad)"
+_THOUGHT_START = re.compile(
+    rf"[<\[◁]{_THOUGHT}(?:\s[^<>]*)?[>\]▷]|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>",
+    flags=re.IGNORECASE,
+)
+_THOUGHT_END = re.compile(
+    rf"[<\[◁]/{_THOUGHT}\s*[>\]▷]|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>",
+    flags=re.IGNORECASE,
+)
+
+
+def without_thoughts(reply: str) -> str:
+    """A reply without what a reasoning model thought before it answered.
+
+    Everything up to the last end of a thought goes (the start may stand in the prompt), and
+    everything from a thought that does not end: it was cut off before the answer.
+    """
+    ends = list(_THOUGHT_END.finditer(reply))
+    answer = reply[ends[-1].end() :] if ends else reply
+    open_thought = _THOUGHT_START.search(answer)
+    return answer[: open_thought.start()] if open_thought else answer
+
+
+def number(value: Any) -> float | None:
+    """A finite number of a reply, also as "7" or "2.0"; None if it is none."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,9}(?:\.[0-9]{1,9})?\s*", value):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        value = json.loads(reply[start : end + 1])
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    return float(value) if abs(value) < 1e15 else None
+
+
+def integer(value: Any) -> int | None:
+    """A whole number of a reply, also as "2" or 2.0; None if it is none."""
+    found = number(value)
+    return int(found) if found is not None and found.is_integer() else None
+
+
+def json_object(reply: str, name: str) -> dict[str, Any] | None:
+    """The JSON object of a reply that has the field `name`; None if there is none, or a doubt.
+
+    It may stand in a code fence or between sentences, and braces elsewhere do not matter; a list of
+    objects that stands alone is taken as that field. Two different objects with the field are a
+    doubt. An object that lacks the field is given only if it is most of the reply.
+    """
+    values = _json_values(reply)
+    for value, _, start in [*values]:
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            before = reply[:start]
+            if any(name in each for each in value):
+                values += [(each, 0, 0) for each in value]
+            elif before.count("{") <= before.count("}"):  # else a part of a broken object
+                values.append(({name: value}, 0, 0))
+    objects = [(value, size) for value, size, _ in values if isinstance(value, dict)]
+    named = [value for value, _ in objects if name in value]
+    if named:
+        return named[0] if all(value == named[0] for value in named) else None
+    most = max(objects, key=lambda found: found[1], default=({}, 0))
+    return most[0] if 2 * most[1] > len(reply) else None
+
+
+def _json_values(reply: str) -> list[tuple[Any, int, int]]:
+    """The JSON objects and lists of a text that lie in no other, with their length and start."""
+    decoder = json.JSONDecoder()
+    found: list[tuple[Any, int, int]] = []
+    at = 0
+    tries = _MOST_TRIES
+    while tries and (match := _JSON_START.search(reply, at)):
+        tries -= 1
+        try:
+            value, end = decoder.raw_decode(reply, match.start())
+        except (ValueError, RecursionError):
+            at = match.start() + 1
+        else:
+            found.append((value, end - match.start(), match.start()))
+            at = end
+    return found

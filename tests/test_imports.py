@@ -96,7 +96,7 @@ ONLY_IN: dict[str, set[str]] = {
     "huggingface_hub": {"data", "vlm"},
     "requests": {"data", "vlm"},
     "httpx": {"data", "vlm"},
-    "httpx2": {"data", "vlm"},
+    "httpx2": {"data", "vlm", "chat"},
     "gdown": {"data", "vlm"},
     "aiohttp": {"data", "vlm"},
     "urllib.request": {"data", "vlm"},

@@ -20,7 +20,7 @@ from hadpo.data import gavie as data
 from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
 from hadpo.judges.oracle import Oracle
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import json_object, sentences, word_count, words
+from hadpo.text import integer, json_object, number, sentences, word_count, words
 
 __all__ = ["CRITERIA", "MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
@@ -189,7 +189,7 @@ def read_grades(reply: str, case: Case) -> list[Verdict]:
     answer1: 7" or "score of answer1: 7/10" (of a single answer also "score: 7") and "reason: ...".
     A grade outside of 0 to 10, or two grades for one thing, count as none: never as 0.
     """
-    value = json_object(reply)
+    value = json_object(reply, "scores")
     grades = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
     found = []
     for place, claim in enumerate(case.claims, start=1):
@@ -233,25 +233,25 @@ def _of_json(value: dict[str, Any], case: Case) -> Grades:
     rows: list[tuple[str, int, float, str]] = []
     for place, each in enumerate(scores, start=1):
         for name in CRITERIA:
-            grade = each.get(name) if isinstance(each, dict) else None
-            if isinstance(grade, int | float) and not isinstance(grade, bool):
-                number = each.get("answer", place)
+            grade = number(each.get(name)) if isinstance(each, dict) else None
+            if grade is not None:
+                answer = integer(each.get("answer", place))
                 reason = str(each.get(f"{name}_reason", ""))
-                rows.append((name, number if isinstance(number, int) else 0, float(grade), reason))
+                rows.append((name, answer or 0, grade, reason))
     return _agreed(rows, len(case.claims))
 
 
 def _agreed(rows: list[tuple[str, int, float, str]], answers: int) -> Grades:
     """Grades in range, one each; nothing where an answer is graded that is not there."""
-    if any(not 1 <= number <= answers for _, number, _, _ in rows):
+    if any(not 1 <= answer <= answers for _, answer, _, _ in rows):
         return {}
     found: Grades = {}
     twice = set()
-    for name, number, grade, reason in rows:
-        if (name, number) in found:
-            twice.add((name, number))
+    for name, answer, grade, reason in rows:
+        if (name, answer) in found:
+            twice.add((name, answer))
         if 0 <= grade <= 10:
-            found[name, number] = grade, reason
+            found[name, answer] = grade, reason
     return {key: value for key, value in found.items() if key not in twice}
 
 

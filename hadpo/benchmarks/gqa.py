@@ -19,7 +19,7 @@ from hadpo.data import Report, Sources
 from hadpo.data import gqa as data
 from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import json_object, word_count, words
+from hadpo.text import integer, json_object, word_count, words
 
 __all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
@@ -131,7 +131,7 @@ def read_marks(reply: str, case: Case) -> list[Verdict]:
     Read are JSON, and lines "Student Answer1: correct" (of a single answer also "correct" alone).
     Marks of answers that are not there make the whole reply unreadable.
     """
-    value = json_object(reply)
+    value = json_object(reply, "marks")
     marks = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
     if any(not 1 <= place <= len(case.claims) for place, _, _ in marks):
         marks = []
@@ -176,8 +176,8 @@ def _of_json(value: dict[str, Any], case: Case) -> Marks:
         label = (
             _SAID.get(str(each.get("mark", "")).strip().lower()) if isinstance(each, dict) else None
         )
-        number = each.get("answer", place) if label else 0
-        if label and isinstance(number, int):
+        number = integer(each.get("answer", place)) if label else None
+        if label and number is not None:
             found.append((number, label, str(each.get("reason", ""))))
     return found
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _GIVE_UP = 3  # requests that fail one after the other, each after all its repeats
 _PROGRESS = 20  # log lines in all
+_POLL_SECONDS = 0.2  # between two looks for a reply that another process waits for
+_PAUSE_SECONDS = 60.0  # that a server may ask for before a repeat
 _BATCH_REQUESTS = 50_000  # the API's limit
 
 
@@ -41,6 +43,9 @@ class ChatModel:
         self.bill = Bill()
         self._client: Client | None = None
         self._failures = 0  # in a row
+        self._refused: dict[str, str] = {}  # by name, why: the server does not take the request
+        tries = settings.retries + 1
+        self._lease = (settings.timeout_seconds + _PAUSE_SECONDS) * tries  # of a claim, seconds
         self._stopped = ""  # why nothing more is sent
 
     def ask(self, requests: Sequence[Request]) -> ChatResult:
@@ -76,6 +81,7 @@ class ChatModel:
         elif new:
             self._announce(list(new.values()))
             in_own_loop(self._ask_server(new, outcome))
+        self.bill.with_thoughts += sum(r.said != r.text for r in outcome.replies.values())
         for results in vars(outcome).values():
             results.update({name: results[sent] for name, sent in equal if sent in results})
         return outcome
@@ -103,20 +109,27 @@ class ChatModel:
 
         if self._client is None:
             self._client = Client(self.settings)
-        async with self._client as client:
-            if self.settings.delivery == "batch":
-                await self._ask_in_batches(client, requests, outcome)
-            else:
-                await self._send_all(client, list(requests.values()), outcome)
+        self._refused = {}
+        try:
+            async with self._client as client:
+                if self.settings.delivery == "batch":
+                    await self._ask_in_batches(client, requests, outcome)
+                else:
+                    await self._send_all(client, requests, outcome)
+        finally:
+            self.bill.not_taken = self._client.not_taken
+            self.bill.usage_estimated = self._client.usage_estimated
+        # A server that took others in the same form refused these prompts, however it says so.
+        (outcome.without if outcome.replies else outcome.missing).update(self._refused)
 
     async def _send_all(
-        self, client: "Client", requests: Sequence[Request], outcome: ChatResult
+        self, client: "Client", requests: dict[str, Request], outcome: ChatResult
     ) -> None:
         """Send requests, `concurrency` at a time, each with its possible cost reserved before."""
         reserved: dict[asyncio.Task[None], float] = {}  # dollars of each request under way
         step = max(1, len(requests) // _PROGRESS)
         try:
-            for request in requests:
+            for key, request in requests.items():
                 most = self._most_usd(request)
                 while not self._stopped and (
                     len(reserved) >= self.settings.concurrency
@@ -134,14 +147,30 @@ class ChatModel:
                 if self._stopped:
                     outcome.missing[request.name] = self._stopped
                 else:
-                    reserved[asyncio.create_task(self._send(client, request, outcome))] = most
+                    task = asyncio.create_task(self._send(client, key, request, outcome))
+                    reserved[task] = most
             await asyncio.gather(*reserved)
         finally:  # Ctrl-C, or an error of the cache: what is under way is given up
             for task in reserved:
                 task.cancel()
             await asyncio.gather(*reserved, return_exceptions=True)
 
-    async def _send(self, client: "Client", request: Request, outcome: ChatResult) -> None:
+    async def _send(
+        self, client: "Client", key: str, request: Request, outcome: ChatResult
+    ) -> None:
+        """Ask the server, unless another process does: then its reply is waited for."""
+        while not (claimed := self.cache.claim(key, self._lease)) or self.cache.get(key):
+            if reply := self.cache.get(key):
+                outcome.replies[request.name] = reply
+                self.bill.cached += 1
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        else:
+            await self._send_own(client, request, outcome)
+        if claimed:
+            self.cache.give_up([key])
+
+    async def _send_own(self, client: "Client", request: Request, outcome: ChatResult) -> None:
         try:
             self._book(request, await client.send(request), outcome)
             self._failures = 0
@@ -153,6 +182,8 @@ class ChatModel:
         except RequestFailed as error:
             log.warning("%s: %s", request.name, error)
             self._book(request, error, outcome)
+            if request.name in outcome.without or (error.refusal and outcome.replies):
+                return  # it is about this prompt; the server takes others
             self._failures += 1
             if error.is_hopeless or self._failures >= _GIVE_UP:
                 self._stopped = self._stopped or f"not asked, after: {error}"
@@ -164,13 +195,20 @@ class ChatModel:
         if isinstance(result, Reply):
             self.cache.put(result)  # before anything else can go wrong
             outcome.replies[request.name] = result
-            self.bill.add(result, self.settings)
+            self.bill.add(result.input_tokens, result.output_tokens, self.settings)
         elif isinstance(result, NoAnswer):
             outcome.without[request.name] = str(result)
-            self.bill.add(result.reply, self.settings)
+            reply = result.reply
+            self.bill.add(reply.input_tokens, reply.output_tokens, self.settings)
+            self.bill.refused_or_cut += 1
+        elif result.is_about_prompt:
+            outcome.without[request.name] = str(result)
             self.bill.refused_or_cut += 1
         else:
-            outcome.missing[request.name] = str(result)
+            if result.is_paid:
+                self.bill.add(*request.most_tokens(self.settings), self.settings)
+            place = self._refused if result.refusal else outcome.missing
+            place[request.name] = str(result)
             self.bill.failed += 1
         self.bill.asked += 1
 
@@ -211,7 +249,14 @@ class ChatModel:
                 new.append((key, request))
         for start in range(0, len(new), _BATCH_REQUESTS):
             part = dict(new[start : start + _BATCH_REQUESTS])
-            under_way |= dict.fromkeys(part, await self._hand_in(client, part))
+            claimed = {key for key in part if self.cache.claim(key, self._lease)}
+            taken = {key for batch in self.cache.batches() for key in batch.keys - under_way.keys()}
+            own = {key: request for key, request in part.items() if key in claimed - taken}
+            others = "another process hands it in; collect it with the same command later"
+            under_way |= dict.fromkeys(part, others)
+            if own:
+                under_way |= dict.fromkeys(own, await self._hand_in(client, own))
+            self.cache.give_up(claimed)
         outcome.missing |= {requests[key].name: state for key, state in under_way.items()}
         # Refusals are not cached: while others are missing, they are collected again next time.
         refused = {key for key, request in requests.items() if request.name in outcome.without}
@@ -229,7 +274,7 @@ class ChatModel:
             return ""
         if batch.id is None:
             self.cache.put_batch(Batch(batch.mark, batch_id, batch.keys))
-        status, results = await client.collect(batch_id)
+        status, results = await client.collect(batch_id, requests)
         if results is None:
             return f"batch {batch_id} is {status}; collect it with the same command later"
         lost = RequestFailed(f"batch {batch_id} ended as {status} without it")
@@ -251,7 +296,7 @@ class ChatModel:
         return f"handed in as batch {batch_id}; collect it with the same command later"
 
     def _most_usd(self, request: Request) -> float:
-        return self.settings.cost_usd(request.tokens, self.settings.max_tokens)
+        return self.settings.cost_usd(*request.most_tokens(self.settings))
 
     def _passes_limit(self, dollars: float) -> bool:
         """Whether this start could cost more than its limit if it spent so much more."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
@@ -10,8 +11,14 @@ from typing import Any, Literal
 
 from hadpo.chat.picture import data_url, picture_hash, picture_tokens
 from hadpo.records import BadInput, value_hash
-from hadpo.text import fill
+from hadpo.text import fill, without_thoughts
 
+ABOUT_PROMPT = re.compile(
+    r"content.?(filter|management|policy)|moderat|safety|harm|usage polic|context.?length"
+    r"|context window|too (long|large|many tokens)|reduce the|maximum (context|length|tokens)"
+    r"|exceed|image",
+    re.IGNORECASE,
+)
 _CHARACTERS_PER_TOKEN = 3.0  # of English it is 4; an estimate should not be too low
 
 
@@ -34,6 +41,7 @@ class ChatSettings:
     input_price: float = 0.0
     output_price: float = 0.0
     max_cost_usd: float = 0.0  # of one start; 0: no limit
+    is_exact: bool = False  # a server that refuses the temperature is not asked without it
     prefix: InitVar[str] = ""
 
     def __post_init__(self, prefix: str) -> None:
@@ -92,12 +100,17 @@ class Request:
     schema: Mapping[str, Any] | None = None  # what a JSON reply looks like
     system: str | None = None  # the message before the user's
     images: tuple[Path, ...] = ()  # pictures that the model is shown, before the text
+    takes_cut: bool = False  # a reply that max_tokens cut off, or an empty one, is a reply, too
 
     @property
     def tokens(self) -> float:
         """Estimated length of the prompt."""
         texts = (len(self.text) + len(self.system or "")) / _CHARACTERS_PER_TOKEN
         return texts + sum(map(picture_tokens, self.images))
+
+    def most_tokens(self, settings: ChatSettings) -> tuple[int, int]:
+        """Tokens of the prompt and of the longest reply, estimated."""
+        return int(self.tokens) + 1, settings.max_tokens
 
     def messages(self) -> list[dict[str, Any]]:
         """The messages in the API's form; pictures travel inside, as data URLs.
@@ -126,6 +139,8 @@ class Request:
         }
         if self.system is not None:
             facts["system"] = self.system
+        if self.takes_cut:
+            facts["takes_cut"] = True
         if self.images:
             facts["images"] = [picture_hash(path) for path in self.images]
         content = json.dumps(facts, sort_keys=True, ensure_ascii=False)
@@ -194,6 +209,12 @@ class Reply:
     model: str = ""  # the model that answered, as the server names it
     input_tokens: int = 0
     output_tokens: int = 0
+    finish: Literal["stop", "length"] = "stop"  # length: max_tokens cut it off
+
+    @property
+    def said(self) -> str:
+        """The text without the model's thoughts, which are no answer."""
+        return without_thoughts(self.text)
 
 
 class RequestFailed(Exception):
@@ -201,21 +222,28 @@ class RequestFailed(Exception):
 
     Attributes:
         is_hopeless: no other request can get a reply either (key, quota, unknown model).
-        is_malformed: the server does not take a request of this form (400, 422).
+        refusal: the server does not take this request (400, 422): what it says, whole.
+        is_paid: a reply came, which nobody can read.
     """
 
-    def __init__(self, why: str, *, is_hopeless: bool = False, is_malformed: bool = False) -> None:
+    def __init__(
+        self, why: str, *, is_hopeless: bool = False, refusal: str = "", is_paid: bool = False
+    ) -> None:
         super().__init__(why)
-        self.is_hopeless = is_hopeless
-        self.is_malformed = is_malformed
+        self.is_hopeless, self.refusal, self.is_paid = is_hopeless, refusal, is_paid
+
+    @property
+    def is_about_prompt(self) -> bool:
+        """Whether the server says that it refuses this prompt: its content, or its length."""
+        return bool(ABOUT_PROMPT.search(self.refusal))
 
 
 class NoAnswer(Exception):
     """The model refused, or was cut off: paid for, but no value; never cached."""
 
-    def __init__(self, why: str, reply: Reply) -> None:
+    def __init__(self, why: str, reply: Reply, is_estimated: bool = False) -> None:
         super().__init__(why)
-        self.reply = reply
+        self.reply, self.is_estimated = reply, is_estimated
 
 
 class Unfinished(RuntimeError):
@@ -234,11 +262,14 @@ class Bill:
     output_tokens: int = 0
     cost_usd: float = 0.0
     estimated_usd: float = 0.0  # before the first request, with replies of full length
+    with_thoughts: int = 0  # replies whose thoughts before the answer were taken away
+    usage_estimated: int = 0  # replies whose tokens the server did not say, or said wrongly
+    not_taken: list[str] = field(default_factory=list)  # settings that the server refused
 
-    def add(self, reply: Reply, settings: ChatSettings) -> None:
+    def add(self, input_tokens: int, output_tokens: int, settings: ChatSettings) -> None:
         """Count the tokens of a reply."""
-        self.input_tokens += reply.input_tokens
-        self.output_tokens += reply.output_tokens
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
         self.cost_usd = settings.cost_usd(self.input_tokens, self.output_tokens)
 
 

@@ -132,7 +132,7 @@ def generate(
         if request.name not in outcome.replies:
             continue
         name, _, image_id = request.name.partition("-")
-        blocks, rejected = read_blocks(outcome.replies[request.name].text)
+        blocks, rejected = read_blocks(outcome.replies[request.name].said)
         counts[f"blocks: {name}"] += len(blocks)
         for why, number in rejected.items():
             counts[f"blocks rejected: {why}"] += number
@@ -184,7 +184,7 @@ def read_blocks(reply: str) -> tuple[list[Block], Counter[str]]:
     value stands on the line of its label, or on the following ones up to an empty line. `Reason`
     is an answer. Text before the first label and after an empty line is ignored.
     """
-    value = json_object(reply)
+    value = json_object(reply, "instructions")
     listed = value.get("instructions") if value else None
     pieces = listed if isinstance(listed, list) else _labelled(reply)
     blocks: list[Block] = []

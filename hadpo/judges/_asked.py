@@ -49,7 +49,7 @@ class AskedJudge:
             for place, request in zip(open_places, requests, strict=True):
                 if reply := outcome.replies.get(request.name):
                     self.replies[reply.key] = reply
-                text = reply.text if reply else ""
+                text = reply.said if reply else ""
                 new = self._read(text, cases[place], outcome.without.get(request.name, ""))
                 if not found[place] or _unread(new) < _unread(found[place]):
                     found[place] = new

@@ -9,7 +9,7 @@ from typing import Any
 
 from hadpo.judges._rubric import Rubric, is_of_case, relative_boxes, reply_schema, texts_of
 from hadpo.records import Case, Label, Verdict
-from hadpo.text import json_object
+from hadpo.text import integer, json_object
 
 _KNOWN = ("hallucination", "correct", "cannot judge")
 _SAID = {
@@ -58,7 +58,7 @@ def read_tolerant(reply: str, case: Case) -> list[Verdict]:
     three, two different rulings on one claim, and every claim of a reply that numbers more claims
     than there are, or says that it is about another case.
     """
-    value = json_object(reply)
+    value = json_object(reply, "verdicts")
     rulings = _of_lines(reply, case) if value is None else _of_json(value, case)
     found = []
     for number, claim in enumerate(case.claims, start=1):
@@ -76,9 +76,9 @@ def _of_json(value: dict[str, Any], case: Case) -> dict[int, tuple[str, str]]:
     found: list[tuple[int, str, str]] = []
     for place, each in enumerate(verdicts, start=1):
         if isinstance(each, dict):
-            number = each.get("number", place)
+            number = integer(each.get("number", place))
             label, reason = str(each.get("label", "")), str(each.get("reason", ""))
-            if isinstance(number, int):
+            if number is not None:
                 found.append((number, _clean(label), reason))
     return _agreed(found, case)
 

@@ -25,7 +25,7 @@ from hadpo.chat import (
 from hadpo.config import PrepareConfig
 from hadpo.pairs.mine import complete_descriptions, description_pair, replace_sentences
 from hadpo.records import Answer, Evidence, Pair, Question, write_jsonl
-from hadpo.text import fold, json_object, sentences
+from hadpo.text import fold, integer, json_object, sentences
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -114,7 +114,7 @@ class Corrector:
         rewrites: dict[str, list[str]] = {name: [] for name in texts}
         for name, versions in rewrites.items():
             for turn in range(count):
-                value = json_object(replies.get(f"{name}/{turn}", "")) or {}
+                value = json_object(replies.get(f"{name}/{turn}", ""), "description") or {}
                 text = value.get("description")
                 if isinstance(text, str) and text.strip():
                     versions.append(" ".join(text.split()))
@@ -151,18 +151,18 @@ class Corrector:
         self.replies |= {reply.key: reply for reply in outcome.replies.values()}
         counts["requests to the corrector"] += len(requests)
         outcome.refuse_missing("requests to the corrector")
-        return {name: reply.text for name, reply in outcome.replies.items()}
+        return {name: reply.said for name, reply in outcome.replies.items()}
 
 
 def read_rulings(reply: str, claims: Sequence[str]) -> list[Ruling] | None:
     """The rulings of a reply on each claim, in order; None if any of them cannot be read."""
-    value = json_object(reply)
+    value = json_object(reply, "sentences")
     listed = value.get("sentences") if value else None
     if not isinstance(listed, list) or len(listed) != len(claims):
         return None
     rulings = []
     for number, (each, claim) in enumerate(zip(listed, claims, strict=True), start=1):
-        if not isinstance(each, dict) or each.get("index", number) != number:
+        if not isinstance(each, dict) or integer(each.get("index", number)) != number:
             return None
         repeated = each.get("sentence", claim)
         if not isinstance(repeated, str) or fold(repeated) != fold(claim):

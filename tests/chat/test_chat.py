@@ -91,7 +91,7 @@ BROKEN = {
     "html": (judge.html, "no chat completion"),
     "malformed": (judge.malformed, ""),
     "empty object": (lambda h: judge.send(h, 200, "{}"), "no chat completion"),
-    "bad request": (judge.error(400, "messages too long"), "refused as malformed"),
+    "bad request": (judge.error(400, "this is not how it is done"), "refused as malformed"),
 }
 
 

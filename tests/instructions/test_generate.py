@@ -96,7 +96,7 @@ def test_nothing_is_asked_twice(server, tmp_path):
     def sometimes(body, number):
         if number >= 6:
             refused.add(number)
-            return lambda handler: handler.send_error(400, "no more")
+            return lambda handler: handler.send_error(401, "no more")
         return canned(body, number)
 
     server.behave = sometimes

@@ -174,6 +174,13 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
 
 
+def says(text: str, right: str) -> bool:
+    """Whether a text holds the words of a right answer, one behind the other; False without any."""
+    said, wanted = words(text), words(right)
+    starts = range(len(said) - len(wanted) + 1)
+    return bool(wanted) and any(said[at : at + len(wanted)] == wanted for at in starts)
+
+
 def longest_terms(
     said: Sequence[str], terms: Mapping[tuple[str, ...], Meaning], *, longest: int
 ) -> list[Meaning]:

@@ -16,7 +16,15 @@ benchmarks alike.
 
 from hadpo.benchmarks._answers import decoding_of
 from hadpo.benchmarks._stage import agreement, evaluate, plan
-from hadpo.benchmarks._tally import Benchmark, Known, Tally, only_verdict, score, together
+from hadpo.benchmarks._tally import (
+    Benchmark,
+    Known,
+    Tally,
+    only_verdict,
+    score,
+    shown_picture,
+    together,
+)
 from hadpo.measures import Measure
 
 __all__ = [
@@ -30,5 +38,6 @@ __all__ = [
     "only_verdict",
     "plan",
     "score",
+    "shown_picture",
     "together",
 ]

@@ -5,6 +5,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -443,3 +444,8 @@ def only_verdict(answer: Answer, known: Known) -> Verdict:
     if len(known.verdicts) != 1:
         raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
     return known.verdicts[0]
+
+
+def shown_picture(case: Case) -> tuple[Path, ...]:
+    """The picture of a case for a judge that sees: cases of a judge that does not name none."""
+    return (Path(case.evidence.image),) if case.evidence.image else ()

@@ -19,7 +19,7 @@ from hadpo.data import Report, Sources
 from hadpo.data import gqa as data
 from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import integer, json_object, word_count, words
+from hadpo.text import integer, json_object, says, word_count
 
 __all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
@@ -98,18 +98,14 @@ def tally(answer: Answer, known: Known) -> Tally:
 def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
     """An answer is correct if it holds the words of the right answer, in their order."""
     fact = " ".join(case.evidence.facts)
-    right = words(fact)
     found = []
     for place, claim in enumerate(case.claims):
-        said = words(claim)
-        starts = range(len(said) - len(right) + 1)
-        is_right = bool(right) and any(said[at : at + len(right)] == right for at in starts)
         found.append(
             Verdict(
                 case_id=case.case_id,
                 model=case.model_of(place),
                 claim=claim,
-                label="correct" if is_right else "incorrect",
+                label="correct" if says(claim, fact) else "incorrect",
                 reason=f"the right answer is {fact}",
                 place=place + 1,
             )

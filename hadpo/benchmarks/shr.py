@@ -137,7 +137,7 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
         return {}
     facts = data.facts(sources.resolve(sources.data.shr), sources.report)
     images = sources.images.items()
-    return {key: replace(each, facts=facts.get(key, ())) for key, each in images}
+    return {key: replace(each, facts=facts[key]) for key, each in images if key in facts}
 
 
 def readings(settings: Settings) -> dict[str, str]:

@@ -8,7 +8,7 @@ hadpo/<schema>: desc_data.json and pope_data.json about the train images, as HA-
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
-gqa: questions.json about the test images, each with its one right answer.
+gqa: questions.json about the test images, each with its one right answer; mmhal: the same form.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
 vocabulary.json: the words of the world and the templates of its sentences.
@@ -30,7 +30,13 @@ from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentence
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
-from hadpo.mini.instructions import gqa_questions, instructions, jokes, synonyms
+from hadpo.mini.instructions import (
+    gqa_questions,
+    instructions,
+    jokes,
+    mmhal_questions,
+    synonyms,
+)
 from hadpo.mini.world import (
     CATEGORIES,
     COLOURS,
@@ -45,7 +51,7 @@ from hadpo.records import BadInput, read_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # raise it when the same arguments give another world
+VERSION = 5  # raise it when the same arguments give another world
 FIRST_IMAGE_ID = 2400001
 FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
@@ -102,6 +108,8 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _humour(folder / "humour", train, folder / "VG", seed)
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
     _write(folder / "gqa" / "questions.json", gqa_questions(test))
+    photos = {key: image_name(key) for key in test}
+    _write(folder / "mmhal" / "questions.json", mmhal_questions(test, photos))
     _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
     _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})

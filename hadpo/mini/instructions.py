@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 from hadpo.mini.captions import claim_of, sentence
 from hadpo.mini.world import CATEGORIES, COLOURS, Scene
@@ -44,6 +45,26 @@ def gqa_questions(test: Mapping[int, Scene]) -> dict[str, dict[str, str]]:
         for name, (text, answer) in asked.items():
             record = {"question": text, "answer": answer, "imageId": str(key)}
             found[f"{key}-{name}"] = record
+    return found
+
+
+def mmhal_questions(test: Mapping[int, Scene], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """MMHal-Bench's file: of each image one question, in turn of three of its eight types.
+
+    `names` are the images' files; the person's answers are the shortest that are right.
+    """
+    found = []
+    for number, (key, scene) in enumerate(test.items()):
+        thing = scene.objects[0]
+        absent = next(name for name in CATEGORIES if name not in scene.categories)
+        kind, question, answer = (
+            ("attribute", f"What color is the {thing.category}?", thing.colour),
+            ("adversarial", f"What color is the {absent}?", f"no {absent}"),
+            ("relation", f"Where is the {thing.category}?", thing.place),
+        )[number % 3]
+        record = {"question_type": kind, "image_id": names[key].removesuffix(".jpg")}
+        record |= {"image_src": "", "image_content": sorted(scene.categories)}
+        found.append(record | {"question": question, "gt_answer": answer, "model_answer": ""})
     return found
 
 

@@ -77,13 +77,15 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
         BadInput: a file that cannot be read as a whole.
     """
     data = run.recipe.data
-    folder = visual_genome_folder(run)
     known = _sources(run, report)
     asked = {name: tuple(each.image_ids(known)) for name, each in _benchmarks("image_ids")}
     ids = {key for keys in asked.values() for key in keys}
     wanted = None if image_ids is None else ids.union(image_ids)
-    images = vg.read(folder, report, image_ids=wanted)
-    files = [folder / "image_data.json", folder / "region_descriptions.json"]
+    images, twins, files = {}, {}, []
+    if data.visual_genome or ids or run.settings.pair_source != "questions":
+        folder = visual_genome_folder(run)
+        images, twins = vg.read(folder, report, image_ids=wanted), vg.coco_ids(folder)
+        files = [folder / "image_data.json", folder / "region_descriptions.json"]
     if data.coco:
         files.append(run.resolve(data.coco) / "objects.json")
     run.note_inputs(input_hashes(files, below=run.folder.parent))
@@ -106,7 +108,7 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
         questions=questions,
         words=words,
         vocabulary=from_json(words, where=data.vocabulary or "vocabulary"),
-        evaluated=_under_any_name(ids, vg.coco_ids(folder)),
+        evaluated=_under_any_name(ids, twins),
     )
 
 

@@ -20,20 +20,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "loss": set(),
     "measures": set(),
+    "images": {"records"},
     "plugins": {"records"},
     "config": {"records", "plugins"},
     "cost": {"config"},  # plan, doctor and generation estimate with one model
-    "chat": {"records", "config", "text"},
+    "chat": {"records", "images", "config", "text"},
     "runs": {"records", "config", "plugins"},
-    "data": {"records", "plugins", "text"},
-    "vlm": {"records", "config", "plugins", "cost"},
+    "data": {"records", "images", "plugins", "text"},
+    "vlm": {"records", "images", "config", "plugins", "cost"},
     "backbones": {"records", "config", "plugins", "cost", "vlm"},
     "judges": {"records", "plugins", "text", "chat"},
-    "batch": {"records", "config", "loss", "cost", "vlm", "backbones"},
+    "batch": {"records", "images", "config", "loss", "cost", "vlm", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "vlm", "backbones", "batch", "loss"},
-    "generation": {"records", "config", "plugins", "cost", "runs", "vlm", "backbones"},
+    "generation": {"records", "images", "config", "plugins", "cost", "runs", "vlm", "backbones"},
     "tables": {"records", "config", "plugins", "text", "measures", "runs"},
-    "figures": {"records", "config", "plugins", "text", "runs", "tables"},
+    "figures": {"records", "images", "config", "plugins", "text", "runs", "tables"},
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
@@ -50,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": {"records", "plugins", "text", "data"},
     "explore": {"records", "config", "plugins", "text", "runs", "tables", "figures"},
     "page": {
-        *("records", "config", "plugins", "text", "chat", "runs", "judges"),
+        *("records", "images", "config", "plugins", "text", "chat", "runs", "judges"),
         *("vlm", "backbones", "adapter", "generation", "mini"),
     },
     "classroom": {
@@ -106,7 +107,7 @@ LINES = 600
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Judging, scoring and comparing work where torch is not installed.
 WITHOUT_TORCH = (
-    *("records", "config", "cost", "plugins", "text", "measures", "chat", "runs"),
+    *("records", "images", "config", "cost", "plugins", "text", "measures", "chat", "runs"),
     *("data", "judges", "benchmarks", "tables", "figures"),
 )
 

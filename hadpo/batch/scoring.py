@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from hadpo import loss
 from hadpo.batch.packing import Packed
-from hadpo.records import BadInput
+from hadpo.images import read_image
 from hadpo.vlm.backbone import Backbone
 
 
@@ -22,16 +20,7 @@ def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "ima
     Raises:
         BadInput: names the file that is missing or no image.
     """
-    pixels = []
-    for path in images:
-        try:
-            with Image.open(Path(path)) as image:
-                pixels.append(backbone.preprocess(image))
-        except FileNotFoundError as error:
-            raise BadInput(f"no image {path}; mend the path, or fetch the images") from error
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadInput(f"{path}: no readable image ({error})") from error
-    return torch.stack(pixels)
+    return torch.stack([backbone.preprocess(read_image(path)) for path in images])
 
 
 def embed(

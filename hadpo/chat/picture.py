@@ -5,13 +5,11 @@ import functools
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
+from hadpo.images import ORIENTATION, open_image, to_rgb
 from hadpo.records import BadInput, file_hash
 
 _SENT_AS_IT_IS = ("JPEG", "PNG", "WEBP")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel at most
-_ORIENTATION = 0x0112  # EXIF tag: servers differ in whether they obey it
 # One token for each 28 x 28 pixels (Qwen-VL), and as many as GPT-4o counts for a large picture.
 _PIXELS_PER_TOKEN = 28 * 28
 _LEAST_TOKENS = 1105
@@ -25,34 +23,29 @@ def data_url(path: Path) -> str:
     Raises:
         BadInput: no such file, no picture, or one of more than 8 bits a channel.
     """
-    try:
-        with Image.open(path) as image:
-            kind, mode = image.format or "", image.mode
-            if mode not in _MODES:
-                raise BadInput(
-                    f"{path}: a picture of mode {mode!r}; a server is sent pictures of 8 bits a "
-                    "channel: convert it"
-                )
-            turned = image.getexif().get(_ORIENTATION, 1) != 1
-            image.load()
-            content = path.read_bytes()
-            if kind not in _SENT_AS_IT_IS or mode in ("CMYK", "YCbCr") or turned:
-                file = io.BytesIO()
-                ImageOps.exif_transpose(image).convert("RGB").save(file, "PNG")
-                kind, content = "PNG", file.getvalue()
-    except BadInput:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error
+    with open_image(path) as image:
+        kind, mode = image.format or "", image.mode
+        if mode not in _MODES:
+            raise BadInput(
+                f"a picture of mode {mode!r}; a server is sent pictures of 8 bits a channel: "
+                "convert it"
+            )
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+        image.load()
+        content = path.read_bytes()
+        if kind not in _SENT_AS_IT_IS or mode in ("CMYK", "YCbCr") or turned:
+            file = io.BytesIO()
+            to_rgb(image).save(file, "PNG")
+            kind, content = "PNG", file.getvalue()
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
 
 
 def picture_tokens(path: Path) -> float:
     """Estimated tokens of a picture; 0 for one that is not there, which is never sent."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return max(_LEAST_TOKENS, image.width * image.height / _PIXELS_PER_TOKEN)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except BadInput:
         return 0.0
 
 

@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
@@ -43,6 +43,12 @@ _OWN_TYPES: dict[str, type] = {
     "compare": CompareConfig,
 }
 _BENCHMARKS = "hadpo.benchmarks"
+_LONGEST_NAME = 200  # characters of a recipe's name or path
+_MOST_PARENTS = 20  # that a recipe extends, one the other
+_DEEPEST = 20  # levels of lists and mappings in a recipe
+_MOST_VALUES = 10_000
+_DIGITS = 20
+_SHOWN = 200  # characters of a value in a message
 _ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a benchmark's module
 
 
@@ -218,20 +224,98 @@ def _read(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
     path = RECIPES / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-    if not path.is_file():
-        raise BadInput(f"no recipe {name!r} ({path} is no file); {choices(name, recipe_names())}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: expected settings, found {type(values).__name__}")
+    if len(name) > _LONGEST_NAME or not path.is_file():
+        shown = name[:_LONGEST_NAME]
+        raise BadInput(
+            f"no recipe {shown!r} (there is no such file); {choices(shown, recipe_names())}"
+        )
+    values = _read_yaml(path)
+    if values is None:
+        values = {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        found = "keys that are no names" if isinstance(values, dict) else type(values).__name__
+        raise BadInput(f"{path}: expected settings by name, found {found}")
     # `train:` with nothing below it sets nothing.
-    values = {k: v for k, v in values.items() if v is not None or k not in section_types()}
+    sections = section_types()
+    values = {k: v for k, v in values.items() if v is not None or k not in sections}
+    for key in sections.keys() & values.keys():
+        if not isinstance(values[key], dict):
+            found = str(values[key])[:_SHOWN]
+            raise BadInput(f"{path}: {key}: expected settings by name, found {found!r}")
+    if "name" in values:
+        raise BadInput(f"{path}: name: a recipe is called as its file is; leave it out")
     parent = values.pop("extends", None)
     if parent is None:
         return values
+    if not isinstance(parent, str):
+        raise BadInput(
+            f"{path}: extends: expected the name of one recipe, found {str(parent)[:_SHOWN]!r}"
+        )
+    if len(seen) >= _MOST_PARENTS:
+        raise BadInput(f"{path}: extends: {' -> '.join([*seen, name, parent])} is too long a chain")
     return _lay_over(_read(parent, seen=(*seen, name)), values)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return _Loader(path.read_text(encoding="utf-8"), path).get_single_data()
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML: {error}") from error
+    except BadInput:
+        raise
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # dates that are none, ...
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what nobody writes on purpose: a key twice, depth, aliases that multiply."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        super().__init__(text)
+        self._path = path
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}  # values in a node, its aliases written out
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node; refuses one that is too deep, too large, or stands in itself."""
+        event = self.peek_event()
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self._refuse("lists and mappings are nested too deeply", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None or (isinstance(event, yaml.AliasEvent) and node in self._sizes):
+            return node
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse("an alias of the value that it stands in", event)
+        if node.tag.endswith(":int") and len(node.value) > _DIGITS:
+            self._refuse(f"a number of {len(node.value)} digits, expected at most {_DIGITS}", event)
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+        self._sizes[node] = 1 + sum(self._sizes[each] for each in inner)
+        if self._sizes[node] > _MOST_VALUES:
+            self._refuse(f"more than {_MOST_VALUES:,} values, its aliases written out", event)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys are all different."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                self._refuse(f"the key {key.value[:_LONGEST_NAME]!r} stands twice", key)
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return node
+
+    def _refuse(self, problem: str, place: Any) -> NoReturn:
+        raise BadInput(f"{self._path}:{place.start_mark.line + 1}: {problem}")
 
 
 def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,4 +344,4 @@ def _explain(error: Any, where: str) -> str:
             f"{place}: unknown setting; {choices(name, [f.name for f in dataclasses.fields(kind)])}"
         )
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{place}: {reason} (found {error['input']!r})"
+    return f"{place}: {reason} (found {repr(error['input'])[:_SHOWN]})"

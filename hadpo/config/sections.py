@@ -26,7 +26,7 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
-_Integer = Annotated[int, pydantic.BeforeValidator(_no_truth)]
+_Integer = Annotated[int, pydantic.BeforeValidator(_no_truth), Field(lt=2**63)]
 _Number = Annotated[float, pydantic.BeforeValidator(_no_truth)]
 Count = Annotated[_Integer, Field(ge=0)]
 AtLeastOne = Annotated[_Integer, Field(ge=1)]
@@ -76,6 +76,15 @@ def _each_of(known: Callable[[], Iterable[str]], pattern: str = "$^") -> pydanti
         return setting
 
     return pydantic.AfterValidator(check)
+
+
+def _check_stages(stages: tuple[str, ...]) -> tuple[str, ...]:
+    for stage in stages:
+        if stage not in SECTIONS:
+            raise ValueError(f"no stage {stage!r}; {plugins.choices(stage, SECTIONS)}")
+    if list(stages) != [stage for stage in SECTIONS if stage in stages] or not stages:
+        raise ValueError(f"expected one or more of {', '.join(SECTIONS)}, once and in this order")
+    return stages
 
 
 INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
@@ -393,7 +402,13 @@ class Recipe:
     title: str
     notes: str = ""
     is_mini: bool = False  # the synthetic world: it teaches, it is not a result
-    stages: tuple[str, ...] = ("prepare", "train", "merge", "evaluate", "compare")
+    stages: Annotated[tuple[str, ...], pydantic.AfterValidator(_check_stages)] = (
+        "prepare",
+        "train",
+        "merge",
+        "evaluate",
+        "compare",
+    )
     model: ModelConfig | None = None
     data: DataConfig = field(default_factory=DataConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
-
 from hadpo.data import (
     Box,
     InnerPath,
@@ -22,7 +20,8 @@ from hadpo.data import (
     read_json_lines,
     stream_list,
 )
-from hadpo.records import BadInput, Evidence, Region
+from hadpo.images import open_image
+from hadpo.records import Evidence, Region
 
 _EXPECTED = "expected JSON lines with the keys image and objects"
 _INSTANCES = "expected COCO's instances: an object with images, annotations and categories"
@@ -84,11 +83,8 @@ def read(folder: Path, report: Report) -> dict[str, Evidence]:
             image = folder / "val2014" / raw.image
             if missing_images([(where, str(image))], report, source="coco"):
                 continue
-            try:
-                with Image.open(image) as opened:
-                    width, height = opened.size
-            except (OSError, Image.DecompressionBombError) as error:
-                raise BadInput(f"{where}: {image} is no readable image ({error})") from error
+            with open_image(image) as opened:
+                width, height = opened.size
             again = image.stem in evidence
             report.left_out("photos named again, the last counts", source="coco", count=int(again))
             evidence[image.stem] = Evidence(

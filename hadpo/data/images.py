@@ -9,11 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
+from hadpo.images import ORIENTATION, open_image, to_rgb
 from hadpo.records import BadInput
-
-_ORIENTATION = 0x0112  # EXIF tag: cameras store pictures lying on their side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +84,11 @@ def check(path: Path) -> Finding:
     if path.stat().st_size == 0:
         return Finding(problem="the file is empty")
     try:
-        with Image.open(path) as image:
-            mode, turned = image.mode, image.getexif().get(_ORIENTATION, 1) != 1
-            width, height = ImageOps.exif_transpose(image.convert("RGB")).size
-    except Image.DecompressionBombError as error:
-        return Finding(problem=f"too large to be a photo ({error})")
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        return Finding(problem=f"no readable image ({error})")
+        with open_image(path) as image:
+            mode, turned = image.mode, image.getexif().get(ORIENTATION, 1) != 1
+            width, height = to_rgb(image).size
+    except BadInput as error:
+        return Finding(problem=str(error).removeprefix(f"{path}: "))
     notes = [f"stored as {mode}"] if mode != "RGB" else []
     notes += ["rotated by EXIF"] if turned else []
     problem = f"{width} x {height} pixels" if min(width, height) < 2 else ""

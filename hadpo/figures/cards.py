@@ -28,6 +28,7 @@ from hadpo.figures._style import (
     picture_html,
     with_mini,
 )
+from hadpo.images import read_image
 from hadpo.records import BadInput, Evidence, Instruction, Pair, Question, Region, Verdict
 from hadpo.tables import model_title
 
@@ -291,7 +292,7 @@ def hallucination_card(
     shown = [model for model in models if ruled.get(model)]
     if not shown:
         raise BadInput(f"no verdicts of {', '.join(models)}; there are those of {sorted(ruled)}")
-    picture, note = with_boxes(open_image(image), regions, most_regions)
+    picture, note = with_boxes(read_image(image), regions, most_regions)
     columns = []
     for model in shown:
         count = sum(v.label == "hallucination" for v in ruled[model])
@@ -328,7 +329,7 @@ def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
         column("chosen ✓", chosen, same_chosen, "true"),
         column("rejected ✗", rejected, same_rejected, "invented"),
     ]
-    picture, _ = fit(open_image(pair.image))
+    picture, _ = fit(read_image(pair.image))
     note = f"{pair.kind} pair {pair.pair_id} from {pair.source}, image {pair.image_id}."
     return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
 
@@ -339,7 +340,7 @@ def text_card(image: str | Path, columns: Sequence[Column], *, title: str, note:
     Raises:
         BadInput: no readable image.
     """
-    picture, _ = fit(open_image(image))
+    picture, _ = fit(read_image(image))
     return Card("text", title, picture, columns, note)
 
 
@@ -351,7 +352,7 @@ def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
 def _instruction_card(record: Instruction, *, title: str) -> Card:
     words = [(word, False) for word in record.answer.split()]
     column = Column(f"answer, {len(words)} words", [Line(words)])
-    picture, _ = fit(open_image(record.image))
+    picture, _ = fit(read_image(record.image))
     note = f"{record.kind} instruction {record.instruction_id} from {record.source}, "
     note += f"image {record.image_id}."
     message = title or record.instruction or "(a caption: the trainer draws the request)"
@@ -425,21 +426,12 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for at, path in enumerate(images):
         left, top = (at % columns) * (side + 10), (at // columns) * (side + foot + 10)
-        picture, _ = fit(open_image(path), side)
+        picture, _ = fit(read_image(path), side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top))
         for line, text in enumerate(_two_lines(captions[at] if captions else "", side)):
             draw.text((left, top + side + 3 + 14 * line), text, font=_font(), fill="#222222")
     message = title or f"{len(images)} images"
     return Card("contact_sheet", message, sheet, captions=captions)
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The image in RGB; raises BadInput if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise BadInput(f"cannot read the image {path}: {error}") from error
 
 
 def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tuple[Image.Image, str]:
@@ -506,7 +498,7 @@ def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5) -> Pi
     """Images with what is known about them: numbered boxes, their phrases, and the facts."""
     cards = []
     for known in evidence:
-        picture, note = with_boxes(open_image(known.image), known.regions, most_regions)
+        picture, note = with_boxes(read_image(known.image), known.regions, most_regions)
         note = " ".join([note, *known.facts])
         name = f"evidence_{known.image_id}"
         title = f"Image {known.image_id}: {len(known.regions)} regions, {len(known.facts)} facts"

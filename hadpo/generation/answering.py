@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.std import tqdm
 
@@ -18,6 +17,7 @@ from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
 from hadpo.generation.room import batch_that_fits
 from hadpo.generation.single import decode_single
+from hadpo.images import read_image
 from hadpo.records import Answer, BadInput, Question
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.decoder import KVState
@@ -169,7 +169,7 @@ def _answer_group(
     """Every question of a group of images with its generated ids."""
     rows = [(image, text) for image, asked in group.items() for text in asked]
     ids = [backbone.expand(backbone.prompt_ids(text, prompt=prompt)) for _, text in rows]
-    pixels = torch.stack([_pixels(backbone, image) for image in group])
+    pixels = torch.stack([backbone.preprocess(read_image(image)) for image in group])
     image_of = [index for index, asked in enumerate(group.values()) for _ in asked]
     # Everything up to the last image token is the same for all questions about an image.
     starts = [len(row) - row[::-1].index(IMAGE) for row in ids]
@@ -204,14 +204,6 @@ def _own_image_tokens(
 ) -> Tensor:
     texts, image_of = zip(*rows, strict=True)
     return backbone.image_tokens(pixels, texts, image_of=image_of)
-
-
-def _pixels(backbone: Backbone, path: str) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            return backbone.preprocess(image)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error
 
 
 class Progress:

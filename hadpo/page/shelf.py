@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from hadpo import adapter, backbones, config, mini, plugins
 from hadpo.chat import ChatSettings, cache_file
 from hadpo.generation import Decoding, Turn, stream
+from hadpo.images import read_image
 from hadpo.judges import Judge, JudgeSettings
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
 from hadpo.mini import Exhibit
@@ -135,20 +134,12 @@ def _exhibits(prepared: Path) -> list[Exhibit]:
     return [
         Exhibit(
             name,
-            _open(Path(files[name])),
+            read_image(files[name]),
             known[name],
             tuple(dict.fromkeys((*islice(texts, 3), *ANYWHERE))),
         )
         for name, texts in islice(asked.items(), MOST_PICTURES)
     ]
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise BadInput(f"{path}: no readable picture ({error}); prepare the run again") from error
 
 
 @dataclass(frozen=True, eq=False)

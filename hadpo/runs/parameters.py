@@ -46,6 +46,8 @@ def read_overrides(texts: Iterable[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise BadInput(f"-p {text!r}: expected KEY=VALUE")
+        if key.strip() in overrides:
+            raise BadInput(f"-p {text!r}: {key.strip()} is given twice")
         overrides[key.strip()] = value.strip()
     return overrides
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, CLIPVisionModel
 
+from hadpo.images import to_rgb
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
 
@@ -77,14 +78,6 @@ _EVA_IGNORED = {
     "mask_token": "of EVA's pretraining",
 }
 _MOST_EVA_BLOCKS = 64  # of any EVA file
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as a person sees it: turned as its EXIF data says, in RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits per pixel; `convert` would clip them at 255
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    return image.convert("RGB")
 
 
 @dataclass(frozen=True, kw_only=True)

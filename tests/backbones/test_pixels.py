@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from hadpo.images import to_rgb
 from hadpo.records import BadInput
-from hadpo.vlm.vision import CLIP_MEAN, CLIP_STD, Preprocessing, to_rgb
+from hadpo.vlm.vision import CLIP_MEAN, CLIP_STD, Preprocessing
 
 
 def as_uint8(pixels):
@@ -40,16 +41,14 @@ def test_equals_clips_own_processor(size):
     assert (found - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"]
-)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I;16"])
 def test_any_mode_becomes_rgb(mode):
     if mode == "I;16":
         image = Image.fromarray(np.full((20, 20), 128 * 256, np.uint16))
     elif mode == "PA":
         image = Image.new("LA", (20, 20), 128).convert("PA")
     else:
-        image = Image.new("RGB", (20, 20), (128, 128, 128)).convert(mode if mode != "I" else "L")
+        image = Image.new("RGB", (20, 20), (128, 128, 128)).convert(mode)
     pixels = Preprocessing(image_size=14, pad=True)(image)
     assert pixels.shape == (3, 14, 14) and pixels.dtype == torch.float32
     assert abs(as_uint8(pixels).mean() - 128) <= 4  # dithered modes are grey on average

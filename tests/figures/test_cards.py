@@ -78,7 +78,7 @@ def test_a_card_tells_itself_in_words_and_says_mini(image: Path):
 
 
 def test_a_card_needs_an_image_and_verdicts(image: Path, tmp_path: Path):
-    with pytest.raises(BadInput, match=r"cannot read the image .*gone\.png"):
+    with pytest.raises(BadInput, match=r"no image .*gone\.png"):
         hallucination_card(tmp_path / "gone.png", two_models())
     with pytest.raises(
         BadInput, match=r"no verdicts of base, merged; there are those of \['sft'\]"

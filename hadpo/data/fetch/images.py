@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from PIL import Image
-
 from hadpo.data import Report, read_csv
 from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
+from hadpo.images import open_image
+from hadpo.records import BadInput
 
 DEAD = "dead.jsonl"  # a line for each address that gave no picture: image_id, url, why
 _EXPECTED = "expected image_id, image_url: fetch the table first, or again"
@@ -70,13 +70,11 @@ def _one(url: str, target: Path, patience: Patience) -> str:
     """Fetch one picture; "" or why there is none."""
     try:
         download(url, target, most_bytes=_MOST_BYTES, patience=patience)
-        with Image.open(target) as image:
+        with open_image(target) as image:
             image.verify()
     except FetchFailed as error:
         return str(error)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if not target.is_file():
-            raise
+    except BadInput as error:
         target.unlink()
         return f"no picture: {error}"
     return ""

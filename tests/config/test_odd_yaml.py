@@ -1,0 +1,85 @@
+"""Recipes that nobody writes on purpose: each is one message, none is read in silence."""
+
+import pytest
+
+from hadpo import config
+from hadpo.records import BadInput
+from hadpo.runs import read_overrides
+
+NINE = ", ".join(["*{}"] * 9)
+LEVELS = zip("abcdef", "bcdefg", strict=True)
+BOMB = "\n".join(f"{b}: &{b} [{NINE.replace('{}', a)}]" for a, b in LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: t\ntrain:\n  beta: 0.1\n  beta: 0.9\n", r"r\.yaml:4: the key 'beta' stands twice"),
+        ("title: t\ntitle: u\n", r"r\.yaml:2: the key 'title' stands twice"),
+        ("title: t\nmodel:\n  backbone: b\n  files: {a: x, 'a': y}\n", "4: the key 'a' stands twi"),
+        ("title: t\ntrain: {steps: " + "9" * 5000 + "}\n", "2: a number of 5000 digits"),
+        ("title: t\ntrain: {train_seed: 9223372036854775808}\n", r"train\.train_seed: .*less than"),
+        ("title: t\ntrain: {beta: -.inf}\n", r"train\.beta"),
+        ("title: t\ntrain: {steps: .nan}\n", r"train\.steps"),
+        ("title: " + "[" * 3000, "1: lists and mappings are nested too deeply"),
+        ("title: t\ntrain: " + "{a: " * 30 + "1" + "}" * 30, "nested too deeply"),
+        ("a: &a [x, x, x]\n" + BOMB + "\n", "5: more than 10,000 values, its aliases written out"),
+        ("title: &a [*a]\n", "1: an alias of the value that it stands in"),
+        ("train: &a {beta: *a}\n", "1: an alias of the value that it stands in"),
+        ("title: 2020-13-45\n", r"r\.yaml: cannot be read \(month"),
+        ("title: t\nextends: [mini/llava]\n", r"extends: expected the name of one recipe, found"),
+        ("title: t\nextends: 5\n", r"extends: expected the name of one recipe, found '5'"),
+        ("title: t\nextends: {train: {}}\n", r"extends: expected the name of one recipe, found"),
+        ("title: t\nextends: ''\n", "no recipe ''"),
+        ("title: t\nextends: " + "x" * 5000 + "\n", "no recipe 'xxx"),
+        ("title: t\ntrain: 5\n", r"r\.yaml: train: expected settings by name, found '5'"),
+        ("title: t\ntrain: [beta]\n", r"train: expected settings by name, found"),
+        ("title: t\n1: 2\n", "expected settings by name, found keys that are no names"),
+        ("false\n", "expected settings by name, found bool"),
+        ("title: t\nname: other\n", "name: a recipe is called as its file is; leave it out"),
+        ("title: t\nstages: [prepare, trian]\n", "no stage 'trian'; did you mean 'train'"),
+        ("title: t\nstages: [train, prepare]\n", "once and in this order"),
+        ("title: t\nstages: [train, train]\n", "once and in this order"),
+        ("title: t\nstages: []\n", "expected one or more of"),
+        ("title: t\ntrain: {beta: true}\n", r"train\.beta: expected a number"),
+        ("title: t\ntrain: {steps: yes}\n", r"train\.steps: expected a number"),
+        ("title: t\nevaluate: {benchmark_names: 'pope,poep'}\n", "no 'poep'; did you mean 'pope'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_one_message(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        config.load_recipe(str(tmp_path / "r.yaml"), {"lora_rank": 8})
+    assert "r.yaml" in str(caught.value) or "no recipe" in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_recipe_in_another_encoding_is_named(tmp_path):
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "r.yaml").write_bytes("title: été\n".encode(encoding))
+        with pytest.raises(BadInput, match=r"r\.yaml: not UTF-8 \(byte \d+\); save it as UTF-8"):
+            config.load_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_a_long_chain_of_recipes_ends(tmp_path):
+    for number in range(40):
+        text = f"title: t\nextends: {tmp_path / f'{number + 1}.yaml'}\n"
+        (tmp_path / f"{number}.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"20\.yaml: extends: .* is too long a chain"):
+        config.load_recipe(str(tmp_path / "0.yaml"))
+
+
+def test_anchors_that_say_a_thing_once_are_read(tmp_path):
+    text = "title: t\ntrain: &own {beta: 0.3}\nmerge: {}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    assert config.load_recipe(str(tmp_path / "r.yaml")).train.beta == 0.3
+    text = "title: t\nmodel:\n  backbone: llava/mini\n  files: {a: &x one, b: *x}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = config.load_recipe(str(tmp_path / "r.yaml"))
+    assert recipe.model and recipe.model.files == {"a": "one", "b": "one"}
+
+
+def test_a_parameter_that_is_given_twice_is_refused():
+    assert read_overrides(["beta=0.1", "steps=2"]) == {"beta": "0.1", "steps": "2"}
+    with pytest.raises(BadInput, match=r"-p 'beta=0\.2': beta is given twice"):
+        read_overrides(["beta=0.1", "beta=0.2"])

@@ -1,0 +1,94 @@
+"""Pictures are opened in one place: what cannot be read rightly is a message there."""
+
+import ast
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hadpo
+from hadpo import images
+from hadpo.data.images import check
+from hadpo.records import BadInput
+
+PACKAGE = Path(hadpo.__file__).parent
+
+
+def bomb(path, side=30_000):
+    """A PNG of a few bytes that says it is `side` pixels wide and high."""
+
+    def chunk(kind, data):
+        content = kind + data
+        return struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"\0" * 64)), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+def grey(kind, factor=1):
+    values = (np.arange(256).reshape(16, 16) * factor).astype(kind)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("picture", "ending", "problem"),
+    [
+        (grey(np.int32), "tif", r"mode I \(32-bit integers\)"),
+        (grey(np.int32, 257), "tif", r"mode I \(32-bit integers\)"),
+        (grey(np.float32, 1 / 255), "tif", r"mode F \(floating-point numbers\)"),
+        (grey(np.float32), "tif", r"mode F \(floating-point numbers\)"),
+        (grey(np.uint16, 16), "png", "none above 4080: it may have a depth of fewer bits"),
+        (grey(np.uint16, 4), "png", "none above 1020: it may have a depth of fewer bits"),
+        (grey(np.uint16), "tif", "none above 255: it may have a depth of fewer bits"),
+    ],
+)
+def test_a_picture_of_unknown_depth_is_refused(tmp_path, picture, ending, problem):
+    path = tmp_path / f"deep.{ending}"
+    picture.save(path)
+    with pytest.raises(BadInput, match=rf"deep\.{ending}: .*{problem}"):
+        images.read_image(path)
+    assert "it is not known what is white" in check(path).problem
+
+
+def test_sixteen_bits_become_the_upper_eight(tmp_path):
+    Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256)).save(tmp_path / "a.png")
+    found = np.asarray(images.read_image(tmp_path / "a.png"))
+    assert (found[..., 0].reshape(-1) == np.arange(65536) // 256).all()
+    assert (found[..., 0] == found[..., 1]).all() and (found[..., 0] == found[..., 2]).all()
+    Image.new("I;16", (4, 4)).save(tmp_path / "black.png")  # black at any depth
+    assert np.asarray(images.read_image(tmp_path / "black.png")).max() == 0
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    bomb(tmp_path / "bomb.png")
+    with pytest.raises(BadInput, match=r"bomb\.png: too large to be a photo"):
+        images.read_image(tmp_path / "bomb.png")
+    assert "too large" in check(tmp_path / "bomb.png").problem
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    (tmp_path / "cut.png").write_bytes(bomb(tmp_path / "b.png", 64).read_bytes()[:-20])
+    (tmp_path / "text.png").write_bytes(
+        bomb(tmp_path / "b.png", 4).read_bytes()[:40] + b"\xff" * 99
+    )
+    for name in ("page.jpg", "cut.png", "text.png"):
+        with pytest.raises(BadInput, match=rf"{name}: no readable image"):
+            images.read_image(tmp_path / name)
+    with pytest.raises(BadInput, match=r"no image .*none\.png; fix the path"):
+        images.read_image(tmp_path / "none.png")
+
+
+def test_pictures_are_opened_nowhere_else():
+    """`page.uploads` reads bytes of strangers by stricter rules of its own."""
+    places = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "Image.open",
+                "PIL.Image.open",
+            ):
+                places.add(path.relative_to(PACKAGE).as_posix())
+    assert places == {"images.py", "page/uploads.py"}

@@ -6,7 +6,7 @@ Published adapters load here, and ours load in peft.
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,59 @@ from torch import Tensor
 from hadpo import plugins
 from hadpo.adapter import lora
 from hadpo.records import BadInput, replacing, write_text
-from hadpo.vlm import checkpoint
+from hadpo.vlm import checkpoint, fields
 from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
-_UNSUPPORTED = {"use_dora": False, "use_rslora": False, "bias": "none", "modules_to_save": None}
+_NAMES = fields.Kind(
+    "a text or a list of texts",
+    lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v)),
+)
+_LAYERS = fields.Kind(
+    "a layer or a list of layers",
+    lambda v: all(type(n) is int and n >= 0 for n in (v if isinstance(v, list) else [v])),
+)
+
+
+def _by_name(kind: fields.Kind) -> fields.Kind:
+    """An object of names, or expressions, to values of a kind."""
+    return fields.Kind(
+        f"an object of {kind.meaning} by name",
+        lambda v: v is None or (isinstance(v, dict) and all(map(kind.holds, v.values()))),
+    )
+
+
+_FIELDS = {  # of adapter_config.json; what peft's own default says passes, too
+    "peft_type": ("LORA",),
+    "r": fields.SIZE,
+    "lora_alpha": fields.NUMBER,
+    "lora_dropout": fields.SHARE,
+    "target_modules": _NAMES,
+    **dict.fromkeys(("exclude_modules", "layers_pattern"), fields.either(_NAMES, None)),
+    "layers_to_transform": fields.either(_LAYERS, None),
+    "rank_pattern": _by_name(fields.SIZE),
+    "alpha_pattern": _by_name(fields.NUMBER),
+    # Other ways to start (pissa, olora, corda, loftq, ...) change the base, which is not saved.
+    "init_lora_weights": (True, False, "gaussian"),
+    "bias": ("none", None),
+    "modules_to_save": (None, []),
+    **dict.fromkeys(("use_dora", "use_rslora", "fan_in_fan_out", "merge_weights"), (False, None)),
+    "enable_lora": (None,),
+    # Where the base came from, and what the adapter is for.
+    "base_model_name_or_path": fields.either(fields.TEXT, None),
+    **dict.fromkeys(("task_type", "auto_mapping", "revision", "inference_mode"), fields.ANYTHING),
+    **dict.fromkeys(("peft_version", "qalora_group_size", "megatron_core"), fields.ANYTHING),
+}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_STATE = re.compile(r"(training_args|optimizer|scheduler|rng_state.*|scaler)\.\w+")  # of a trainer
+_PREFIX = "base_model.model."  # what peft puts before all names
+_KEY = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
+_BODIES = {  # what stands for a bare LLaMA's "model." -> and for its "lm_head"
+    "model.": "lm_head",
+    "model.language_model.": "lm_head",  # in a whole model of transformers 5
+    "language_model.model.": "language_model.lm_head",  # and before
+}
 
 
 def save(backbone: Backbone, folder: Path) -> None:
@@ -55,27 +101,68 @@ def load(
 ) -> None:
     """Attach the adapter of a folder: ours, or one that HA-DPO published.
 
-    Weights beside the LoRA (LLaVA's `non_lora_trainables.bin`) replace the backbone's own, unless
-    `projector` says that the base keeps its own.
+    Weights beside the LoRA (LLaVA's `non_lora_trainables.bin`: HA-DPO trained the projector by
+    accident, llava_arch.py re-enables it) replace the backbone's own, unless `projector` says that
+    the base keeps its own. Which layers change, and by how much, is as peft reads the config.
 
     Raises:
         BadInput: a file is missing or broken, or its keys do not fit; empty tensors are named.
     """
     config, weights = read_weights(folder)
-    _check_family(backbone, config, folder / "adapter_config.json")
-    extra = folder / "non_lora_trainables.bin"
-    if extra.is_file() and projector == "adapter":
-        _load_extra(backbone, extra)
-    elif extra.is_file():
-        log.warning("%s is left out: the base keeps its projector", extra)
-    lora.attach(
-        backbone,
-        rank=config["r"],
-        alpha=config["lora_alpha"],
-        targets=",".join(config["target_modules"]),
-        dropout=config.get("lora_dropout", 0.0),
-    )
+    where = folder / "adapter_config.json"
+    _check_family(backbone, config, where)
+    weights, names = _by_own_name(weights, lora.linear(backbone))
+    try:
+        modules = lora.modules_of(config, names)
+    except (ValueError, TypeError, re.error) as error:
+        raise BadInput(f"{where}: target_modules and what goes with it: {error}") from error
+    if not modules:
+        found = fields.shown(config["target_modules"])
+        raise BadInput(f"{where}: target_modules: found {found}, which name no layer of the model")
+    for path in _beside(folder):
+        if projector == "adapter":
+            _load_extra(backbone, path)
+        else:
+            log.warning("%s is left out: the base keeps its projector", path)
+    lora.attach_to(backbone, modules, dropout=config.get("lora_dropout", 0.0))
     lora.restore(backbone, weights, where=str(folder))
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Weights beside the LoRA, under whatever name they were saved."""
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in checkpoint.SUFFIXES
+        and path.name not in _WEIGHTS
+        and not _STATE.fullmatch(path.name)
+    ]
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise BadInput(f"{folder}: several files of weights beside the LoRA ({names}); keep one")
+    return paths
+
+
+def _by_own_name(
+    weights: Mapping[str, Tensor], linear: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by the names of a bare LLaMA, and how their writer called its linear layers."""
+    found = {key: _KEY.fullmatch(key) for key in weights}
+    modules = {match[1] for match in found.values() if match}
+    styles = [
+        {body + name.removeprefix("model.") if "." in name else head: name for name in linear}
+        for body, head in _BODIES.items()
+    ]
+    names = max(styles, key=lambda style: len(modules & set(style)))
+    renamed: dict[str, Tensor] = {}
+    for key, match in found.items():
+        own = key
+        if match and match[1] in names:
+            own = f"{_PREFIX}{names[match[1]]}.lora_{match[2]}.weight"
+        if own in renamed:
+            raise BadInput(f"{key!r}: the file has the same weights under two names; keep one")
+        renamed[own] = weights[key]
+    return renamed, names
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -87,44 +174,48 @@ def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = folder / "adapter_config.json"
     config = checkpoint.read_json(path)
     _check_config(config, path)
-    for name in _WEIGHTS:
-        if (folder / name).is_file():
-            return config, dict(checkpoint.read_tensors(folder / name))
+    files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    if files:
+        for other in files[1:]:
+            log.warning("%s is read, as peft does; left out: %s", files[0], other.name)
+        return config, dict(checkpoint.read_tensors(files[0]))
     raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
 
 
 def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    problems = [f"no {key}" for key in ("r", "lora_alpha", "target_modules") if key not in config]
-    if config.get("peft_type", "LORA") != "LORA":
-        problems.append(f"peft_type: found {config['peft_type']!r}, expected 'LORA'")
-    if not isinstance(config.get("target_modules", []), list):
-        problems.append(f"target_modules: expected a list, found {config['target_modules']!r}")
-    problems += [
-        f"{key}: found {config[key]!r}, expected {value!r}"
-        for key, value in _UNSUPPORTED.items()
-        if (config.get(key) or value) != value
-    ]
-    if problems:
-        raise BadInput(f"{path}: not a plain LoRA adapter: {'; '.join(problems)}")
+    where = f"{path}: not a plain LoRA adapter"
+    missing = [f"no {key}" for key in ("r", "lora_alpha", "target_modules") if key not in config]
+    if missing:
+        raise BadInput(f"{where}: {'; '.join(missing)}")
+    fields.check(config, _FIELDS, where=where, defaults=lora.defaults())
 
 
 def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> None:
-    """Refuse an adapter whose base is of another family: its weights might fit all the same."""
+    """Refuse an adapter whose base is of another family: its weights might fit all the same.
+
+    The last part of the base's path says it, word by word; or it is a name of this kit.
+    """
     base = str(config.get("base_model_name_or_path") or "")
     own, *_ = backbone.name.split("/")
-    for family in plugins.available("hadpo.backbones"):
-        if family != own and family.replace("_", "") in re.sub(r"[-_]", "", base.lower()):
-            raise BadInput(
-                f"{path}: an adapter of {base!r}, a {family}; the backbone is {backbone.name}: "
-                "name the adapter of this one, or the other backbone"
-            )
+    parts = base.lower().rstrip("/").split("/")
+    words = re.split(r"[-_. ]", parts[-1]) + parts[:1] * (len(parts) == 2)
+    names = {"".join(words[i : i + n]) for i in range(len(words)) for n in (1, 2, 3)}
+    families = plugins.available("hadpo.backbones")
+    named = [family for family in families if family.replace("_", "") in names]
+    if named and own not in named and len(named[0]) > len("-hf"):  # that ends any hub id
+        raise BadInput(
+            f"{path}: an adapter of {base!r}, a {named[0]}; the backbone is {backbone.name}: "
+            "name the adapter of this one, or the other backbone; if that name misleads, change "
+            "base_model_name_or_path there"
+        )
 
 
 def _load_extra(backbone: Backbone, path: Path) -> None:
     """Weights that were trained beside the LoRA."""
     weights = dict(checkpoint.read_tensors(path))
-    own = {name: parameter.data for name, parameter in backbone.named_parameters()}
-    into = checkpoint.by_original_key(own, backbone.EXTRA_ADAPTER_KEYS)
+    start = _PREFIX if all(key.startswith(_PREFIX) for key in weights) else ""
+    own = backbone.connector_parameters().items()
+    into = {start + key: parameter.data for key, parameter in own}
     try:
         checkpoint.copy_weights(weights, into, where=str(path), model=backbone.name)
     except BadInput as error:
@@ -141,12 +232,13 @@ def describe(folder: Path) -> dict[str, Any]:
         BadInput: no adapter there, or one that is not plain LoRA.
     """
     config, weights = read_weights(folder)
+    targets = config["target_modules"]
     norms = [value.float().norm().item() for key, value in weights.items() if "lora_B" in key]
     return {
         "rank": config["r"],
         "alpha": config["lora_alpha"],
         "scale": config["lora_alpha"] / config["r"],
-        "targets": ", ".join(sorted(config["target_modules"])),
+        "targets": ", ".join(sorted(targets)) if isinstance(targets, list) else targets,
         "LoRA modules": len(norms),
         "weights": sum(value.numel() for value in weights.values()),
         "largest norm of B": round(max(norms, default=0.0), 4),

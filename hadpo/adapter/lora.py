@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from hadpo import config, plugins
@@ -20,6 +23,7 @@ from hadpo.vlm.backbone import Backbone
 
 _PREFIX = "base_model.model."  # what peft puts before the names of a bare model
 _NAME = "default"
+_PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def attach(
@@ -51,14 +55,46 @@ def attach(
         BadInput: a target that the language model does not have.
         ValueError: there is an adapter already.
     """
+    names = _target_names(backbone, targets)
+    modules = {name: (rank, alpha) for name in linear(backbone) if name.split(".")[-1] in names}
+    return attach_to(backbone, modules, dropout=dropout, seed=seed)
+
+
+def attach_to(
+    backbone: Backbone,
+    modules: Mapping[str, tuple[int, float]],
+    *,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[nn.Parameter]:
+    """As `attach`, to named layers, each with its own rank and alpha.
+
+    Args:
+        backbone: without an adapter.
+        modules: name of a linear layer below the language model -> its r and alpha.
+        dropout: as in `attach`.
+        seed: as in `attach`.
+    """
     if is_attached(backbone):
         raise ValueError(
             f"{backbone.name} has an adapter already; merge it, or load the base again"
         )
-    names = _target_names(backbone, targets, dropout)
+    if "lm_head" in modules and dropout:
+        raise BadInput(
+            f"lora_dropout: found {dropout}, but the adapter of lm_head is added to its weight, so "
+            "no input is there to drop; set lora_dropout to 0, or take lm_head out of lora_targets"
+        )
+    pairs = list(modules.values())
+    rank, alpha = max(pairs, key=pairs.count)
     scale: Any = alpha  # peft's annotation says int, its arithmetic takes any number
     config = LoraConfig(
-        r=rank, lora_alpha=scale, target_modules=names, lora_dropout=dropout, bias="none"
+        r=rank,
+        lora_alpha=scale,
+        target_modules=list(modules),
+        rank_pattern={re.escape(name): r for name, (r, _) in modules.items() if r != rank},
+        alpha_pattern={re.escape(name): a for name, (_, a) in modules.items() if a != alpha},
+        lora_dropout=dropout,
+        bias="none",
     )
     with torch.random.fork_rng(devices=[]):  # peft draws numbers that are overwritten below
         inject_adapter_in_model(config, backbone.language_model, adapter_name=_NAME)
@@ -74,6 +110,43 @@ def attach(
     backbone.language_model.train(backbone.language_model.training)
     check_scope(backbone)
     return list(_parameters(backbone).values())
+
+
+def linear(backbone: Backbone) -> list[str]:
+    """Names of the linear layers below the language model: what an adapter may change."""
+    return [
+        name.removesuffix(".base_layer")  # of a layer that has LoRA
+        for name, module in backbone.language_model.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    ]
+
+
+def defaults() -> dict[str, Any]:
+    """Their own value, in peft, of each field of an adapter's config."""
+    return LoraConfig().to_dict()
+
+
+def modules_of(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, tuple[int, float]]:
+    """Which layers peft would change, and with which r and alpha, by peft's own matching.
+
+    Args:
+        config: of `adapter_config.json`, checked.
+        names: linear layers, by the names in the model that the adapter was made on -> ours.
+    """
+    places: dict[str, Any] = {field: config.get(field) for field in _PLACES}
+    parsed = LoraConfig(**places)
+    if parsed.target_modules == "all-linear":
+        wanted = [name for name in names if not name.endswith("lm_head")]
+    else:
+        wanted = [name for name in names if check_target_module_exists(parsed, name)]
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    return {
+        names[name]: (
+            ranks.get(get_pattern_key(list(ranks), name), config["r"]),
+            alphas.get(get_pattern_key(list(alphas), name), config["lora_alpha"]),
+        )
+        for name in wanted
+    }
 
 
 def is_attached(backbone: Backbone) -> bool:
@@ -120,15 +193,26 @@ def disabled(backbone: Backbone) -> Iterator[None]:
 
 def settings(backbone: Backbone) -> dict[str, Any]:
     """Rank, alpha, dropout and targets of the attached adapter, as peft's config names them."""
-    layer: Any = next(m for m in backbone.language_model.modules() if isinstance(m, LoraLayer))
-    dropout = layer.lora_dropout[_NAME]
-    names = {key.rpartition(".lora_")[0].rpartition(".")[2] for key in state(backbone)}
-    return {
-        "r": layer.r[_NAME],
-        "lora_alpha": layer.lora_alpha[_NAME],
-        "lora_dropout": dropout.p if isinstance(dropout, nn.Dropout) else 0.0,
-        "target_modules": sorted(names),
+    layers: dict[str, Any] = {
+        name: module
+        for name, module in backbone.language_model.named_modules()
+        if isinstance(module, LoraLayer)
     }
+    first = next(iter(layers.values()))
+    dropout = first.lora_dropout[_NAME]
+    config = {
+        "r": first.r[_NAME],
+        "lora_alpha": first.lora_alpha[_NAME],
+        "lora_dropout": dropout.p if isinstance(dropout, nn.Dropout) else 0.0,
+    }
+    names = {name.rpartition(".")[2] for name in layers}
+    all_of_them = {name for name in linear(backbone) if name.rpartition(".")[2] in names}
+    config["target_modules"] = sorted(names if all_of_them == set(layers) else layers)
+    for field, key in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        values = {name: getattr(layer, field)[_NAME] for name, layer in layers.items()}
+        others = {re.escape(name): v for name, v in values.items() if v != config[field]}
+        config |= {key: others} if others else {}
+    return config
 
 
 def merge(backbone: Backbone) -> None:
@@ -173,21 +257,12 @@ def _parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
     return {name: p for name, p in named if ".lora_A." in name or ".lora_B." in name}
 
 
-def _target_names(backbone: Backbone, targets: str, dropout: float) -> list[str]:
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in backbone.language_model.named_modules()
-        if isinstance(module, nn.Linear)
-    }
+def _target_names(backbone: Backbone, targets: str) -> list[str]:
+    known = {name.rpartition(".")[2] for name in linear(backbone)}
     names = config.names(targets)
     if not names:
-        raise BadInput(f"lora_targets is empty; known: {', '.join(sorted(linear))}")
+        raise BadInput(f"lora_targets is empty; known: {', '.join(sorted(known))}")
     for name in names:
-        if name not in linear:
-            raise BadInput(f"lora_targets: no layer {name!r}; {plugins.choices(name, linear)}")
-    if "lm_head" in names and dropout:
-        raise BadInput(
-            f"lora_dropout: found {dropout}, but the adapter of lm_head is added to its weight, so "
-            "no input is there to drop; set lora_dropout to 0, or take lm_head out of lora_targets"
-        )
+        if name not in known:
+            raise BadInput(f"lora_targets: no layer {name!r}; {plugins.choices(name, known)}")
     return names

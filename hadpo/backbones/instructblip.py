@@ -15,10 +15,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import LlamaConfig
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm import checkpoint, decoder, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, ModelSizes, Variant, right_padded
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
@@ -30,7 +29,7 @@ from hadpo.vlm.qformer import (
     qformer_ignored,
     qformer_keys,
 )
-from hadpo.vlm.vision import EvaSizes, fill_eva
+from hadpo.vlm.vision import EvaSizes, Preprocessing, compare_eva, fill_eva
 
 # The picture comes first; the original sets the begin marker to </s>, id 2. No template at all.
 _BARE = PromptTemplate("<image></s>{instruction}")
@@ -193,6 +192,8 @@ def from_original(
     else:
         decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
     if is_hub(source):
+        size = backbone.vision.sizes.image_size
+        backbone.vision.preprocess = Preprocessing.read(source, image_size=size, squash=True)
         _fill_from_hub(backbone, source, ("vision", "connector"), dtype=dtype, device=device)
         return backbone
     fill_eva(backbone.vision, tower, dtype=dtype, device=device)
@@ -204,6 +205,7 @@ def from_original(
         dtype=dtype,
         device=device,
     )
+    compare_eva(tower, [source])
     if (source.parent / PAD_ROWS).is_file():
         _add_pad_rows(backbone, source.parent / PAD_ROWS)
     return backbone
@@ -244,17 +246,19 @@ def is_hub(folder: Path) -> bool:
 def _open_hub(folder: Path) -> LlamaFolder:
     """The language model's config and tokenizer; BadInput if it is no LLaMA."""
     config = checkpoint.read_json(folder / "config.json")
-    text = {key: value for key, value in config.get("text_config", {}).items() if key != "dtype"}
-    if text.get("model_type") != "llama":
-        kind = text.get("model_type")
-        raise BadInput(f"{folder}/config.json: text_config is of {kind!r}, expected a Vicuna")
-    # transformers leaves out of the file what is LLaMA's default
-    return LlamaFolder.open(folder, LlamaConfig(**text).to_dict())
+    fields.check(config, "instructblip_hub", where=folder / "config.json")
+    text = config.get("text_config", {})
+    if "model_type" not in text:  # then transformers takes it for an OPT
+        raise BadInput(
+            f"{folder}/config.json: no text_config.model_type; expected that of a Vicuna"
+        )
+    return LlamaFolder.open(folder, decoder.HUB_TEXT_DEFAULTS | text)
 
 
 def _hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
     """Sizes of encoder and Q-Former."""
     config = checkpoint.read_json(folder / "config.json")
+    fields.check(config, "instructblip_hub", where=folder / "config.json")
     eva, qformer = config.get("vision_config", {}), config["qformer_config"]
     sizes = {"vocab_size": 30522}  # transformers' default, which it leaves out of the file
     sizes |= {own: qformer[key] for key, own in _HUB_QFORMER_SIZES.items() if key in qformer}

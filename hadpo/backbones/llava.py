@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm import checkpoint, decoder, export, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, Backbone, ModelSizes, Variant
 from hadpo.vlm.prompt import LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import CLIP_KEYS, ClipTower, Preprocessing, clip_ignored
@@ -88,33 +88,16 @@ HUB_IGNORED = {
     "model.vision_tower.{}": "read as the part vision",
     **decoder.STORED_TABLES,
 }
+_TOWER_KEYS = {  # where a checkpoint keeps a tower of its own -> the tower's own names
+    "model.vision_tower.vision_tower.vision_model.{}": "{}",
+    **{key: name for key, name in CLIP_KEYS.items() if "vision_tower" in key},
+}
 _VOCABULARY: tuple[str, ...] = (
     "language_model.model.embed_tokens.weight",
     "language_model.lm_head.weight",
 )
-_LLAVA_SETTINGS = {  # what this file implements; another value needs another file
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_feature": "patch",
-    "mm_use_im_start_end": False,
-    "mm_use_im_patch_token": False,
-}
-_HUB_TEXT_DEFAULTS = {  # transformers leaves out of `text_config` what LLaMA-7B has
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "vocab_size": 32000,
-}
 _EXPORT_TOWER = "vision_tower.vision_model."
 _EXPORT_ROWS = 64  # the vocabulary becomes a multiple of it: room for <image>, as in published ones
-_EXPORT_TEXT = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
-    *("rope_theta", "rope_scaling", "attention_bias", "head_dim"),
-    *("bos_token_id", "eos_token_id", "pad_token_id"),
-)
 
 
 class Llava(Backbone):
@@ -126,8 +109,6 @@ class Llava(Backbone):
     KEYS: ClassVar = KEYS
     CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
     CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
-    # HA-DPO trained the projector by accident (llava_arch.py re-enables it) and published it, too.
-    EXTRA_ADAPTER_KEYS: ClassVar = {"base_model.model.model.mm_projector.{}": "connector.{}"}
 
     def __init__(
         self,
@@ -140,7 +121,8 @@ class Llava(Backbone):
         language_model = decoder.build_llama(original_config, where=where)
         declared = VARIANTS[name.partition("/")[2]]
         super().__init__(name, declared, language_model, original_config)
-        self.vision = ClipTower(vision_config, original_config["mm_vision_select_layer"])
+        layer = original_config["mm_vision_select_layer"]
+        self.vision = ClipTower(vision_config, layer, where=where)
         width = language_model.config.hidden_size
         with init_empty_weights():
             self.connector = nn.Sequential(
@@ -177,10 +159,13 @@ class Llava(Backbone):
             weights[key] = torch.cat([value, value.new_zeros(rows - vocab, value.shape[1])])
         vision_folder = self.files["vision"]
         weights |= {_EXPORT_TOWER + name: value for name, value in _clip_weights(vision_folder)}
-        vision = checkpoint.read_json(vision_folder / "config.json")
+        vision = _vision_config(vision_folder)
         text = {
-            k: v for k, v in self.original_config.items() if k in _EXPORT_TEXT and v is not None
+            key: value
+            for key, value in self.original_config.items()
+            if (key in fields.table("llama") or key.endswith("_token_id")) and value is not None
         }
+        text.pop("architectures", None)
         config = {
             "architectures": ["LlavaForConditionalGeneration"],
             "model_type": "llava",
@@ -192,13 +177,16 @@ class Llava(Backbone):
             "tie_word_embeddings": False,
             "text_config": {**text, "model_type": "llama", "vocab_size": rows},
             "vision_config": {
-                **vision.get("vision_config", vision),
+                **{
+                    key: value for key, value in vision.items() if key in fields.table("clip_tower")
+                },
+                "architectures": ["CLIPVisionModel"],
                 "model_type": "clip_vision_model",
             },
         }
         tokenizer = self.tokenizer.path.parent.glob("*token*")
         beside = [*tokenizer, vision_folder / "preprocessor_config.json"]
-        checkpoint.write_folder(folder, weights, config=config, beside=beside, dtype=dtype)
+        export.write_folder(folder, weights, config=config, beside=beside, dtype=dtype)
         return True
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
@@ -234,10 +222,10 @@ def from_original(
     is_hub = "text_config" in config
     if not is_hub:
         _check_original(config, where)
+    fields.check(config, "llava_hub" if is_hub else "llava", where=where)
     places = {"vision": folder, **files} if is_hub else files
     vision_folder = checkpoint.locate_parts(name, places, {"vision": PARTS["vision"]})["vision"]
-    vision_config = checkpoint.read_json(vision_folder / "config.json")
-    vision_config = vision_config.get("vision_config", vision_config)
+    vision_config = _vision_config(vision_folder)
     tokenizer = LlamaTokenizer(folder)
     if is_hub:
         config = _as_original_config(config, vision_config, tokenizer.vocab_size)
@@ -258,9 +246,10 @@ def from_original(
 
     checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
     rows = dict.fromkeys(_VOCABULARY, backbone.embedding.num_embeddings)
+    sources = checkpoint.weight_files(folder, what="language_model")
     checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),
-        checkpoint.weight_files(folder, what="language_model"),
+        sources,
         keys=HUB_KEYS if is_hub else KEYS,
         ignored=HUB_IGNORED if is_hub else IGNORED,
         dtype=dtype,
@@ -275,6 +264,8 @@ def from_original(
         dtype=dtype,
         device=device,
     )
+    if vision_folder != folder:
+        _check_tower(backbone, config, sources)
     return backbone
 
 
@@ -286,13 +277,31 @@ def _check_original(config: Mapping[str, Any], where: str) -> None:
             f"{where}: no LLaVA (model_type {kind!r}, no mm_projector_type); expected a folder as "
             "liuhaotian/llava-v1.5-7b, or transformers' with text_config"
         )
-    wrong = [
-        f"{key}: found {config[key]!r}, expected {value!r}"
-        for key, value in _LLAVA_SETTINGS.items()
-        if config.get(key, value) != value
-    ]
-    if wrong:
-        raise BadInput(f"{where}: not LLaVA-1.5: " + "; ".join(wrong))
+
+
+def _vision_config(folder: Path) -> dict[str, Any]:
+    """The tower's fields, of CLIP's folder or of transformers' LLaVA folder."""
+    path = folder / "config.json"
+    config = checkpoint.read_json(path)
+    is_llava = config.get("model_type") == "llava"
+    fields.check(config, "llava_hub" if is_llava else "clip", where=path)
+    return fields.clip_section(config, where=path)
+
+
+def _check_tower(backbone: Llava, config: Mapping[str, Any], sources: Sequence[Path]) -> None:
+    """Refuse a checkpoint that holds another vision tower than that of the part vision."""
+    folder = backbone.files["vision"]
+    own = dict(_clip_weights(folder))
+    used = {name: own[name] for name in backbone.vision.state_dict() if name in own}
+    compared = checkpoint.compare_part(sources, used, keys=_TOWER_KEYS, part="vision", named=folder)
+    if config.get("unfreeze_mm_vision_tower") and not compared:
+        raise BadInput(
+            f"{sources[0].parent / 'config.json'}: unfreeze_mm_vision_tower is true, but the "
+            "weights hold no vision_tower: this LLaVA was trained with its own tower; download all "
+            "its files"
+        )
+    # What is saved holds no tower: the part vision is it.
+    backbone.original_config["unfreeze_mm_vision_tower"] = False
 
 
 def _as_original_config(
@@ -303,7 +312,7 @@ def _as_original_config(
     Transformers adds rows to the vocabulary (an image token, padding); the originals have none, and
     extra rows would change the softmax, so only the tokenizer's own rows are kept.
     """
-    text = _HUB_TEXT_DEFAULTS | dict(config["text_config"])
+    text = decoder.HUB_TEXT_DEFAULTS | dict(config["text_config"])
     return {
         **text,
         "vocab_size": min(text["vocab_size"], pieces),
@@ -311,8 +320,8 @@ def _as_original_config(
         "architectures": ["LlavaLlamaForCausalLM"],
         "mm_hidden_size": vision.get("hidden_size", 768),
         "mm_vision_select_layer": config.get("vision_feature_layer", -2),
+        "mm_projector_type": "mlp2x_gelu",
         "image_aspect_ratio": "pad",
-        **_LLAVA_SETTINGS,
     }
 
 

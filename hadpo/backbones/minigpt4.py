@@ -22,7 +22,7 @@ from hadpo.vlm.backbone import LLAMA_13B, ModelSizes, Variant
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
 from hadpo.vlm.qformer import EvaBackbone, QFormer, QFormerSizes, qformer_ignored, qformer_keys
-from hadpo.vlm.vision import EvaSizes, fill_eva
+from hadpo.vlm.vision import EvaSizes, compare_eva, fill_eva
 
 # Prompts, byte by byte: conversation.py and minigpt4.py.
 # The first <Img>...</Img> are words; the picture comes in the second. Blanks at the ends count.
@@ -231,6 +231,9 @@ def from_original(
         ignored=ignored(backbone.connector),
         dtype=dtype,
         device=device,
+    )
+    compare_eva(
+        paths["vision"], [paths[part] for part in ("qformer", "connector") if part in paths]
     )
     return backbone
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm import checkpoint, decoder, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, Backbone, ModelSizes, Variant
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts, PromptTemplate
@@ -378,9 +378,7 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
             f"{where}: no mPLUG-Owl (model_type {config.get('model_type')!r}, no "
             f"{', '.join(missing)}); expected a folder as {VARIANTS['llama-7b'].source}"
         )
-    kind = config["text_config"].get("model_type", "llama")
-    if kind != "llama":
-        raise BadInput(f"{where}: its language model is {kind!r}; only LLaMA is supported")
+    fields.check(config, "mplug_owl", where=where)
     for section, needed in _NEEDED.items():
         missing = [key for key in needed if key not in config[section]]
         if missing:

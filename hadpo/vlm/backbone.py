@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 
 from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
-from hadpo.vlm import checkpoint, decoder
+from hadpo.vlm import checkpoint, decoder, export
 from hadpo.vlm.attention import Attention, Parts
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
@@ -66,7 +66,6 @@ class Backbone(nn.Module, ABC):
     # Authors' keys -> ours, of the weights that are trained if the connector is; and their file.
     CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
     CONNECTOR_FILE: ClassVar[str] = "connector.pth"
-    EXTRA_ADAPTER_KEYS: ClassVar[Mapping[str, str]] = {}  # beside the LoRA of published adapters
     image_tokens_depend_on_instruction: ClassVar[bool] = False
 
     files: dict[str, Path]  # where the parts came from
@@ -325,7 +324,7 @@ class Backbone(nn.Module, ABC):
                 weights[key] = value[:rows]
         source = self.tokenizer.path.parent
         beside = [path for pattern in self.FOLDER_FILES for path in source.glob(pattern)]
-        checkpoint.write_folder(
+        export.write_folder(
             folder, weights, config=self.original_config, beside=beside, dtype=dtype
         )
 

@@ -1,4 +1,4 @@
-"""Checkpoint files in, checkpoint files out: lazy, safe, and every key accounted for.
+"""Checkpoint files in: lazy, safe, and every key accounted for; `export` writes them.
 
 A key table is data: `{"model.mm_projector.0.{}": "connector.0.{}"}`, where `{}` stands for any end
 of the key. The first row that fits wins. A table of ignored keys says for each why nobody needs it.
@@ -6,33 +6,37 @@ of the key. The first row that fits wins. A table of ignored keys says for each 
 
 import dataclasses
 import importlib.util
-import json
 import logging
 import pickle
 import re
-import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from hadpo import plugins
-from hadpo.records import BadInput, replacing, write_text
+from hadpo import plugins, records
+from hadpo.records import BadInput
+
+log = logging.getLogger(__name__)
 
 Sizes = TypeVar("Sizes")
 Value = TypeVar("Value")
 
-INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
-SUFFIXES = (".pth", ".safetensors", ".bin")  # of files of weights
-SHARD_BYTES = 5 * 10**9
+_INDEX = ".index.json"
+WEIGHT_NAMES = (  # transformers' own order: the first that a folder has is read
+    *("model.safetensors", "model.safetensors" + _INDEX),
+    *("pytorch_model.bin", "pytorch_model.bin" + _INDEX),
+)
+SUFFIXES = (".pth", ".safetensors", ".bin", ".pt")  # of files of weights
+_WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # what may hold the weights
+_PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile add
 _SHOWN = 8  # keys that an error message spells out
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
@@ -89,6 +93,8 @@ def locate(place: str | Path, *, what: str) -> Path:
 def weight_files(folder: Path, *, what: str) -> list[Path]:
     """Files that hold the weights of a checkpoint folder: one, or the shards its index names.
 
+    Of several sets of weights the one that transformers would read; the others are logged.
+
     Raises:
         BadInput: no such folder, no weights in it, or a shard of the index is missing.
     """
@@ -96,23 +102,37 @@ def weight_files(folder: Path, *, what: str) -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise BadInput(f"{what}: no folder {folder}; download it, or fix the path")
-    for name in INDEX_NAMES:
-        if (folder / name).is_file():
-            index = read_json(folder / name)
-            shards = sorted({folder / shard for shard in index.get("weight_map", {}).values()})
-            lost = [shard.name for shard in shards if not shard.is_file()]
-            if lost or not shards:
-                raise BadInput(
-                    f"{what}: {folder / name}: {len(lost)} of {len(shards)} shards are missing: "
-                    f"{', '.join(lost[:_SHOWN])}; download the folder again"
-                )
-            return shards
-    for name in SINGLE_NAMES:
-        if (folder / name).is_file():
-            return [folder / name]
-    names = ", ".join(sorted(p.name for p in folder.iterdir())[:_SHOWN]) or "nothing"
-    expected = ", ".join(SINGLE_NAMES + INDEX_NAMES)
-    raise BadInput(f"{what}: no weights in {folder} (found {names}; expected one of {expected})")
+    chosen = next((folder / name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+    if chosen is None:
+        names = ", ".join(sorted(p.name for p in folder.iterdir())[:_SHOWN]) or "nothing"
+        expected = ", ".join(WEIGHT_NAMES)
+        raise BadInput(
+            f"{what}: no weights in {folder} (found {names}; expected one of {expected})"
+        )
+    indices = [folder / name for name in WEIGHT_NAMES if name.endswith(_INDEX)]
+    shards = {path: _shards(path) for path in indices if path.is_file()}
+    files = shards.get(chosen, [chosen])
+    if lost := [path.name for path in files if not path.is_file()]:
+        raise BadInput(
+            f"{what}: {chosen}: {len(lost)} of {len(files)} shards are missing: "
+            f"{', '.join(lost[:_SHOWN])}; download the folder again"
+        )
+    others = {path for path in folder.iterdir() if path.suffix in SUFFIXES} - set(files)
+    others |= {folder / name for name in WEIGHT_NAMES if (folder / name).is_file()} - {chosen}
+    if others := sorted(path.name for path in others - set(files)):
+        log.warning("%s: %s is read, as transformers does; left out: %s", what, chosen, others)
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    """The shards that an index names."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, Mapping) or not places:
+        raise BadInput(f"{index}: weight_map: found {places!r}, expected key -> file")
+    for name in places.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise BadInput(f"{index}: weight_map: found {name!r}, expected a file of this folder")
+    return sorted({index.with_name(name) for name in places.values()})
 
 
 def find_weights(place: Path, *, what: str) -> Path:
@@ -132,15 +152,9 @@ def find_weights(place: Path, *, what: str) -> Path:
 
 def read_json(path: Path) -> dict:
     """A JSON object from a file; BadInput if it is missing or something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"no file {path}; a checkpoint folder needs it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+    if not path.is_file():
+        raise BadInput(f"no file {path}; a checkpoint folder needs it")
+    return records.read_json(path, dict, expected="expected a JSON object; download it again")
 
 
 def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
@@ -168,11 +182,16 @@ def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
     return kind(**values)
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(path: Path, *, below: str | tuple[str, ...] = "") -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of all weights in one file, one after the other, on the CPU.
 
     `.safetensors` and zip-format `.bin` / `.pth` files are mapped, not read whole; nothing in them
-    is ever executed. A `.pth` that keeps its weights under "model" is read there.
+    is ever executed. Weights under "model", "state_dict" and the like are read there; a prefix that
+    DistributedDataParallel or torch.compile put before all names is taken off.
+
+    Args:
+        path: the file.
+        below: only names that start with it.
 
     Raises:
         BadInput: the file is missing, truncated, a Git LFS pointer, a web page, or no checkpoint.
@@ -181,8 +200,9 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    yield key, file.get_tensor(key)
+                for name, key in _unwrapped(file.keys()).items():
+                    if name.startswith(below):
+                        yield name, file.get_tensor(key)
         except SafetensorError as error:
             raise _broken(path, error) from error
         return
@@ -192,13 +212,28 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except _UNREADABLE as error:
         raise _broken(path, error) from error
-    if isinstance(values, Mapping) and isinstance(values.get("model"), Mapping):
-        values = values["model"]
+    while isinstance(values, Mapping) and not any(isinstance(v, Tensor) for v in values.values()):
+        inner = [values[name] for name in _WRAPPERS if isinstance(values.get(name), Mapping)]
+        if not inner:
+            break
+        values = inner[0]
     if not isinstance(values, Mapping):
         raise BadInput(f"{path}: expected a table of tensors, found {type(values).__name__}")
-    for key, value in values.items():
-        if isinstance(value, Tensor):
-            yield key, value
+    tensors = {str(key): value for key, value in values.items() if isinstance(value, Tensor)}
+    if values and not tensors:
+        raise BadInput(f"{path}: no tensors in it; it holds {', '.join(map(str, values))[:200]}")
+    for name, key in _unwrapped(tensors).items():
+        if name.startswith(below):
+            yield name, tensors[key]
+
+
+def _unwrapped(keys: Iterable[str]) -> dict[str, str]:
+    """Names without a prefix that all keys share because their model was wrapped -> keys."""
+    names = {key: key for key in keys}
+    for prefix in _PREFIXES * 2:
+        if names and all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): key for name, key in names.items()}
+    return names
 
 
 def _check_start(path: Path) -> None:
@@ -287,17 +322,74 @@ def copy_weights(
         for key, value in weights.items()
         if not value.numel()
     ]
-    problems += [f"missing {key!r}" for key in into if key not in weights]
-    problems += [f"unexpected {key!r}" for key in weights if key not in into]
+    missing = [f"missing {key!r}" for key in into if key not in weights]
+    unexpected = [f"unexpected {key!r}" for key in weights if key not in into]
+    both = zip_longest(missing, unexpected)  # a found key beside one that is wanted
+    problems += [problem for pair in both for problem in pair if problem]
     problems += [
         f"{key!r} has shape {list(value.shape)}, the model needs {list(into[key].shape)}"
         for key, value in weights.items()
         if key in into and value.numel() and value.shape != into[key].shape
     ]
+    faults = {key: fault(value, into[key].dtype) for key, value in weights.items() if key in into}
+    problems += [f"{key!r} {what}" for key, what in faults.items() if what]
     if problems:
         raise BadInput(f"{where}: {len(problems)} keys do not fit {model}:{listed(problems)}")
     for key, value in weights.items():
         into[key].copy_(value)
+
+
+def fault(value: Tensor, dtype: torch.dtype) -> str | None:
+    """What is wrong with the numbers of a tensor that is to be read as `dtype`; None if nothing."""
+    if not value.is_floating_point() or value.dtype.itemsize < 2:
+        name = str(value.dtype).removeprefix("torch.")
+        return f"is of {name}, without the scales that would make numbers of it; expected floats"
+    total = value.sum(dtype=torch.float32)  # finite only if all are; cheap, also for 16 bits
+    if not total.isfinite() and not value.isfinite().all():
+        return "holds NaN or infinite numbers; all must be finite"
+    limit = torch.finfo(dtype).max
+    if torch.finfo(value.dtype).max > limit and value.numel() and value.abs().max() > limit:
+        return f"holds numbers beyond {dtype}; choose another dtype"
+    return None
+
+
+def compare_part(
+    sources: Iterable[Path],
+    own: Mapping[str, Tensor],
+    *,
+    keys: Mapping[str, str],
+    part: str,
+    named: Path,
+) -> int:
+    """How many tensors of a checkpoint repeat a part that lies in files of its own.
+
+    Args:
+        sources: files of the checkpoint.
+        own: the part's weights, by the names in its files; those that are used.
+        keys: table of the checkpoint's keys -> names of the part.
+        part: its name.
+        named: where it lies.
+
+    Raises:
+        BadInput: one differs by more than its rounding; which one is meant, nobody knows.
+    """
+    count = 0
+    starts = tuple({pattern.partition("{}")[0] for pattern in keys})
+    for path in sources:
+        for key, value in read_tensors(path, below=starts):
+            mine = own.get(translate(key, keys) or "")
+            if mine is None:
+                continue
+            count += 1
+            coarse = min(value.dtype, mine.dtype, key=lambda kind: kind.itemsize)
+            pair = (value.to(coarse).double(), mine.to(coarse).double())
+            eps = torch.finfo(coarse).eps
+            if value.shape != mine.shape or not torch.allclose(*pair, rtol=eps, atol=1e-7):
+                raise BadInput(
+                    f"{path}: {key} differs from {named}: this checkpoint was trained with its own "
+                    f"part {part}; name files with the checkpoint's {part} as {part}"
+                )
+    return count
 
 
 def listed(problems: list[str]) -> str:
@@ -329,7 +421,8 @@ def fill(
         rows: parameter name -> rows to keep; a checkpoint may have rows that no text uses.
 
     Raises:
-        BadInput: lists all keys that are missing, unexpected, of another shape, or empty.
+        BadInput: lists all keys that are missing, unexpected, of another shape, empty, or no
+            finite floating-point numbers.
     """
     empty = dict(module.named_parameters())
     filled: dict[str, nn.Parameter] = {}
@@ -354,6 +447,9 @@ def fill(
                     f"{key!r} in {path.name} has shape {list(value.shape)}, "
                     f"the model needs {list(empty[name].shape)}"
                 )
+                continue
+            if what := fault(value, dtype):
+                problems[key] = f"{key!r} in {path.name} {what}"
                 continue
             filled[name] = _placed(empty[name], value, dtype=dtype, device=device)
             bar.update()
@@ -389,72 +485,6 @@ def _placed(
 def frozen(value: Tensor) -> nn.Parameter:
     """A parameter that is not trained."""
     return nn.Parameter(value, requires_grad=False)
-
-
-def write_tensors(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    shard_bytes: int = SHARD_BYTES,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write weights as safetensors: one file, or shards and their index, atomically per file.
-
-    Args:
-        folder: loses the weights that it had.
-        tensors: on any device.
-        shard_bytes: largest file.
-        dtype: of the files; one shard at a time is cast. None: as the tensors are.
-    """
-    shards: list[list[str]] = [[]]
-    size = 0
-    for key, value in tensors.items():
-        n_bytes = value.numel() * (dtype or value.dtype).itemsize
-        if size and size + n_bytes > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(key)
-        size += n_bytes
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    if len(shards) == 1:
-        names = ["model.safetensors"]
-    for old in [*folder.glob("model*.safetensors"), folder / INDEX_NAMES[0]]:
-        if old.name not in names:  # an index of earlier weights would win over the new file
-            old.unlink(missing_ok=True)
-    for name, keys in zip(names, shards, strict=True):
-        shard = {key: tensors[key].detach().to("cpu", dtype).contiguous() for key in keys}
-        with replacing(folder / name) as part:
-            save_file(shard, part, metadata={"format": "pt"})
-    if len(shards) > 1:
-        places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        index = {"metadata": {}, "weight_map": places}
-        write_text(folder / INDEX_NAMES[0], json.dumps(index, indent=1))
-
-
-def write_folder(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    config: Mapping[str, Any],
-    beside: Iterable[Path],
-    dtype: torch.dtype,
-) -> None:
-    """Write a checkpoint folder: weights, `config.json`, and copies of other files.
-
-    Args:
-        folder: loses the weights that it had.
-        tensors: by the keys of the files.
-        config: of the model; `torch_dtype` is added.
-        beside: paths of the tokenizer and the like; all but `.model` and `.json` are left out.
-        dtype: of the files.
-    """
-    write_tensors(folder, tensors, dtype=dtype)
-    whole = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
-    write_text(folder / "config.json", json.dumps(whole, indent=1))
-    for path in beside:
-        if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
-            shutil.copyfile(path, folder / path.name)
 
 
 def quantise(model: LlamaForCausalLM, quantization: str, *, dtype: torch.dtype) -> None:

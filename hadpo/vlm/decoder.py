@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from hadpo.records import BadInput
-from hadpo.vlm import attention, checkpoint
+from hadpo.vlm import attention, checkpoint, fields
 from hadpo.vlm.attention import Parts, Prefix
 from hadpo.vlm.prompt import LlamaTokenizer
 
@@ -32,8 +33,15 @@ _OPTIONAL = {
     "attention_bias": False,
     "mlp_bias": False,
     "head_dim": None,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+}
+HUB_TEXT_DEFAULTS = {  # transformers leaves out of `text_config` what LLaMA-7B has
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 32000,
 }
 LLAMA_KEYS = {"model.{}": "model.{}", "lm_head.weight": "lm_head.weight"}
 HUB_KEYS = {  # transformers' folder of a whole model, as published and as transformers 5 saves it
@@ -42,6 +50,10 @@ HUB_KEYS = {  # transformers' folder of a whole model, as published and as trans
     "model.language_model.{}": "language_model.model.{}",
     "lm_head.weight": "language_model.lm_head.weight",
 }
+_UNFIT = (  # what transformers raises of sizes that are right one by one, but not together
+    *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError),
+    StrictDataclassError,
+)
 # Checkpoints of 2023 store the rotary tables; rounded to fp16 they would move the logits.
 STORED_TABLES = {
     "model.layers.{}.rotary_emb.inv_freq": "rotary tables are computed in float32",
@@ -72,10 +84,17 @@ def build_llama(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
     else:
         values["rope_theta"] = config.get("rope_theta") or 10000.0
         values["rope_scaling"] = config.get("rope_scaling")
-    llama = LlamaConfig(tie_word_embeddings=False, use_cache=False, **values)
-    llama._attn_implementation = attention.NAME
-    with init_empty_weights(include_buffers=False):
-        return LlamaForCausalLM(llama)
+    try:
+        llama = LlamaConfig(tie_word_embeddings=False, use_cache=False, **values)
+        llama._attn_implementation = attention.NAME
+        heads = llama.num_attention_heads / (llama.num_key_value_heads or 1)
+        if heads % 1:
+            raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
+        with init_empty_weights(include_buffers=False):
+            return LlamaForCausalLM(llama)
+    except _UNFIT as error:
+        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise BadInput(f"{where}: no LLaMA can be built of its sizes and rope: {reason}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +118,9 @@ class LlamaFolder:
             BadInput: a file is missing or broken, or they are of different models.
         """
         where = path / "config.json"
-        config = checkpoint.read_json(where) if config is None else config
-        kind = config.get("model_type", "llama")
-        if kind != "llama":
-            raise BadInput(f"{where}: model_type {kind!r}; expected a plain LLaMA folder")
+        if config is None:
+            config = checkpoint.read_json(where)
+            fields.check(config, "llama", where=where)
         tokenizer = LlamaTokenizer(path)
         model = build_llama(config, where=str(where))
         tokenizer.check_rows(model.config.vocab_size, where=str(where))

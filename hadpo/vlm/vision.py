@@ -6,7 +6,7 @@ InstructBLIP's. Both are built of transformers' own layers, on the meta device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, 
 
 from hadpo.images import to_rgb
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint
+from hadpo.vlm import checkpoint, fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP, clip.py: _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _CLIP_SETTINGS = (
-    *("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers"),
-    *("num_attention_heads", "num_channels", "image_size", "patch_size", "hidden_act"),
-    "layer_norm_eps",
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("image_size", "patch_size", "hidden_act", "layer_norm_eps"),
 )
 
 CLIP_KEYS = {  # CLIP folder, or the tower inside transformers' LLaVA folder -> ours
@@ -97,14 +96,25 @@ class Preprocessing:
         """As `preprocessor_config.json` of the vision folder says; CLIP's numbers without one.
 
         Raises:
-            BadInput: the file asks for another size than the encoder has.
+            BadInput: the file asks for another size than the encoder has, or for other steps.
         """
         path = folder / "preprocessor_config.json"
         config = checkpoint.read_json(path) if path.is_file() else {}
-        crop = config.get("crop_size", image_size)
-        size = crop.get("height") if isinstance(crop, Mapping) else crop
-        if size != image_size:
-            raise BadInput(f"{path}: crop_size {size}, but the vision encoder takes {image_size}")
+        fields.check(config, "pixels", where=path)
+        for field in ("crop_size", "size", "resolution"):
+            found = config.get(field, image_size)
+            sizes = set(found.values()) if isinstance(found, Mapping) else {found}
+            if sizes != {image_size}:
+                found = "x".join(map(str, sorted(sizes)))
+                raise BadInput(
+                    f"{path}: {field} {found}, but the vision encoder takes {image_size}"
+                )
+        crops = config.get("do_center_crop", True) and "height" not in str(config.get("size"))
+        if not (pad or squash or crops):
+            raise BadInput(
+                f"{path}: do_center_crop, size: found steps that squash the image; expected those "
+                "of CLIP, which keep its sides' ratio"
+            )
         return Preprocessing(
             image_size=image_size,
             mean=tuple(config.get("image_mean", CLIP_MEAN)),
@@ -149,13 +159,30 @@ class ClipTower(nn.Module):
         config: `vision_config` of a CLIP folder; what it leaves out is as in ViT-B/32.
         select_layer: which hidden state is taken, as in the authors' config: -2 is the one before
             the last layer.
+        where: the file that says so, for messages.
+
+    Raises:
+        BadInput: no such layer, or sizes that do not fit together.
     """
 
-    def __init__(self, config: Mapping[str, Any], select_layer: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], select_layer: int, *, where: str = "vision_config"
+    ) -> None:
         super().__init__()
         clip: Any = CLIPVisionConfig(**{k: v for k, v in config.items() if k in _CLIP_SETTINGS})
         depth = clip.num_hidden_layers
-        clip.num_hidden_layers = depth + 1 + select_layer if select_layer < 0 else select_layer
+        used = depth + 1 + select_layer if select_layer < 0 else select_layer
+        if not 0 <= used <= depth:
+            raise BadInput(
+                f"{where}: mm_vision_select_layer or vision_feature_layer {select_layer}, but the "
+                f"tower has {depth} layers"
+            )
+        if clip.hidden_size % clip.num_attention_heads or clip.patch_size > clip.image_size:
+            raise BadInput(
+                f"{where}: hidden_size {clip.hidden_size} with {clip.num_attention_heads} heads, "
+                f"patch_size {clip.patch_size} of image_size {clip.image_size}: they do not fit"
+            )
+        clip.num_hidden_layers = used
         clip._attn_implementation = "sdpa"
         with init_empty_weights(include_buffers=False):
             model = CLIPVisionModel(clip)
@@ -223,16 +250,14 @@ class EvaTower(nn.Module):
         self.encoder: Any = model.encoder
         self.sizes = sizes
         self.num_patches = (sizes.image_size // sizes.patch_size) ** 2
+        # To a square, whatever the shape (blip_processors.py: BlipImageEvalProcessor).
+        self.preprocess = Preprocessing(image_size=sizes.image_size, squash=True)
 
     def forward(
         self, pixels: Float[Tensor, "images 3 side side"]
     ) -> Float[Tensor, "images positions features"]:
         """States of the last block before `ln_vision`, the CLS token first."""
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
-
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
-        """Squeeze to a square, whatever the shape (blip_processors.py: BlipImageEvalProcessor)."""
-        return Preprocessing(image_size=self.sizes.image_size, squash=True)(image)
 
     def reset_norm(self, *, dtype: torch.dtype, device: torch.device) -> None:
         """`ln_vision` as PyTorch starts it: it normalises, and neither scales nor shifts."""
@@ -267,6 +292,15 @@ def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.d
         )
     for layer in tower.encoder.layers:
         _join_biases(layer.self_attn)
+
+
+def compare_eva(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse a checkpoint that holds another tower than eva_vit_g.pth; LAVIS would read its own."""
+    (file,) = checkpoint.weight_files(path, what="vision")
+    own = dict(checkpoint.read_tensors(file))
+    checkpoint.compare_part(
+        sources, own, keys={"visual_encoder.{}": "{}"}, part="vision", named=file
+    )
 
 
 def save_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype) -> None:

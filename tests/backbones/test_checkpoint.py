@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint
+from hadpo.vlm import checkpoint, export
 
 KEYS = {"old.{}": "layer.{}"}
 IGNORED = {"extra.{}": "not needed"}
@@ -147,15 +147,15 @@ def test_missing_folders_and_shards(tmp_path):
 
 
 def test_written_shards_are_read_back(tmp_path):
-    checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10)
+    export.write_tensors(tmp_path, WEIGHTS, shard_bytes=10)
     assert len(checkpoint.weight_files(tmp_path, what="part")) == 2
     assert torch.equal(fill(tmp_path).layer.weight, WEIGHTS["old.weight"])
 
 
 def test_new_weights_take_the_place_of_old_shards(tmp_path):
     old = {key: torch.zeros_like(value) for key, value in WEIGHTS.items()}
-    checkpoint.write_tensors(tmp_path, old, shard_bytes=10)
-    checkpoint.write_tensors(tmp_path, WEIGHTS, shard_bytes=10**6, dtype=torch.float16)
+    export.write_tensors(tmp_path, old, shard_bytes=10)
+    export.write_tensors(tmp_path, WEIGHTS, shard_bytes=10**6, dtype=torch.float16)
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
     ((_, stored), *_) = checkpoint.read_tensors(tmp_path / "model.safetensors")
     assert stored.dtype == torch.float16

@@ -134,7 +134,7 @@ def test_weights_that_do_not_fit(make_owl, change, message):
     ("section", "change", "message"),
     [
         ("", {"visual_abstractor_config": None}, r"no mPLUG-Owl .*no visual_abstractor_config"),
-        ("text_config", {"model_type": "bloom"}, "its language model is 'bloom'"),
+        ("text_config", {"model_type": "bloom"}, "text_config.model_type: found 'bloom'"),
         ("text_config", {"rms_norm_eps": None}, "no rms_norm_eps"),
         ("text_config", {"vocab_size": 300}, "360 pieces, but .* vocab_size 300"),
         ("vision_config", {"patch_size": None}, "no patch_size in vision_config"),

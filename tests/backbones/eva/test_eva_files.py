@@ -53,14 +53,12 @@ LEFT_OUT = {
             "Qformer.bert.embeddings.word_embeddings.weight",
             "Qformer.bert.encoder.layer.2.intermediate.dense.bias",
             "Qformer.cls.predictions.bias",
-            "visual_encoder.cls_token",
         ],
         "connector": ["Qformer.bert.embeddings.position_ids"],
     },
     "instructblip/vicuna7b": {
         "qformer": [
             "Qformer.bert.embeddings.position_ids",
-            "visual_encoder.blocks.0.norm1.bias",
             "Qformer.cls.predictions.bias",
         ]
     },
@@ -72,6 +70,31 @@ def test_what_nobody_needs_is_left_out(make, name):
     extra = {part: dict.fromkeys(keys, torch.ones(7)) for part, keys in LEFT_OUT[name].items()}
     files, _ = make(name, extra=extra)
     assert load(name, files).num_image_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("minigpt4/vicuna0", "qformer"),
+        ("minigpt4/llama2", "connector"),
+        ("instructblip/vicuna7b", "qformer"),
+    ],
+)
+def test_a_tower_inside_another_file_must_be_the_same(make, name, part, tmp_path):
+    """LAVIS would read it over eva_vit_g.pth: the same is taken, another one is refused."""
+    files, weights = make(name)
+    path = files[part]
+    content = torch.load(path)["model"]
+    own = {"visual_encoder.blocks.0.norm1.bias": weights["blocks.0.norm1.bias"].half()}
+    torch.save({"model": content | own}, path)
+    ignored = name != "minigpt4/llama2"  # that file has what was trained only
+    if ignored:
+        assert load(name, files).num_image_tokens > 0
+    own = {key: value + 0.01 for key, value in own.items()}
+    torch.save({"model": content | own}, path)
+    with pytest.raises(BadInput, match=r"visual_encoder\.blocks\.0\.norm1\.bias") as error:
+        load(name, files)
+    assert str(path) in str(error.value) and ("eva_vit_g.pth" in str(error.value)) == ignored
 
 
 @pytest.mark.parametrize(
@@ -226,7 +249,7 @@ def test_a_folder_of_another_model(make):
     files, _ = make("minigpt4/vicuna0")
     config = files["language_model"] / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "llava"}))
-    with pytest.raises(BadInput, match="model_type 'llava'; expected a plain LLaMA folder"):
+    with pytest.raises(BadInput, match="model_type: found 'llava', expected 'llama'"):
         load("minigpt4/vicuna0", files)
 
 

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generation": {"records", "images", "config", "plugins", "cost", "runs", "vlm", "backbones"},
     "tables": {"records", "config", "plugins", "text", "measures", "runs"},
     "figures": {"records", "images", "config", "plugins", "text", "runs", "tables"},
+    "summary": {"records", "config", "plugins", "runs", "tables", "figures"},  # a run's page
     "instructions": {"records", "config", "plugins", "text", "chat", "runs", "data", "judges"},
     "pairs": {
         *("records", "config", "plugins", "text", "chat", "runs", "data"),
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         *("records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"),
         *("benchmarks", "figures", "vlm", "backbones", "adapter", "data", "doctor", "page"),
-        *("instructions", "chat"),
+        *("instructions", "chat", "summary"),
     },
     "model": {
         *("records", "config", "plugins", "runs", "data", "vlm", "backbones", "adapter"),

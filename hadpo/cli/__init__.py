@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -214,6 +215,7 @@ def _run_stages(
         typer.echo(f"\ndry run: nothing was run; results would lie in {folder}")
         return
     started = time.monotonic()
+    made = None
     for each in stages:
         typer.echo(f"{each:9} ... ", nl=False)
         try:
@@ -222,24 +224,37 @@ def _run_stages(
             )
         except runs.Stopped as stopped:  # Typer would take it for Ctrl-C, and drop what it says
             typer.echo("stopped")
+            _write_page(name)
             _stop(stopped, INTERRUPTED)
-        except BaseException:
+        except (BadInput, runs.BadEnvironment):  # it may be another process's run: left as it is
             typer.echo("stopped")
             raise
+        except BaseException:
+            typer.echo("stopped")
+            _write_page(name)
+            raise
+        made = _write_page(name)
         done = "done before" if outcome.was_done else f"{outcome.seconds:.0f} s"
         typer.echo(f"{done:12} {outcome.folder / 'report.html'}")
-    if stages[-1] == "compare":
-        _show_tables(folder / "compare" / "tables")
-    typer.echo(
-        f"{time.monotonic() - started:.0f} s; the report: {folder / stages[-1] / 'report.html'}"
-    )
+    if made is not None and made.headline is not None and stages[-1] == "compare":
+        caption = made.headline.full_caption
+        typer.echo(f"\n{caption}\n\n{made.headline.to_text(hide=['Unreadable'])}")
+        typer.echo("*: the 95 % interval does not cover zero. Notes and pictures: on the page.")
+        for text in made.warnings:
+            typer.echo(textwrap.fill(f"! {text}", 100, subsequent_indent="  "))
+    shown = made.path if made is not None else folder / stages[-1] / "report.html"
+    typer.echo(f"{time.monotonic() - started:.0f} s; the page: {shown}")
 
 
-def _show_tables(folder: Path) -> None:
-    """Print the table that the run is for; the others stand in the report."""
-    overview = folder / "overview.md"
-    for path in [overview] if overview.is_file() else sorted(folder.glob("*.md")):
-        typer.echo("\n" + path.read_text(encoding="utf-8"))
+def _write_page(name: str) -> Any:
+    """The run's page, made anew; None, with a warning, if it cannot be: the run itself counts."""
+    from hadpo import summary
+
+    try:
+        return summary.write(name, config.runs_folder())
+    except (BadInput, OSError) as error:
+        logging.getLogger(__name__).warning("no index.html: %s", error)
+        return None
 
 
 def _shared_by(processes: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The commands that look at what is there: `list`, `show`, `compare`, `audit`, ..."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -125,11 +126,19 @@ def audit(
 
 @commands.command()
 def report(name: Annotated[str, typer.Argument(help="a run's name")]) -> None:
-    """Join the reports of a run's stages into one page with a table of contents.
+    """Make a run's page, index.html, and join its stage reports; say what the page lacks.
 
     Example: hadpo report mini-llava
     """
-    typer.echo(runs.join_reports(name, config.runs_folder()))
+    from hadpo import summary
+
+    page = summary.write(name, config.runs_folder())
+    with contextlib.suppress(BadInput):  # no stage has a notebook: the page says what there is
+        runs.join_reports(name, config.runs_folder())
+        page = summary.write(name, config.runs_folder())  # now it links to them
+    for text in page.lacks:
+        typer.echo(f"lacks {text}")
+    typer.echo(page.path)
 
 
 @commands.command()

@@ -6,12 +6,13 @@ run's results carry the mark of the synthetic world if the run does; a page of a
 """
 
 from hadpo.figures._style import Figure
-from hadpo.figures.bars import length_figure
+from hadpo.figures.bars import dumbbell, length_figure
 from hadpo.figures.cards import (
     SIGNS,
     Card,
     Column,
     Line,
+    Pictures,
     contact_sheet,
     evidence_cards,
     hallucination_card,
@@ -40,11 +41,13 @@ __all__ = [
     "Curves",
     "Figure",
     "Line",
+    "Pictures",
     "benchmark_figures",
     "beta_sweep",
     "compare",
     "contact_sheet",
     "cost_bars",
+    "dumbbell",
     "evidence_cards",
     "hallucination_card",
     "hallucination_cards",

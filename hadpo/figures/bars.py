@@ -52,6 +52,8 @@ def dumbbell(
 ) -> Figure:
     """Base to tuned for each benchmark and split, with the published values as hollow marks.
 
+    No published value stands beside a mini run's: it is of another model on other images.
+
     Args:
         table: from `tables.comparison`; the rows of the tuned model are drawn.
         measures: metrics to draw, in this order within their benchmark.
@@ -82,11 +84,11 @@ def dumbbell(
         axes.set_xlabel("percent; scores of 0 to 10: tenths" if has_scores else "percent")
         head = {"fontsize": 7.5, "color": "#555555", "transform": axes.get_yaxis_transform()}
         axes.text(1.02, -0.75, "difference [95 %], n", **head)
-    note = "Grey dot: base; blue dot: tuned; hollow diamonds: published base and tuned."
+    note = "Grey dot: base; blue dot: tuned."
+    if any(r["reported_base"] is not None and not r["is_mini"] for r in rows):
+        note += " Hollow diamonds: published base and tuned."
     if any(r["interval"] == "unpaired" for r in rows):
         note += " u: unpaired interval."
-    if table.is_mini and any(r["reported_base"] is not None for r in rows):
-        note += " Published: another model and other images, not comparable."
     names = ("recipe", "group", "benchmark", "split", "measure", "reported_base", "reported_tuned")
     names += ("base", "tuned", "difference", "low", "high", "n")
     data = [{name: row[name] for name in names} for row in rows]
@@ -170,7 +172,7 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
         axes.plot(wide * base, at, "o", color=GREY, markersize=8, zorder=3)
     axes.plot(wide * tuned, at, "o", color=BLUE, markersize=8, zorder=3)
     for name, colour in (("reported_base", GREY), ("reported_tuned", BLUE)):
-        if row[name] is not None:
+        if row[name] is not None and not row["is_mini"]:
             style = {"markerfacecolor": "none", "markeredgecolor": colour, "markersize": 6}
             axes.plot(wide * row[name], at - 0.3, "D", zorder=2, **style)
     if row["difference"] is None:

@@ -364,6 +364,7 @@ def best_and_worst(
     evidence: Mapping[str, Evidence],
     *,
     count: int = 2,
+    median: bool = False,
     models: tuple[str, str] = ("base", "merged"),
 ) -> Pictures:
     """Cards of the answers that improved most and of those that got worse most, in this order.
@@ -372,6 +373,7 @@ def best_and_worst(
         verdicts: of all answers and models.
         evidence: what is known of the image, by the id of the case (the question) it belongs to.
         count: cards of each sort; an answer is shown once.
+        median: put the answer in the middle of the order between them, and name the three.
         models: before and after.
 
     Returns:
@@ -389,7 +391,15 @@ def best_and_worst(
     if not change:
         return Pictures((), [f"No description was judged for both {models[0]} and {models[1]}."])
     order = sorted(change, key=lambda case_id: (change[case_id], case_id))
-    shown = list(dict.fromkeys([*order[:count], *reversed(order[-count:])]))
+    middle = [order[len(order) // 2]] if median else []
+    shown = list(dict.fromkeys([*order[:count], *middle, *reversed(order[-count:])]))
+    places = {order[-1]: "worst", **dict.fromkeys(middle, "median"), order[0]: "best"}
+
+    def title(case_id: str) -> str:
+        text = f"Image {evidence[case_id].image_id}: {_change_text(change[case_id])}"
+        place = places.get(case_id) if median else None
+        return f"The {place} of {len(order)} descriptions. {text}" if place else text
+
     return Pictures(
         [
             hallucination_card(
@@ -397,7 +407,7 @@ def best_and_worst(
                 ruled[case_id],
                 regions=evidence[case_id].regions,
                 models=models,
-                title=f"Image {evidence[case_id].image_id}: {_change_text(change[case_id])}",
+                title=title(case_id),
             )
             for case_id in shown
         ]

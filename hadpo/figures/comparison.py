@@ -20,13 +20,16 @@ from hadpo.records import BadInput, Evidence, Question, Verdict, read_json, read
 from hadpo.runs import Run, read_manifest
 
 
-def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> Pictures:
+def hallucination_cards(
+    evaluated: Path, prepared: Path, *, count: int = 2, median: bool = False
+) -> Pictures:
     """The descriptions that gained most and that lost most by tuning, sentence by sentence.
 
     Args:
         evaluated: folder of a stage evaluate, with `verdicts.jsonl`.
         prepared: folder of the stage prepare that it read, with questions and evidence.
         count: cards of each sort.
+        median: also the description in the middle.
     """
     path = evaluated / "verdicts.jsonl"
     verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
@@ -34,7 +37,7 @@ def hallucination_cards(evaluated: Path, prepared: Path, *, count: int = 2) -> P
     questions = read_jsonl(prepared / "questions.jsonl", Question)
     described = (q for q in questions if q.benchmark == "shr" and q.image_id in known)
     evidence = {q.question_id: known[q.image_id] for q in described}
-    cards = best_and_worst(verdicts, evidence, count=count)
+    cards = best_and_worst(verdicts, evidence, count=count, median=median)
     manifest = read_manifest(evaluated)
     return cards.as_mini() if manifest is not None and manifest.is_mini else cards
 

@@ -14,6 +14,8 @@ from hadpo import config
 from hadpo.records import BadInput, replacing, write_text
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
+STYLE = Path(__file__).with_name("page.css")  # of every page that hadpo writes
+
 # nbconvert's page without its scripts, so that no host is asked; contents stand before the cells.
 _TEMPLATE = """{% extends "lab/index.html.j2" %}
 {% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}

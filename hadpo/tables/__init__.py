@@ -48,6 +48,7 @@ __all__ = [
     "comparison",
     "covers_zero",
     "facts",
+    "headline",
     "learning_metric",
     "measure_of",
     "measures_of",
@@ -60,6 +61,7 @@ __all__ = [
     "read_reported",
     "read_results",
     "render",
+    "reported_tables",
     "results_story",
     "run_index",
     "run_results",
@@ -142,6 +144,14 @@ def render(tables: Sequence[Table], form: str) -> str:
         BadInput: another format.
     """
     return "\n".join(table.to(form) for table in tables)
+
+
+def headline(results: Sequence[RunResults]) -> tuple[Table, Table]:
+    """What a reader of runs wants first, without published numbers: `overview`, and its source."""
+    settings = results[0].settings.get("evaluate", {})
+    samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
+    whole = comparison(results, samples=samples, seed=seed)
+    return overview(whole), whole
 
 
 def _tables(

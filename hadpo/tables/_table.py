@@ -1,6 +1,8 @@
 """A table: rows of values, and one specification of its columns for all four file formats."""
 
 import html
+import itertools
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,6 +137,31 @@ class Table:
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
         below = f'<ul style="font-size: 85%">\n{notes}</ul>\n' if notes else ""
         return f'<div style="overflow-x: auto">\n{style.to_html()}</div>\n{below}'
+
+    def to_text(self, width: int = 100, *, hide: Sequence[str] = ()) -> str:
+        """The table for a terminal of `width` columns; `*` for bold, the first column is wrapped.
+
+        Args:
+            width: characters of a line.
+            hide: headings of columns to leave out.
+        """
+        heads = [name for name in self.shown.columns if name not in hide]
+        rows = [
+            [f"{row[name]}*" if (at, name) in self.bold else row[name] for name in heads]
+            for at, row in enumerate(self.shown.to_dict("records"))
+        ]
+        widths = [
+            max(map(len, [*head.split(), *(row[at] for row in rows)]))
+            for at, head in enumerate(heads)
+        ]
+        rest = width - sum(widths[1:]) - 2 * len(widths[1:])
+        widths[0] = max(12, min(rest, widths[0], max((len(row[0]) for row in rows), default=0)))
+        lines = []
+        for cells in (heads, ["-" * each for each in widths], *rows):
+            parts = [textwrap.wrap(c, w) or [""] for c, w in zip(cells, widths, strict=True)]
+            for line in itertools.zip_longest(*parts, fillvalue=""):
+                lines.append("  ".join(map(str.ljust, line, widths)).rstrip())
+        return "\n".join(lines) + "\n"
 
     def to_latex(self) -> str:
         r"""A booktabs table with its footnotes below; needs `\usepackage{booktabs}`."""

@@ -188,6 +188,15 @@ def _is_clear(row: Row) -> bool:
     return not covers_zero(row["low"], row["high"])
 
 
+def _has_reported(rows: Sequence[Row]) -> bool:
+    """Whether published values stand beside these rows: never beside those of a mini run."""
+    return any(_printed(row, name) for row in rows for name in ("base", "tuned"))
+
+
+def _printed(row: Row, name: str) -> str | None:
+    return None if row["is_mini"] else row[f"reported_{name}_printed"]
+
+
 def _words_per_answer(row: Row) -> str:
     words = (show(row[n], is_fraction=False, digits=1) for n in ("words_base", "words_tuned"))
     return show_change(*words)
@@ -196,6 +205,10 @@ def _words_per_answer(row: Row) -> str:
 _DIFFERENCE = Column("Difference", _value("difference", signed=True), is_bold=_is_clear)
 _INTERVAL = Column("95 % interval", _ends)
 _WORDS_PER_ANSWER = Column("Words per answer", _words_per_answer)
+_REPORTED = (
+    Column("Reported base", lambda row: _printed(row, "base")),
+    Column("Reported tuned", lambda row: _printed(row, "tuned")),
+)
 _OF_SEVERAL = (Column("Recipe", "group"), Column("Runs", "runs"))
 _WHERE = (
     Column("Benchmark", "benchmark"),
@@ -238,7 +251,7 @@ def overview(comparison: Table) -> Table:
         rows.append(row | values | {"has_parts": has_parts})
     columns = [
         Column("Measure", _place),
-        Column("Reported", _reported),
+        *([Column("Reported", _reported)] if _has_reported(rows) else ()),
         Column("Base", _value("base")),
         *(Column(model_title(model).capitalize(), _value(model)) for model in models),
         *(_DIFFERENCE, _INTERVAL, *_READ),
@@ -264,7 +277,7 @@ def _place(row: Row) -> str:
 
 
 def _reported(row: Row) -> str:
-    both = [row[f"reported_{name}_printed"] or MISSING for name in ("base", "tuned")]
+    both = [_printed(row, name) or MISSING for name in ("base", "tuned")]
     return MISSING if both == [MISSING, MISSING] else " → ".join(both)
 
 
@@ -439,8 +452,7 @@ def _table(
             *([Column("Run", "run")] if name == "every_run" else more),
             *_WHERE,
             Column("Model", lambda row: model_title(row["model"])),
-            Column("Reported base", "reported_base_printed"),
-            Column("Reported tuned", "reported_tuned_printed"),
+            *(_REPORTED if _has_reported(rows) else ()),
             *(Column("Base", _value("base")), Column("Tuned", _value("tuned")), _DIFFERENCE),
             *([Column("Deviation", _value("deviation"))] if more and name != "every_run" else ()),
             *(_INTERVAL, *_READ, _WORDS_PER_ANSWER),

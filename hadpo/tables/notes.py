@@ -69,13 +69,15 @@ def _reported(results: Sequence[RunResults], reported: Sequence[ReportedRow]) ->
     if not rows:
         return ["Published numbers of several backbones: they stand in their own tables."]
     names = sorted({f"{row.backbone} ({row.system}, {row.date})" for row in rows})
-    note = (
+    if all(result.is_mini for result in results):
+        return [
+            f"Published numbers ({', '.join(names)}) stand in their own tables: another model, "
+            "other images, another judge, not comparable with mini."
+        ]
+    return [
         f"Reported: {', '.join(names)}; sources and disputed cells stand in the tables of reported "
         "numbers."
-    )
-    if any(result.is_mini for result in results):
-        note += " Another model, other images, another judge: not comparable with mini."
-    return [note]
+    ]
 
 
 def _evaluation(settings: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -64,13 +64,17 @@ def test_a_judge_without_kinds_still_has_a_bar(metrics):
 
 
 def test_dumbbell_shows_base_tuned_and_reported(metrics):
-    table = comparison([results(metrics)], read_reported(["hadpo"], backbone="llava-1.5"))
+    reported = read_reported(["hadpo"], backbone="llava-1.5")
+    table = comparison([replace(results(metrics), is_mini=False)], reported)
     figure = dumbbell(table)
     row = next(r for r in figure.data if (r["split"], r["measure"]) == ("adversarial", "accuracy"))
     assert row["reported_tuned"] == pytest.approx(0.8146)
     assert row["difference"] == pytest.approx(24 / 120)
     marks = [line.get_marker() for line in figure.drawing.axes[0].get_lines()]
     assert marks.count("D") == 2 * sum(r["reported_base"] is not None for r in figure.data) > 0
+    mini = dumbbell(comparison([results(metrics)], reported))  # of another model: no mark beside
+    assert "D" not in [line.get_marker() for line in mini.drawing.axes[0].get_lines()]
+    assert "published" not in mini.note
     assert all(
         line.get_markerfacecolor() == "none"
         for line in figure.drawing.axes[0].get_lines()
@@ -78,11 +82,11 @@ def test_dumbbell_shows_base_tuned_and_reported(metrics):
     )
     assert any(text.startswith("+20.0 [") and text.endswith("u, 120") for text in texts(figure))
     notes = " ".join(t.get_text() for t in figure.drawing.texts).replace("\n", " ")
-    assert "not comparable" in notes and "mini" in notes
+    assert "published base and tuned" in notes and "mini" not in notes
 
 
 def test_a_model_that_the_tables_do_not_know_is_drawn_after_the_others(metrics):
-    more = [dataclasses.replace(m, model="kto") for m in metrics if m.model == "merged"]
+    more = [replace(m, model="kto") for m in metrics if m.model == "merged"]
     pope = pope_bars(more + metrics)
     assert [r["model"] for r in pope.data if r["split"] == "random"] == ["base", "merged", "kto"]
     assert texts(pope).count("kto") == 2  # one bar a split
@@ -105,7 +109,7 @@ def test_nothing_to_draw_is_an_error(metrics):
 
 def test_a_value_that_is_none_is_drawn_as_a_dash(metrics):
     gone = [
-        dataclasses.replace(m, value=None, n=0, low=None, high=None)
+        replace(m, value=None, n=0, low=None, high=None)
         if (m.model, m.name) == ("merged", "hallucinated_sentence_ratio")
         else m
         for m in metrics

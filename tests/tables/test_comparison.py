@@ -48,7 +48,8 @@ def test_one_run_stands_beside_the_published_numbers(runs_folder: Path):
 
 
 def test_controls_have_rows_and_what_was_not_run_is_a_dash(runs_folder: Path):
-    table = comparison([read_results("run-s1", runs_folder)], read_reported(["hadpo"]))
+    result = dataclasses.replace(read_results("run-s1", runs_folder), is_mini=False)
+    table = comparison([result], read_reported(["hadpo"]))
     models = set(table.shown["Model"])
     assert {"base, cut to the same length", "finetuned on the chosen texts only"} <= models
     cut = table.shown[table.shown["Model"] == "base, cut to the same length"]
@@ -201,7 +202,7 @@ def test_unreadable_answers_are_those_of_the_strict_reading(runs_folder: Path):
 
 
 def test_the_overview_sets_the_models_side_by_side(runs_folder: Path):
-    result = read_results("run-s1", runs_folder)
+    result = dataclasses.replace(read_results("run-s1", runs_folder), is_mini=False)
     whole = comparison([result], read_reported(["hadpo"]))
     table = overview(whole)
     row = table.shown.set_index("Measure").loc["POPE adversarial: accuracy (%)"]
@@ -216,6 +217,31 @@ def test_the_overview_sets_the_models_side_by_side(runs_folder: Path):
     assert shr["Reported"] == "36.7 → 34.0"  # no digit more than was published
     clear = {table.shown.loc[row, "Measure"] for row, _ in table.bold}
     assert "POPE adversarial: accuracy (%)" in clear and len(clear) < len(table.shown)
+
+
+def test_published_numbers_never_stand_in_a_column_beside_a_mini_run(runs_folder: Path):
+    mini = read_results("run-s1", runs_folder)
+    whole = comparison([mini], read_reported(["hadpo"]))
+    assert find(whole, **TUNED)["reported_base"] == pytest.approx(0.7976)  # the CSV's own column
+    for table in (whole, overview(whole), every_run([mini], read_reported(["hadpo"]))):
+        assert not [head for head in table.shown.columns if "eported" in head]
+        assert "79.76" not in table.to_markdown()
+    real = dataclasses.replace(mini, name="real", recipe="own", is_mini=False)
+    both = overview(comparison([mini, real], read_reported(["hadpo"]))).shown
+    by_recipe = both[both["Measure"] == "POPE adversarial: accuracy (%)"].set_index("Recipe")
+    assert by_recipe["Reported"].to_dict() == {"mini/llava": "-", "own": "79.76 → 81.46"}
+
+
+def test_a_table_fits_a_terminal_and_loses_no_word(runs_folder: Path):
+    table = overview(comparison([read_results("run-s1", runs_folder)]))
+    text = table.to_text(100, hide=["Unreadable"])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    words = set(text.split())
+    for row in table.shown.to_dict("records"):
+        assert set(row["Measure"].split()) | {row["Base"], row["Tuned"]} <= words
+    starred = {line.split()[0] for line in lines if "*" in line}
+    assert len(table.bold) == text.count("*") and starred
 
 
 def test_the_overview_has_a_column_for_a_model_without_a_title(runs_folder: Path):

@@ -35,12 +35,18 @@ class ModelSizes:
     layers: int = 32
     vocab: int = 32000
     others: int  # weights of encoder and connector
+    connector: int = 0  # of these, what is trained with `trained: connector`
     image_tokens: int  # of one image
 
     @property
     def linear_weights(self) -> int:
         """Weights of the linear layers in all decoder layers."""
         return self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
+
+    def trained(self, train: TrainConfig) -> int:
+        """Weights that learn: of the adapter, of the connector, or of both."""
+        lora = self.lora_weights(train.lora_rank, train.lora_targets)
+        return lora * ("adapter" in train.trained) + self.connector * ("connector" in train.trained)
 
     def lora_weights(self, rank: int, targets: str) -> int:
         """Weights of a LoRA on the modules `targets`, comma separated."""
@@ -123,7 +129,7 @@ class Operations:
         backward = self.linear * row.positions + _BACKWARD_ATTENTION * self.attention * row.looks
         total = forward + backward + head + 3 * self.lora * row.positions
         if recomputes:
-            total += forward - head
+            total += forward - head + self.lora * row.positions
         if reads_reference:
             total += forward
         return total
@@ -153,15 +159,14 @@ def step_memory(
     number_bytes: float,
     positions: int,
     scored: int,
+    is_quantised: bool = False,
 ) -> StepMemory:
     """What a training step keeps at its peak.
 
-    A LLaMA layer keeps about 14 h + 3 I numbers per position for its backward pass, or h if it
-    recomputes them (one layer at a time is then there in full).
-
-    Measured on mini, float32 on a CPU: a step grew by 0.98 times the activations and logits that
-    are estimated here, and by 2.4 times with recomputation: there the scores of attention, which
-    GPU kernels never write out, are the larger part (tests/test_cost.py prints both).
+    A LLaMA layer keeps what `_kept_bytes` says for its backward pass, or h numbers if it recomputes
+    them (one layer at a time is then there in full). Counted on the meta device at true sizes, for
+    every recipe: tests/tools/speed/test_count.py. On a CPU the scores of attention, which GPU
+    kernels never write out, come on top.
 
     Args:
         sizes: of the model.
@@ -171,19 +176,43 @@ def step_memory(
         number_bytes: of one number of the activations.
         positions: of the largest micro-batch.
         scored: answer tokens of it.
+        is_quantised: the language model; peft then computes LoRA in float32.
     """
-    h, inner = sizes.width, sizes.inner
-    per_weight = 10 if train.optimizer == "adamw_8bit" else 16  # weight, gradient, two moments
-    numbers = sizes.layers * (14 * h + 3 * inner)
-    if train.activation_checkpointing:
-        numbers = sizes.layers * h + 14 * h + 3 * inner
+    h = sizes.width
+    per_weight = 10.0 if train.optimizer == "adamw_8bit" else 16.0  # weight, gradient, two moments
+    if "adapter" in train.trained and number_bytes < 4 and not is_quantised:
+        per_weight += number_bytes  # the copy that is computed with
+    layer = positions * _kept_bytes(sizes, train, number_bytes, is_quantised=is_quantised)
+    activations = positions * h * (number_bytes + 4)  # the embeddings; what the last norm keeps
     logits = 3 * 4 * min(_LOGITS, scored * sizes.vocab)
+    if train.activation_checkpointing:  # the logits are gone when the first layer is there again
+        activations += positions * sizes.layers * h * number_bytes + max(0, layer - logits)
+    else:
+        activations += sizes.layers * layer
     return StepMemory(
         weights=weights,
-        adapter=float(trained * per_weight),
-        activations=float(positions * numbers * number_bytes),
+        adapter=trained * per_weight,
+        activations=float(activations),
         logits=float(logits + scored * h * number_bytes),
     )
+
+
+def _kept_bytes(
+    sizes: ModelSizes, train: TrainConfig, number_bytes: float, *, is_quantised: bool
+) -> float:
+    """Bytes that a layer keeps of a position.
+
+    Both norms keep their input in float32. Attention keeps queries, keys, values and its output,
+    SwiGLU its gate before and after, and the other half. A LoRA keeps its input, which q, k and v
+    share, as gate and up do; o's is attention's output. peft keeps it in float32, each for itself.
+    """
+    h, inner = sizes.width, sizes.inner
+    targets = set(names(train.lora_targets)) if "adapter" in train.trained else set()
+    numbers = 4 * h + 3 * inner
+    numbers += h * bool(targets & {"q_proj", "k_proj", "v_proj"})
+    numbers += h * bool(targets & {"gate_proj", "up_proj"}) + inner * ("down_proj" in targets)
+    copies = sum(inner if t == "down_proj" else h for t in targets) if is_quantised else 0
+    return 2 * 4 * h + numbers * number_bytes + 4 * copies
 
 
 def training_memory(
@@ -207,18 +236,22 @@ def training_memory(
     linear_bytes = BITS[dtype if quantization == "none" else quantization] / 8
     rest = sizes.others + 2 * sizes.vocab * h + (2 * sizes.layers + 1) * h
     answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
-    scored = 2 * answer * train.micro_batch_pairs
+    answers = 2 if train.objective == "dpo" else 1
+    scored = answers * answer * train.micro_batch_pairs
     if positions is None:
         rows = math.ceil(train.micro_batch_pairs / train.pairs_per_row)
-        positions = rows * (sizes.image_tokens + _PROMPT) + scored
+        own = _PROMPT * (train.pairs_per_row > 1)  # pairs of an image share the image alone
+        positions = rows * (sizes.image_tokens + _PROMPT - own) + scored
+        positions += own * train.micro_batch_pairs
     return step_memory(
         sizes,
         train,
         weights=sizes.linear_weights * linear_bytes + rest * number_bytes,
-        trained=sizes.lora_weights(train.lora_rank, train.lora_targets),
+        trained=sizes.trained(train),
         number_bytes=number_bytes,
         positions=positions,
         scored=scored,
+        is_quantised=quantization != "none",
     )
 
 
@@ -251,14 +284,24 @@ class Gpu:
     gigabytes: tuple[int, ...]  # as it is sold
     capability: tuple[int, int]
     tflops: float  # its 16-bit peak
+    float32_tflops: float  # without TF32
+    gigabytes_a_second: float  # of its memory
     share: float  # that a training reaches: the middle of what transformers with LoRA reaches
 
 
+def _peaks(tflops: float, float32_tflops: float, gigabytes_a_second: float) -> dict[str, float]:
+    return {
+        "tflops": tflops,
+        "float32_tflops": float32_tflops,
+        "gigabytes_a_second": gigabytes_a_second,
+    }
+
+
 GPUS = {  # part of a device's name -> what it is
-    "V100": Gpu(gigabytes=(16, 32), capability=(7, 0), tflops=125, share=0.42),
-    "A100": Gpu(gigabytes=(40, 80), capability=(8, 0), tflops=312, share=0.52),
-    "H100": Gpu(gigabytes=(80,), capability=(9, 0), tflops=989, share=0.42),
-    "H200": Gpu(gigabytes=(141,), capability=(9, 0), tflops=989, share=0.42),
+    "V100": Gpu(gigabytes=(16, 32), capability=(7, 0), **_peaks(125, 15.7, 900), share=0.42),
+    "A100": Gpu(gigabytes=(40, 80), capability=(8, 0), **_peaks(312, 19.5, 2000), share=0.52),
+    "H100": Gpu(gigabytes=(80,), capability=(9, 0), **_peaks(989, 67, 3350), share=0.42),
+    "H200": Gpu(gigabytes=(141,), capability=(9, 0), **_peaks(989, 67, 4800), share=0.42),
 }
 _CPU_TFLOPS = 0.01  # of one thread in float32; small models reach less
 _CONTEXT = 1.0e9  # bytes that CUDA itself takes

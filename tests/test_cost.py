@@ -109,12 +109,12 @@ def test_adapters_of_the_papers(monkeypatch, tmp_path):
     monkeypatch.setenv("HADPO_MODELS", str(tmp_path))
     seven, thirteen = sizes("llava-1.5-7b"), sizes("instructblip-13b")
     assert cost.training_memory(seven, TRAIN, dtype="bfloat16").adapter / 1e9 == pytest.approx(
-        0.8, abs=0.05
+        0.9, abs=0.05
     )
     found = cost.training_memory(thirteen, TRAIN, dtype="bfloat16").adapter
-    assert found / 1e9 == pytest.approx(1.26, abs=0.05)
+    assert found / 1e9 == pytest.approx(1.42, abs=0.05)
     hadpo = config.load_recipe("llava-1.5-7b").train  # r 128 on all linear layers: 320 M weights
-    assert cost.training_memory(seven, hadpo, dtype="bfloat16").adapter / 16e6 == pytest.approx(
+    assert cost.training_memory(seven, hadpo, dtype="bfloat16").adapter / 18e6 == pytest.approx(
         320, abs=1
     )
 
@@ -123,7 +123,7 @@ def test_activations_of_a_description_pair(monkeypatch, tmp_path):
     monkeypatch.setenv("HADPO_MODELS", str(tmp_path))
     seven = sizes("llava-1.5-7b")
     assert cost.training_memory(seven, TRAIN, dtype="bfloat16").activations / 1e9 == pytest.approx(
-        4.7, abs=0.1
+        3.67, abs=0.02
     )
     again = replace(TRAIN, activation_checkpointing=True)
     assert cost.training_memory(seven, again, dtype="bfloat16").activations / 1e9 < 0.4

@@ -38,12 +38,12 @@ VARIANTS = {
     "vicuna7b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
         source="lmsys/vicuna-7b-v1.1 and instruct_blip_vicuna7b_trimmed.pth",
-        sizes=ModelSizes(others=1_175_000_000, image_tokens=32),
+        sizes=ModelSizes(others=1_175_000_000, connector=3_149_824, image_tokens=32),
     ),
     "vicuna13b": Variant(
         prompts=Prompts(train=_BARE, evaluate=_BARE),
         source="lmsys/vicuna-13b-v1.1 and instruct_blip_vicuna13b_trimmed.pth",
-        sizes=ModelSizes(others=1_175_000_000, image_tokens=32, **LLAMA_13B),
+        sizes=ModelSizes(others=1_175_000_000, connector=3_937_280, image_tokens=32, **LLAMA_13B),
     ),
 }
 PARTS = {

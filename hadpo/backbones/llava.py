@@ -45,12 +45,12 @@ VARIANTS = {
     "1.5-7b": Variant(
         prompts=VICUNA,
         source="liuhaotian/llava-v1.5-7b",
-        sizes=ModelSizes(others=325_000_000, image_tokens=576),
+        sizes=ModelSizes(others=325_000_000, connector=20_979_712, image_tokens=576),
     ),
     "1.5-13b": Variant(
         prompts=VICUNA,
         source="liuhaotian/llava-v1.5-13b",
-        sizes=ModelSizes(others=325_000_000, image_tokens=576, **LLAMA_13B),
+        sizes=ModelSizes(others=325_000_000, connector=31_467_520, image_tokens=576, **LLAMA_13B),
     ),
     "mini": Variant(
         prompts=MINI,

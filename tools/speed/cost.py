@@ -49,6 +49,32 @@ def pair_flops(geometry: Geometry, kind: str, step: str, *, pairs_per_row: int =
     return 2 * (price.train(row, reads_reference=True) + head) + 4 * price.vision
 
 
+def ideal(
+    geometry: Geometry, kind: str, gpu: str, *, recomputes: bool, reads_reference: bool = True
+) -> dict[str, float]:
+    """The least that the mathematics needs for a pair: operations, bytes, and a GPU's seconds.
+
+    Linear layers there and back over the shared row, exact causal looks, the output layer on answer
+    tokens only, three products of the adapter, the image once. Norms, rotary and SwiGLU read and
+    write once, in 16 bits; the weights are read once a pass.
+    """
+    price = _price(geometry, geometry.targets or "q_proj,k_proj,v_proj")
+    answer = geometry.answers[kind]
+    common = geometry.shared + geometry.rest
+    row = cost.Row(common=common, rests=(0,), answers=((answer, answer),))
+    operations = price.vision + price.train(
+        row, recomputes=recomputes, reads_reference=reads_reference
+    )
+    passes = reads_reference + recomputes
+    h, inner = geometry.width, geometry.mlp_width
+    moved = row.positions * geometry.depth * 2 * (12 * h + 3 * inner) * (3 + passes)
+    weights = price.linear * (2 + passes)  # bytes: two of a weight, which makes two operations
+    kind_of = cost.GPUS[gpu]
+    bound = operations / (kind_of.tflops * 1e12)
+    traffic = (moved + weights) / (kind_of.gigabytes_a_second * 1e9)
+    return {"operations": operations, "bytes": moved, "seconds": max(bound, traffic)}
+
+
 def finetuning_flops(geometry: Geometry, pairs: int) -> dict[str, float]:
     """Operations of a finetuning step on the pairs of one image, in each way to pack them.
 

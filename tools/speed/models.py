@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo import adapter, config
-from hadpo.backbones import llava, minigpt4, mplug_owl
+from hadpo.backbones import instructblip, llava, minigpt4, mplug_owl
 from hadpo.batch import Example
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -20,8 +21,9 @@ from hadpo.vlm import decoder, vision
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer
-from hadpo.vlm.qformer import QFormerSizes
+from hadpo.vlm.qformer import QFormerSizes, WordPieces
 
+_WORDS = 8  # that the Q-Former knows, and reads of an instruction
 _SPREAD = 0.02  # standard deviation of the weights, as LLaVA was initialised
 _TOKENIZER = config.PACKAGE / "mini" / "weights" / "llava" / "llava-v1.5-mini"
 # Gains of weights that make questions count beside 576 random image tokens, and answers differ.
@@ -33,18 +35,37 @@ _KINDS: dict[str, Literal["description", "pope", "instruction"]] = {
 }
 
 
+class _Pieces(LlamaTokenizer):
+    """In place of LLaMA's tokenizer, where the number of its pieces is asked for."""
+
+    rows: int
+
+    @property
+    def vocab_size(self) -> int:
+        return self.rows
+
+
+class _Words(WordPieces):
+    """In place of BERT's tokenizer: every instruction has the same few words."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(range(_WORDS))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Sizes of a model, and lengths of the pairs that it is measured on."""
 
     name: str
-    family: Literal["llava", "minigpt4", "mplug_owl"]
+    family: Literal["llava", "minigpt4", "mplug_owl", "instructblip"]
     width: int  # of the language model
     mlp_width: int
     depth: int
     heads: int
+    few_heads: int = 0  # of keys and values; 0: as many as heads
     vocab: int
     rank: int = 0  # of the LoRA; 0: the connector is trained instead
+    targets: str = ""  # of the LoRA; empty: as HA-DPO's MiniGPT-4, or mPLUG-Owl, has it
     tower_width: int  # of the image encoder
     tower_mlp_width: int
     tower_depth: int
@@ -152,6 +173,35 @@ GEOMETRIES = {  # of preference training
         ),
     )
 }
+# For counting only: the lengths of HA-DPO's data, and what its recipes train.
+ALL_LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+_LONG: dict[str, Any] = {"answers": {"desc": 110, "pope": 8}, "pairs": 1}
+COUNTED = {
+    g.name: g
+    for g in (
+        replace(
+            GEOMETRIES["llava-7b"],
+            **{"tokens_before": 40, "question_tokens": 20, "targets": ALL_LINEAR},
+            **_LONG,
+        ),
+        Geometry(
+            name="instructblip-13b",
+            family="instructblip",
+            **{"width": 5120, "mlp_width": 13824, "depth": 40, "heads": 40, "vocab": 32000},
+            **_tower(1408, 6144, 39, 16, 224),
+            queries=32,
+            **_queries(768, 3072, 12),
+            **{"question_tokens": 10, "rank": 64},
+            **_LONG,
+        ),
+        replace(
+            GEOMETRIES["llava-7b"],  # the same around a language model of 2024
+            **{"name": "llava-llama3-8b", "mlp_width": 14336, "few_heads": 8, "vocab": 128256},
+            **{"tokens_before": 40, "question_tokens": 20, "targets": ALL_LINEAR},
+            **_LONG,
+        ),
+    )
+}
 # LRV's finetuning. Lengths are those of its data with LLaMA's tokenizer, about: a question has 11.4
 # words and an answer 12 (it may have 30), a word 1.3 tokens.
 _LRV: dict[str, Any] = {"question_tokens": 15, "answers": {"instruction": 18}}
@@ -221,15 +271,51 @@ def build(
     if not geometry.rank:
         adapter.trained.open_connector(backbone)
         return backbone
-    is_owl = geometry.family == "mplug_owl"
-    names = "q_proj,v_proj" if is_owl else "q_proj,k_proj,v_proj"
-    alpha = (4.0 if is_owl else 2.0) * geometry.rank
-    adapter.attach(backbone, rank=geometry.rank, alpha=alpha, targets=names)
+    _attach(backbone, geometry)
     generator = torch.Generator(device).manual_seed(seed + 1)
     for key, value in adapter.state(backbone).items():
         if ".lora_B." in key:
             value.normal_(std=_SPREAD, generator=generator)
     return backbone
+
+
+def _attach(backbone: Backbone, geometry: Geometry) -> None:
+    is_owl = geometry.family == "mplug_owl"
+    names = geometry.targets or ("q_proj,v_proj" if is_owl else "q_proj,k_proj,v_proj")
+    alpha = (4.0 if is_owl else 2.0) * geometry.rank
+    adapter.attach(backbone, rank=geometry.rank, alpha=alpha, targets=names)
+
+
+def on_meta(geometry: Geometry, *, dtype: torch.dtype, trains: bool = True) -> Backbone:
+    """A frozen backbone without weights, to be counted; integer tables are real, on the CPU."""
+    backbone = _empty(geometry)
+    for module in backbone.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=dtype, device="meta")
+                module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+        fix_buffers(module)
+    if trains and geometry.rank:
+        _attach(backbone, geometry)
+    elif trains:
+        adapter.trained.open_connector(backbone)
+    return backbone.eval()
+
+
+def leave_lora_to_peft(backbone: Backbone) -> None:
+    """Compute LoRA as peft does, which is what everybody else has."""
+    for module in backbone.language_model.modules():
+        if hasattr(module, "lora_A"):
+            module.__dict__.pop("forward", None)
+
+
+def fix_buffers(module: nn.Module) -> None:
+    """Floating tables onto the meta device, integer ones off it."""
+    for name, table in module._buffers.items():
+        if table is not None and table.is_floating_point():
+            module._buffers[name] = table.to("meta")
+        elif table is not None and table.device.type == "meta":
+            module._buffers[name] = torch.arange(table.numel()).view(table.shape)
 
 
 def talking(geometry: Geometry = TALKING, *, seed: int = 0) -> Backbone:
@@ -347,6 +433,7 @@ def _empty(geometry: Geometry) -> Backbone:
         "intermediate_size": geometry.mlp_width,
         "num_hidden_layers": geometry.depth,
         "num_attention_heads": geometry.heads,
+        "num_key_value_heads": geometry.few_heads or geometry.heads,
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 4096,
     }
@@ -357,7 +444,7 @@ def _empty(geometry: Geometry) -> Backbone:
             original_config=llama | {"mm_vision_select_layer": -2},
             where=geometry.name,
         )
-    if geometry.family == "minigpt4":
+    if geometry.family in ("minigpt4", "instructblip"):
         unread = LlamaTokenizer.__new__(LlamaTokenizer)  # the pairs are token ids already
         model = decoder.build_llama(llama, where=geometry.name)
         folder = LlamaFolder(path=Path(), config=llama, tokenizer=unread, model=model)
@@ -375,9 +462,18 @@ def _empty(geometry: Geometry) -> Backbone:
             depth=geometry.query_depth,
             heads=4,
             mlp_width=geometry.query_mlp_width,
-            vocab_size=8,
-            positions=8,
+            vocab_size=_WORDS,
+            positions=_WORDS,
         )
+        if geometry.family == "instructblip":
+            unread = _Pieces.__new__(_Pieces)
+            unread.rows = geometry.vocab
+            folder = dataclasses.replace(folder, tokenizer=unread)
+            blip = instructblip.InstructBlip(
+                "instructblip/vicuna13b", folder, eva=eva, qformer=queries
+            )
+            blip.word_pieces = _Words.__new__(_Words)
+            return blip
         qformer = queries if geometry.queries else None
         return minigpt4.MiniGPT4("minigpt4/llama2", folder, eva=eva, qformer=qformer)
     abstractor = {

@@ -147,11 +147,12 @@ class Trl:
         self.image_id = geometry.vocab - 1
         settings: dict[str, Any] = {
             "beta": BETA,
-            "bf16": False,  # the weights say in which numbers it computes
+            "bf16": backbone.device.type == "cuda",  # autocast, as a user has it on a GPU
             "gradient_checkpointing": False,
-            "use_cpu": backbone.device.type == "cpu",
+            "use_cpu": backbone.device.type != "cuda",
             "report_to": "none",
         }
+        targets = geometry.targets or "q_proj,k_proj,v_proj"
         with tempfile.TemporaryDirectory() as folder:
             self.trainer = trl.DPOTrainer(
                 model=twin(backbone, geometry),
@@ -163,7 +164,7 @@ class Trl:
                 peft_config=LoraConfig(
                     r=geometry.rank,
                     lora_alpha=2 * geometry.rank,
-                    target_modules=r".*language_model.*\.[qkv]_proj",
+                    target_modules=r".*language_model.*\.(" + targets.replace(",", "|") + ")",
                 ),
             )
         self.model = self.trainer.model

@@ -227,6 +227,38 @@ def fill(template: str, **values: str) -> str:
     return slots.sub(lambda slot: values[slot[1]], template)
 
 
+_START = 300  # characters of a text within which a refusal says so
+_REFUSAL = re.compile(
+    r"\W*(?:(?:(?:i['\u2019]?m|i am|we are)?\s*(?:very |so |really )?(?:sorry|afraid)|"
+    r"i apologi[sz]e|my apologies|unfortunately|as an? (?:ai|artificial|(?:large )?language))\b"
+    r".{0,120}?)?\b(?:i|we)(?:['\u2019]m| am| are)?\s*(?:do(?:n['\u2019]t| not) have (?:the "
+    r"ability|access)|must decline|(?:can['\u2019]?t|can ?not|could not|couldn['\u2019]t|unable to|"
+    r"not able to|won['\u2019]?t|will not)\s+(?:\w+ly )?(?:assist|help|comply|fulfil|provide|"
+    r"rewrite|process|access|continue|answer|engage|complete|support|generate|create|produce|"
+    r"do (?:that|this)|discuss|describe|analy[sz]e|share|(?:see|view) (?:the |any |this )?"
+    r"(?:images?|pictures?|photos?)))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a language model says at the start that it will not, or cannot, do what it was asked.
+
+    "I cannot see a dog" is an answer; "I'm sorry, but I can't assist with that" is a refusal.
+    """
+    return bool(_REFUSAL.match(text.strip()[:_START]))
+
+
+def no_preference(chosen: str, rejected: str) -> str:
+    """Why two answers teach no preference; "" if they do."""
+    if not chosen.strip() or not rejected.strip():
+        return "an empty text"
+    if chosen.split() == rejected.split():
+        return "chosen and rejected are the same text"
+    sides = [n for n, t in (("chosen", chosen), ("rejected", rejected)) if is_refusal(t)]
+    return f"{' and '.join(sides)} text is a model's refusal" if sides else ""
+
+
 _THOUGHT = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|analysis|scratchpad)"
 _THOUGHT_START = re.compile(
     rf"[<\[◁]{_THOUGHT}(?:\s[^<>]*)?[>\]▷]|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>",

@@ -55,6 +55,7 @@ def evaluate(run: "Run") -> list[Metric]:
 
     Raises:
         BadInput: an unknown benchmark, model or judge, or an earlier stage is not done.
+        Unfinished: cases that got no reply, or a benchmark whose judge nobody can read.
     """
     settings = run.settings
     benchmarks = benchmarks_of(settings)
@@ -89,6 +90,8 @@ def evaluate(run: "Run") -> list[Metric]:
         sums += outcomes(benchmark, rows, some)
         benchmark.export(own, ruled, made, lambda *parts: run.path("original", *parts))
         warnings += benchmark.warnings(made, some)
+        if isinstance(judge, judges.AskingJudge):
+            warnings += filter(None, [judges.unread(ruled, name)])
         verdicts += ruled
         scored += made
     write_jsonl(run.path("verdicts.jsonl"), verdicts)
@@ -99,6 +102,8 @@ def evaluate(run: "Run") -> list[Metric]:
     run.note(warnings=warnings)
     counts = Counter(f"{a.model}, {a.benchmark}" for a in answers)
     run.note(answers=dict(counts), verdicts=dict(Counter(v.label for v in verdicts)))
+    if nothing := [w for w in warnings if w.startswith(judges.NOTHING_READ)]:
+        raise judges.Unfinished("; ".join(nothing))
     return scored
 
 

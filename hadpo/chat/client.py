@@ -119,9 +119,9 @@ class Client:
         self._key = os.environ.get(_KEY, "")
         if not self._key:
             raise BadInput(
-                f"asking a model on a server needs a key in the environment variable {_KEY} (any "
-                f"text will do for a local server, whose address goes into {_ADDRESS}); judge "
-                "'replay' needs none"
+                f"the judge needs a key in the environment variable {_KEY} (any text will do for a "
+                f"local server, whose address goes into {_ADDRESS}), as does engine 'server'; "
+                "judge 'replay' needs none"
             )
         self.settings = settings
         self.usage_estimated = 0

@@ -244,6 +244,10 @@ def _run_stages(
             typer.echo(textwrap.fill(f"! {text}", 100, subsequent_indent="  "))
     shown = made.path if made is not None else folder / stages[-1] / "report.html"
     typer.echo(f"{time.monotonic() - started:.0f} s; the page: {shown}")
+    for each in stages:
+        manifest = runs.read_manifest(folder / each)
+        for warning in manifest.facts.get("warnings", []) if manifest else []:
+            typer.echo(f"{each}: {warning}")
 
 
 def _write_page(name: str) -> Any:

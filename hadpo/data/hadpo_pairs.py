@@ -28,6 +28,7 @@ from pydantic import AfterValidator
 from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Pair, read_json, write_text
+from hadpo.text import no_preference
 
 # The instructions of the description pairs (byte-exact: minigpt4/prompts/alignment.txt).
 INSTRUCTIONS = (
@@ -112,7 +113,8 @@ def read(
         schema: a name in `SCHEMAS`.
         images: evidence by image id, for the paths (Visual Genome).
         seed: draws texts and instructions.
-        report: collects broken records, and counts the entries with a truthy `correct`.
+        report: collects broken records (also those whose two texts are the same), and counts the
+            entries with a truthy `correct`, and refusals.
         newlines: what becomes of newlines in descriptions if the original deletes them.
 
     Raises:
@@ -148,6 +150,11 @@ def read(
                 if shape.deletes_newlines:
                     chosen, rejected = (_one_line(text, newlines) for text in (chosen, rejected))
                 texts = raw.instruction or instruction, chosen, rejected
+            if why := no_preference(texts[1], texts[2]):
+                report.left_out(why, source="hadpo_pairs")
+                if "refusal" in why:
+                    continue
+                raise BadInput(f"{where}: {why}: no preference to learn; {texts[1]!r:.80}")
             pairs.append(
                 Pair(
                     pair_id=raw.pair_id or f"{file.partition('_')[0]}-{number}",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from hadpo.chat import ChatModel, Prompt, Request, object_schema
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Instruction, Region
-from hadpo.text import json_object
+from hadpo.text import is_refusal, json_object
 
 PROMPTS = Path(__file__).parent / "prompts"
 SOURCE = "generated"
@@ -197,6 +197,8 @@ def read_blocks(reply: str) -> tuple[list[Block], Counter[str]]:
             rejected[f"no {why}"] += 1
         elif "twice" in fields:
             rejected["two answers"] += 1
+        elif is_refusal(fields["answer"]) or is_refusal(fields["instruction"]):
+            rejected["a refusal"] += 1
         else:
             names = ("instruction", "answer", "task")
             blocks.append(Block(**{name: fields.get(name, "") for name in names}))

@@ -5,6 +5,7 @@ decide is "cannot judge", a reply it cannot read is "unparsed", and both are cou
 metric.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,10 @@ from hadpo.judges._rubric import (
 from hadpo.judges._sentences import SENTENCES
 from hadpo.records import BadInput, Case, Verdict
 
+NOTHING_READ = "the judge could not be read at all"
+
 __all__ = [
+    "NOTHING_READ",
     "SENTENCES",
     "Agreement",
     "AskingJudge",
@@ -41,6 +45,7 @@ __all__ = [
     "reply_schema",
     "rule_all",
     "texts_of",
+    "unread",
 ]
 
 
@@ -101,3 +106,17 @@ def rule_all(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
             )
         found += verdicts
     return found
+
+
+def unread(verdicts: Sequence[Verdict], benchmark: str) -> str:
+    """What to say of verdicts that are mostly, or all (`NOTHING_READ`), unread; "" of others."""
+    lost = [verdict for verdict in verdicts if verdict.label == "unparsed"]
+    if 2 * len(lost) <= len(verdicts):
+        return ""
+    how = NOTHING_READ if len(lost) == len(verdicts) else "the judge could mostly not be read"
+    reasons = Counter(verdict.reason or "not of the form asked for" for verdict in lost)
+    why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    return (
+        f"{how}: {benchmark}, {len(lost)} of {len(verdicts)} verdicts ({why}); look at "
+        "judge_replies.jsonl, and try another judge_format, judge_max_tokens or judge_model"
+    )

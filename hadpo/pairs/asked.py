@@ -25,7 +25,7 @@ from hadpo.chat import (
 from hadpo.config import PrepareConfig
 from hadpo.pairs.mine import complete_descriptions, description_pair, replace_sentences
 from hadpo.records import Answer, Evidence, Pair, Question, write_jsonl
-from hadpo.text import fold, integer, json_object, sentences
+from hadpo.text import fold, integer, is_refusal, json_object, sentences, words
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -95,6 +95,8 @@ class Corrector:
             }
             if not wrong:
                 counts["descriptions: nothing false, left out"] += 1
+            elif any(is_refusal(text) for text in wrong.values()):
+                counts["descriptions: correction is a refusal, left out"] += 1
             elif any(fold(claim) == fold(text) for claim, text in wrong.items()):
                 counts["descriptions: false sentence not corrected, left out"] += 1
             else:
@@ -105,7 +107,9 @@ class Corrector:
     def rewrite(
         self, texts: Mapping[str, str], count: int, counts: Counter[str]
     ) -> dict[str, list[str]]:
-        """Up to `count` rewrites of each text, all by one prompt; unreadable ones are counted.
+        """Up to `count` rewrites of each text, all by one prompt.
+
+        Unreadable ones, refusals and those that lost a sentence are left out and counted.
 
         Raises:
             Unfinished: as `correct`.
@@ -116,10 +120,14 @@ class Corrector:
             for turn in range(count):
                 value = json_object(replies.get(f"{name}/{turn}", ""), "description") or {}
                 text = value.get("description")
-                if isinstance(text, str) and text.strip():
-                    versions.append(" ".join(text.split()))
-                else:
+                if not isinstance(text, str) or not text.strip():
                     counts["rewrites: unreadable"] += 1
+                elif is_refusal(text):
+                    counts["rewrites: a refusal, left out"] += 1
+                elif _has_lost(text, texts[name]):
+                    counts["rewrites: sentences lost, left out"] += 1
+                else:
+                    versions.append(" ".join(text.split()))
         return rewrites
 
     def correction_requests(
@@ -152,6 +160,12 @@ class Corrector:
         counts["requests to the corrector"] += len(requests)
         outcome.refuse_missing("requests to the corrector")
         return {name: reply.said for name, reply in outcome.replies.items()}
+
+
+def _has_lost(rewrite: str, text: str) -> bool:
+    """Whether a rewrite has fewer sentences than its text, and no words that make up for them."""
+    before, after = len(sentences(text)), len(sentences(rewrite))
+    return after < before and len(words(rewrite)) < (1 - 0.5 / before) * len(words(text))
 
 
 def read_rulings(reply: str, claims: Sequence[str]) -> list[Ruling] | None:

@@ -25,7 +25,7 @@ from hadpo.records import (
     Verdict,
     append_jsonl,
 )
-from hadpo.text import sentences, words, yes_no_strict
+from hadpo.text import is_refusal, sentences, words, yes_no_strict
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -167,12 +167,14 @@ def description_pairs(
 def complete_descriptions(
     questions: Iterable[Question], answers: Mapping[str, Answer], counts: Counter[str]
 ) -> Iterator[tuple[Question, Answer]]:
-    """The descriptions that were not cut off by the limit of their length; others are counted."""
+    """The descriptions that are whole, and no refusals; others are counted."""
     for question in questions:
         answer = answers[question.question_id]
         counts["descriptions"] += 1
         if answer.finish == "length":
             counts["descriptions: not finished, left out"] += 1
+        elif not answer.text.strip() or is_refusal(answer.text):
+            counts["descriptions: empty or a refusal, left out"] += 1
         else:
             yield question, answer
 

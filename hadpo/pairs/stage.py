@@ -29,6 +29,7 @@ from hadpo.records import (
     write_jsonl,
     write_text,
 )
+from hadpo.text import no_preference
 
 if TYPE_CHECKING:
     from hadpo.runs import Run
@@ -104,7 +105,7 @@ def prepare(run: "Run") -> dict[str, int]:
     pairs = published
     if _is_mined(run):
         pairs, rewrites = _mine(run, known, [known.images[key] for key in ids], counts)
-    pairs = _limited(pairs, settings.limit)
+    pairs = _limited(_with_preference(pairs, counts), settings.limit)
     own = Report(settings.on_bad)
     trains = settings.pair_source != "questions"
     instructions = material.read_instructions(run, known, own, counts) if trains else []
@@ -248,6 +249,13 @@ def _rank(
         write_jsonl(run.path("controls", f"{name}.jsonl"), pairs)
         counts[f"{name}: pairs"] = len(pairs)
     return found.pairs
+
+
+def _with_preference(pairs: Sequence[Pair], counts: Counter[str]) -> list[Pair]:
+    """The pairs that teach a preference; the others are counted."""
+    why = {pair.pair_id: no_preference(pair.chosen, pair.rejected) for pair in pairs}
+    counts.update(f"pairs left out: {reason}" for reason in why.values() if reason)
+    return [pair for pair in pairs if not why[pair.pair_id]]
 
 
 def _limited(pairs: Sequence[Pair], limit: int) -> Sequence[Pair]:

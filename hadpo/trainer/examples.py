@@ -7,6 +7,7 @@ pairs, a training holds the texts.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
 Record = Pair | Instruction
+log = logging.getLogger(__name__)
 
 # Asked of a caption that has no request of its own; one is drawn for each record.
 REQUESTS = {
@@ -55,7 +57,9 @@ def kind_of(record: Record) -> Kind:
 
 
 def tokenize(backbone: Backbone, record: Record, settings: TrainConfig) -> Example | str:
-    """The example of a record; for an instruction that has none, the reason.
+    """The example of a record; for one that leaves nothing to learn, the reason.
+
+    Of a pair, both answers must differ, also once they are cut.
 
     An answer that is too long is cut and keeps its end marker. If nothing of an instruction's
     answer would be left, the original went on with an end marker alone, or with a loss of NaN.
@@ -64,7 +68,11 @@ def tokenize(backbone: Backbone, record: Record, settings: TrainConfig) -> Examp
         BadInput: an instruction's weight that is not above 0; a pair whose prompt leaves no room.
     """
     if isinstance(record, Pair):
-        return batch.tokenize(backbone, record, max_length=settings.max_length)
+        example = batch.tokenize(backbone, record, max_length=settings.max_length)
+        if example.chosen != example.rejected:
+            return example
+        why = "chosen and rejected are the same"
+        return f"{why} once they are cut to max_length" if example.cut else why
     if not record.weight > 0:
         raise BadInput(
             f"instruction {record.instruction_id}: weight {record.weight}, expected above 0"
@@ -116,15 +124,24 @@ class Examples:
         self.records: list[Record] = []
         self.left_out = Counter[str]()  # records without an example, by reason
         self.cut = 0  # answers that are cut to fit
+        names: list[str] = []
         for record in records:
             example = tokenize(backbone, record, settings)
             if isinstance(example, str):
                 self.left_out[example] += 1
+                names.append(record.pair_id if isinstance(record, Pair) else record.instruction_id)
             else:
                 self.records.append(record)
                 self.cut += example.cut
-        if records and not self.records:
-            raise BadInput(f"nothing to learn from: {dict(self.left_out)}; raise max_length")
+        if names:
+            some = f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
+            what = f"{len(names)} of {len(records)} records ({some}): {dict(self.left_out)}"
+            if not self.records:
+                raise BadInput(
+                    f"nothing to learn from {what}; look at the records, and at max_length "
+                    f"({settings.max_length})"
+                )
+            log.warning("left out: %s", what)
 
     def __len__(self) -> int:
         return len(self.records)

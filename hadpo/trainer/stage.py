@@ -171,11 +171,11 @@ def plan(run: Run) -> dict[str, Any]:
         "length_by": f"steps {settings.steps}" if settings.steps else f"epochs {settings.epochs:g}",
         "pairs": len(pairs),
         "pairs_seen": len(seen),
+        "left_out": dict(examples.left_out),
     }
     if settings.objective == "dpo":
         facts["description_pairs_seen"] = sum(kind_of(record) == "description" for record in seen)
     else:
-        facts["left_out"] = dict(examples.left_out)
         facts["seen_by_source"] = dict(sorted(Counter(r.source for r in seen).items()))
     facts |= {
         "held_out_pairs": len(held_out),

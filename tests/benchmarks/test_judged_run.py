@@ -13,7 +13,7 @@ import pytest
 
 from hadpo import benchmarks, pairs
 from hadpo.judges import Unfinished
-from hadpo.records import Answer, BadInput, Question, Verdict, read_jsonl, write_jsonl
+from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_jsonl, write_jsonl
 from hadpo.runs.run import open_run
 from tests.chat.server import error
 
@@ -177,7 +177,10 @@ def test_what_is_missing_is_told_with_the_command_that_goes_on(serve, prepared):
 
 def test_an_unreadable_reply_is_asked_for_again_a_bounded_number_of_times(serve, prepared):
     server = serve(lambda *_: '{"case": "another", "verdicts": []}')
-    metrics = benchmarks.evaluate(prepared("nonsense", judge_attempts=3))
+    run = prepared("nonsense", judge_attempts=3)
+    with pytest.raises(Unfinished, match="could not be read at all"):
+        benchmarks.evaluate(run)
+    metrics = list(read_jsonl(run.path("metrics.jsonl"), Metric))
     found = value(metrics, "hallucinated_sentence_ratio")
     sentences = round(value(metrics, "sentences_per_answer").value * 5)
     assert (found.value, found.n, found.n_unreadable) == (None, 0, sentences)
@@ -287,7 +290,10 @@ def test_a_users_own_prompt_and_the_original_reader(serve, prepared, tmp_path):
     assert value(benchmarks.evaluate(run), "hallucinated_sentence_ratio").n_unreadable == 0
     assert server.log[0]["text"].startswith("[0.")
     upstream = prepared("upstream", **mine, judge_reader="upstream")
-    assert value(benchmarks.evaluate(upstream), "hallucinated_sentence_ratio").n == 0
+    with pytest.raises(Unfinished, match="could not be read at all"):
+        benchmarks.evaluate(upstream)
+    metrics = list(read_jsonl(upstream.path("metrics.jsonl"), Metric))
+    assert value(metrics, "hallucinated_sentence_ratio").n == 0
     assert len(server.log) == 5  # the same replies, read in another way
 
 
@@ -329,3 +335,17 @@ def test_the_photos_through_the_notebook_with_answers_of_the_recorded_checkpoint
     assert (outcome.folder / "original/shr/base/judgement.json").is_file()
     report = (outcome.folder / "report.html").read_text()
     assert "images/s" in report  # progress is told in the notebook's log
+
+
+def test_a_judge_that_nobody_can_read_fails_the_stage_and_half_of_it_is_said(serve, prepared):
+    serve(lambda *_: "I would rather not say.")
+    run = prepared("unread")
+    with pytest.raises(Unfinished, match=r"could not be read at all: shr, 19 of 19 verdicts"):
+        benchmarks.evaluate(run)
+    assert len(list(read_jsonl(run.path("verdicts.jsonl"), Verdict))) == 19  # to be looked at
+    serve(lambda body, number: all_correct(body, number) if number < 2 else "Well.")
+    half = prepared("mostly", judge_model="other")
+    found = value(benchmarks.evaluate(half), "hallucinated_sentence_ratio")
+    assert 10 <= found.n_unreadable < 19
+    [warning] = half.manifest.facts["warnings"]
+    assert f"could mostly not be read: shr, {found.n_unreadable} of 19" in warning

@@ -135,6 +135,16 @@ def yes_no_upstream(text: str) -> Literal["yes", "no"]:
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
+def yes_no_anywhere(text: str) -> Literal["yes", "no"] | None:
+    """A RePOPE answer as its script reads it: "yes" anywhere in it, else "no"; None: neither.
+
+    Letters count, not words: "eyes" says yes, "snowy" and "not" say no.
+    Source: RePOPE src/eval_utils.py, `save_answers`.
+    """
+    said = text.lower()
+    return "yes" if "yes" in said else "no" if "no" in said else None
+
+
 def yes_no_strict(text: str) -> Literal["yes", "no"] | None:
     """A POPE answer by its first word, whatever its case and punctuation; None if that is neither.
 

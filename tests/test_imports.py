@@ -89,6 +89,8 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"page"},
     "uvicorn": {"page"},
     "typer": {"cli"},
+    "nltk": {"benchmarks"},
+    "openpyxl": {"benchmarks"},
     "trl": set(),
     "liger_kernel": set(),
     "torch": {

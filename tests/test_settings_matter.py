@@ -59,6 +59,7 @@ CHANGED = {
     "instructions": "oracle",
     "coco": "",
     "pope": "",
+    "repope": "",
     "shr": "",
     "gavie": "",
     "gavie_regions": "${WORLD}/nowhere.json",

@@ -9,12 +9,14 @@ A benchmark is one module; `Benchmark` lists what it may declare. It needs three
 Tables also read `SPLIT_TITLE` ("POPE {split}", put before labels that do not name the benchmark),
 `LISTED` (splits and metrics that a list of runs shows), `BARS` and `LEARNING_METRIC` (what figures
 draw), if declared. Prepare asks for `image_ids`, `evidence` and `vocabulary`, doctor for `FILES`.
-The settings are two small dataclasses: `Settings` (section evaluate) and `Data` (paths, section
-data). Metrics, bootstrap intervals, outcomes, exports and rows of tables are made for all
-benchmarks alike.
+`FORMS` are the layouts in which others write answers, for `hadpo score`. The settings are two small
+dataclasses: `Settings` (section evaluate) and `Data` (paths, section data). Metrics, bootstrap
+intervals, outcomes, exports and rows of tables are made for all benchmarks alike.
 """
 
 from hadpo.benchmarks._answers import decoding_of
+from hadpo.benchmarks._forms import Form, lmms_eval, vlmevalkit
+from hadpo.benchmarks._official import Scored, score_file
 from hadpo.benchmarks._stage import agreement, evaluate, plan
 from hadpo.benchmarks._tally import (
     Benchmark,
@@ -29,15 +31,20 @@ from hadpo.measures import Measure
 
 __all__ = [
     "Benchmark",
+    "Form",
     "Known",
     "Measure",
+    "Scored",
     "Tally",
     "agreement",
     "decoding_of",
     "evaluate",
+    "lmms_eval",
     "only_verdict",
     "plan",
     "score",
+    "score_file",
     "shown_picture",
     "together",
+    "vlmevalkit",
 ]

@@ -134,9 +134,12 @@ def _same_questions(
     found: dict[str, str] = {}
     for name, benchmark in benchmarks.items():
         other = answered_as(benchmark, benchmarks).name
-        known = {(q.image, q.text): q.question_id for q in questions if q.benchmark == other}
+        open_ones = [q for q in questions if q.benchmark == other]
+        known = {(q.image, q.text): q.question_id for q in open_ones}
+        of_split = {(q.split, q.image, q.text): q.question_id for q in open_ones}
         for question in questions if other != name else ():
-            key = known.get((question.image, question.text))
+            place = question.image, question.text
+            key = of_split.get((question.split, *place), known.get(place))
             if question.benchmark == name and key:
                 found[question.question_id] = key
     return found

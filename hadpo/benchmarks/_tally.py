@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hadpo import plugins
+from hadpo.benchmarks._forms import Form
 from hadpo.judges import Rubric
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.measures import Measure, Values, ratio
@@ -66,6 +67,7 @@ class Benchmark:
     WHOLE: str = ""  # a split that all questions belong to, beside their own
     # a benchmark with the same questions: if both are evaluated, they are answered once
     SAME_QUESTIONS_AS: str = ""
+    FORMS: tuple[Form, ...] = ()  # in which others write answers, for `hadpo score`
     LABELS: tuple[str, ...] = ()  # the right answers that questions must have; empty: any, or none
     RUBRICS: tuple[Rubric, ...] = ()  # how a judge rules on `cases`; none: no judge is asked
     # (answers, questions by id, evidence by image, settings) -> what a judge is to rule on
@@ -83,6 +85,8 @@ class Benchmark:
     read_responses: Callable[..., list[Answer]] | None = None  # of the file <name>_responses
     export: Callable[..., None] = _nothing  # (answers, verdicts, metrics, place): original files
     warnings: Callable[..., list[str]] = _nothing  # (metrics, questions) -> what cannot be right
+    # text -> "yes" or "no": whether an answer to a question with such a label is right
+    yes_no: Callable[[str], str | None] = yes_no_upstream
 
     @classmethod
     def named(cls, name: str) -> "Benchmark":
@@ -369,11 +373,19 @@ def outcomes(
         for split in dict.fromkeys((benchmark.WHOLE or row.answer.split, row.answer.split)):
             found.setdefault((split, row.answer.model), []).append(row)
     shared = {m.name for m in benchmark.MEASURES if m.is_shared}
-    return [_outcome(split, model, asked, own, shared) for (split, model), own in found.items()]
+    return [
+        _outcome(benchmark, split, model, asked, own, shared)
+        for (split, model), own in found.items()
+    ]
 
 
 def _outcome(
-    split: str, model: str, asked: Mapping[str, Question], rows: Sequence[Row], shared: set[str]
+    benchmark: Benchmark,
+    split: str,
+    model: str,
+    asked: Mapping[str, Question],
+    rows: Sequence[Row],
+    shared: set[str],
 ) -> Outcome:
     images: dict[str, dict[str, list[float]]] = {}
     names: dict[str, None] = {}
@@ -404,7 +416,7 @@ def _outcome(
             for name in names
         },
         right="".join(
-            str(int(yes_no_upstream(said[q.question_id]) == q.label))
+            str(int(benchmark.yes_no(said[q.question_id]) == q.label))
             for q in questions
             if q.label in ("yes", "no")
         ),

@@ -5,28 +5,35 @@ script does, bit for bit, so they compare with published numbers; those named `s
 first word, and count what is neither yes nor no as unreadable.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally
+from hadpo.benchmarks import Known, Tally
+from hadpo.benchmarks._yes_no import FORMS, LABELS, MEASURES, rates, unreadable
 from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import pope as data
-from hadpo.measures import Values, harmonic_mean, yes_no_rates
 from hadpo.records import Answer, BadInput, Metric, Question
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
-__all__ = ["LABELS", "MEASURES", "READINGS", "decoding", "questions", "tally", "warnings"]
+__all__ = [
+    "FORMS",
+    "LABELS",
+    "MEASURES",
+    "READINGS",
+    "decoding",
+    "questions",
+    "tally",
+    "unreadable",
+]
 
-LABELS = ("yes", "no")
 SPLIT_TITLE = "POPE {split}"
 LISTED = (("adversarial", "accuracy"),)
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading
-COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -63,51 +70,9 @@ def image_ids(sources: Sources) -> list[str]:
     return [q.image_id for q in questions(replace(sources, report=Report("skip")))]
 
 
-def _f1(values: Mapping[str, Values]) -> Values:
-    return harmonic_mean(values["precision"], values["recall"])
-
-
-def _strict_f1(values: Mapping[str, Values]) -> Values:
-    return harmonic_mean(values["strict_precision"], values["strict_recall"])
-
-
-def _behind(name: str, **more: Any) -> Measure:
-    """A measure that stands in the metrics' file, after those of the tables."""
-    label = name.replace("_", " ")
-    return Measure(name, label, is_headline=False, is_shared=False, counts_answers=True, **more)
-
-
-_STRICT: dict[str, Any] = {"is_read": True, "needs_whole_answers": True}
-MEASURES = (
-    Measure("accuracy", "accuracy", better="higher", counts_answers=True),
-    Measure("f1", "F1", better="higher", counts_answers=True, of=_f1),
-    Measure("precision", "precision", better="higher", is_headline=False, counts_answers=True),
-    Measure("recall", "recall", better="higher", is_headline=False, counts_answers=True),
-    Measure("yes_ratio", "yes ratio", counts_answers=True),
-    *(_behind(name, unit="count") for name in COUNTS),
-    Measure(
-        "words_per_answer",
-        "words per answer",
-        unit="number",
-        is_headline=False,
-        needs_whole_answers=True,
-        counts_answers=True,
-    ),
-    *(_behind(f"strict_{name}", unit="count", **_STRICT) for name in COUNTS),
-    *(_behind(f"strict_{name}", **_STRICT) for name in ("accuracy", "precision", "recall")),
-    _behind("strict_f1", of=_strict_f1, **_STRICT),
-    _behind("strict_yes_ratio", **_STRICT),
-)
-
-
 def decoding(settings: Settings) -> dict[str, Any]:
     """Answers end at the first period if the settings say so."""
     return {"stop_at": "." if settings.pope_stop_at_period else ""}
-
-
-def unreadable(answer: Answer, known: Known) -> int:
-    """1 if the strict reading finds neither yes nor no."""
-    return int(yes_no_strict(answer.text) is None)
 
 
 def tally(answer: Answer, known: Known) -> Tally:
@@ -116,25 +81,12 @@ def tally(answer: Answer, known: Known) -> Tally:
     A strict answer that is neither yes nor no is wrong in strict_accuracy.
     """
     assert known.question is not None
-    is_yes = known.question.label == "yes"
-    found: dict[str, tuple[float, float]] = {}
-    for prefix, said in (
-        ("", yes_no_upstream(answer.text)),
-        ("strict_", yes_no_strict(answer.text)),
-    ):
-        counts = {
-            "true_positives": int(said == "yes" and is_yes),
-            "false_positives": int(said == "yes" and not is_yes),
-            "true_negatives": int(said == "no" and not is_yes),
-            "false_negatives": int(said == "no" and is_yes),
-        }
-        unread = {"unread_yes": int(said is None and is_yes)}
-        unread["unread_no"] = int(said is None and not is_yes)
-        found |= {prefix + name: (count, 1) for name, count in counts.items()}
-        found |= {prefix + name: pair for name, pair in yes_no_rates(**counts, **unread).items()}
-        if not prefix:
-            found["words_per_answer"] = word_count(answer.text), 1
-    return found
+    label = known.question.label
+    return {
+        **rates("", yes_no_upstream(answer.text), label),
+        "words_per_answer": (word_count(answer.text), 1),
+        **rates("strict_", yes_no_strict(answer.text), label),
+    }
 
 
 def warnings(metrics: Iterable[Metric], questions: Iterable[Question]) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hadpo import __version__, config, plugins, runs
-from hadpo.cli import answer, converting, fetching, instructions, page, results
+from hadpo import __version__, config, runs
+from hadpo.cli import answer, converting, fetching, instructions, page, results, scoring
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -34,6 +34,7 @@ app.add_typer(page.commands)
 app.add_typer(answer.commands)
 app.add_typer(instructions.commands, name="instructions")
 app.add_typer(converting.commands)
+app.add_typer(scoring.commands)
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]
 Settings = Annotated[
@@ -131,26 +132,6 @@ def doctor(recipe: Annotated[str, typer.Argument()] = "", as_json: AsJson = Fals
     typer.echo(json.dumps(report.rows) if as_json else report.to_text())
     if not report.is_healthy:
         raise typer.Exit(BAD_ENVIRONMENT)
-
-
-@app.command("shr-scores")
-def shr_scores(
-    judgement: Annotated[Path, typer.Argument(help="judgement.json as HA-DPO's scripts write it")],
-    as_json: AsJson = False,
-) -> None:
-    """Score the judgements of an original SHR run: its numbers, ours beside them, and intervals.
-
-    Example: hadpo shr-scores shr_eval_results/Mon_Jan_1/judgement.json
-    """
-    found = plugins.load("hadpo.benchmarks", "shr").score_judgement(judgement)
-    if as_json:
-        typer.echo(json.dumps([vars(metric) for metric in found]))
-        return
-    for metric in found:
-        value = "-" if metric.value is None else f"{metric.value:.3f}"
-        ends = "" if metric.low is None else f"  [{metric.low:.3f}, {metric.high:.3f}]"
-        unread = f", {metric.n_unreadable} unreadable" if metric.n_unreadable else ""
-        typer.echo(f"{metric.name:38} {value:>8}{ends}  n {metric.n}{unread}")
 
 
 @app.command("judge-agreement")

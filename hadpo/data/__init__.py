@@ -42,10 +42,14 @@ Fields = TypeVar("Fields")
 
 
 class Report:
-    """Broken records and left-out records of one or several readers."""
+    """Broken records and left-out records of one or several readers.
 
-    def __init__(self, on_bad: Literal["error", "skip"] = "error") -> None:
+    Without `asks`, what is read is joined with answers that are there: no photo need be.
+    """
+
+    def __init__(self, on_bad: Literal["error", "skip"] = "error", *, asks: bool = True) -> None:
         self.on_bad = on_bad
+        self.asks = asks
         self.problems: list[str] = []  # the first ones
         self.n_problems = 0
         self.counts: Counter[str] = Counter()
@@ -197,7 +201,7 @@ def inside(folder: Path, relative: str, *, where: str) -> Path:
 def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: str) -> set[str]:
     """Report every `(where, path)` whose file does not exist; returns the missing paths."""
     missing: set[str] = set()
-    for where, path in paths:
+    for where, path in paths if report.asks else ():
         if path not in missing and not Path(path).is_file():
             missing.add(path)
             report.bad(f"{where}: no image file {path}", source=source)

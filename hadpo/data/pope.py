@@ -35,15 +35,17 @@ class _Raw:
     label: Literal["yes", "no"]  # the original takes everything but "no" for a yes
 
 
-def read(place: Path, images: Path, report: Report) -> list[Question]:
+def read(place: Path, images: Path, report: Report, *, benchmark: str = "pope") -> list[Question]:
     """The questions of all three splits, or of one file, in file order.
 
-    Ids are "pope-<split>-<number>".
+    Ids are "<benchmark>-<split>-<number>".
 
     Args:
-        place: folder with the three files, or one of them; its name ends with its split.
+        place: folder with the three files, or one of them; its name ends with its split, or, if
+            nothing is asked, is taken for it.
         images: folder of the photos, or one with them in `val2014`.
         report: collects broken records and missing images.
+        benchmark: pope, or repope, whose files have the same form.
 
     Raises:
         BadInput: a file that cannot be read as a whole, or whose name says no split.
@@ -52,33 +54,37 @@ def read(place: Path, images: Path, report: Report) -> list[Question]:
     splits = SPLITS
     if place.is_file():
         splits = tuple(split for split in SPLITS if place.stem.endswith(f"_{split}"))
+        splits = splits or (() if report.asks else (place.stem,))
         if not splits:
             raise BadInput(
                 f"{place}: expected a name that ends with the split, for example "
                 f"{path_of(Path(), SPLITS[0]).name}"
             )
-    paths = {split: place if place.is_file() else path_of(place, split) for split in splits}
-    return [q for split, path in paths.items() for q in _split(path, photos, split, report)]
+    whole = place.is_file()
+    paths = {split: place if whole else path_of(place, split, benchmark) for split in splits}
+    return [
+        q for split, path in paths.items() for q in _split(path, photos, split, report, benchmark)
+    ]
 
 
-def path_of(folder: Path, split: str) -> Path:
+def path_of(folder: Path, split: str, benchmark: str = "pope") -> Path:
     """The file of one split."""
-    return folder / f"coco_pope_{split}.json"
+    return folder / f"coco_{benchmark}_{split}.json"
 
 
-def _split(path: Path, images: Path, split: str, report: Report) -> list[Question]:
+def _split(path: Path, images: Path, split: str, report: Report, benchmark: str) -> list[Question]:
     questions: dict[str, Question] = {}
     places: dict[str, str] = {}
-    for where, value in read_json_lines(path, report, source="pope", expected=_EXPECTED):
-        with report.checking("pope"):
+    for where, value in read_json_lines(path, report, source=benchmark, expected=_EXPECTED):
+        with report.checking(benchmark):
             raw = parse_raw(value, _Raw, where=where)
             image = images / raw.image
-            key = f"pope-{split}-{raw.question_id}"
+            key = f"{benchmark}-{split}-{raw.question_id}"
             if key in questions:
                 raise BadInput(f"{where}: question_id {raw.question_id} is there twice")
             questions[key] = Question(
                 question_id=key,
-                benchmark="pope",
+                benchmark=benchmark,
                 split=split,
                 image_id=image.stem,
                 image=str(image),
@@ -86,10 +92,10 @@ def _split(path: Path, images: Path, split: str, report: Report) -> list[Questio
                 label=raw.label,
             )
             places.setdefault(str(image), where)
-    missing = missing_images(((w, p) for p, w in places.items()), report, source="pope")
+    missing = missing_images(((w, p) for p, w in places.items()), report, source=benchmark)
     left = [q for q in questions.values() if q.image not in missing]
     gone = len(questions) - len(left)
-    report.left_out("questions about missing photos", source="pope", count=gone)
+    report.left_out("questions about missing photos", source=benchmark, count=gone)
     return left
 
 

@@ -3,6 +3,7 @@
 VG: image_data.json, region_descriptions.json and the images in VG_100K and VG_100K_2.
 coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them.
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
+RePOPE: coco_repope_{...}.json, the same questions without those about small objects.
 shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
 hadpo/<schema>: desc_data.json and pope_data.json about the train images, as HA-DPO released them.
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
@@ -24,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hadpo.data.pope import SPLITS, pope_questions
+from hadpo.data.pope import SPLITS, path_of, pope_questions, text_of
 from hadpo.mini import published
 from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
 from hadpo.mini.coco import captions as coco_captions
@@ -51,7 +52,7 @@ from hadpo.records import BadInput, read_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 5  # raise it when the same arguments give another world
+VERSION = 6  # raise it when the same arguments give another world
 FIRST_IMAGE_ID = 2400001
 FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
@@ -232,7 +233,16 @@ def _pope(folder: Path, test: Scenes, seed: int) -> None:
             {"question_id": number, "image": q.image, "text": q.text, "label": q.label}
             for number, q in enumerate(questions, start=1)
         ]
-        _write_lines(folder / f"coco_pope_{split}.json", lines)
+        _write_lines(path_of(folder, split), lines)
+        # No label of this world is wrong; what is hard to see is left out, as RePOPE does.
+        small = {
+            (image_name(key), text_of(thing.category))
+            for key, scene in test.items()
+            for thing in scene.objects
+            if thing.is_small
+        }
+        left = [line for line in lines if (line["image"], line["text"]) not in small]
+        _write_lines(path_of(folder.parents[2] / "RePOPE", split, "repope"), left)
 
 
 def _shr(folder: Path, train: Scenes, test: Scenes) -> None:

@@ -1,0 +1,284 @@
+"""Anybody's answers scored: a file in one of a benchmark's forms, joined with its questions."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hadpo import plugins
+from hadpo.benchmarks._forms import Form, records_of, value_of
+from hadpo.benchmarks._tally import Benchmark, Row, metrics, outcomes, tallies
+from hadpo.data import Report, Sources
+from hadpo.judges.oracle.vocabulary import from_json
+from hadpo.records import Answer, BadInput, Evidence, Metric, Outcome, Question, Verdict
+
+_SHOWN = 5  # ids or lines in one message
+Entries = Sequence[tuple[str, Any]]  # where a record stands, and the record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One file of answers with its numbers."""
+
+    benchmark: Benchmark
+    form: str
+    questions: Sequence[Question]
+    rows: Sequence[Row]
+    metrics: Sequence[Metric]
+    left_out: int  # answers to questions that the benchmark does not ask
+
+    @property
+    def ids(self) -> set[str]:
+        """Of the questions that are answered."""
+        return {row.answer.question_id for row in self.rows}
+
+    def outcomes(self, ids: Collection[str]) -> list[Outcome]:
+        """What the metrics rest on, image by image, for some questions."""
+        rows = [row for row in self.rows if row.answer.question_id in ids]
+        return outcomes(self.benchmark, rows, self.questions)
+
+
+def score_file(
+    name: str,
+    path: Path,
+    *,
+    data: Any,
+    settings: Any,
+    resolve: Callable[[str], Path],
+    questions: str = "",
+) -> Scored:
+    """The metrics of a file of answers that others wrote.
+
+    Args:
+        name: of the benchmark.
+        path: the answers, in one of its `FORMS`.
+        data: section data of a recipe, with the paths that the benchmark reads.
+        settings: section evaluate.
+        resolve: a path of the section data -> where it lies.
+        questions: the file of questions; empty: what the answers' file itself says is right, or
+            the recipe's.
+
+    Raises:
+        BadInput: a benchmark without forms, a file of none of them, an answer to no question, two
+            answers to one, an answer without its judge's reply.
+    """
+    benchmark, module = Benchmark.named(name), plugins.load("hadpo.benchmarks", name)
+    if not benchmark.FORMS:
+        known = [n for n in plugins.available("hadpo.benchmarks") if Benchmark.named(n).FORMS]
+        raise BadInput(f"{name}: nobody else's answers are read; {plugins.choices(name, known)}")
+    report = Report(asks=False)
+    records = records_of(path, report)
+    report.finish()
+    form = _form(benchmark, records, path)
+    evidence: dict[str, Evidence] = {}
+    words: dict[str, Any] = {}
+    if not questions and not benchmark.SAME_QUESTIONS_AS and _tells_labels(form, records):
+        matches = _own_questions(benchmark, form, records)
+        asked = [question for some in matches for question in some]
+    else:
+        if questions:
+            setting = str(getattr(module, "QUESTIONS", next(iter(module.FILES))))
+            data = replace(data, **{setting: questions})
+        sources = Sources(data=data, resolve=resolve, note=Path, report=report)
+        evidence = module.evidence(sources) if hasattr(module, "evidence") else {}
+        sources = replace(sources, images=evidence, photos=evidence)
+        asked = list(module.questions(sources))
+        words = module.vocabulary(sources) if hasattr(module, "vocabulary") else {}
+        report.finish()
+        if not asked:
+            raise BadInput(f"{name}: no questions; name their file with --questions")
+        matches = _matches(form, records, asked, path)
+    left_out = [where for (where, _), some in zip(records, matches, strict=True) if not some]
+    if left_out and (not benchmark.SAME_QUESTIONS_AS or len(left_out) == len(records)):
+        raise BadInput(f"{left_out[0]}: {len(left_out)} answers to questions that are not asked")
+    said = _answers(form, records, matches, model=str(path))
+    answers = [answer for answer, _ in said.values()]
+    verdicts = _verdicts(benchmark, form, said, asked, evidence, settings)
+    rows = tallies(benchmark, answers, asked, verdicts, evidence, from_json(words), settings)
+    samples, seed = settings.bootstrap_samples, settings.evaluate_seed
+    made = metrics(benchmark, rows, asked, samples=samples, seed=seed)
+    return Scored(
+        benchmark=benchmark,
+        form=form.name,
+        questions=asked,
+        rows=rows,
+        metrics=made,
+        left_out=len(left_out),
+    )
+
+
+def _form(benchmark: Benchmark, records: Entries, path: Path) -> Form:
+    """The form of a file: the first that its first record fits, and that all of them fit.
+
+    Raises:
+        BadInput: none does; says what was found, and shows a record of each.
+    """
+    if not records:
+        raise BadInput(f"{path}: no answers in it")
+    where, first = records[0]
+    form = next((form for form in benchmark.FORMS if form.fits(first)), None)
+    examples = [f"  {form.name}: {form.example}" for form in benchmark.FORMS]
+    expected = "\n".join([f"expected one of {benchmark.name}'s forms:", *examples])
+    if form is None:
+        has = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
+        raise BadInput(f"{where}: an unknown form of answers, found {has}; {expected}")
+    other = [where for where, record in records if not form.fits(record)]
+    if other:
+        more = f" and {len(other) - 1} more" * (len(other) > 1)
+        need = ", ".join((form.answer[0], *form.needs))
+        raise BadInput(
+            f"{other[0]}{more}: not of the form of the first record ({need}); {expected}"
+        )
+    return form
+
+
+def _tells_labels(form: Form, records: Entries) -> bool:
+    needed = [fields for fields in (form.label, form.asked) if fields]
+    return len(needed) == 2 and all(value_of(r, f) is not None for _, r in records for f in needed)
+
+
+def _own_questions(benchmark: Benchmark, form: Form, records: Entries) -> list[list[Question]]:
+    """Of each record, the questions that it answers, as it says them; unnamed photos are different.
+
+    Their ids are the records' own if their splits are known, else their number in the file.
+    """
+    matches = []
+    for number, (where, record) in enumerate(records, start=1):
+        label = str(value_of(record, form.label))
+        label = label.lower() if label.lower() in benchmark.LABELS else label
+        if benchmark.LABELS and label not in benchmark.LABELS:
+            expected = " or ".join(benchmark.LABELS)
+            raise BadInput(f"{where}: the right answer is {label!r}, expected {expected}")
+        own = _splits(form, record)
+        key = (value_of(record, form.id) if own else None) or str(number)
+        image = value_of(record, form.image) or f"photo of {key}"
+        matches.append(
+            [
+                Question(
+                    question_id=f"{benchmark.name}-{split}-{key}",
+                    benchmark=benchmark.name,
+                    split=split,
+                    image_id=Path(image).stem,
+                    image=image,
+                    text=str(value_of(record, form.asked)),
+                    label=label,
+                )
+                for split in own or ["all"]
+            ]
+        )
+    return matches
+
+
+def _splits(form: Form, record: Any) -> list[str]:
+    return [
+        each.strip() for each in (value_of(record, form.split) or "").split(",") if each.strip()
+    ]
+
+
+def _matches(
+    form: Form, records: Entries, questions: Sequence[Question], path: Path
+) -> list[list[Question]]:
+    """Of each record, the questions that it answers; none: it answers what is not asked.
+
+    Raises:
+        BadInput: an id of several questions, records in an order that says nothing, or a record
+            that was asked something else.
+    """
+    by_end: dict[str, list[Question]] = defaultdict(list)
+    by_photo: dict[tuple[str, str], list[Question]] = defaultdict(list)
+    for question in questions:
+        parts = question.question_id.split("-")
+        for at in range(len(parts)):
+            by_end["-".join(parts[at:])].append(question)
+        by_photo[question.image_id, _blanks(question.text)].append(question)
+    has_ids = any(value_of(record, form.id) is not None for _, record in records)
+    has_photos = any(value_of(record, form.image) is not None for _, record in records)
+    splits = {question.split for question in questions}
+    if not has_ids and not has_photos and (len(splits) > 1 or len(records) > len(questions)):
+        raise BadInput(
+            f"{path}: {len(records)} answers without ids, so in the order of the questions; but "
+            f"these are {len(questions)} of {', '.join(sorted(splits))}; name one file with "
+            "--questions"
+        )
+    matches = []
+    for number, (where, record) in enumerate(records):
+        asked, own = _blanks(value_of(record, form.asked) or ""), _splits(form, record)
+        if has_ids:
+            key = value_of(record, form.id)
+            if key is None:
+                raise BadInput(f"{where}: no {form.id[0]}, which other records have")
+            found = [q for q in by_end.get(key, ()) if not own or q.split in own]
+            if len(found) > max(1, len(own)):
+                names = ", ".join(q.question_id for q in found[:_SHOWN])
+                raise BadInput(
+                    f"{where}: {form.id[0]} {key} could be {names}; name one file with --questions"
+                )
+        elif has_photos:
+            photo = Path(value_of(record, form.image) or "").stem
+            found = by_photo.get((photo, asked), [])
+        else:
+            found = [questions[number]]
+        other = [q for q in found if asked and _blanks(q.text) not in asked]
+        if other:
+            raise BadInput(
+                f"{where}: the answer is to {asked[:80]!r}, but {other[0].question_id} is "
+                f"{other[0].text!r}; name the file of its questions with --questions"
+            )
+        matches.append(found)
+    return matches
+
+
+def _blanks(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _answers(
+    form: Form, records: Entries, matches: Sequence[Sequence[Question]], *, model: str
+) -> dict[str, tuple[Answer, Any]]:
+    """Answers by the ids of their questions, with their records; BadInput: two to one question."""
+    found: dict[str, tuple[Answer, Any]] = {}
+    places: dict[str, str] = {}
+    for (where, record), questions in zip(records, matches, strict=True):
+        for question in questions:
+            key = question.question_id
+            if key in found:
+                raise BadInput(f"{where}: {key} is answered twice, first at {places[key]}")
+            places[key] = where
+            answer = Answer(
+                question_id=key,
+                benchmark=question.benchmark,
+                split=question.split,
+                model=model,
+                image_id=question.image_id,
+                text=str(value_of(record, form.answer)),
+                tokens=0,  # nobody says how many
+                finish="stop",
+            )
+            found[key] = answer, record
+    return found
+
+
+def _verdicts(
+    benchmark: Benchmark,
+    form: Form,
+    said: Mapping[str, tuple[Answer, Any]],
+    questions: Sequence[Question],
+    evidence: Mapping[str, Evidence],
+    settings: Any,
+) -> list[Verdict]:
+    """The rulings of the judge's replies that stand beside the answers."""
+    rubrics = {rubric.name: rubric for rubric in benchmark.RUBRICS}
+    by_id = {question.question_id: question for question in questions}
+    answers = [answer for answer, _ in said.values()]
+    found = []
+    for case in benchmark.cases(answers, by_id, evidence, settings):
+        fields = form.replies.get(case.rubric, ())
+        reply = value_of(said[case.case_id][1], fields)
+        if reply is None:
+            raise BadInput(
+                f"{case.case_id}: no judge's reply beside the answer "
+                f"(expected the field {' or '.join(fields) or '-'}); a run asks a judge"
+            )
+        found += rubrics[case.rubric].read(reply, case)
+    return found

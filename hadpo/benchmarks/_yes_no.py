@@ -1,0 +1,99 @@
+"""What POPE and RePOPE share: right answers, metrics, and the layouts of others' answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hadpo.benchmarks._forms import Form, lmms_eval, vlmevalkit
+from hadpo.benchmarks._tally import Known
+from hadpo.measures import Measure, Values, harmonic_mean, yes_no_rates
+from hadpo.records import Answer
+from hadpo.text import yes_no_strict
+
+LABELS = ("yes", "no")
+COUNTS = ("true_positives", "false_positives", "true_negatives", "false_negatives")
+FORMS = (
+    lmms_eval(id=("doc.question_id", "pope_accuracy.question_id"), split=("doc.category",)),
+    vlmevalkit(split=("category",), image=("image_source",)),
+    Form(
+        name="POPE's own script, and HA-DPO's",
+        example='{"question": "Is there a dog in the image?", "answer": "Yes."}',
+        answer=("answer",),
+        needs=("question",),
+        id=("question_id",),
+        asked=("question",),
+    ),
+    Form(
+        name="LLaVA's scripts",
+        example='{"question_id": 1, "prompt": "Is there a dog in the image?", "text": "Yes."}',
+        answer=("text",),
+        needs=("question_id",),
+        id=("question_id",),
+        asked=("prompt",),
+    ),
+)
+
+
+def _f1(values: Mapping[str, Values]) -> Values:
+    return harmonic_mean(values["precision"], values["recall"])
+
+
+def _strict_f1(values: Mapping[str, Values]) -> Values:
+    return harmonic_mean(values["strict_precision"], values["strict_recall"])
+
+
+def _behind(name: str, **more: Any) -> Measure:
+    """A measure that stands in the metrics' file, after those of the tables."""
+    label = name.replace("_", " ")
+    return Measure(name, label, is_headline=False, is_shared=False, counts_answers=True, **more)
+
+
+_STRICT: dict[str, Any] = {"is_read": True, "needs_whole_answers": True}
+MEASURES = (
+    Measure("accuracy", "accuracy", better="higher", counts_answers=True),
+    Measure("f1", "F1", better="higher", counts_answers=True, of=_f1),
+    Measure("precision", "precision", better="higher", is_headline=False, counts_answers=True),
+    Measure("recall", "recall", better="higher", is_headline=False, counts_answers=True),
+    Measure("yes_ratio", "yes ratio", counts_answers=True),
+    *(_behind(name, unit="count") for name in COUNTS),
+    Measure(
+        "words_per_answer",
+        "words per answer",
+        unit="number",
+        is_headline=False,
+        needs_whole_answers=True,
+        counts_answers=True,
+    ),
+    *(_behind(f"strict_{name}", unit="count", **_STRICT) for name in COUNTS),
+    *(_behind(f"strict_{name}", **_STRICT) for name in ("accuracy", "precision", "recall")),
+    _behind("strict_f1", of=_strict_f1, **_STRICT),
+    _behind("strict_yes_ratio", **_STRICT),
+)
+
+
+def unreadable(answer: Answer, known: Known) -> int:
+    """1 if the strict reading finds neither yes nor no."""
+    return int(yes_no_strict(answer.text) is None)
+
+
+def rates(
+    prefix: str, said: str | None, label: str | None, *, counts_unread: bool = True
+) -> dict[str, tuple[float, float]]:
+    """Counts and the five rates of one answer, as it is read.
+
+    Args:
+        prefix: of the metrics.
+        said: "yes", "no", or None: neither can be read.
+        label: what is right.
+        counts_unread: what is neither is a wrong answer; else it leaves every denominator.
+    """
+    is_yes = label == "yes"
+    counts = {
+        "true_positives": int(said == "yes" and is_yes),
+        "false_positives": int(said == "yes" and not is_yes),
+        "true_negatives": int(said == "no" and not is_yes),
+        "false_negatives": int(said == "no" and is_yes),
+    }
+    is_unread = said is None and counts_unread
+    unread = {"unread_yes": int(is_unread and is_yes), "unread_no": int(is_unread and not is_yes)}
+    found: dict[str, tuple[float, float]] = {prefix + key: (n, 1) for key, n in counts.items()}
+    return found | {prefix + key: n for key, n in yes_no_rates(**counts, **unread).items()}

@@ -138,7 +138,7 @@ def load(
         raise BadInput(f"no folder, recipe or backbone {text!r}; {plugins.choices(text, known)}")
     if len(found) > 1:
         raise BadInput(f"{text!r} is {' and '.join(found)}; write ./{text} for the folder")
-    recipe, files = _of_run(folder) if found == ["a folder"] else _of_recipe(text)
+    recipe, files = runs.merged_model(folder) if found == ["a folder"] else _of_recipe(text)
     assert recipe.model is not None  # `files_of` refused a recipe without one
     model = recipe.model
     backbone = backbones.load(
@@ -170,17 +170,6 @@ def _of_recipe(name: str) -> tuple[config.Recipe, dict[str, Any]]:
     if not recipes:
         raise BadInput(f"no recipe says where the files of backbone {name!r} lie; write one")
     return recipes[0], backbones.files_of(recipes[0], config.resolve_path)
-
-
-def _of_run(folder: Path) -> tuple[config.Recipe, dict[str, Any]]:
-    """The recipe of a run and the files of its merged model."""
-    manifest = runs.read_manifest(folder / "merge")
-    if manifest is None or manifest.status != "done" or "merged" not in manifest.facts:
-        raise BadInput(
-            f"{folder} is no run with a finished merge (no finished {folder / 'merge'}); name a "
-            "recipe, or the folder of such a run"
-        )
-    return config.load_recipe(manifest.recipe), manifest.facts["merged"]["files"]
 
 
 def _preset(name: str) -> Decoding:

@@ -17,9 +17,11 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from hadpo.places import fill, shorten, variables_of
 
 
 class BadInput(ValueError):
@@ -214,6 +216,7 @@ def read_jsonl(path: str | Path, kind: type[Record], *, torn_end: bool = False) 
     """
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file")
+    known = variables_of(Path(path))
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
@@ -224,7 +227,21 @@ def read_jsonl(path: str | Path, kind: type[Record], *, torn_end: bool = False) 
             except UnicodeDecodeError as error:
                 raise BadInput(f"{where}: not UTF-8 (byte {error.start} of the line)") from error
             if text.strip():
-                yield parse(decode(text, where=where), kind, where=where)
+                yield _placed(parse(decode(text, where=where), kind, where=where), known, where)
+
+
+def _placed(record: Record, known: dict[str, str], where: str) -> Record:
+    """The record with the variables of its image's path filled in; see `places`."""
+    image = getattr(record, "image", None)
+    if not isinstance(image, str) or not image.startswith("${"):
+        return record
+    path = fill(image, known)
+    if "${" in path:
+        raise BadInput(
+            f"{where}: field 'image': {image[:_SHOWN]!r}, but the file lies in no run, or the "
+            f"variable is unknown; known here: {', '.join(known)}"
+        )
+    return replace(record, image=path)  # pyright: ignore[reportArgumentType]
 
 
 def decode(text: str, *, where: str) -> Any:
@@ -400,35 +417,49 @@ def read_json(path: str | Path, kind: type, *, expected: str) -> Any:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, default=vars)
 
 
-def to_json(record: Any) -> str:
+def to_json(record: Any, known: dict[str, str] | None = None) -> str:
     """One JSON line of a record, without the newline; the inverse of `parse`.
+
+    Args:
+        record: a dataclass.
+        known: variables of the file that it goes to, for its image's path; see `places`.
 
     Raises:
         ValueError: a number that is not finite, which `read_jsonl` would refuse.
     """
-    return _ENCODER.encode(vars(record))
+    values = vars(record)
+    if known and isinstance(values.get("image"), str):
+        values = {**values, "image": shorten(values["image"], known)}
+    return _ENCODER.encode(values)
 
 
 def write_jsonl(path: str | Path, records: Iterable[Any]) -> int:
     """Write all records to a file, atomically; makes its folder. Returns how many."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count, known = 0, variables_of(path)
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
         for record in records:
-            file.write(to_json(record) + "\n")
+            file.write(to_json(record, known) + "\n")
             count += 1
     return count
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with replacing(path) as part:
+def write_text(path: Path, text: str, *, is_durable: bool = False) -> None:
+    """Write a text file atomically; see `replacing`."""
+    with replacing(path, is_durable=is_durable) as part:
         part.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: Any, *, is_durable: bool = False, **how: Any) -> None:
+    """Write a value as an indented JSON file, atomically; `how` is of `json.dumps`."""
+    options: dict[str, Any] = {"indent": 1} | how
+    text = json.dumps(value, **options)
+    write_text(path, text + "\n", is_durable=is_durable)
+
+
 @contextmanager
-def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, is_shared: bool = False, is_durable: bool = False) -> Iterator[Path]:
     """A place to write a file or a folder to; when the block ends well, it becomes `path`.
 
     A reader of `path` sees all of the old file or all of the new one, so it may be a done mark.
@@ -437,15 +468,33 @@ def replacing(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     Args:
         path: the file, or a folder that is not there any more when the block ends.
         is_shared: other processes may write the same file now: each gets a place of its own.
+        is_durable: it is on the disk before it appears, so that a power cut leaves no torn file.
     """
     owner = f".{os.getpid()}" if is_shared else ""
     part = path.with_name(f"{path.name}{owner}.part")
     try:
         yield part
+        if is_durable:
+            flush(part)
         part.replace(path)
+        if is_durable:
+            flush(path.parent, deep=False)
     except BaseException:
         shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise
+
+
+def flush(path: Path, *, deep: bool = True) -> None:
+    """Wait until a file, or a folder with all that lies in it, is on the disk (fsync)."""
+    inside = path.rglob("*") if deep and path.is_dir() else ()
+    for each in (*inside, path):
+        if each.is_symlink() or not (each.is_file() or each.is_dir()):
+            continue
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def drop_torn_end(path: Path) -> None:
@@ -467,9 +516,10 @@ def resume_jsonl(path: Path, kind: type[Record]) -> list[Record]:
 
 def append_jsonl(path: Path, records: Iterable[Record]) -> Iterator[Record]:
     """Append records to a file as they come; each is given on once it is written."""
+    known = variables_of(path)
     with path.open("a", encoding="utf-8") as file:
         for record in records:
-            file.write(to_json(record) + "\n")
+            file.write(to_json(record, known) + "\n")
             file.flush()
             yield record
 

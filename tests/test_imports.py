@@ -16,16 +16,17 @@ TOOLS = sorted((PACKAGE.parent / "tools").rglob("*.py"))
 
 # In this order: a room may import rooms that stand above it in the table, never one below.
 MAY_IMPORT: dict[str, set[str]] = {
-    "records": set(),
+    "places": set(),
+    "records": {"places"},
     "text": set(),
     "loss": set(),
     "measures": set(),
     "images": {"records"},
     "plugins": {"records"},
-    "config": {"records", "plugins"},
+    "config": {"places", "records", "plugins"},
     "cost": {"config"},  # plan, doctor and generation estimate with one model
     "chat": {"records", "images", "config", "text"},
-    "runs": {"records", "config", "plugins"},
+    "runs": {"places", "records", "config", "plugins"},
     "data": {"records", "images", "plugins", "text"},
     "vlm": {"records", "images", "config", "plugins", "cost"},
     "backbones": {"records", "config", "plugins", "cost", "vlm"},
@@ -63,7 +64,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {
-        *("records", "config", "plugins", "runs", "tables", "pairs", "judges", "generation"),
+        *(
+            "places",
+            "records",
+            "config",
+            "plugins",
+            "runs",
+            "tables",
+            "pairs",
+            "judges",
+            "generation",
+        ),
         *("benchmarks", "figures", "vlm", "backbones", "adapter", "data", "doctor", "page"),
         *("instructions", "chat", "summary"),
     },
@@ -110,7 +121,18 @@ LINES = 600
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Judging, scoring and comparing work where torch is not installed.
 WITHOUT_TORCH = (
-    *("records", "images", "config", "cost", "plugins", "text", "measures", "chat", "runs"),
+    *(
+        "places",
+        "records",
+        "images",
+        "config",
+        "cost",
+        "plugins",
+        "text",
+        "measures",
+        "chat",
+        "runs",
+    ),
     *("data", "judges", "benchmarks", "tables", "figures"),
 )
 

@@ -5,7 +5,6 @@ version of peft that wrote it.
 """
 
 import dataclasses
-import json
 import logging
 import math
 import re
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hadpo.adapter import files
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput, write_json
 from hadpo.vlm import checkpoint
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def from_dump(
         },
         base=base.name,
     )
-    write_text(folder / REPORT, json.dumps(dataclasses.asdict(report), indent=1))
+    write_json(folder / REPORT, dataclasses.asdict(report))
     if not report.adapter_is_all:
         log.warning(
             "%s: base and adapter are not all of it: %d of %d tensors differ (by %.3g at most), "

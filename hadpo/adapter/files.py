@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hadpo import plugins
 from hadpo.adapter import lora
-from hadpo.records import BadInput, replacing, write_text
+from hadpo.records import BadInput, replacing, write_json
 from hadpo.vlm import checkpoint, fields
 from hadpo.vlm.backbone import Backbone
 
@@ -93,7 +93,7 @@ def write(
     plain = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     with replacing(folder / _WEIGHTS[0]) as part:
         save_file(plain, part, metadata={"format": "pt"})
-    write_text(folder / "adapter_config.json", json.dumps(config, indent=1))
+    write_json(folder / "adapter_config.json", config)
 
 
 def load(

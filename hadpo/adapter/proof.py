@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from hadpo import backbones, batch
 from hadpo.adapter import dump, files, lora
-from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_text
+from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_json
 from hadpo.runs import read_manifest
 from hadpo.vlm.backbone import Backbone
 
@@ -90,7 +89,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         noted |= {part: str(path) for part, path in places.items()}
         fact = name if name == MERGED else f"{MERGED}_{name}"
         run.note(**{fact: noted | results[name]})
-    write_text(run.path("metrics.json"), json.dumps(results, indent=1))
+    write_json(run.path("metrics.json"), results)
     return results
 
 

@@ -1,7 +1,6 @@
 """The answers of every model: stored ones, and new ones by one process or by several."""
 
 import gc
-import json
 import logging
 import shutil
 from collections import Counter
@@ -21,7 +20,7 @@ from hadpo.records import (
     read_jsonl,
     refuse_changed,
     to_json,
-    write_text,
+    write_json,
 )
 from hadpo.runs import read_manifest
 from hadpo.text import first_segments, segments
@@ -260,8 +259,7 @@ def _write_decoding(run: "Run", benchmarks: dict[str, Benchmark]) -> None:
         }
         for name, benchmark in benchmarks.items()
     }
-    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-    write_text(run.path("decoding.json"), text)
+    write_json(run.path("decoding.json"), found, ensure_ascii=False)
     run.note(decoding=found)
 
 

@@ -1,13 +1,12 @@
 """SHR in the original's files: responses in, judgement.json in and out, metrics.json out."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hadpo.data.shr import SPLIT
-from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_json, write_text
+from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_json, write_json
 
 RESPONSES = "responses"  # the model that a file of responses counts as
 _RUN = "run1"  # the original judged once, under this name
@@ -159,4 +158,4 @@ def _answer(image_id: str, text: str, question_id: str) -> Answer:
 
 
 def _write(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, value, indent=2, ensure_ascii=False)

@@ -61,6 +61,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _stop("interrupted; the same command goes on from there", INTERRUPTED)
     except Exception as error:
+        if runs.is_disk_full(error):
+            place = getattr(error, "filename", None)
+            _stop(runs.disk_full(Path(place or config.runs_folder()).parent), BAD_ENVIRONMENT)
         if not hasattr(error, "format_message"):  # all but click's own usage errors
             raise
         _stop(error.format_message(), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue]
@@ -78,6 +81,9 @@ def run(
     adapter: Annotated[
         str, typer.Option(help="evaluate this adapter, a folder or a hub id; train nothing")
     ] = "",
+    redo_from: Annotated[
+        str, typer.Option(help="delete this stage of the run and what rests on it, and redo them")
+    ] = "",
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -94,7 +100,8 @@ def run(
         stages, published = _without_training(resolved, fetching.find_adapter(adapter), overrides)
         overrides |= published
         name = name or f"{runs.run_name(recipe)}-published"
-    _run_stages(stages, recipe, name, overrides, "", force=force, dry_run=dry_run)
+    redone = _from(redo_from, stages, force=force) if redo_from else ()
+    _run_stages(stages, recipe, name, overrides, "", force=force, redone=redone, dry_run=dry_run)
 
 
 @app.command()
@@ -179,6 +186,7 @@ def _run_stages(
     from_run: str,
     *,
     force: bool,
+    redone: tuple[str, ...] = (),
     dry_run: bool,
 ) -> None:
     name = name or runs.run_name(recipe)
@@ -189,12 +197,16 @@ def _run_stages(
         raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
     for each in stages:  # all of it is checked before any of it is run
         mine = _of_stage(each, overrides)
-        execute.check(each, recipe, name, mine)
+        resolved, _ = execute.check(each, recipe, name, mine)
+        if not force and each not in redone:
+            execute.refuse_other_run(each, resolved, name, earlier=from_run)
         if dry_run:
             typer.echo(_plain_papermill(each, recipe, name, from_run, mine))
     if dry_run:
         typer.echo(f"\ndry run: nothing was run; results would lie in {folder}")
         return
+    if redone:
+        execute.discard_all(redone, name)
     started = time.monotonic()
     made = None
     for each in stages:
@@ -240,6 +252,15 @@ def _write_page(name: str) -> Any:
     except (BadInput, OSError) as error:
         logging.getLogger(__name__).warning("no index.html: %s", error)
         return None
+
+
+def _from(stage: str, stages: tuple[str, ...], *, force: bool) -> tuple[str, ...]:
+    """The stages that `--redo-from` redoes."""
+    if stage not in stages:
+        raise BadInput(f"--redo-from: no stage {stage!r}; {choices(stage, stages)}")
+    if force:
+        raise BadInput("--redo-from and --force: name one; --force redoes all stages")
+    return stages[stages.index(stage) :]
 
 
 def _shared_by(processes: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hadpo import config, runs
+from hadpo.places import shorten
 from hadpo.plugins import choices
 from hadpo.records import (
     Answer,
@@ -18,7 +18,7 @@ from hadpo.records import (
     append_jsonl,
     read_json,
     resume_jsonl,
-    write_text,
+    write_json,
 )
 
 commands = typer.Typer()
@@ -56,10 +56,11 @@ def answer(
     if max_new_tokens:
         decoding = dataclasses.replace(decoding, max_new_tokens=max_new_tokens)
     wanted = asked.read(questions, images, Report())
+    known = {"RUN": str(config.runs_folder() / run)} if run else {}
     facts = {
         "recipe": resolved.name,
         "run": run,
-        "files": {part: str(place) for part, place in files.items()},
+        "files": {part: shorten(str(place), known) for part, place in files.items()},
         "prompt": prompt,
         "decoding": dataclasses.asdict(decoding),
     }
@@ -86,12 +87,7 @@ def _model(recipe: str, run: str) -> tuple[config.Recipe, dict[str, Any]]:
     if recipe:
         found = config.load_recipe(recipe)
         return found, backbones.files_of(found, config.resolve_path)
-    folder = config.runs_folder() / run / "merge"
-    manifest = runs.read_manifest(folder)
-    if manifest is None or manifest.status != "done" or "merged" not in manifest.facts:
-        raise BadInput(f"--run: run {run!r} has no finished merge in {folder}; run it first")
-    found = config.load_recipe(manifest.recipe)
-    return found, manifest.facts["merged"]["files"]
+    return runs.merged_model(config.runs_folder() / run)
 
 
 def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
@@ -104,7 +100,7 @@ def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
             raise BadInput(
                 f"{mark}: answers of another {' and '.join(differ)} lie there; choose another --out"
             )
-    write_text(mark, json.dumps(facts, indent=1) + "\n")
+    write_json(mark, facts)
     return {answer.question_id: answer for answer in resume_jsonl(path, Answer)}
 
 

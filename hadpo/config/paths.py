@@ -3,11 +3,9 @@
 import os
 from pathlib import Path
 
+from hadpo.places import PACKAGE, ROOT, fill, variables
 from hadpo.records import BadInput
 
-PACKAGE = Path(__file__).parents[1]
-# The checkout that the package runs from; where it is installed without one, the working directory.
-ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()
 RECIPES = PACKAGE / "recipes"
 
 
@@ -22,15 +20,8 @@ def resolve_path(text: str, *, run_folder: Path | None = None) -> Path:
     `${HADPO_SHARED}`, `${HADPO_DATA}` and `${HADPO_MODELS}` default to `../shared`, `data` and
     `models` of the checkout; `${PACKAGE}` is this package, `${WORLD}` the run's synthetic world.
     """
-    known = {
-        "HADPO_SHARED": os.environ.get("HADPO_SHARED", str(ROOT.parent / "shared")),
-        "HADPO_DATA": os.environ.get("HADPO_DATA", str(ROOT / "data")),
-        "HADPO_MODELS": os.environ.get("HADPO_MODELS", str(ROOT / "models")),
-        "PACKAGE": str(PACKAGE),
-        "WORLD": str(run_folder / "world") if run_folder else "",
-    }
-    for key, value in known.items():
-        text = text.replace("${" + key + "}", value)
+    known = variables() | {"WORLD": str(run_folder / "world") if run_folder else ""}
+    text = fill(text, known)
     if "${" in text:
         raise BadInput(f"path {text!r} uses an unknown variable; known: {', '.join(known)}")
     return Path(text).expanduser()

@@ -14,7 +14,6 @@ if the original deletes it; `newlines="upstream"` deletes. Sources: HA-DPO
 minigpt4/dpo_dataset.py, instructblip/dpo_dataset.py, llava-v1_5/train_dpo.py.
 """
 
-import json
 import random
 import re
 from collections import Counter
@@ -27,7 +26,7 @@ from pydantic import AfterValidator
 
 from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw
 from hadpo.plugins import choices
-from hadpo.records import BadInput, Evidence, Pair, read_json, write_text
+from hadpo.records import BadInput, Evidence, Pair, read_json, write_json
 from hadpo.text import no_preference
 
 # The instructions of the description pairs (byte-exact: minigpt4/prompts/alignment.txt).
@@ -251,6 +250,6 @@ def write(
                 f"several descriptions of {', '.join(twice[:20])}; {schema} holds one per image"
             )
         content = {str(record.pop("image_id")): record for record in descriptions}
-    write_text(folder / _FILES["description"], json.dumps(content, indent=1))
-    write_text(folder / _FILES["pope"], json.dumps(questions, indent=1))
+    write_json(folder / _FILES["description"], content)
+    write_json(folder / _FILES["pope"], questions)
     return {_FILES["description"]: len(descriptions), _FILES["pope"]: len(questions)}

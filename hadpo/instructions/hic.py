@@ -23,7 +23,7 @@ from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, hic, inside
 from hadpo.data.images import ImageChecks
 from hadpo.plugins import choices
-from hadpo.records import BadInput, Instruction, replacing, to_json, write_text
+from hadpo.records import BadInput, Instruction, replacing, to_json, write_json
 from hadpo.text import fold
 
 SOURCE = "oxford_hic_data.csv"
@@ -112,7 +112,7 @@ def convert(
         table.close()
         place.unlink(missing_ok=True)
     counts = dict(sorted(counts.items()))
-    write_text(out / "counts.json", json.dumps(counts, indent=1) + "\n")
+    write_json(out / "counts.json", counts)
     return counts
 
 

@@ -1,7 +1,6 @@
 """Instructions -> files to finetune on: filtered, balanced, split by image, in two layouts."""
 
 import hashlib
-import json
 import random
 import re
 import sys
@@ -15,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, lrv
-from hadpo.records import BadInput, Instruction, read_jsonl, replacing, to_json, write_text
+from hadpo.records import BadInput, Instruction, read_jsonl, replacing, to_json, write_json
 from hadpo.text import fold
 
 SPLITS = ("train", "val")
@@ -110,7 +109,7 @@ def convert(
     if not any(key.startswith("records of") for key in counts):
         raise BadInput(f"{out}: no instruction is left: {counts}")
     counts = dict(sorted(counts.items()))
-    write_text(out / "counts.json", json.dumps(counts, indent=1) + "\n")
+    write_json(out / "counts.json", counts)
     return counts
 
 

@@ -4,7 +4,6 @@
 it has written.
 """
 
-import json
 import random
 import sys
 from collections import Counter
@@ -26,8 +25,8 @@ from hadpo.records import (
     input_hashes,
     read_jsonl,
     resume_jsonl,
+    write_json,
     write_jsonl,
-    write_text,
 )
 from hadpo.text import no_preference
 
@@ -125,7 +124,7 @@ def prepare(run: "Run") -> dict[str, int]:
         _write_instructions(run, instructions, counts)
     _write(run, pairs, known, rewrites, counts)
     ordered = dict(sorted(counts.items()))
-    write_text(run.path("counts.json"), json.dumps(ordered, indent=1) + "\n")
+    write_json(run.path("counts.json"), ordered)
     run.note(counts=ordered)
     return ordered
 
@@ -303,7 +302,6 @@ def _write(
     write_jsonl(run.path("held_out.jsonl"), held_out)
     write_jsonl(run.path("questions.jsonl"), known.questions)
     write_jsonl(run.path("evidence.jsonl"), known.evidence.values())
-    words = json.dumps(known.words, indent=1, ensure_ascii=False) + "\n"
-    write_text(run.path("vocabulary.json"), words)
+    write_json(run.path("vocabulary.json"), known.words, ensure_ascii=False)
     counts["images with evidence"] = len(known.evidence)
     write_jsonl(run.path("pairs.jsonl"), train)

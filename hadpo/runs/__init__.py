@@ -3,9 +3,17 @@
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 from hadpo.runs.parameters import check_names, read_overrides
 from hadpo.runs.report import export, join_reports
-from hadpo.runs.run import BadEnvironment, Run, join_run, open_run, start
+from hadpo.runs.run import (
+    BadEnvironment,
+    Run,
+    disk_full,
+    is_disk_full,
+    join_run,
+    open_run,
+    start,
+)
 from hadpo.runs.several import Stopped, end_processes, noticed, start_processes
-from hadpo.runs.state import run_name, stage_folder
+from hadpo.runs.state import merged_model, run_name, stage_folder
 
 __all__ = [
     "BadEnvironment",
@@ -13,11 +21,14 @@ __all__ = [
     "Run",
     "Stopped",
     "check_names",
+    "disk_full",
     "end_processes",
     "export",
+    "is_disk_full",
     "join_reports",
     "join_run",
     "list_manifests",
+    "merged_model",
     "noticed",
     "open_run",
     "read_manifest",

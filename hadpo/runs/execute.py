@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hadpo.records import BadInput
 from hadpo.runs.lock import alone
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.report import write_report
-from hadpo.runs.run import BadEnvironment
+from hadpo.runs.run import BadEnvironment, disk_full, is_disk_full
 from hadpo.runs.several import Stopped, noticed, pass_on
 from hadpo.runs.state import check, discard, finished, look, refuse_stale, stage_folder
 
@@ -80,6 +79,8 @@ def execute(
     if old is not None:
         refuse_stale(old)
         if old.status == "done":
+            if not (folder / "report.html").is_file():
+                _try_report(folder)
             return Outcome(folder, was_done=True, seconds=0.0)
     for earlier in _needed(stage, resolved):
         source = stage_folder(config.runs_folder(), name, earlier, from_run)
@@ -99,6 +100,8 @@ def execute(
                 stage, folder, {"recipe": recipe, "run": name, "from_run": from_run} | given
             )
     except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from error
         raise BadInput(f"cannot write to {folder}: {error.strerror}; set HADPO_RUNS") from error
     manifest = read_manifest(folder)
     if manifest is None or manifest.status != "done":
@@ -129,10 +132,45 @@ def _run_notebook(stage: str, folder: Path, parameters: Mapping[str, Any]) -> No
             _close(folder, cause)
             raise cause from error
         finally:
-            try:
-                write_report(folder)
-            except OSError as error:  # the stage's own outcome is what counts
-                _log.warning("no report.html: %s", error)
+            _try_report(folder)
+
+
+def _try_report(folder: Path) -> None:
+    """Write the stage's report; if that fails, the stage's own outcome is what counts."""
+    try:
+        write_report(folder)
+    except Exception as error:  # noqa: BLE001 - a notebook cut off by a full disk, odd output, ...
+        _log.warning(
+            "no %s (%s: %s); the same command makes it again",
+            folder / "report.html",
+            type(error).__name__,
+            str(error)[:200],
+        )
+
+
+def refuse_other_run(stage: str, recipe: config.Recipe, name: str, *, earlier: str) -> None:
+    """Refuse, before any work, a stage that `execute` would leave as it is, or could not go on.
+
+    Raises:
+        BadInput: it has other settings, a process works on it, or it rests on a stage that was
+            redone or deleted since; names the command that redoes both.
+    """
+    manifest = look(stage, recipe, name, earlier=earlier)
+    if manifest is not None:
+        refuse_stale(manifest, where_gone=True)
+
+
+def discard_all(stages: Sequence[str], name: str) -> None:
+    """Delete stages of a run, so that they are done anew.
+
+    Raises:
+        BadInput: a process works on one of them; then none is deleted.
+    """
+    with contextlib.ExitStack() as held:
+        for each in stages:
+            held.enter_context(alone(config.runs_folder() / name / each))
+        for each in reversed(stages):
+            discard(name, each)
 
 
 def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:
@@ -144,6 +182,23 @@ def _needed(stage: str, recipe: config.Recipe) -> tuple[str, ...]:
     before = recipe.stages[: recipe.stages.index(stage)]
     # What is merged knows its training, and becomes stale with it.
     return tuple(each for each in before if each != "train" or "merge" not in before)
+
+
+def _own_kernel() -> type:
+    """A kernel manager that starts this interpreter, whatever kernels the user has installed."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        """Knows one kernel: ours."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            """The kernel of this interpreter."""
+            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=argv, display_name="hadpo", language="python")
+
+    return OwnKernel
 
 
 def _papermill(
@@ -160,6 +215,7 @@ def _papermill(
 
     kernel = Config()
     kernel.NotebookClient.on_cell_start = listen
+    kernel.NotebookClient.kernel_manager_class = _own_kernel()
     kernel.KernelManager.transport_encryption = "auto"  # ipykernel >= 7.3 warns without it
     papermill.execute_notebook(
         source,
@@ -196,8 +252,8 @@ def _translate(error: Exception, stage: str, folder: Path) -> BaseException:
         return BadEnvironment(message)
     if cause == "Stopped":
         return Stopped(message)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return BadEnvironment(f"the disk of {folder} is full; make room, or set HADPO_RUNS")
+    if is_disk_full(error):
+        return disk_full(folder)
     if type(error).__name__ == "DeadKernelError":
         return StageFailed(f"stage {stage}: the kernel died (out of memory?); {copy}")
     if cause == "KeyboardInterrupt":

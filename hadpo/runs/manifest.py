@@ -6,13 +6,14 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hadpo import config
-from hadpo.records import BadInput, parse, write_text
+from hadpo.places import fill, shorten, variables_of
+from hadpo.records import BadInput, parse, write_json
 from hadpo.runs.lock import host, is_alive
 
 # The files that a stage wrote, as a list for a person.
@@ -104,8 +105,20 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json`; a reader sees the old or the new one, never a torn one."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, default=str)
-        write_text(folder / "manifest.json", text + "\n")
+        known = variables_of(folder / "manifest.json") | {"RUN": str(folder.parent)}
+        values = dataclasses.asdict(self)
+        values["facts"] = _each_text(values["facts"], lambda text: shorten(text, known))
+        is_done = self.status == "done"
+        write_json(folder / "manifest.json", values, is_durable=is_done, default=str)
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with a function applied to every text in it, at any depth; keys stay."""
+    if isinstance(value, dict):
+        return {key: _each_text(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -130,6 +143,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         ) from error
     try:
         manifest = parse(values, Manifest, where=str(path))
+        known = variables_of(path)
+        manifest.facts = _each_text(manifest.facts, lambda text: fill(text, known))
     except BadInput as error:
         raise BadInput(f"{error}; written by another version of hadpo? rerun the stage") from error
     if manifest.status != "running" or manifest.is_elsewhere:

@@ -1,11 +1,14 @@
 """One stage of one run, as a notebook holds it: checked settings, paths, and its manifest."""
 
+import contextlib
+import errno
 import html
 import json
 import logging
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 import uuid
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hadpo import config
-from hadpo.records import BadInput, file_hash, refuse_changed
+from hadpo.records import BadInput, file_hash, flush, refuse_changed
 from hadpo.runs import lock
 from hadpo.runs.lock import host, started_at
 from hadpo.runs.manifest import (
@@ -23,6 +26,7 @@ from hadpo.runs.manifest import (
     Outputs,
     describe_code,
     describe_versions,
+    read_manifest,
 )
 from hadpo.runs.parameters import RUN_PARAMETERS, effective, from_notebook, settings_table
 from hadpo.runs.state import (
@@ -80,7 +84,31 @@ def _after_cell(result: Any) -> None:
 
 
 class BadEnvironment(RuntimeError):
-    """This machine lacks something: the message says what, and the command that mends it."""
+    """This machine lacks something: the message says what, and the command that fixes it."""
+
+
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it followed from, says that no space is left."""
+    while error is not None:
+        if any(words in str(error) for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full(folder: Path) -> BadEnvironment:
+    """The error that a folder's disk is full."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return BadEnvironment(
+        f"the disk of {folder} is full ({free / 1e6:.1f} MB free); what was saved before is whole, "
+        "and the same command goes on from there: make room, or move the runs to a larger disk and "
+        "set HADPO_RUNS"
+    )
 
 
 class Run:
@@ -178,7 +206,7 @@ class Run:
             BadInput: there is no such file.
         """
         if not path.is_file():
-            raise BadInput(f"{path}: no such file; mend the path in the recipe or the parameter")
+            raise BadInput(f"{path}: no such file; fix the path in the recipe or the parameter")
         if not self.is_reopened:
             self.manifest.facts.setdefault("inputs", {})[path.name] = file_hash(path)
             self._write()
@@ -207,6 +235,8 @@ class Run:
         manifest = self.manifest
         manifest.status, manifest.error = status, error
         manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        if status == "done":
+            flush(self.folder)  # the done mark is the last thing that reaches the disk
         self._write()
         lock.give_back(self.folder)
 
@@ -277,6 +307,8 @@ def open_run(
             old = look(stage, recipe, name, earlier=earlier)  # it may have been done meanwhile
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from error
         raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error
     manifest = old or _new_manifest(stage, recipe, name, given, earlier)
     run = Run(recipe, manifest, root)
@@ -284,13 +316,26 @@ def open_run(
     if not run.is_reopened:  # it may go on with other settings of how it is computed
         manifest.settings, manifest.overrides = settings_of(recipe, stage), given
     _note_start(manifest)
-    try:
-        manifest.write(folder)
-    except OSError as error:
-        if not run.is_reopened:  # a finished one may lie where nobody may write
+    if run.is_reopened:
+        _note_reopened(manifest, folder)
+    else:
+        try:
+            manifest.write(folder)
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(folder) from error
             raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
     watch_notebook(run)
     return run
+
+
+def _note_reopened(manifest: Manifest, folder: Path) -> None:
+    """Note in a finished stage's manifest that it was looked at, unless another process has it."""
+    # suppressed: somebody redoes it, or nobody may write there
+    with contextlib.suppress(BadInput, OSError), lock.alone(folder):
+        now = read_manifest(folder)
+        if now is not None and (now.status, now.run_id) == ("done", manifest.run_id):
+            manifest.write(folder)
 
 
 def join_run(

@@ -1,6 +1,7 @@
 """What `runs/` holds of a stage: look at it, say what is in the way, and delete it."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from hadpo.records import BadInput
 from hadpo.runs.lock import is_alive, working
 from hadpo.runs.manifest import Manifest, read_manifest
 
+_LONGEST_NAME = 100  # bytes
+
 
 def run_name(recipe: str) -> str:
     """The default name of a run: the recipe's path with `-` for `/`."""
@@ -20,14 +23,23 @@ def run_name(recipe: str) -> str:
     return recipe.replace("/", "-")
 
 
+def check_name(name: str) -> None:
+    """Raise BadInput unless a run may be called so: it names a folder, and stands in commands."""
+    odd = any(c in "/\\" or c.isspace() or not c.isprintable() for c in name)
+    if odd or name[:1] in ("", ".", "-") or len(name.encode()) > _LONGEST_NAME:
+        raise BadInput(
+            f"run name {name[:_LONGEST_NAME]!r}: expected one without spaces, slashes or a leading "
+            f"dot, of at most {_LONGEST_NAME} bytes"
+        )
+
+
 def check(
     stage: str, recipe_name: str, name: str, overrides: Mapping[str, Any]
 ) -> tuple[config.Recipe, dict[str, Any]]:
     """The recipe with its overrides laid over it, and those that were given; raises BadInput."""
     if stage not in config.SECTIONS:
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
-    if not name or any(c in name for c in "/\\ ") or name.startswith("."):
-        raise BadInput(f"run name {name!r}: expected one without spaces, slashes or a leading dot")
+    check_name(name)
     given = {key: value for key, value in overrides.items() if value is not None}
     recipe = config.load_recipe(recipe_name, given, stage=stage)
     if stage not in recipe.stages:
@@ -79,6 +91,21 @@ def finished(folder: Path, *, wanted_by: str, recipe: str) -> Manifest:
     return manifest
 
 
+def merged_model(folder: Path) -> tuple[config.Recipe, dict[str, Any]]:
+    """The recipe of a run, and the files of its merged model.
+
+    Raises:
+        BadInput: the folder is no run with a finished merge.
+    """
+    manifest = read_manifest(folder / "merge")
+    if manifest is None or manifest.status != "done" or "merged" not in manifest.facts:
+        raise BadInput(
+            f"{folder} is no run with a finished merge: run {folder.name!r} has no finished merge; "
+            f"run it first (hadpo run RECIPE --name {folder.name}), or name another"
+        )
+    return config.load_recipe(manifest.recipe), manifest.facts["merged"]["files"]
+
+
 def settings_of(recipe: config.Recipe, stage: str) -> dict[str, Any]:
     """All sections that a stage reads, as its manifest keeps them."""
     return {section: config.as_dict(recipe)[section] for section in config.SECTIONS[stage]}
@@ -101,17 +128,41 @@ def discard(name: str, stage: str) -> None:
         shutil.rmtree(folder)
 
 
-def refuse_stale(manifest: Manifest) -> None:
-    """Raise BadInput where a stage was made from an earlier stage that was redone since."""
+def refuse_stale(manifest: Manifest, *, where_gone: bool = False) -> None:
+    """Raise BadInput where a stage was made from an earlier stage that was redone since.
+
+    Args:
+        manifest: of the stage.
+        where_gone: also where the earlier stage was deleted, and would be made anew.
+    """
     name = manifest.name
     for stage, run_id in manifest.parents.items():
         place = stage_folder(config.runs_folder(), name, stage, manifest.earlier)
         now = read_manifest(place)
-        if now is not None and now.run_id != run_id:
+        if now is None and not where_gone:
+            continue
+        if now is None or now.run_id != run_id:
+            since = f"another {stage} than the one" if now else f"the {stage} that was deleted"
+            command = redo_command(manifest, manifest.stage if now else stage)
             raise BadInput(
-                f"stage {manifest.stage} of run {name!r} was made from another {stage} than the "
-                f"one in {place}; redo it with --force, or choose another --name"
+                f"stage {manifest.stage} of run {name!r} was made from {since} in {place}; redo it "
+                f"and what rests on it: {command} (or all of it with --force), or choose another "
+                "--name"
             )
+
+
+def redo_command(manifest: Manifest, stage: str) -> str:
+    """The command that redoes a stage of a run, and those that rest on it."""
+    name = manifest.name
+    made = [read_manifest(config.runs_folder() / name / each) for each in config.SECTIONS]
+    given = {key: value for one in made if one for key, value in one.overrides.items()}
+    settings = [f" -p {shlex.quote(f'{key}={value}')}" for key, value in given.items()]
+    about = f"{manifest.recipe} --name {name}"
+    if manifest.earlier:
+        own = [f" -p {shlex.quote(f'{k}={v}')}" for k, v in manifest.overrides.items()]
+        about += f" --from {manifest.earlier}{''.join(own)}"
+        return f"hadpo stage {manifest.stage} {about} --force"
+    return f"hadpo run {about}{''.join(settings)} --redo-from {stage}"
 
 
 def refuse_running(old: Manifest, folder: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
+import logging
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hadpo.config import COMPUTED_ALIKE, TrainConfig
-from hadpo.records import BadInput, Instruction, Pair, input_hashes, replacing
-from hadpo.runs import BadEnvironment
+from hadpo.records import BadInput, Instruction, Pair, file_hash, input_hashes, replacing
+from hadpo.runs import disk_full, is_disk_full
 
+_log = logging.getLogger(__name__)
 _KEPT = 2  # newest checkpoints that stay on disk
 # They change neither the update nor the order of the pairs.
 _FREE = COMPUTED_ALIKE | {"controls", "control_learning_rate", "control_steps"}
@@ -60,9 +60,21 @@ def fingerprint(
         "backbone": name,
         "objective": objective,
         **fixed,
-        "pairs": _hash(asdict(pair) for pair in pairs),
+        "pairs": _hash(_contents(pairs)),
         "weights": _hash(contents),
     }
+
+
+def _contents(records: Sequence[Pair | Instruction]) -> Iterator[dict[str, Any]]:
+    """The records, with the content of their pictures instead of the place."""
+    pictures: dict[str, str] = {}
+    for record in records:
+        if record.image not in pictures:
+            try:
+                pictures[record.image] = file_hash(Path(record.image))
+            except OSError as error:
+                raise BadInput(f"no image {record.image} ({error.strerror})") from error
+        yield asdict(record) | {"image": pictures[record.image]}
 
 
 def _hash(values: Iterable[Any]) -> str:
@@ -78,7 +90,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write the checkpoint, then drop all but the newest ones."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{checkpoint.step:06d}.pt"
-    with replacing(path, is_shared=True) as part, part.open("wb") as file:
+    with replacing(path, is_shared=True, is_durable=True) as part, part.open("wb") as file:
         torch.save(vars(checkpoint), file)
     for old in _paths(folder)[:-_KEPT]:
         old.unlink()
@@ -86,20 +98,20 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def last_step(folder: Path) -> int:
-    """Updates done by the newest checkpoint; 0 without one."""
-    paths = _paths(folder)
+    """Updates done by the newest whole checkpoint; 0 without one."""
+    paths = _whole(folder)
     return int(paths[-1].stem.removeprefix("step-")) if paths else 0
 
 
 def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
-    """The newest checkpoint of the folder; None without one.
+    """The newest whole checkpoint of the folder; None without one.
 
     Raises:
         BadInput: it belongs to a training with other settings, pairs or weights; names them.
     """
     for torn in folder.glob("step-*.part"):  # of a process that was killed
         torn.unlink(missing_ok=True)
-    paths = _paths(folder)
+    paths = _whole(folder)
     if not paths:
         return None
     checkpoint = Checkpoint(**torch.load(paths[-1], map_location="cpu", weights_only=True))
@@ -115,6 +127,35 @@ def newest(folder: Path, expected: Mapping[str, str]) -> Checkpoint | None:
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"))
+
+
+def _whole(folder: Path) -> list[Path]:
+    """All checkpoints, the newest one whole: a damaged one is set aside, the one before it counts.
+
+    Raises:
+        BadInput: all are damaged.
+    """
+    paths, damaged = _paths(folder), []
+    while paths and (problem := _damage(paths[-1])):
+        damaged.append(paths.pop())
+        _log.warning("%s is damaged (%s); the checkpoint before it is used", damaged[-1], problem)
+    if damaged and not paths:
+        raise BadInput(
+            f"{damaged[0]}: damaged, and no older checkpoint is whole; start anew with --force"
+        )
+    for path in damaged:
+        path.replace(path.with_suffix(".damaged"))
+    return paths
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file that torch has written, by its checksums; "" if it is whole."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            part = file.testzip()
+            return f"{part} has another checksum" if part else ""
+    except (zipfile.BadZipFile, OSError) as error:
+        return str(error)
 
 
 @dataclass
@@ -157,9 +198,6 @@ class Stopping:
         self.weights = dict(state.get("weights", {}))
 
 
-_NO_SPACE = os.strerror(errno.ENOSPC)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -180,21 +218,6 @@ def explain_endings(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not _is_disk_full(error):
+        if not is_disk_full(error):
             raise
-        free = shutil.disk_usage(folder).free
-        raise BadEnvironment(
-            f"the disk of {folder} is full ({free / 1e6:.1f} MB free); what was saved before is "
-            "whole, and the same command goes on from the newest checkpoint: make room, or move "
-            "the runs to a larger disk and set HADPO_RUNS"
-        ) from error
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it followed from, says that no space is left."""
-    while error is not None:
-        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_full or (isinstance(error, SafetensorError) and _NO_SPACE in str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        raise disk_full(folder) from error

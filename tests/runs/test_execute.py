@@ -128,8 +128,9 @@ def test_a_stage_made_from_another_earlier_stage_is_not_called_done(stage):
     assert execute.execute("train", "mini/llava", "a", {}).was_done
     discard("a", "prepare")
     open_run("prepare", "mini/llava", "a", {}).finish()
-    with pytest.raises(BadInput, match=r"made from another prepare.*redo it with --force"):
+    with pytest.raises(BadInput, match="made from another prepare") as caught:
         execute.execute("train", "mini/llava", "a", {})
+    assert "hadpo run mini/llava --name a --redo-from train (or" in str(caught.value)
     with pytest.raises(BadInput, match=r"stage train .* made from another prepare"):
         execute.execute("merge", "mini/llava", "a", {})  # nor is it built upon
 

@@ -120,3 +120,24 @@ def test_anything_open_beside_the_adapter_is_refused(fast, learn, tiny_llava, ti
     backbone.vision.requires_grad_()
     with pytest.raises(ValueError, match="only the language model's LoRA may be trained"):
         learn(backbone, tiny_pairs, fast)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text"])
+def test_the_checkpoint_before_a_damaged_one_goes_on(
+    fast, learn, equal, tiny_llava, tiny_pairs, tmp_path, damage, caplog
+):
+    config = replace(fast, steps=6, checkpoint_every=2)
+    whole, expected = learn(tiny_llava(), tiny_pairs, config, folder=tmp_path / "whole")
+    _, _ = learn(tiny_llava(), tiny_pairs, replace(config, steps=6), folder=tmp_path / "kept")
+    newest = tmp_path / "kept" / "step-000006.pt"
+    content = bytearray(newest.read_bytes())
+    place = content.find(b"\0" * 64) + 8000
+    content[place] ^= 0xFF
+    newest.write_bytes(
+        {"cut": content[:-2000], "empty": b"", "flipped": content, "text": b"<html>"}[damage]
+    )
+    rest, found = learn(tiny_llava(), tiny_pairs, config, folder=tmp_path / "kept")
+    assert [step.step for step in rest] == [4, 5] and equal(found, expected)
+    assert rest == whole[4:]
+    assert "step-000006.pt is damaged" in caplog.text
+    assert (tmp_path / "kept" / "step-000006.damaged").is_file()

@@ -1,6 +1,5 @@
 """Checkpoint folders out: weights and config as they are published, whole files only."""
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hadpo.records import replacing, write_text
+from hadpo.records import replacing, write_json
 
 _INDEX = "model.safetensors.index.json"
 _SHARD_BYTES = 5 * 10**9
@@ -54,7 +53,7 @@ def write_tensors(
     if len(shards) > 1:
         places = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         index = {"metadata": {}, "weight_map": places}
-        write_text(folder / _INDEX, json.dumps(index, indent=1))
+        write_json(folder / _INDEX, index)
 
 
 def write_folder(
@@ -76,7 +75,7 @@ def write_folder(
     """
     write_tensors(folder, tensors, dtype=dtype)
     whole = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
-    write_text(folder / "config.json", json.dumps(whole, indent=1))
+    write_json(folder / "config.json", whole)
     for path in beside:
         if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
             shutil.copyfile(path, folder / path.name)

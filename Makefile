@@ -17,11 +17,15 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBSTRIPOUT := $(BIN)/nbstripout --keep-id \
 	--extra-keys "metadata.papermill cell.metadata.papermill metadata.language_info.version"
 
-.PHONY: demo test test-all test-extras lint style types screenshots strip lab clean
+.PHONY: demo quick test test-all test-extras lint style types screenshots strip lab clean
 
-# the whole method on the small synthetic world; ends with the table and the path of the report
+# the whole method on the small synthetic world; ends with the table and the path of its page
 demo: $(VENV)/.ok
 	$(BIN)/hadpo run $(RECIPE)
+
+# the same in under a minute: every stage, too few updates to learn much
+quick: $(VENV)/.ok
+	$(BIN)/hadpo run mini/llava-smoke
 
 # style, types, and every test that is not slow
 test: lint
@@ -67,9 +71,9 @@ clean:
 	rm -rf $(VENV) .ci/fresh build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The demo and the tests need no network, and a test watches that they use none.
-demo test test-all test-extras: export HF_HUB_OFFLINE = 1
-demo test test-all test-extras: export HF_HUB_DISABLE_TELEMETRY = 1
-demo test test-all test-extras: export GRADIO_ANALYTICS_ENABLED = False
+demo quick test test-all test-extras: export HF_HUB_OFFLINE = 1
+demo quick test test-all test-extras: export HF_HUB_DISABLE_TELEMETRY = 1
+demo quick test test-all test-extras: export GRADIO_ANALYTICS_ENABLED = False
 
 # The mark says what was installed; asked for something else, the environment is brought up to it.
 # Another build of a torch that is there already would be no reason for pip to change it.

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from hadpo.records import BadInput
 
+_MANY = 40  # names that a message still lists
 _added: dict[str, list[str]] = {}  # package -> folders of HADPO_PLUGINS on its path
 
 
@@ -63,8 +64,14 @@ def _search_path(package: str) -> list[str]:
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: nearest match first, then all choices."""
+    """The end of an error message about an unknown name: nearest match first, then all choices.
+
+    If there are very many, the three nearest stand for them all.
+    """
     names = sorted(known)
+    if len(names) > _MANY:
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+        return f"did you mean {', '.join(map(repr, close))}? {len(names)} are known"
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names) or 'none'}"

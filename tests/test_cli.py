@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hadpo import config
+from hadpo import __version__, config
 from hadpo.runs.run import open_run
 
 COMMANDS = (
@@ -58,6 +58,7 @@ def hadpo(*arguments, **environment):
         (["show", "nothing"], "no run 'nothing'"),
         (["rnu"], "No such command"),
         (["run"], "Missing argument"),
+        (["run", "mini/llava", "-p", "lerning_rate=1"], "did you mean 'learning_rate', '"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
@@ -66,6 +67,72 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("hadpo: ")
+
+
+def test_a_misspelt_parameter_names_three_and_not_all():
+    done = hadpo("run", "mini/llava", "-p", "lerning_rate=1")
+    assert done.stderr.count("'") == 2 * (1 + 3)  # what was given, and three names
+    assert len(done.stderr) < 300
+
+
+def test_extend_is_told_from_extends(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("extend: mini/llava\ntitle: own\n")
+    done = hadpo("run", str(path), "--dry-run")
+    assert done.returncode == 2
+    assert "extend: unknown setting; did you mean 'extends'?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["instructions"]])
+def test_help_is_no_error_and_no_line_of_it_is_cut(arguments):
+    done = hadpo(*arguments, COLUMNS="80")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+    assert "..." not in done.stdout.replace("[ARGS]...", "")
+
+
+def test_the_version_has_an_option_too():
+    assert hadpo("--version").stdout == hadpo("version").stdout == f"{__version__}\n"
+
+
+def test_what_is_missing_is_listed_before_anything_is_run(folder, tmp_path):
+    empty = {"HADPO_MODELS": str(tmp_path / "m"), "HADPO_DATA": str(tmp_path / "d")}
+    for more in ([], ["--dry-run"]):
+        done = hadpo("run", "llava-1.5-7b", *more, **empty)
+        assert done.returncode == 3, done.stderr
+        said = done.stdout + done.stderr
+        assert f"missing  llava/1.5-7b: language_model {tmp_path / 'm'}" in said
+        assert f"{tmp_path / 'd'}/VG/image_data.json" in said
+        assert "hadpo fetch --recipe llava-1.5-7b" in said
+        assert "Traceback" not in said
+        assert ("memory: total" in said) == ("disk  " in said) == ("time  " in said) == bool(more)
+    assert not folder.exists()
+
+
+def test_a_recipe_whose_weights_are_nowhere_is_not_started(folder, tmp_path):
+    path = tmp_path / "own.yaml"
+    files = f"{{language_model: {tmp_path}/nowhere, vision: {tmp_path}}}"
+    path.write_text(f"extends: mini/llava\nmodel: {{files: {files}}}\n")
+    done = hadpo("run", str(path))
+    assert done.returncode == 3
+    assert f"{tmp_path}/nowhere" in done.stderr and "fetch" not in done.stderr
+    assert not folder.exists()
+
+
+def test_what_is_done_needs_nothing_any_more(folder, monkeypatch, tmp_path):
+    run = open_run("prepare", "llava-1.5-7b", "a", {})
+    run.finish()
+    monkeypatch.setenv("HADPO_MODELS", str(tmp_path / "none"))
+    done = hadpo("stage", "prepare", "llava-1.5-7b", "--name", "a")
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stdout
+
+
+def test_small_downloads_have_a_size_and_the_columns_are_aligned():
+    lines = hadpo("fetch").stdout.splitlines()
+    assert not [line for line in lines if " 0.0 " in line]
+    assert {"MB", "GB"} <= {word for line in lines for word in line.split()}
+    assert len({line.index(" of ") for line in lines}) == 1
 
 
 def test_photoset_without_its_folder_is_one_message(tmp_path):

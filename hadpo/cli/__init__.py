@@ -1,5 +1,6 @@
 """The command line: `hadpo run`, `stage`, `doctor`, ...; `results` has those that look at runs."""
 
+import inspect
 import json
 import logging
 import os
@@ -22,12 +23,29 @@ from hadpo.runs import execute
 OK, STAGE_FAILED, BAD_INPUT, BAD_ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
-    help="Hallucination-aware DPO for vision-language models, from records to figures.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(__version__)
+        raise typer.Exit(OK)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
+    ] = False,
+) -> None:
+    """Hallucination-aware DPO for vision-language models, from records to figures."""
+
+
 app.add_typer(results.commands)
 app.add_typer(fetching.commands)
 app.add_typer(page.commands)
@@ -50,6 +68,7 @@ DryRun = Annotated[bool, typer.Option(help="check everything and print the plan;
 def main() -> None:
     """Entry point: every error that a user can mend is one message and a defined exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _show_whole_lines(app)
     try:
         code = app(standalone_mode=False)
     except BadInput as error:
@@ -66,10 +85,23 @@ def main() -> None:
             _stop(runs.disk_full(Path(place or config.runs_folder()).parent), BAD_ENVIRONMENT)
         if not hasattr(error, "format_message"):  # all but click's own usage errors
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked, and help is no error
+            typer.echo(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(OK)
         _stop(error.format_message(), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue]
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _stop("interrupted; the same command goes on from there", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else OK)
+
+
+def _show_whole_lines(group: typer.Typer) -> None:
+    """A list of commands shows the first sentence of each, whole: a default one would be cut."""
+    for command in group.registered_commands:
+        command.short_help = (inspect.getdoc(command.callback) or "").partition("\n\n")[0]
+    for info in group.registered_groups:
+        if info.typer_instance is not None:
+            info.short_help = info.typer_instance.info.help or None
+            _show_whole_lines(info.typer_instance)
 
 
 @app.command()
@@ -202,8 +234,8 @@ def _run_stages(
             execute.refuse_other_run(each, resolved, name, earlier=from_run)
         if dry_run:
             typer.echo(_plain_papermill(each, recipe, name, from_run, mine))
+    _preflight(stages, recipe, name, overrides, force=force, dry_run=dry_run)
     if dry_run:
-        typer.echo(f"\ndry run: nothing was run; results would lie in {folder}")
         return
     if redone:
         execute.discard_all(redone, name)
@@ -241,6 +273,44 @@ def _run_stages(
         manifest = runs.read_manifest(folder / each)
         for warning in manifest.facts.get("warnings", []) if manifest else []:
             typer.echo(f"{each}: {warning}")
+
+
+def _preflight(
+    stages: tuple[str, ...],
+    recipe: str,
+    name: str,
+    overrides: dict[str, Any],
+    *,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Look, before any notebook, for what the stages that are to be run need.
+
+    Raises:
+        BadEnvironment: something is missing or broken; lists all of it.
+    """
+    from hadpo import doctor
+
+    place, resolved = config.runs_folder() / name, config.load_recipe(recipe, overrides)
+    left = [each for each in stages if force or not _is_done(place / each)]
+    report = doctor.plan(resolved, left, place.parent) if left else doctor.Report([])
+    lacking = [c for c in report.checks if c.status in ("missing", "broken")]
+    cure = f"hadpo fetch --recipe {recipe}" if doctor.sources_of(resolved) else "hadpo doctor"
+    message = f"recipe {recipe} lacks {len(lacking)} things on this machine"
+    if not dry_run and lacking:
+        raise runs.BadEnvironment(f"{message}:\n{doctor.Report(lacking).to_text()}\n{cure}")
+    if dry_run:
+        typer.echo(
+            f"\n{report.to_text()}\n\ndry run: nothing was run; results would lie in {place}"
+        )
+        if lacking:
+            typer.echo(f"{message}; see above, or: {cure}")
+            raise typer.Exit(BAD_ENVIRONMENT)
+
+
+def _is_done(folder: Path) -> bool:
+    manifest = runs.read_manifest(folder)
+    return manifest is not None and manifest.status == "done"
 
 
 def _write_page(name: str) -> Any:

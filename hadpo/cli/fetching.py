@@ -132,21 +132,27 @@ def find_adapter(text: str) -> str:
 def _list(as_json: bool) -> None:
     from hadpo.data import fetch as fetching
 
-    rows = []
+    rows, sizes = [], {}
     for name in fetching.sources():
         source = fetching.source(name)
         states = [state.status for state in fetching.look_all(name, config.resolve_path)]
+        sizes[name] = sum(item.size for item in source.items)
         rows.append(
             {"name": name, "title": source.title, "licence": source.licence}
-            | {"gigabytes": round(sum(item.size for item in source.items) / 1e9, 3)}
+            | {"gigabytes": round(sizes[name] / 1e9, 3)}
             | {"present": f"{states.count('present')} of {len(states)}"}
         )
     if as_json:
         typer.echo(json.dumps(rows))
         return
+    wide = max(map(len, sizes))
     for row in rows:
-        size = f"{row['gigabytes']:.1f} GB"
-        typer.echo(f"{row['name']:24} {size:>9}  {row['present']:8} {row['title']}")
+        size = sizes[row["name"]]
+        unit, of = next(
+            (u, b) for u, b in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= b / 10
+        )
+        shown = f"{size / of:.1f} {unit}"
+        typer.echo(f"{row['name']:{wide}} {shown:>9}  {row['present']:8} {row['title']}")
 
 
 def _bar(item: object):

@@ -340,8 +340,7 @@ def _explain(error: Any, where: str) -> str:
     place = f"{where}: {'.'.join([*section, name])}"
     if error["type"] == "unexpected_keyword_argument":
         kind = section_types()[section[0]] if section else Recipe
-        return (
-            f"{place}: unknown setting; {choices(name, [f.name for f in dataclasses.fields(kind)])}"
-        )
+        known = [f.name for f in dataclasses.fields(kind)] + ["extends"] * (not section)
+        return f"{place}: unknown setting; {choices(name, known)}"
     reason = error["msg"].removeprefix("Value error, ")
     return f"{place}: {reason} (found {repr(error['input'])[:_SHOWN]})"

@@ -1,5 +1,9 @@
 """What is here, what is missing, what will fit, and the command that fixes it; loads nothing."""
 
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
 from hadpo import config
 from hadpo.doctor import files, machine
 from hadpo.doctor.files import sources_of
@@ -8,7 +12,7 @@ from hadpo.doctor.report import Check, Report
 from hadpo.records import BadInput
 from hadpo.runs import Run
 
-__all__ = ["Check", "Report", "check", "inputs", "missing_kernels", "sources_of"]
+__all__ = ["Check", "Report", "check", "inputs", "missing_kernels", "plan", "sources_of"]
 
 
 def check(recipe_name: str = "") -> Report:
@@ -26,6 +30,20 @@ def check(recipe_name: str = "") -> Report:
         checks += files.checks(recipe, run_folder=None)
         checks += machine.memory_checks(recipe, machine.capability())
     return Report(checks)
+
+
+def plan(recipe: config.Recipe, stages: Sequence[str], runs_folder: Path) -> Report:
+    """What `stages` of a recipe find here, and the time, disk and memory they will take.
+
+    Reads no weights, and of a mini recipe, whose files come with the package, loads no backbone.
+    """
+    asked = dataclasses.replace(recipe, stages=tuple(stages))
+    checks = list(files.checks(asked, run_folder=None)) if stages else []
+    checks = [c for c in checks if c.status not in ("ok", "present")]
+    if recipe.model is not None and "train" in stages and not recipe.is_mini:
+        checks += machine.memory_checks(asked, machine.capability())
+    checks.append(machine.disk_check(asked, runs_folder))
+    return Report([*checks, machine.time_check(asked, runs_folder)])
 
 
 def inputs(run: Run) -> Report:

@@ -12,7 +12,7 @@ from hadpo.doctor.report import Check
 def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
     """The files of the backbone and of the data sets that the recipe's stages read."""
     if recipe.model is not None and set(recipe.stages) - {"compare"}:
-        yield from _parts(recipe.model, run_folder)
+        yield from _parts(recipe.model, run_folder, is_mini=recipe.is_mini)
     if "prepare" not in recipe.stages:
         return
     for what, text in _data_files(recipe):
@@ -32,15 +32,15 @@ def sources_of(recipe: config.Recipe) -> list[str]:
     return [*dict.fromkeys(filter(None, names))]
 
 
-def _parts(model: config.ModelConfig, run_folder: Path | None) -> Iterator[Check]:
-    family, _, variant = model.backbone.partition("/")
-    module = plugins.load("hadpo.backbones", family)
+def _parts(model: config.ModelConfig, run_folder: Path | None, *, is_mini: bool) -> Iterator[Check]:
     for part, text in model.files.items():
         fix = _fetch_command(text, model.backbone) or "see docs/real_data.md"
         yield _file(f"{model.backbone}: {part}", text, run_folder, fix=fix)
     whole = config.resolve_path(model.files.get("language_model", ""), run_folder=run_folder)
-    if fetch.is_transformers(whole):
-        return  # such a folder holds all parts
+    if fetch.is_transformers(whole) or (is_mini and run_folder is None):
+        return  # such a folder holds all parts; a mini recipe's are looked at when it is prepared
+    family, _, variant = model.backbone.partition("/")
+    module = plugins.load("hadpo.backbones", family)
     unused = module.VARIANTS[variant].unused_parts if variant in module.VARIANTS else ()
     for part, meaning in module.PARTS.items():
         if part not in (*model.files, *unused, *module.OPTIONAL_PARTS):

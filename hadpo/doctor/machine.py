@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hadpo import backbones, config, cost
 from hadpo.doctor.report import Check
 from hadpo.records import BadInput
+from hadpo.runs import list_manifests
 
 _GIB = 1 << 30
 
@@ -47,18 +49,45 @@ def checks() -> Iterator[Check]:
             yield Check(what=package, status="warning", found="not installed", fix=fix)
     yield from _torchvision()
     yield from _device()
-    folder = config.runs_folder()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free / _GIB
-    yield Check(
-        what="disk",
-        status="ok" if free > 5 else "warning",
-        found=f"{free:.0f} GiB free at {folder}",
-        fix="" if free > 5 else "set HADPO_RUNS to a larger disk",
-    )
+    yield disk_check(None, config.runs_folder())
     offline = os.environ.get("HF_HUB_OFFLINE", "0")
     yield Check(what="hub", status="ok", found="offline" if offline == "1" else "online allowed")
+
+
+def disk_check(recipe: config.Recipe | None, folder: Path) -> Check:
+    """Whether the disk of the runs has room for the weights that a recipe's merge writes."""
+    while not folder.exists():
+        folder = folder.parent
+    free, needed = shutil.disk_usage(folder).free / _GIB, 0.0
+    is_merged = recipe is not None and "merge" in recipe.stages and not recipe.is_mini
+    if recipe is not None and recipe.model is not None and is_merged:
+        sizes, _ = sizes_of(recipe.model)
+        weights = sizes.linear_weights + 2 * sizes.vocab * sizes.width
+        copies = 1 + recipe.merge.save_transformers + len(config.names(recipe.train.controls))
+        needed = copies * weights * (4 if recipe.merge.merged_dtype == "float32" else 2) / _GIB
+    found = f"{free:.0f} GiB free at {folder}"
+    if recipe is not None:
+        found += f"; the runs will take {needed:.0f} GiB" if needed else "; the runs take little"
+    status = "missing" if needed > free else "ok" if free > 5 else "warning"
+    fix = "" if status == "ok" else "set HADPO_RUNS to a larger disk"
+    return Check(what="disk", status=status, found=found, fix=fix)
+
+
+def time_check(recipe: config.Recipe, folder: Path) -> Check:
+    """How long the stages took when the recipe was last run here: the only time that is known."""
+    done = [m for m in list_manifests(folder) if m.recipe == recipe.name and m.status == "done"]
+    seconds = {m.stage: m.duration_seconds for m in done if m.stage in recipe.stages}
+    times = ", ".join(f"{stage} {each:.0f} s" for stage, each in seconds.items())
+    found = (
+        f"last run of {recipe.name} here: {times}"
+        if times
+        else (
+            "unknown until the pairs are read: stage train says it before its first update"
+            if "train" in recipe.stages
+            else "unknown: this recipe has not been run here"
+        )
+    )
+    return Check(what="time", status="ok", found=found)
 
 
 def _torchvision() -> Iterator[Check]:

@@ -21,7 +21,8 @@ from hadpo.vlm.prompt import LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import CLIP_KEYS, ClipTower, Preprocessing, clip_ignored
 
 # Prompts, byte by byte: conversation.py.
-_TURN = "USER: <image>\n{instruction} ASSISTANT:"
+_IMAGE_LINE = "<image>\n"
+_TURN = f"USER: {_IMAGE_LINE}{{instruction}} ASSISTANT:"
 _AGAIN = PromptTemplate("</s>USER: {instruction} ASSISTANT:")
 VICUNA = Prompts(
     train=PromptTemplate(  # conv_vicuna_v1
@@ -35,9 +36,13 @@ VICUNA = Prompts(
         + _TURN
     ),
     again=_AGAIN,
+    image_part=_IMAGE_LINE,
 )
 MINI = Prompts(
-    train=PromptTemplate("<s>" + _TURN), evaluate=PromptTemplate("<s>" + _TURN), again=_AGAIN
+    train=PromptTemplate("<s>" + _TURN),
+    evaluate=PromptTemplate("<s>" + _TURN),
+    again=_AGAIN,
+    image_part=_IMAGE_LINE,
 )
 
 

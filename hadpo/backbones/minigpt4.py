@@ -30,12 +30,14 @@ _SYSTEM = (
     "<s>Give the following image: <Img>ImageContent</Img>. You will be able to see the image once "
     "I provide it to you. Please answer my questions."
 )
-_PICTURE = "<Img><image></Img> {instruction}"
+_IMAGE_PART = "<Img><image></Img> "
+_PICTURE = _IMAGE_PART + "{instruction}"
 _LLAMA2_TRAIN = PromptTemplate(f"<s>[INST] {_PICTURE} [/INST] ")
 LLAMA2 = Prompts(
     train=_LLAMA2_TRAIN,
     evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST] "),  # yes, a second <s>
     again=PromptTemplate("<s>[INST] {instruction} [/INST] "),  # and no </s> before it
+    image_part=_IMAGE_PART,
 )
 LLAMA2_HADPO = replace(  # pope_eval.py and shr_eval.py strip the prompt
     LLAMA2, evaluate=PromptTemplate(f"{_SYSTEM}<s>[INST] {_PICTURE} [/INST]")
@@ -45,6 +47,7 @@ VICUNA0 = Prompts(
     train=_VICUNA0_TRAIN,
     evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant: "),
     again=PromptTemplate("###Human: {instruction}###Assistant: "),
+    image_part=_IMAGE_PART,
 )
 VICUNA0_LRV = replace(  # the older conversation.py of LRV and HIC has no blank at the end
     VICUNA0, evaluate=PromptTemplate(f"{_SYSTEM}###Human: {_PICTURE}###Assistant:")

@@ -38,12 +38,14 @@ _OWL = Prompts(
     evaluate=PromptTemplate(_SYSTEM + _IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
     again=PromptTemplate("\nHuman: {instruction}\nAI: "),
     again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI: "),
+    image_part=_IMAGE_LINE,
 )
 _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
     train=_TRAIN,
     evaluate=PromptTemplate(_SYSTEM_LRV + _IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
     again=PromptTemplate("\nHuman: {instruction}\nAI:"),
     again_image=PromptTemplate(_IMAGE_LINE + "\nHuman: {instruction}\nAI:"),
+    image_part=_IMAGE_LINE,
 )
 
 

@@ -21,6 +21,7 @@ from hadpo.records import (
     BadInput,
     Case,
     Evidence,
+    Label,
     Metric,
     Outcome,
     Question,
@@ -449,6 +450,44 @@ def together(
         )
         found.append(case)
     return found
+
+
+def alone(
+    answer: Answer, rubric: str, facts: tuple[str, ...], *, question: str = "", picture: str = ""
+) -> Case:
+    """A case of one answer as a whole.
+
+    Args:
+        answer: its text is the only claim.
+        rubric: by which a judge rules.
+        facts: what the judge is told beside the question.
+        question: what was asked.
+        picture: what the judge is shown; "": nothing.
+    """
+    known = Evidence(image_id=answer.image_id, image=picture, width=0, height=0, facts=facts)
+    return Case(
+        case_id=answer.question_id,
+        model=answer.model,
+        claims=(answer.text,),
+        evidence=known,
+        rubric=rubric,
+        question=question,
+    )
+
+
+def ruled(case: Case, label: Label, scores: dict[str, float], reply: str = "") -> list[Verdict]:
+    """The one verdict on a case of one claim, with the reply that it rests on."""
+    return [
+        Verdict(
+            case_id=case.case_id,
+            model=case.model,
+            claim=case.claims[0],
+            label=label,
+            kind=case.rubric,
+            raw=reply,
+            scores=scores,
+        )
+    ]
 
 
 def only_verdict(answer: Answer, known: Known) -> Verdict:

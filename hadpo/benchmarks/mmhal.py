@@ -8,13 +8,12 @@ it as unreadable. Source: LLaVA-RLHF Eval/eval_gpt_mmhal.py.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally, only_verdict, shown_picture
+from hadpo.benchmarks import Known, Measure, Tally, alone, only_verdict, ruled, shown_picture
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import mmhal as data
@@ -104,17 +103,9 @@ def cases(
         if answer.image_id not in evidence:
             raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
         known = evidence[answer.image_id]
-        image = known.image if settings.mmhal_judge_sees == "photo" else ""
+        picture = known.image if settings.mmhal_judge_sees == "photo" else ""
         facts = (*known.facts, asked.label or "")
-        case = Case(
-            case_id=answer.question_id,
-            model=answer.model,
-            claims=(answer.text,),
-            evidence=replace(known, image=image, facts=facts),
-            rubric="mmhal",
-            question=asked.text,
-        )
-        found.append(case)
+        found.append(alone(answer, "mmhal", facts, question=asked.text, picture=picture))
     return found
 
 
@@ -145,31 +136,19 @@ def official_rating(reply: str) -> int:
 def read_rating(reply: str, case: Case) -> list[Verdict]:
     """One verdict, "scored" by a clear rating from 0 to 6; the official reading beside it."""
     found = set(_RATING.findall(reply.lower()))
-    is_clear = len(found) == 1 and found <= set("0123456")
     scores: dict[str, float] = {"official": official_rating(reply)}
-    return [_verdict(case, scores | {"score": int(found.pop())} if is_clear else scores, reply)]
-
-
-def _verdict(case: Case, scores: dict[str, float], raw: str = "", reason: str = "") -> Verdict:
-    return Verdict(
-        case_id=case.case_id,
-        model=case.model,
-        claim=case.claims[0],
-        label="scored" if "score" in scores else "unparsed",
-        raw=raw,
-        scores=scores,
-        reason=reason,
-    )
+    if len(found) == 1 and found <= set("0123456"):
+        return ruled(case, "scored", scores | {"score": int(found.pop())}, reply)
+    return ruled(case, "unparsed", scores, reply)
 
 
 def rate_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
     """4 if an answer says what the person said and names nothing that is not there; else 1."""
     *labels, right = case.evidence.facts
     named = {mention.name for mention in oracle.vocabulary.read(case.claims[0]).mentions}
-    absent = sorted(named - set(labels) - oracle.vocabulary.read(right).names)
-    score = 4 if says(case.claims[0], right) and not absent else 1
-    reason = f"no {', '.join(absent)} in the picture" if absent else f"the answer is {right}"
-    return [_verdict(case, {"official": score, "score": score}, reason=reason)]
+    there = {*labels, *(mention.name for mention in oracle.vocabulary.read(right).mentions)}
+    score = 4 if says(case.claims[0], right) and not named - there else 1
+    return ruled(case, "scored", {"official": score, "score": score})
 
 
 RUBRICS = (

@@ -292,7 +292,7 @@ def hallucination_card(
     shown = [model for model in models if ruled.get(model)]
     if not shown:
         raise BadInput(f"no verdicts of {', '.join(models)}; there are those of {sorted(ruled)}")
-    picture, note = with_boxes(read_image(image), regions, most_regions)
+    picture, note = with_boxes(_read(image), regions, most_regions)
     columns = []
     for model in shown:
         count = sum(v.label == "hallucination" for v in ruled[model])
@@ -340,7 +340,7 @@ def text_card(image: str | Path, columns: Sequence[Column], *, title: str, note:
     Raises:
         BadInput: no readable image.
     """
-    picture, _ = fit(read_image(image))
+    picture, _ = fit(_read(image))
     return Card("text", title, picture, columns, note)
 
 
@@ -436,12 +436,17 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for at, path in enumerate(images):
         left, top = (at % columns) * (side + 10), (at // columns) * (side + foot + 10)
-        picture, _ = fit(read_image(path), side)
+        picture, _ = fit(_read(path), side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top))
         for line, text in enumerate(_two_lines(captions[at] if captions else "", side)):
             draw.text((left, top + side + 3 + 14 * line), text, font=_font(), fill="#222222")
     message = title or f"{len(images)} images"
     return Card("contact_sheet", message, sheet, captions=captions)
+
+
+def _read(path: str | Path) -> Image.Image:
+    """The picture of a file; a white one if a question has none."""
+    return read_image(path) if str(path) else Image.new("RGB", (_SIDE, _SIDE), "white")
 
 
 def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tuple[Image.Image, str]:
@@ -508,7 +513,7 @@ def evidence_cards(evidence: Sequence[Evidence], *, most_regions: int = 5) -> Pi
     """Images with what is known about them: numbered boxes, their phrases, and the facts."""
     cards = []
     for known in evidence:
-        picture, note = with_boxes(read_image(known.image), known.regions, most_regions)
+        picture, note = with_boxes(_read(known.image), known.regions, most_regions)
         note = " ".join([note, *known.facts])
         name = f"evidence_{known.image_id}"
         title = f"Image {known.image_id}: {len(known.regions)} regions, {len(known.facts)} facts"

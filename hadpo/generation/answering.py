@@ -45,7 +45,8 @@ def generate(
 
     Args:
         backbone: on its device, in evaluation mode.
-        questions: of any benchmark and split; the same text about the same image is answered once.
+        questions: of any benchmark and split; the same text about the same image is answered once;
+            `image` "" is a question without one.
         decoding: how tokens are chosen.
         prompt: which of the backbone's two prompts.
         batch_questions: questions side by side (with beams, so many times the rows); 0: as many as
@@ -69,7 +70,7 @@ def generate(
     for question in questions:
         if question.question_id not in done:
             by_image.setdefault(question.image, {}).setdefault(question.text, []).append(question)
-    missing = [image for image in by_image if not Path(image).is_file()]
+    missing = [image for image in by_image if image and not Path(image).is_file()]
     if missing:
         more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
@@ -146,11 +147,14 @@ def _one_by_one(by_image: dict[str, Asked]) -> Iterator[dict[str, Asked]]:
 
 
 def _together(by_image: dict[str, Asked], batch: int) -> Iterator[dict[str, Asked]]:
-    """Images whose questions fit into one batch; an image with more of them stands alone."""
+    """Images whose questions fit into one batch; an image with more of them stands alone.
+
+    So do questions without an image: their prompt is another one.
+    """
     group: dict[str, Asked] = {}
     rows = 0
     for image, asked in by_image.items():
-        if group and rows + len(asked) > batch:
+        if group and (rows + len(asked) > batch or "" in (image, *group)):
             yield group
             group, rows = {}, 0
         group[image] = asked
@@ -168,13 +172,18 @@ def _answer_group(
 ) -> Iterator[tuple[Question, list[int]]]:
     """Every question of a group of images with its generated ids."""
     rows = [(image, text) for image, asked in group.items() for text in asked]
-    ids = [backbone.expand(backbone.prompt_ids(text, prompt=prompt)) for _, text in rows]
-    pixels = torch.stack([backbone.preprocess(read_image(image)) for image in group])
     image_of = [index for index, asked in enumerate(group.values()) for _ in asked]
-    # Everything up to the last image token is the same for all questions about an image.
-    starts = [len(row) - row[::-1].index(IMAGE) for row in ids]
+    pixels: Tensor | None = None
+    if "" in group:
+        ids = [backbone.text_ids(text, prompt=prompt) for _, text in rows]
+        starts = [len(row) - 1 for row in ids]
+    else:
+        ids = [backbone.expand(backbone.prompt_ids(text, prompt=prompt)) for _, text in rows]
+        # Everything up to the last image token is the same for all questions about an image.
+        starts = [len(row) - row[::-1].index(IMAGE) for row in ids]
+        pixels = torch.stack([backbone.preprocess(read_image(image)) for image in group])
     shared: KVState | None = None
-    if not backbone.image_tokens_depend_on_instruction:
+    if pixels is not None and not backbone.image_tokens_depend_on_instruction:
         first = [image_of.index(index) for index in range(len(group))]
         shared = backbone.prefill(
             [ids[row][: starts[row]] for row in first], backbone.image_tokens(pixels)
@@ -200,8 +209,10 @@ def _answer_group(
 
 
 def _own_image_tokens(
-    backbone: Backbone, pixels: Tensor, rows: Sequence[tuple[str, int]]
-) -> Tensor:
+    backbone: Backbone, pixels: Tensor | None, rows: Sequence[tuple[str, int]]
+) -> Tensor | None:
+    if pixels is None:
+        return None
     texts, image_of = zip(*rows, strict=True)
     return backbone.image_tokens(pixels, texts, image_of=image_of)
 

@@ -68,6 +68,49 @@ def mmhal_questions(test: Mapping[int, Scene], names: Mapping[int, str]) -> list
     return found
 
 
+def hallusion_questions(
+    test: Mapping[int, Scene], names: Mapping[int, str]
+) -> list[dict[str, str | None]]:
+    """HallusionBench's file: of each image a set of VD and one of VS, `names` being the files.
+
+    VD asks of a thing in the image, and again about the next image, which is the edited one. VS
+    asks for a colour, at first without the image.
+    """
+    found: list[dict[str, str | None]] = []
+    scenes = [*test.items()]
+    for at, (key, scene) in enumerate(scenes):
+        other, edited = scenes[(at + 1) % len(scenes)]
+        thing = scene.objects[0].category
+        there = f"Is there {article(thing)} {thing} in the image?"
+        colour = scene.objects[0].colour
+        shown = "There is one.", "There is none."
+        asked = [
+            ("VD", "object", "1", "0", there, shown[0], names[key]),
+            ("VD", "object", "2", "1", there, shown[thing not in edited.categories], names[other]),
+        ]
+        seen = f"Is the {thing} {colour}?", f"It is {colour}."
+        asked += [
+            ("VS", "colour", "0", "0", *seen, None),
+            ("VS", "colour", "1", "1", *seen, names[key]),
+        ]
+        for category, subcategory, visual_input, figure, question, details, file in asked:
+            record: dict[str, str | None] = {
+                "category": category,
+                "subcategory": subcategory,
+                "visual_input": visual_input,
+                "set_id": str(at),
+                "figure_id": figure,
+                "sample_note": "mini",
+                "question_id": "0",
+                "question": question,
+                "gt_answer_details": details,
+                "gt_answer": str(int(details != shown[1])),
+                "filename": file,
+            }
+            found.append(record)
+    return found
+
+
 def jokes(scene: Scene, rng: random.Random, count: int) -> list[str]:
     """Up to `count` jokes about different objects, to finetune on as Oxford HIC's captions.
 

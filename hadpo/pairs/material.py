@@ -249,7 +249,7 @@ def _noted(run: "Run", folder: str, name: str) -> Path:
 def _with_images(questions: list[Question], report: Report) -> list[Question]:
     """The questions whose image files exist; the others are reported."""
     source = questions[0].benchmark if questions else ""
-    places = ((question.question_id, question.image) for question in questions)
+    places = ((question.question_id, question.image) for question in questions if question.image)
     missing = missing_images(places, report, source=source)
     return [question for question in questions if question.image not in missing]
 

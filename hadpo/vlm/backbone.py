@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -195,6 +195,19 @@ class Backbone(nn.Module, ABC):
     def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
         """Ids of the whole prompt, with one `IMAGE` where the image tokens go."""
         return getattr(self.PROMPTS, prompt).tokenize(instruction, self.tokenizer)
+
+    def text_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
+        """Ids of the prompt of a question without an image.
+
+        Raises:
+            BadInput: the family answers questions about images only.
+        """
+        part = self.PROMPTS.image_part
+        if not part:
+            raise BadInput(f"{self.name} answers questions about images only: {instruction!r}")
+        template = getattr(self.PROMPTS, prompt)
+        text = template.text.replace(part, "")
+        return replace(template, text=text).tokenize(instruction, self.tokenizer)
 
     def expand(self, ids: Sequence[int]) -> list[int]:
         """The same ids with `IMAGE` once per image token: one id per position.

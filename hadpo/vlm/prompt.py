@@ -72,6 +72,7 @@ class Prompts:
     evaluate: PromptTemplate
     again: PromptTemplate | None = None  # from the end of an answer to the next; None: one question
     again_image: PromptTemplate | None = None  # the same with another image; None: one image
+    image_part: str = ""  # what a question without an image leaves out; "": each needs an image
 
 
 class LlamaTokenizer:

@@ -1,0 +1,146 @@
+"""HallusionBench's judge: what it is asked, how replies are read, what an answer then is."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hadpo.benchmarks import Known, ruled, shown_picture
+from hadpo.data.hallusion import Place, place_of
+from hadpo.judges import Rubric
+from hadpo.records import Answer, BadInput, Case, Label, Verdict
+from hadpo.text import fill, yes_no_strict
+
+OWN, SAME = "hallusion", "hallusion_same"  # rubrics: is an answer correct; do two answers agree
+KINDS = ("language_hallucination", "visual_illusion", "mixed_error")
+_LABELS: tuple[Label, ...] = ("incorrect", "correct", "cannot judge")  # the original's 0, 1 and 2
+_MARKS = {"correct": 1, "incorrect": 0, "not correct": 0, "wrong": 0, "unclear": 2}
+_SAME = {"same": 1, "not the same": 0, "not same": 0, "different": 0}
+
+
+def render(template: str, case: Case) -> str:
+    """The prompt of a case: {question}, {facts} (what the answer is held against), {claims}.
+
+    Raises:
+        BadInput: the template does not show both texts.
+    """
+    if "{claims}" not in template or "{facts}" not in template:
+        raise BadInput(f"{case.rubric}.txt: expected the slots {{claims}}, {{facts}}, {{question}}")
+    slots = {"question": case.question, "facts": case.evidence.facts[0], "claims": case.claims[0]}
+    return fill(template, **slots)
+
+
+def official_mark(reply: str) -> int:
+    """0 for "incorrect" anywhere in a reply, else 1 for "correct", else 2."""
+    said = reply.lower()
+    return 0 if "incorrect" in said else 1 if "correct" in said else 2
+
+
+def official_same(reply: str) -> int:
+    """1 for "same" anywhere in a reply."""
+    return int("same" in reply.lower())
+
+
+def _read(
+    reply: str, case: Case, *, official: Callable[[str], int], words: Mapping[str, int]
+) -> list[Verdict]:
+    """One verdict: by the only one of `words` that a reply says, and as the original reads it."""
+    longest = "|".join(sorted(words, key=len, reverse=True))
+    said = re.findall(rf"\b({longest})\b", " ".join(reply.lower().split()))
+    marks = {words[word] for word in said}
+    label = _LABELS[marks.pop()] if len(marks) == 1 else "unparsed"
+    return ruled(case, label, {"official": official(reply)}, reply)
+
+
+def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
+    """An answer that begins with yes or no is marked by that; else it takes no side."""
+    said, facts = yes_no_strict(case.claims[0]), case.evidence.facts
+    if case.rubric == SAME:
+        mark = int(said == yes_no_strict(facts[0]))
+    else:
+        mark = 2 if said is None else int(said == facts[1])
+    return ruled(case, _LABELS[mark], {"official": mark})
+
+
+def _rubric(name: str, **more: Any) -> Rubric:
+    return Rubric(
+        name=name,
+        prompt=Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").strip(),
+        render=render,
+        by_annotations=mark_by_annotations,
+        **more,
+    )
+
+
+RUBRICS = (
+    _rubric(OWN, read=partial(_read, official=official_mark, words=_MARKS), images=shown_picture),
+    _rubric(SAME, read=partial(_read, official=official_same, words=_SAME)),
+)
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One answer as the scores see it, in one reading; None: a reply could not be read."""
+
+    place: Place
+    is_yes: bool  # the right answer
+    mark: int | None  # 0 incorrect, 1 correct, 2 neither
+    same: int | None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the reply on correctness could be read."""
+        return self.mark is not None
+
+    @property
+    def is_right(self) -> bool:
+        """Correct; without its picture, a question of VS may stay open."""
+        return self.mark == 1 or (self.mark == 2 and self.place.has_no_picture)
+
+    @property
+    def says_yes(self) -> bool:
+        """A right answer says what is right, any other one its opposite."""
+        return self.is_yes == self.is_right
+
+
+def marked(answer: Answer, known: Known, *, official: bool) -> Marked:
+    """An answer in one reading; BadInput without a verdict on it."""
+    marks: dict[str, int | None] = {
+        v.kind: int(v.scores["official"])
+        if official
+        else _LABELS.index(v.label)
+        if v.label in _LABELS
+        else None
+        for v in known.verdicts
+    }
+    if OWN not in marks or known.question is None:
+        raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
+    is_yes = (known.question.label or "").startswith("yes")
+    return Marked(place_of(answer.question_id), is_yes, marks[OWN], marks.get(SAME))
+
+
+def kind_of_error(one: Marked, first: Marked | None) -> str:
+    """Which of `KINDS` an answer is, "" if it is no error, or if that cannot be told.
+
+    Args:
+        one: the answer.
+        first: the answer to the same question about the first figure.
+    """
+    language, illusion, mixed = KINDS
+    if not one.is_read or one.mark == 1:
+        return ""
+    if one.place.has_no_picture:
+        return language if one.mark == 0 else ""
+    if one.place.figure_id == "0":
+        return illusion
+    if first is None or not first.is_read:
+        return ""
+    is_same = one.mark == 0 and one.same == 1
+    if one.place.category == "VD":
+        return mixed if first.mark == 1 and is_same else illusion
+    if first.mark == 0:
+        return language if is_same else mixed
+    is_habit = first.mark == 1 and is_same and one.place.visual_input == "2"
+    return language if is_habit else illusion

@@ -16,7 +16,7 @@ from torch import Tensor
 from hadpo import plugins
 from hadpo.adapter import lora
 from hadpo.records import BadInput, replacing, write_json
-from hadpo.vlm import checkpoint, fields
+from hadpo.vlm import checkpoint, export, fields
 from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,52 @@ def load(
             log.warning("%s is left out: the base keeps its projector", path)
     lora.attach_to(backbone, modules, dropout=config.get("lora_dropout", 0.0))
     lora.restore(backbone, weights, where=str(folder))
+
+
+def load_by_peft(backbone: Backbone, folder: Path) -> None:
+    """Attach the adapter of a folder as peft reads it; without what lies beside the LoRA."""
+    _, weights = read_weights(folder)
+    found = {_KEY.fullmatch(key): value for key, value in weights.items()}
+    named = {f"{m[1]}.lora_{m[2]}.weight": value for m, value in found.items() if m}
+    lora.attach_by_peft(backbone, folder, named)
+
+
+def save_for_transformers(backbone: Backbone, folder: Path, *, model: Path) -> None:
+    """Write the adapter by the names in transformers' class of the whole model.
+
+    Its targets are an expression: a list of last names would change the vision tower, too.
+
+    Args:
+        backbone: with the adapter.
+        folder: gets config and weights.
+        model: folder of the model for transformers.
+    """
+    body, head = export.language_model_names(model)
+    settings = lora.settings(backbone)
+    names = settings["target_modules"]
+    inner = [
+        re.escape(n.removeprefix("model.")) if "." in n else rf"layers\..*\.{n}" for n in names
+    ]
+    inner = [name for name in inner if not name.endswith("lm_head")]
+    settings["target_modules"] = "|".join(
+        [rf"(.*\.)?language_model\.(model\.)?({'|'.join(inner)})"] * bool(inner)
+        + [r"(.*\.)?lm_head"] * ("lm_head" in names)
+    )
+    for field in ("rank_pattern", "alpha_pattern"):
+        if field in settings:
+            pairs = settings[field].items()
+            settings[field] = {key.removeprefix(r"model\."): value for key, value in pairs}
+    bare = {key.removeprefix(_PREFIX): value for key, value in lora.state(backbone).items()}
+    weights = {
+        _PREFIX
+        + (
+            body + key.removeprefix("model.")
+            if key.startswith("model.")
+            else head + key.removeprefix("lm_head")
+        ): value
+        for key, value in bare.items()
+    }
+    write(folder, weights, settings, base=backbone.name)
 
 
 def _beside(folder: Path) -> list[Path]:

@@ -6,10 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from jaxtyping import Float
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
@@ -147,6 +149,57 @@ def modules_of(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
         )
         for name in wanted
     }
+
+
+def attach_by_peft(backbone: Backbone, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Attach an adapter as peft itself reads its config: a second path, for a proof.
+
+    Args:
+        backbone: without an adapter.
+        folder: of the adapter.
+        weights: A and B by the names in the model that the adapter was made on.
+
+    Raises:
+        BadInput: peft leaves weights out.
+    """
+    llama, whole = backbone.language_model, nn.Module()
+    first = next(iter(weights))
+    if first.startswith("language_model."):
+        whole.language_model = llama
+    elif first.startswith("model.language_model."):
+        whole.model, whole.lm_head = nn.Module(), llama.lm_head
+        whole.model.language_model = llama.model
+    else:
+        whole = llama
+    inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), whole, adapter_name=_NAME)
+    found = set_peft_model_state_dict(whole, dict(weights), adapter_name=_NAME)
+    if found.unexpected_keys:
+        raise BadInput(f"{folder}: peft leaves out {', '.join(found.unexpected_keys[:5])}")
+    llama.train(llama.training)
+
+
+@torch.no_grad()
+def probe(
+    backbone: Backbone, names: Iterable[str], *, adapted: bool = True
+) -> dict[str, Float[Tensor, " out"]]:
+    """What linear layers make of a random input, in float64; with LoRA if `adapted`."""
+    found = {}
+    for name in names:
+        layer: Any = backbone.language_model.get_submodule(name)
+        weight = layer.weight.double()
+        if adapted and isinstance(layer, LoraLayer):
+            adapter: Any = layer
+            weight = weight + adapter.get_delta_weight(_NAME).double()
+        start = torch.Generator().manual_seed(0)
+        given = torch.randn(weight.shape[1], generator=start, dtype=weight.dtype)
+        found[name] = weight @ given.to(weight.device)
+    return found
+
+
+def adapted_layers(backbone: Backbone) -> list[str]:
+    """Names of the layers that have LoRA, below the language model."""
+    named = backbone.language_model.named_modules()
+    return [name for name, module in named if isinstance(module, LoraLayer)]
 
 
 def is_attached(backbone: Backbone) -> bool:

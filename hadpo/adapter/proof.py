@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from hadpo import backbones, batch
 from hadpo.adapter import dump, files, lora
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_json
 from hadpo.runs import read_manifest
+from hadpo.vlm import checkpoint, export
 from hadpo.vlm.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -25,6 +26,30 @@ MERGED, ADAPTER, CONNECTOR = "merged", "adapter", "connector"
 # Nats per token by which an answer's log-probability may move.
 _BY_ROUNDING = 0.05  # weights of 16 bits, and a model that computes in 16 bits
 _BY_MERGING = 1e-3  # float32 throughout
+_LOST = 0.05  # of the effect of an adapter, or of what it adds to a layer: less is rounding
+_NOISE = 2e-4  # nats per token that float32 moves in a deep model
+_FLOAT32 = 1e-6  # of a layer's output, by rounding the merged weights
+
+
+_MERGED_USE = """\
+The weights are merged: no adapter is needed.
+
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained("merged_transformers")
+    processor = AutoProcessor.from_pretrained("merged_transformers")
+
+or `vllm serve merged_transformers`. The prompt is the one of the evaluation: the chat template, or
+the bare question if there is none. `<image>` has the id of `<unk>`, so that no row is added."""
+_ADAPTER_USE = """\
+LoRA for transformers' class of the base, in float32.
+
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(base, "adapter_transformers")
+
+or `vllm serve BASE --enable-lora --lora-modules tuned=adapter_transformers`. A connector that was
+trained, too, is in the merged model only."""
 
 
 def merge_run(run: Run) -> dict[str, dict[str, float]]:
@@ -32,13 +57,17 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
 
     An adapter becomes part of the language model's weights, which are written anew; a connector
     alone is written beside them, in `connector/`, and the language model stays where it is. Of
-    LLaVA, `merged_transformers/` holds the same for those who load models with transformers.
+    families that transformers has a class for, `merged_transformers/` holds the same, and
+    `adapter_transformers/` the adapter by that class's names.
 
     The sum is taken in float32 of the base as it was published, whatever numbers it was trained in
-    (16 bits, or quantised), and rounded once to `merged_dtype`. On `pairs_to_check` the
-    log-probability of each answer, over its tokens, is compared: float32 base with adapter against
-    the float32 merge in memory, and against the merged files, loaded in the recipe's dtype. These
-    are not quantised: what that would add says nothing about the merge.
+    (16 bits, or quantised), and rounded once to `merged_dtype`. The proof has the adapter as peft
+    itself reads its folder. Each merged layer is asked for what it makes of a random input: a lost
+    update shows beside what the adapter adds there, however little that is. The written weights are
+    those in memory, bit for bit once rounded. On `pairs_to_check` the log-probability of each
+    answer, over its tokens, is compared: float32 base with adapter against the float32 merge in
+    memory, relative to the adapter's effect, and against the merged files, loaded in the recipe's
+    dtype. These are not quantised: what that would add says nothing about the merge.
 
     Returns:
         Training ("merged", or the control's name) -> the largest difference of any chosen or
@@ -65,10 +94,12 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         device = _roomy(model.device, map(Path, parts.values()))
         given = parts | {part: path for part, path in places.items() if part == CONNECTOR}
         backbone = backbones.load(model.backbone, given, dtype="float32", device=device)
+        effect = 0.0
         if ADAPTER in places:
             files.load(backbone, places[ADAPTER], projector=settings.adapter_projector)
-        with_adapter = _logps(backbone, pairs)
-        lora.merge(backbone)
+            with_adapter, effect = _merge(backbone, places[ADAPTER], pairs)
+        else:
+            with_adapter = _logps(backbone, pairs)
         merged = _logps(backbone, pairs)
         written = _save(backbone, target, places, dtype=dtype)
         saved = {part: str(path) for part, path in written.items()}
@@ -77,20 +108,84 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         wants_whole = name == MERGED and settings.save_transformers
         if wants_whole and backbone.save_transformers(whole, dtype=dtype):
             folders["transformers folder"] = {"language_model": str(whole)}
+            _check_written(backbone, whole, backbone.HUB_KEYS)
+            if ADAPTER in places:
+                files.load(backbone, places[ADAPTER], projector=settings.adapter_projector)
+                twin = run.path("adapter_transformers")
+                files.save_for_transformers(backbone, twin, model=whole)
+                _write_card(twin, backbone, _ADAPTER_USE)
+            _write_card(whole, backbone, _MERGED_USE)
         del backbone
         device = _roomy(model.device, map(Path, parts.values()))
         results[name] = {"pairs compared": float(len(pairs))}
+        if ADAPTER in places:
+            results[name]["effect of the adapter, nats per token"] = effect
         for what, found in folders.items():
             again = backbones.load(model.backbone, found, dtype=model.dtype, device=device)
             loaded = _logps(again, pairs)
             del again
-            results[name] |= _compare(with_adapter, merged, loaded, what=what, where=target)
+            results[name] |= _compare(
+                with_adapter, merged, loaded, effect=effect, what=what, where=target
+            )
         noted = {"files": saved, "projector": settings.adapter_projector}
         noted |= {part: str(path) for part, path in places.items()}
         fact = name if name == MERGED else f"{MERGED}_{name}"
         run.note(**{fact: noted | results[name]})
     write_json(run.path("metrics.json"), results)
     return results
+
+
+def _write_card(folder: Path, backbone: Backbone, use: str) -> None:
+    source = backbone.declared.source
+    text = f"Written by hadpo for {backbone.name}, tuned from {source}.\n\n{use}"
+    export.write_card(folder, title=f"{backbone.name}, tuned", base=source.split()[0], text=text)
+
+
+def _merge(
+    backbone: Backbone, folder: Path, pairs: Sequence[Pair]
+) -> tuple[Float[Tensor, "answers pairs"], float]:
+    """Merge the attached adapter; what peft makes of its folder, and how much that changes.
+
+    Returns:
+        log-probabilities of the answers with the adapter as peft reads it, and the largest
+        difference to those without an adapter; both in nats per token.
+
+    Raises:
+        BadInput: a layer lacks what peft adds there.
+    """
+    lora.detach(backbone)
+    without = _logps(backbone, pairs)
+    files.load_by_peft(backbone, folder)
+    expected = _logps(backbone, pairs)
+    layers = lora.adapted_layers(backbone)
+    before, wanted = (lora.probe(backbone, layers, adapted=is_on) for is_on in (False, True))
+    lora.detach(backbone)
+    files.load(backbone, folder, projector="base")
+    lora.merge(backbone)
+    for name, found in lora.probe(backbone, layers).items():
+        added = float((wanted[name] - before[name]).norm())
+        lost = float((wanted[name] - found).norm())
+        if not lost <= _LOST * added + _FLOAT32 * float(wanted[name].norm()):
+            raise BadInput(
+                f"{folder}: merged weights do not say what the adapter says: {name} lacks "
+                f"{lost / max(added, 1e-30):.1%} of what peft adds there"
+            )
+    return expected, float((expected - without).abs().max()) if pairs else 0.0
+
+
+def _check_written(backbone: Backbone, folder: Path, keys: Mapping[str, str]) -> None:
+    """Refuse files that do not hold the weights in memory, rounded."""
+    own = backbone.state_dict()
+    for path in checkpoint.weight_files(folder, what=MERGED):
+        for key, value in checkpoint.read_tensors(path):
+            mine = own.get(checkpoint.translate(key, keys) or "")
+            if mine is not None and not torch.equal(
+                mine[: len(value)].to("cpu", value.dtype), value
+            ):
+                raise BadInput(
+                    f"{path}: {key} is not what was merged: the file was changed while it was "
+                    "written, or the disk lost it; merge again"
+                )
 
 
 def learned(run: Run) -> dict[str, dict[str, Path]]:
@@ -180,6 +275,7 @@ def _save(
     places = dict(backbone.files)
     if ADAPTER in learned:
         backbone.save_original(target, dtype=dtype)
+        _check_written(backbone, target, backbone.KEYS)
         places = backbone.files_with(target)
     # Some families keep the connector in the file of the language model.
     if CONNECTOR in learned and (ADAPTER not in learned or CONNECTOR in places):
@@ -203,17 +299,24 @@ def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers 
 
 
 def _compare(
-    adapter: Tensor, merged: Tensor, loaded: Tensor, *, what: str, where: Path
+    adapter: Tensor,
+    merged: Tensor,
+    loaded: Tensor,
+    *,
+    effect: float,
+    what: str,
+    where: Path,
 ) -> dict[str, float]:
     if not adapter.numel():
         return {}
+    limit = min(_BY_MERGING, max(_NOISE, _LOST * effect))
     exact = float((adapter - merged).abs().max())
     rounded = float((adapter - loaded).abs().max())
-    if not exact <= _BY_MERGING or not rounded <= _BY_ROUNDING:
+    if not exact <= limit or not rounded <= _BY_ROUNDING:
         raise BadInput(
             f"{where}: merged weights do not say what the adapter says: log-probabilities "
-            f"differ by {exact:.2e} nats per token in memory, {rounded:.2e} from the {what}; "
-            "try merged_dtype: float32"
+            f"differ by {exact:.2e} nats per token in memory (at most {limit:.0e}), {rounded:.2e} "
+            f"from the {what} (at most {_BY_ROUNDING}); try merged_dtype: float32"
         )
     return {
         "adapter to merge in memory, nats per token": exact,

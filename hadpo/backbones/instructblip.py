@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo.records import BadInput
-from hadpo.vlm import checkpoint, decoder, fields
+from hadpo.vlm import checkpoint, decoder, export, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, ModelSizes, Variant, right_padded
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
@@ -54,6 +54,7 @@ PARTS = {
     "connector": CONNECTOR_PART,
 }
 OPTIONAL_PARTS = ("vision", "qformer", "bert", "connector")  # a recipe may do without
+_HUB_WORDS = "qformer_tokenizer"  # folder of BERT's words inside transformers' folder
 PAD_ROWS = "llm_pad_rows.safetensors"
 
 IGNORED = {
@@ -101,6 +102,7 @@ class InstructBlip(EvaBackbone):
     connector: Any  # a QFormer
     word_pieces: WordPieces
     PARTS: ClassVar = PARTS
+    HUB_KEYS: ClassVar = HUB_KEYS
     CONNECTOR_KEYS: ClassVar = {"llm_proj.{}": "connector.projection.{}"}
     image_tokens_depend_on_instruction: ClassVar[bool] = True
 
@@ -136,6 +138,39 @@ class InstructBlip(EvaBackbone):
         is_text = torch.arange(text.shape[1], device=features.device) < lengths[:, None]
         return self.connector(features, text, is_text)
 
+    def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
+        """Write the whole model for `InstructBlipForConditionalGeneration`; it loads here, too.
+
+        There the norm behind the encoder has 1e-6 for LAVIS' 1e-5, as in the published folders.
+        """
+        weights = checkpoint.by_original_key(self.state_dict(), HUB_KEYS)
+        for key in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
+            weights[key] = weights[key][: self.rows_in_softmax]
+        eva, qformer = self.vision.sizes, self.connector.sizes
+        text = decoder.text_config(self.language_model, vocab=self.rows_in_softmax)
+        config = {
+            "architectures": ["InstructBlipForConditionalGeneration"],
+            "model_type": "instructblip",
+            "num_query_tokens": qformer.queries,
+            "image_token_index": self.tokenizer.special_ids["<unk>"],  # see `export`
+            "rows_in_softmax": self.rows_in_softmax,  # read here
+            "tie_word_embeddings": False,
+            "text_config": text | {"bos_token_id": self.end_id, "eos_token_id": self.end_id},
+            "vision_config": {key: getattr(eva, own) for key, own in _HUB_EVA_SIZES.items()}
+            | {"model_type": "instructblip_vision_model", "hidden_act": "gelu", "qkv_bias": True},
+            "qformer_config": {
+                key: getattr(qformer, own) for key, own in _HUB_QFORMER_SIZES.items()
+            }
+            | {"model_type": "instructblip_qformer", "encoder_hidden_size": eva.width},
+        }
+        export.write_folder(folder, weights, config=config, beside=(), dtype=dtype)
+        pixels = self.vision.preprocess.as_config("BlipImageProcessor")
+        kind = {"processor_class": "InstructBlipProcessor", "num_query_tokens": qformer.queries}
+        export.write_processor(folder, pixels, kind, eos=self.end_id)
+        export.write_tokenizer(folder, self.tokenizer, first="</s>", padding_side="left")
+        self.word_pieces.save(folder / _HUB_WORDS)
+        return True
+
     def prompt_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
         """`IMAGE`, </s>, the instruction; in training a long instruction keeps its end."""
         ids = super().prompt_ids(instruction, prompt=prompt)
@@ -164,7 +199,7 @@ def from_original(
     if "language_model" in files:
         folder = checkpoint.locate(files["language_model"], what="language_model")
         if is_hub(folder):
-            places = {"qformer": folder, "bert": folder / "qformer_tokenizer"} | places
+            places = {"qformer": folder, "bert": folder / _HUB_WORDS} | places
     if "qformer" in places and is_hub(checkpoint.locate(places["qformer"], what="qformer")):
         places.setdefault("vision", places["qformer"])
     needed = {part: meaning for part, meaning in PARTS.items() if part != "connector"}
@@ -189,6 +224,8 @@ def from_original(
     checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
     if is_hub(folder):
         _fill_from_hub(backbone, folder, ("language_model",), dtype=dtype, device=device)
+        rows = checkpoint.read_json(folder / "config.json").get("rows_in_softmax")
+        backbone.rows_in_softmax = rows or backbone.rows_in_softmax
     else:
         decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
     if is_hub(source):

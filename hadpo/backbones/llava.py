@@ -102,7 +102,6 @@ _VOCABULARY: tuple[str, ...] = (
     "language_model.lm_head.weight",
 )
 _EXPORT_TOWER = "vision_tower.vision_model."
-_EXPORT_ROWS = 64  # the vocabulary becomes a multiple of it: room for <image>, as in published ones
 
 
 class Llava(Backbone):
@@ -111,6 +110,7 @@ class Llava(Backbone):
     vision: ClipTower
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
+    HUB_KEYS: ClassVar = HUB_KEYS
     KEYS: ClassVar = KEYS
     CONNECTOR_KEYS: ClassVar = {"model.mm_projector.{}": "connector.{}"}
     CONNECTOR_FILE: ClassVar = "mm_projector.bin"  # as LLaVA's first stage writes it
@@ -157,41 +157,43 @@ class Llava(Backbone):
         CLIP is copied whole, with the layers that LLaVA leaves out.
         """
         vocab = int(self.original_config["vocab_size"])
-        rows = -(-(vocab + 1) // _EXPORT_ROWS) * _EXPORT_ROWS
         weights = checkpoint.by_original_key(self.state_dict(), HUB_KEYS)
-        for key in _VOCABULARY:
-            value = weights[key][:vocab]
-            weights[key] = torch.cat([value, value.new_zeros(rows - vocab, value.shape[1])])
+        weights |= {key: weights[key][:vocab] for key in _VOCABULARY}
         vision_folder = self.files["vision"]
         weights |= {_EXPORT_TOWER + name: value for name, value in _clip_weights(vision_folder)}
-        vision = _vision_config(vision_folder)
-        text = {
-            key: value
-            for key, value in self.original_config.items()
-            if (key in fields.table("llama") or key.endswith("_token_id")) and value is not None
-        }
-        text.pop("architectures", None)
+        tower = _vision_config(vision_folder)
+        known = fields.table("clip_tower").keys() - {"architectures"}
+        image_token = self.tokenizer.special_ids["<unk>"]  # see `export`
+        pad = self.original_config.get("image_aspect_ratio")
         config = {
             "architectures": ["LlavaForConditionalGeneration"],
             "model_type": "llava",
-            "image_token_index": vocab,
+            "image_token_index": image_token,
             "image_seq_length": self.num_image_tokens,
+            "image_aspect_ratio": pad,  # read here; transformers goes by `do_pad`
             "projector_hidden_act": "gelu",
             "vision_feature_layer": self.original_config["mm_vision_select_layer"],
             "vision_feature_select_strategy": "default",
             "tie_word_embeddings": False,
-            "text_config": {**text, "model_type": "llama", "vocab_size": rows},
-            "vision_config": {
-                **{
-                    key: value for key, value in vision.items() if key in fields.table("clip_tower")
-                },
-                "architectures": ["CLIPVisionModel"],
-                "model_type": "clip_vision_model",
-            },
+            "text_config": decoder.text_config(self.language_model, vocab=vocab),
+            "vision_config": {key: value for key, value in tower.items() if key in known}
+            | {"model_type": "clip_vision_model"},
         }
-        tokenizer = self.tokenizer.path.parent.glob("*token*")
-        beside = [*tokenizer, vision_folder / "preprocessor_config.json"]
-        export.write_folder(folder, weights, config=config, beside=beside, dtype=dtype)
+        processor = {
+            "processor_class": "LlavaProcessor",
+            "image_token": export.IMAGE_TOKEN,
+            "patch_size": self.vision.patch_size,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        }
+        export.write_folder(folder, weights, config=config, beside=(), dtype=dtype)
+        pixels = self.preprocessing.as_config("LlavaImageProcessor")
+        export.write_processor(folder, pixels, processor, eos=self.end_id)
+        own = {"image_token": export.IMAGE_TOKEN}
+        export.write_tokenizer(
+            folder, self.tokenizer, first="<s>", padding_side="left", extra_special_tokens=own
+        )
+        export.write_chat_template(folder, self.PROMPTS)
         return True
 
     def files_with(self, language_model: Path) -> dict[str, Path]:
@@ -326,7 +328,7 @@ def _as_original_config(
         "mm_hidden_size": vision.get("hidden_size", 768),
         "mm_vision_select_layer": config.get("vision_feature_layer", -2),
         "mm_projector_type": "mlp2x_gelu",
-        "image_aspect_ratio": "pad",
+        "image_aspect_ratio": config.get("image_aspect_ratio", "pad"),
     }
 
 

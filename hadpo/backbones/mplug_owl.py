@@ -260,7 +260,7 @@ class MplugOwl(Backbone):
     preprocessing: Preprocessing
     PARTS: ClassVar = PARTS
     KEYS: ClassVar = KEYS
-    FOLDER_FILES: ClassVar = ("*token*", "preprocessor_config.json")
+    FOLDER_FILES: ClassVar = ("*token*", "preprocessor_config.json", "generation_config.json")
     CONNECTOR_KEYS: ClassVar = _ABSTRACTOR_KEYS
 
     def __init__(self, name: str, *, original_config: Mapping[str, Any], where: str) -> None:

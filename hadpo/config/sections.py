@@ -332,7 +332,7 @@ class MergeConfig:
 
     merged_dtype: Literal["float32", "bfloat16", "float16"] = "float16"  # of the files on disk
     check_pairs: AtLeastOne = 3  # pairs on which merged and adapter must agree
-    save_transformers: bool = True  # LLaVA only: also a folder for transformers, beside merged/
+    save_transformers: bool = True  # also a folder for transformers, beside merged/
     # A published adapter, or a whole model saved with its LoRA inside; empty: that of the training.
     adapter_folder: str = ""
     # Whose connector: LLaVA's published adapters bring their own.

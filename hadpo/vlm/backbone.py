@@ -62,7 +62,9 @@ class Backbone(nn.Module, ABC):
     KEYS: ClassVar[Mapping[str, str]] = {
         key: f"language_model.{name}" for key, name in decoder.LLAMA_KEYS.items()
     }
-    FOLDER_FILES: ClassVar[Sequence[str]] = ("*token*",)  # beside these weights, to be saved too
+    HUB_KEYS: ClassVar[Mapping[str, str]] = {}  # of transformers' folder -> ours, if there is one
+    # Beside these weights, to be saved, too.
+    FOLDER_FILES: ClassVar[Sequence[str]] = ("*token*", "generation_config.json")
     # Authors' keys -> ours, of the weights that are trained if the connector is; and their file.
     CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
     CONNECTOR_FILE: ClassVar[str] = "connector.pth"

@@ -97,6 +97,17 @@ def build_llama(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
         raise BadInput(f"{where}: no LLaMA can be built of its sizes and rope: {reason}") from error
 
 
+def text_config(model: LlamaForCausalLM, *, vocab: int) -> dict[str, Any]:
+    """What a model is, as the `text_config` of transformers' folders says it."""
+    own = model.config.to_dict()
+    rope = {"rope_theta": own["rope_parameters"]["rope_theta"]}  # as transformers 4 reads it
+    if own["rope_parameters"]["rope_type"] != "default":
+        rope["rope_scaling"] = own["rope_parameters"]
+    known = {key: own[key] for key in fields.table("llama") if own.get(key) is not None}
+    known = {k: v for k, v in known.items() if k not in fields.table("shared")}
+    return {**known, **rope, "vocab_size": vocab}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LlamaFolder:
     """A folder as Meta's and Vicuna's weights are passed around; `model` is still empty."""

@@ -1,15 +1,23 @@
-"""Checkpoint folders out: weights and config as they are published, whole files only."""
+"""Checkpoint folders out: as the authors published them, and as transformers reads them whole.
 
+The `<image>` token of transformers' folder is the row of <unk>, which no text of a tokenizer with
+byte pieces uses: a row of its own would take part in every softmax, as the kit's model has none.
+"""
+
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from hadpo.records import replacing, write_json
+from hadpo.records import replacing, write_json, write_text
+from hadpo.vlm.prompt import LlamaTokenizer, Prompts
 
 _INDEX = "model.safetensors.index.json"
 _SHARD_BYTES = 5 * 10**9
@@ -79,3 +87,147 @@ def write_folder(
     for path in beside:
         if path.suffix in (".model", ".json") and path.is_file() and path.parent != folder:
             shutil.copyfile(path, folder / path.name)
+
+
+IMAGE_TOKEN = "<image>"
+_BLANK = "▁"  # sentencepiece's blank
+_TURN = """\
+{%- for message in messages -%}
+{%- set ns = namespace(text="", images=0) -%}
+{%- if message["content"] is string -%}{%- set ns.text = message["content"] -%}{%- else -%}
+{%- for part in message["content"] -%}
+{%- if part["type"] == "text" -%}{%- set ns.text = ns.text + part["text"] -%}
+{%- else -%}{%- set ns.images = ns.images + 1 -%}{%- endif -%}
+{%- endfor -%}{%- endif -%}
+{%- if message["role"] == "assistant" -%}
+{{- AFTER + " " + ns.text + eos_token -}}
+{%- elif message["role"] != "user" -%}{{- raise_exception("the prompt has its own system text") -}}
+{%- elif ns.images != (1 if loop.first else 0) -%}
+{{- raise_exception("one image, in the first question") -}}
+{%- else -%}{{- (FIRST if loop.first else AGAIN) + ns.text -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- AFTER -}}{%- endif -%}
+"""
+
+
+def write_tokenizer(
+    folder: Path, tokenizer: LlamaTokenizer, *, first: str, **settings: Any
+) -> None:
+    """Write `tokenizer.model`, and the same as transformers' `tokenizer.json` with `<image>`.
+
+    Each piece of text between two marks gets its leading blank, as the originals' tokenizer does.
+
+    Args:
+        folder: of the checkpoint.
+        tokenizer: the authors'.
+        first: the mark before every text, "<s>" or "</s>".
+        settings: more of `tokenizer_config.json`.
+    """
+    pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+    marks = {IMAGE_TOKEN: tokenizer.special_ids["<unk>"]}
+    marks |= {mark: tokenizer.special_ids[mark] for mark in ("<s>", "</s>")}
+    for mark, place in marks.items():
+        pieces[place] = mark
+    vocab = {piece: place for place, piece in enumerate(pieces)}
+    merges = [  # pieces are sorted by the order in which they were merged
+        [left, right]
+        for piece in pieces
+        if piece not in marks
+        for left, right in sorted(
+            ((piece[:i], piece[i:]) for i in range(1, len(piece))),
+            key=lambda pair: (vocab.get(pair[0], -1), vocab.get(pair[1], -1)),
+        )
+        if left in vocab and right in vocab
+    ]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
+    words = {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}
+    one, text = (
+        {"SpecialToken": {"id": first, "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    )
+    content = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": place, "content": mark, "special": True, **plain}
+            for mark, place in sorted(marks.items(), key=lambda item: item[1])
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": _BLANK}, blanks],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [one, text],
+            "pair": [one, text, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {first: {"id": first, "ids": [marks[first]], "tokens": [first]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                *(words, {"type": "ByteFallback"}, {"type": "Fuse"}),
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            **{"type": "BPE", "unk_token": IMAGE_TOKEN, "fuse_unk": True, "byte_fallback": True},
+            **{"vocab": vocab, "merges": merges},
+        },
+    }
+    config = {
+        **{"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False},
+        **{"bos_token": first, "eos_token": "</s>", "pad_token": "</s>", "unk_token": IMAGE_TOKEN},
+        **settings,
+    }
+    shutil.copyfile(tokenizer.path, folder / tokenizer.path.name)
+    write_json(folder / "tokenizer.json", content, indent=None, ensure_ascii=False)
+    write_json(folder / "tokenizer_config.json", config)
+
+
+def write_chat_template(folder: Path, prompts: Prompts) -> None:
+    """Write the prompt of the evaluation, and of later turns, as a template of transformers."""
+    assert prompts.again is not None
+    again = prompts.again.text.removeprefix("</s>")
+    (first, after), (later, _) = (
+        text.removeprefix("<s>").split("{instruction}") for text in (prompts.evaluate.text, again)
+    )
+    template = _TURN
+    for name, text in (("FIRST", first), ("AGAIN", later), ("AFTER", after)):
+        template = template.replace(name, json.dumps(text))
+    write_text(folder / "chat_template.jinja", template)
+
+
+def write_processor(
+    folder: Path, pixels: Mapping[str, Any], processor: Mapping[str, Any], *, eos: int
+) -> None:
+    """Write what `AutoProcessor` and `generate` read beside model and tokenizer.
+
+    Args:
+        folder: of the checkpoint.
+        pixels: of `preprocessor_config.json`.
+        processor: of `processor_config.json`.
+        eos: id of the end marker.
+    """
+    decoding = {"bos_token_id": 1, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False}
+    kind = {"processor_class": processor["processor_class"]}
+    write_json(folder / "preprocessor_config.json", {**pixels, **kind})
+    write_json(folder / "processor_config.json", processor)
+    write_json(folder / "generation_config.json", decoding)
+
+
+def language_model_names(folder: Path) -> tuple[str, str]:
+    """How transformers' class of a whole model names what a LLaMA calls "model." and "lm_head"."""
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config)
+    names = [name for name, _ in model.named_modules() if "vision" not in name]
+    layer, head = (
+        next(name for name in names if name.endswith(end)) for end in ("layers.0", "lm_head")
+    )
+    return layer.removesuffix("layers.0"), head
+
+
+def write_card(folder: Path, *, title: str, base: str, text: str) -> None:
+    """Write `README.md` with the head that model hubs read; `text` says how to use the folder."""
+    head = f"base_model: {base}\npipeline_tag: image-text-to-text"
+    write_text(folder / "README.md", f"---\n{head}\n---\n\n# {title}\n\n{text.strip()}\n")

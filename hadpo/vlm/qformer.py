@@ -6,6 +6,7 @@ Both Q-Formers are transformers' own. Source: salesforce/LAVIS, blip2.py, blip2_
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,12 @@ class WordPieces:
     def vocab_size(self) -> int:
         """Number of pieces, [DEC] included: rows of the Q-Former's table of words."""
         return len(self._tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """Write them as transformers reads them, and as this class does."""
+        self._tokenizer.truncation_side = "left"
+        self._tokenizer.save_pretrained(folder)
+        shutil.copyfile(self.path, folder / self.path.name)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; of a long one, its end."""

@@ -123,6 +123,23 @@ class Preprocessing:
             squash=squash,
         )
 
+    def as_config(self, kind: str) -> dict[str, Any]:
+        """The same steps as transformers' `preprocessor_config.json` of an image processor."""
+        square = {"height": self.image_size, "width": self.image_size}
+        steps = ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize")
+        return {
+            "image_processor_type": kind,
+            **dict.fromkeys(steps, True),
+            "do_center_crop": not self.squash,
+            "do_pad": self.pad,
+            "size": square if self.squash else {"shortest_edge": self.image_size},
+            "crop_size": square,
+            "resample": int(Image.Resampling.BICUBIC),
+            "rescale_factor": 1 / 255,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 side side"]:
         """Pixels in float32 on the CPU."""
         image = to_rgb(image)
@@ -191,8 +208,8 @@ class ClipTower(nn.Module):
         self.pre_layrnorm = model.pre_layrnorm  # the authors' spelling
         self.encoder = model.encoder
         self.width = clip.hidden_size
-        self.image_size = clip.image_size  # pixels of a side
-        self.num_patches = (self.image_size // clip.patch_size) ** 2
+        self.image_size, self.patch_size = clip.image_size, clip.patch_size  # pixels of a side
+        self.num_patches = (self.image_size // self.patch_size) ** 2
 
     def forward(
         self, pixels: Float[Tensor, "images 3 side side"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hadpo import plugins
 from hadpo.records import BadInput
@@ -23,6 +23,7 @@ __all__ = [
     "files_of",
     "load",
     "load_for",
+    "overridden",
     "prompts",
     "sizes",
 ]
@@ -66,6 +67,7 @@ def load(
         device=place,
         quantization=quantization,
     )
+    overridden(backbone.files)  # refuses what is no setting of generation
     if "connector" in files and "connector" in module.OPTIONAL_PARTS:  # it replaces the base's
         backbone.load_connector(checkpoint.locate(files["connector"], what="connector"))
     return backbone.to(place).eval()
@@ -93,6 +95,18 @@ def files_of(recipe: Recipe, resolve: Callable[[str], str | Path]) -> dict[str, 
     if recipe.model is None:
         raise BadInput(f"recipe {recipe.name} has no model; this stage needs one")
     return {part: resolve(place) for part, place in recipe.model.files.items()}
+
+
+def overridden(files: Mapping[str, str | Path]) -> dict[str, Any]:
+    """What the parts' `generation_config.json` say, which the decoding of a stage overrides.
+
+    Raises:
+        BadInput: such a file has a field that is no setting of generation.
+    """
+    from hadpo.vlm import checkpoint, fields
+
+    places = [checkpoint.locate(place, what=part) for part, place in files.items()]
+    return {key: value for place in places for key, value in fields.overridden(place).items()}
 
 
 def prompts(name: str) -> Prompts:

@@ -209,6 +209,9 @@ def _ask(
         "exact": settings.exact,
     }
     learned = parts.get(ADAPTER)
+    models = {part: place for part, place in parts.items() if part != ADAPTER}
+    if found := backbones.overridden(models):
+        run.note(overridden_generation_config=found)
     if settings.answer_processes > 1 and learned:
         raise BadInput(f"evaluate.models: {model} is not merged, so answer_processes must be 1")
     if settings.answer_processes > 1:
@@ -222,7 +225,7 @@ def _ask(
         folder = run.path("processes", model)
         yield from generate_in_processes(job, folder, settings.answer_processes)
         return
-    backbone = backbones.load_for(run.recipe, {p: f for p, f in parts.items() if p != ADAPTER})
+    backbone = backbones.load_for(run.recipe, models)
     if learned:
         from hadpo import adapter  # it needs torch; judging does not
 

@@ -129,10 +129,10 @@ def write_tokenizer(
     for mark, place in marks.items():
         pieces[place] = mark
     vocab = {piece: place for place, piece in enumerate(pieces)}
-    merges = [  # pieces are sorted by the order in which they were merged
+    merges = [
         [left, right]
-        for piece in pieces
-        if piece not in marks
+        for piece in tokenizer.merge_order()
+        if piece in vocab and piece not in marks
         for left, right in sorted(
             ((piece[:i], piece[i:]) for i in range(1, len(piece))),
             key=lambda pair: (vocab.get(pair[0], -1), vocab.get(pair[1], -1)),
@@ -179,7 +179,8 @@ def write_tokenizer(
         **{"bos_token": first, "eos_token": "</s>", "pad_token": "</s>", "unk_token": IMAGE_TOKEN},
         **settings,
     }
-    shutil.copyfile(tokenizer.path, folder / tokenizer.path.name)
+    if tokenizer.path.parent != folder:
+        shutil.copyfile(tokenizer.path, folder / tokenizer.path.name)
     write_json(folder / "tokenizer.json", content, indent=None, ensure_ascii=False)
     write_json(folder / "tokenizer_config.json", config)
 

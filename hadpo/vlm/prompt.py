@@ -155,6 +155,11 @@ class LlamaTokenizer:
         """The pieces of `ids` as they stand in the vocabulary, control tokens too."""
         return [self._pieces.IdToPiece(i) if i < self.vocab_size else f"<{i}>" for i in ids]
 
+    def merge_order(self) -> list[str]:
+        """All pieces, those first that are put together first; runs of blanks are the last."""
+        ids = sorted(range(self.vocab_size), key=lambda i: (-self._pieces.GetScore(i), i))
+        return self.pieces(ids)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; control tokens and ids beyond the vocabulary have none."""
         control = set(self.special_ids.values())

@@ -33,7 +33,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judges": {"records", "plugins", "text", "chat"},
     "batch": {"records", "images", "config", "loss", "cost", "vlm", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "vlm", "backbones", "batch", "loss"},
-    "generation": {"records", "images", "config", "plugins", "cost", "runs", "vlm", "backbones"},
+    "generation": {
+        "records",
+        "chat",
+        "images",
+        "config",
+        "plugins",
+        "cost",
+        "runs",
+        "vlm",
+        "backbones",
+    },
     "tables": {"records", "config", "plugins", "text", "measures", "runs"},
     "figures": {"records", "images", "config", "plugins", "text", "runs", "tables"},
     "summary": {"records", "config", "plugins", "runs", "tables", "figures"},  # a run's page

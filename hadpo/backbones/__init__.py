@@ -77,6 +77,11 @@ def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
     """The recipe's backbone from `files`, as its section `model` says; see `files_of`."""
     assert recipe.model is not None  # `files_of` refused a recipe without one
     model = recipe.model
+    if not model.backbone:
+        raise BadInput(
+            f"recipe {recipe.name} has no model of this machine, a server answers for it "
+            f"({model.server_models}); set model.backbone and model.files for what needs weights"
+        )
     return load(
         model.backbone,
         files,

@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hadpo import backbones, plugins
+from hadpo import backbones, config, plugins
 from hadpo.benchmarks._tally import Benchmark
+from hadpo.chat import Bill
 from hadpo.records import (
     Answer,
     BadInput,
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 BASE, TUNED = "base", "merged"
 CUT = "base_cut"  # the control: the base's own text, no longer than the tuned model's
 ADAPTER, CONNECTOR, STEP = "adapter", "connector", "step-"
+SERVER = "server"  # in the place of a model's files: its name on the server
 Files = dict[str, str | Path]
 
 
@@ -46,6 +48,14 @@ def files_of(run: "Run", name: str) -> Files:
         BadInput: no such model was trained and merged.
     """
     parts: Files = backbones.files_of(run.recipe, run.resolve)
+    served = _served(run)
+    if name in served:
+        return {SERVER: served[name]}
+    if name == config.SERVED or (run.recipe.model and not run.recipe.model.backbone):
+        raise BadInput(
+            f"evaluate.models: {name!r} is on no server: model.engine is server, and "
+            "model.server_models names it"
+        )
     if name == BASE:
         return parts
     if name.startswith(STEP):
@@ -72,6 +82,12 @@ def files_of(run: "Run", name: str) -> Files:
     return found
 
 
+def _served(run: "Run") -> dict[str, str]:
+    """Models that a server answers for, with their names there."""
+    model = run.recipe.model
+    return config.named(model.server_models) if model and model.engine == "server" else {}
+
+
 def _step_files(run: "Run", name: str) -> Files:
     """What was trained up to one update: its adapter, its connector, or both."""
     steps = run.earlier("train") / "steps"
@@ -95,10 +111,13 @@ def answers_of(
     path = run.path("samples.jsonl")
     stored = _stored(path)
     _note_inputs(run, files, path if stored else None)
+    if any(SERVER in parts for parts in files.values()):  # before a local model works for hours
+        _check_served(benchmarks, run.settings)
     ids = {question.question_id for question in questions}
     same = _same_questions(benchmarks, questions)
     open_ones = [question for question in questions if question.question_id not in same]
     found = [a for a in stored if a.model in files and a.question_id in ids]
+    bill = Bill()  # of all models on servers together
     for model, parts in files.items():
         done = {a.question_id for a in found if a.model == model}
         if ids <= done:
@@ -106,7 +125,8 @@ def answers_of(
             continue
         _write_decoding(run, benchmarks)
         with path.open("a", encoding="utf-8") as file:
-            for answer in _ask(run, benchmarks, open_ones, parts, model=model, done=done):
+            new = _ask(run, benchmarks, open_ones, parts, model=model, done=done, bill=bill)
+            for answer in new:
                 file.write(to_json(answer) + "\n")
                 file.flush()
                 found.append(answer)
@@ -190,8 +210,9 @@ def _ask(
     *,
     model: str,
     done: set[str],
+    bill: Bill,
 ) -> Iterable[Answer]:
-    from hadpo.generation import Job, Part, generate, generate_in_processes
+    from hadpo.generation import REPLIES, Job, Part, Served, generate, generate_in_processes
 
     settings: Any = run.settings
     asked = [
@@ -208,6 +229,12 @@ def _ask(
         "model": model,
         "exact": settings.exact,
     }
+    if SERVER in parts:
+        assert run.recipe.model is not None  # `files_of` refused a recipe without one
+        served = Served(run.recipe.model, model, run.path(REPLIES), run.note, bill)
+        for part in asked:
+            yield from generate(served, part.questions, part.decoding, done=done, model=model)
+        return
     learned = parts.get(ADAPTER)
     models = {part: place for part, place in parts.items() if part != ADAPTER}
     if found := backbones.overridden(models):
@@ -235,6 +262,16 @@ def _ask(
         yield from generate(backbone, part.questions, part.decoding, done=done, **options)
 
 
+def _check_served(benchmarks: dict[str, Benchmark], settings: Any) -> None:
+    """Refuse settings that no server is told."""
+    from hadpo.generation import server
+
+    if settings.prompt != "evaluate":
+        raise BadInput("evaluate.prompt is 'train', but a server has a prompt of its own")
+    for benchmark in benchmarks.values():
+        server.check(decoding_of(answered_as(benchmark, benchmarks), settings))
+
+
 def decoding_of(benchmark: Benchmark, settings: Any) -> "Decoding":
     """How a benchmark's answers are generated: by the settings that begin with its name."""
     from hadpo.generation import Decoding  # it needs torch; scoring does not
@@ -251,14 +288,18 @@ def decoding_of(benchmark: Benchmark, settings: Any) -> "Decoding":
 def _write_decoding(run: "Run", benchmarks: dict[str, Benchmark]) -> None:
     """What every number rests on: prompt, decoding, reading of the answers, judge."""
     settings: Any = run.settings
-    prompt = getattr(backbones.prompts(run.recipe.model.backbone), settings.prompt)  # pyright: ignore
+    backbone = run.recipe.model.backbone  # pyright: ignore[reportOptionalMemberAccess]
+    served = _served(run)
+    prompts = backbones.prompts(backbone) if backbone else None
+    prompt = getattr(prompts, settings.prompt).text if prompts else "the server's chat template"
     found: dict[str, Any] = {
         name: {
-            "prompt": prompt.text,
+            "prompt": prompt,
             "prompt_name": settings.prompt,
             "decoding": asdict(decoding_of(answered_as(benchmark, benchmarks), settings)),
             "readings": benchmark.readings(settings) if benchmark.readings else benchmark.READINGS,
             "judge": settings.judge,
+            **({"on a server": served} if served else {}),
         }
         for name, benchmark in benchmarks.items()
     }

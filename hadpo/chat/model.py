@@ -36,11 +36,18 @@ _BATCH_REQUESTS = 50_000  # the API's limit
 class ChatModel:
     """A language model behind a cache; with `is_replay` it answers from the cache alone."""
 
-    def __init__(self, settings: ChatSettings, cache: Cache, *, is_replay: bool = False) -> None:
+    def __init__(
+        self,
+        settings: ChatSettings,
+        cache: Cache,
+        *,
+        is_replay: bool = False,
+        bill: Bill | None = None,  # that of others too, if the limit is of all together
+    ) -> None:
         self.settings = settings
         self.cache = cache
         self.is_replay = is_replay
-        self.bill = Bill()
+        self.bill = bill or Bill()
         self._client: Client | None = None
         self._failures = 0  # in a row
         self._refused: dict[str, str] = {}  # by name, why: the server does not take the request
@@ -117,8 +124,9 @@ class ChatModel:
                 else:
                     await self._send_all(client, requests, outcome)
         finally:
-            self.bill.not_taken = self._client.not_taken
-            self.bill.usage_estimated = self._client.usage_estimated
+            self.bill.not_taken = [*dict.fromkeys(self.bill.not_taken + self._client.not_taken)]
+            self.bill.usage_estimated += self._client.usage_estimated
+            self._client.usage_estimated = 0
         # A server that took others in the same form refused these prompts, however it says so.
         (outcome.without if outcome.replies else outcome.missing).update(self._refused)
 

@@ -65,10 +65,11 @@ class ChatSettings:
             )
 
     @classmethod
-    def of_section(cls, section: object, prefix: str) -> "ChatSettings":
+    def of_section(cls, section: object, prefix: str, **more: Any) -> "ChatSettings":
         """The settings that a section of a recipe has as `<prefix><name>`.
 
-        What the section lacks keeps its default; `reply_format` is called `<prefix>format` there.
+        `more` are others, and what neither says keeps its default; `reply_format` is called
+        `<prefix>format` there.
 
         Raises:
             BadInput: no model, a value out of range, or a limit of the cost without prices.
@@ -76,7 +77,7 @@ class ChatSettings:
         names = {f.name: prefix + f.name for f in dataclasses.fields(cls)}
         names["reply_format"] = prefix + "format"
         values = {name: getattr(section, n) for name, n in names.items() if hasattr(section, n)}
-        return cls(**values, prefix=prefix)
+        return cls(**values | more, prefix=prefix)
 
     @property
     def has_prices(self) -> bool:

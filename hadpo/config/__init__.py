@@ -19,6 +19,7 @@ from hadpo.config.sections import (
     MAIN,
     READING_JUDGE,
     SECTIONS,
+    SERVED,
     STRICT,
     Amount,
     AtLeastOne,
@@ -36,6 +37,7 @@ from hadpo.config.sections import (
     TrainConfig,
     When,
     amounts,
+    named,
     names,
 )
 
@@ -47,6 +49,7 @@ __all__ = [
     "RECIPES",
     "ROOT",
     "SECTIONS",
+    "SERVED",
     "STRICT",
     "Amount",
     "AtLeastOne",
@@ -67,6 +70,7 @@ __all__ = [
     "amounts",
     "as_dict",
     "load_recipe",
+    "named",
     "names",
     "recipe_names",
     "resolve_path",

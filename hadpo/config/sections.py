@@ -51,6 +51,21 @@ def names(setting: str) -> list[str]:
     return [name.strip() for name in setting.split(",") if name.strip()]
 
 
+def named(setting: str) -> dict[str, str]:
+    """What a setting "name=text, name=text" says, by name.
+
+    Raises:
+        ValueError: not of that form, or a name that stands twice.
+    """
+    found: dict[str, str] = {}
+    for part in names(setting):
+        name, _, text = (piece.strip() for piece in part.partition("="))
+        if not name or not text or name in found:
+            raise ValueError(f'found {part!r}, expected "name=text, name=text", each name once')
+        found[name] = text
+    return found
+
+
 def amounts(setting: str) -> dict[str, float]:
     """The numbers of a setting "name=number, name=number"; of a number alone, that of "".
 
@@ -109,7 +124,19 @@ def _by_control(setting: Any) -> Any:
 
 _ByControl = Annotated[str, pydantic.BeforeValidator(_by_control)]
 _Trackers = Annotated[str, _each_of(lambda: ("tensorboard", "wandb"))]
-_Models = Annotated[str, _each_of(lambda: ("base", "merged", *CONTROLS, "step-<n>"), r"step-\d+")]
+SERVED = "served"  # a model beside those of this machine, on a server
+_MODELS = ("base", "merged", SERVED, *CONTROLS)
+
+
+def _served(setting: str) -> str:
+    for name in named(setting):
+        if name not in _MODELS:
+            raise ValueError(f"no {name!r}; {plugins.choices(name, _MODELS)}")
+    return setting
+
+
+_Served = Annotated[str, pydantic.AfterValidator(_served)]
+_Models = Annotated[str, _each_of(lambda: (*_MODELS, "step-<n>"), r"step-\d+")]
 _Benchmarks = Annotated[str, _each_of(lambda: plugins.available("hadpo.benchmarks"))]
 _Judge = Annotated[str, _each_of(lambda: plugins.available("hadpo.judges"))]
 
@@ -155,6 +182,7 @@ _CONTROLLED = When.given("train", "controls")
 _ADAPTER = When.one_of("train", "trained", "adapter", "adapter+connector")
 _COSINE = When.one_of("train", "schedule", "cosine", "cosine_from_start")
 _BY_EPOCHS = When.one_of("train", "steps", 0)
+_SERVER = When.one_of("model", "engine", "server")
 _SEVERAL = When("train", "processes", lambda count: count > 1, "processes above 1")
 READING_JUDGE = When("evaluate", "judge", lambda judge: judge != "oracle", "judge=llm")
 
@@ -181,15 +209,40 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    """Which backbone, from which files, in which dtype, on which device."""
+    """Which backbone, from which files, in which dtype, on which device, or on which server."""
 
-    backbone: str  # family/variant, for example llava/1.5-7b
+    # family/variant, for example llava/1.5-7b; empty: every model is on a server.
+    backbone: str = ""
     files: dict[str, str] = field(default_factory=dict)  # part of the backbone -> path
     # Of the weights. auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is a GPU
     # Of the language model's weights, the rest stays as it is; needs bitsandbytes and a GPU.
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    # Who answers: this machine; or, for the models in server_models, an OpenAI-compatible server
+    # (vLLM, SGLang, Ollama, OpenAI) at OPENAI_BASE_URL; several addresses share the load.
+    engine: Literal["local", "server"] = "local"
+    # Their names on the server: "base=Qwen/Qwen2.5-VL-7B-Instruct, merged=tuned"; served is one
+    # beside base and merged of this machine. Pairs are mined from base.
+    server_models: Annotated[_Served, _SERVER] = ""
+    server_concurrency: Annotated[AtLeastOne, _SERVER] = 16  # requests at a time
+    server_timeout_seconds: Annotated[Positive, _SERVER] = 120.0  # of one request
+    server_retries: Annotated[Count, _SERVER] = 4  # of a request whose error may pass
+    server_input_price: Annotated[Amount, _SERVER] = 0.0  # dollars per million tokens; 0: unknown
+    server_output_price: Annotated[Amount, _SERVER] = 0.0  # dollars per million tokens; 0: unknown
+    # By estimate, no start of a stage costs more, with the prices above; 0: no limit.
+    server_max_cost_usd: Annotated[Amount, _SERVER] = 0.0
+
+    @pydantic.model_validator(mode="after")
+    def _is_somewhere(self) -> "ModelConfig":
+        if self.engine == "local" and not self.backbone:
+            raise ValueError("backbone: expected family/variant, for example llava/1.5-7b")
+        if self.engine == "server" and not self.server_models:
+            raise ValueError(
+                "engine server needs server_models: the names of models on the server, for example "
+                "'base=Qwen/Qwen2.5-VL-7B-Instruct'"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

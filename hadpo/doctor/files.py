@@ -11,7 +11,7 @@ from hadpo.doctor.report import Check
 
 def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
     """The files of the backbone and of the data sets that the recipe's stages read."""
-    if recipe.model is not None and set(recipe.stages) - {"compare"}:
+    if recipe.model is not None and recipe.model.backbone and set(recipe.stages) - {"compare"}:
         yield from _parts(recipe.model, run_folder, is_mini=recipe.is_mini)
     if "prepare" not in recipe.stages:
         return

@@ -167,7 +167,7 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         capability: of the GPU here; None without a GPU.
     """
     model = recipe.model
-    if model is None or "train" not in recipe.stages:
+    if model is None or not model.backbone or "train" not in recipe.stages:
         return
     here = None if model.device == "cpu" else capability
     try:

@@ -9,13 +9,16 @@ float32 the answers are those of one question at a time.
 from hadpo.generation.answering import generate
 from hadpo.generation.decoding import PRESETS, Decoding
 from hadpo.generation.processes import Job, Part, generate_in_processes
+from hadpo.generation.server import REPLIES, Served
 from hadpo.generation.stream import Turn, stream
 
 __all__ = [
     "PRESETS",
+    "REPLIES",
     "Decoding",
     "Job",
     "Part",
+    "Served",
     "Turn",
     "generate",
     "generate_in_processes",

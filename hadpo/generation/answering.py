@@ -16,6 +16,7 @@ from tqdm.std import tqdm
 from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
 from hadpo.generation.room import batch_that_fits
+from hadpo.generation.server import Served
 from hadpo.generation.single import decode_single
 from hadpo.images import read_image
 from hadpo.records import Answer, BadInput, Question
@@ -30,7 +31,7 @@ Asked = dict[str, list[Question]]  # text -> the questions that ask it about one
 
 
 def generate(
-    backbone: Backbone,
+    backbone: Backbone | Served,
     questions: Iterable[Question],
     decoding: Decoding,
     *,
@@ -44,7 +45,8 @@ def generate(
     """Answers, in the order of the images' first appearance, as soon as their batch is done.
 
     Args:
-        backbone: on its device, in evaluation mode.
+        backbone: on its device, in evaluation mode; or a model on a server, which has a prompt and
+            batches of its own.
         questions: of any benchmark and split; the same text about the same image is answered once;
             `image` "" is a question without one.
         decoding: how tokens are chosen.
@@ -61,7 +63,7 @@ def generate(
     """
     if batch_questions < 0:
         raise BadInput(f"batch_questions is 0 (as many as fit) or more, found {batch_questions}")
-    if decoding.stop_at and not backbone.is_text_final:
+    if decoding.stop_at and isinstance(backbone, Backbone) and not backbone.is_text_final:
         raise BadInput(
             f"decoding {decoding.name!r} stops at {decoding.stop_at!r}, but this backbone's later "
             "words may replace its first ones: answers would change; turn the stop off"
@@ -75,6 +77,10 @@ def generate(
         more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
     if not by_image:
+        return
+    if isinstance(backbone, Served):
+        left = [q for asked in by_image.values() for same in asked.values() for q in same]
+        yield from backbone.answers(left, decoding, model=model)
         return
     if exact:
         batch_questions = 1

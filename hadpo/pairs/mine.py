@@ -28,6 +28,7 @@ from hadpo.records import (
 from hadpo.text import is_refusal, sentences, words, yes_no_strict
 
 if TYPE_CHECKING:
+    from hadpo.generation import Served
     from hadpo.runs import Run
     from hadpo.vlm.backbone import Backbone
 
@@ -84,7 +85,7 @@ def answer_all(
     earlier: Iterable[Answer],
     groups: Mapping[str, Sequence[Question]],
     settings: PrepareConfig,
-    load: Callable[[], "Backbone"],
+    load: Callable[[], "Backbone | Served"],
 ) -> dict[str, Answer]:
     """The model's answers by question id, also written to `path`; none is asked for twice.
 
@@ -124,6 +125,16 @@ def answer_all(
         )
         answers |= {answer.question_id: answer for answer in append_jsonl(path, generated)}
     return answers
+
+
+def answering_base(run: "Run") -> "Backbone | Served":
+    """The model that the recipe starts from, here or on a server, to answer questions."""
+    model = run.recipe.model
+    if model is None or model.engine == "local":
+        return load_base(run)
+    from hadpo.generation import REPLIES, Served
+
+    return Served(model, "base", run.path(REPLIES), run.note)
 
 
 def load_base(run: "Run") -> "Backbone":

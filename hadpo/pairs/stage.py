@@ -209,7 +209,7 @@ def _mine(
     places = backbones.files_of(run.recipe, run.resolve).values()
     weights = input_hashes(places, below=run.folder.parent)
     run.note_inputs(weights, begun=path if earlier else None)
-    answers = mine.answer_all(path, earlier, groups, settings, lambda: mine.load_base(run))
+    answers = mine.answer_all(path, earlier, groups, settings, lambda: mine.answering_base(run))
     rewrites: asked.Rewrites = {}
     if is_ranked:
         descriptions = _rank(run, known, questions, answers, counts)

@@ -38,6 +38,7 @@ def of_answers(results: Sequence[RunResults]) -> list[str]:
     first = results[0]
     notes = [
         *_evaluation(first.settings.get("evaluate", {})),
+        *_served(first.settings.get("model", {})),
         *_seeds(results),
         *_differing(results),
         "Unreadable: yes/no answers that begin with neither word (upstream reads them as yes), and "
@@ -97,6 +98,16 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
         f"{settings.get('repetition_penalty')}. Prompt: the backbone's "
         f"{settings.get('prompt')} prompt. POPE answers are read as POPE's own script reads them."
         + (f" Only the first {limit} questions of each split." if limit else "")
+    ]
+
+
+def _served(model: Mapping[str, Any]) -> list[str]:
+    if model.get("engine", "local") == "local":
+        return []
+    return [
+        f"Answers from a server: {model.get('server_models')}; its own chat template makes the "
+        "prompt, and it decodes greedily: SHR with 5 beams, as the papers have it, is another "
+        "number."
     ]
 
 

@@ -41,8 +41,9 @@ class RunResults:
 
     @property
     def backbone(self) -> str:
-        """Family and variant of the model, empty if it was not recorded."""
-        return self.settings.get("model", {}).get("backbone", "")
+        """Family and variant of the model, or its names on a server; empty if neither is known."""
+        model = self.settings.get("model", {})
+        return model.get("backbone") or model.get("server_models", "")
 
     @property
     def models(self) -> list[str]:

@@ -75,11 +75,16 @@ class JudgeServer:
             else:
                 reply(handler, said)
                 self.answered.append(text)
+            self.log[number]["is_over"] = True
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
             with self._lock:
                 self._open -= 1
+
+    def answered_bodies(self):
+        """What was asked and got its reply, as JSON."""
+        return [json.dumps(entry["body"]) for entry in self.log if "is_over" in entry]
 
     @property
     def times_asked(self):

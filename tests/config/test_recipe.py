@@ -179,7 +179,7 @@ def test_the_comment_of_a_field_is_its_help():
     assert found["beta"].help.endswith("high, it hardly moves.")  # three lines above the field
     assert found["max_grad_norm"].help == "gradients are scaled down to this norm; 0: never"
     assert (found["beta"].type, found["loss"].type) == ("float", "sigmoid | ipo")
-    assert (found["beta"].default, found["backbone"].default) == (0.1, None)
+    assert (found["beta"].default, found["backbone"].default) == (0.1, "")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_comment_of_a_field_is_its_help():
         ("beta", False, "expected a number"),
         ("benchmark_names", "pope,shhr", "no 'shhr'; did you mean 'shr'"),
         ("benchmark_names", ["pope", "shr"], "valid string"),
-        ("models", "base,step-x", "no 'step-x'.*known: base, .*merged, sft, .*step-<n>"),
+        ("models", "base,step-x", "no 'step-x'.*known: base, .*merged, served, sft, .*step-<n>"),
         ("judge", "orcale", "did you mean 'oracle'"),
         ("controls", "stf", "did you mean 'sft'"),
         ("trackers", "wandbb", "did you mean 'wandb'"),

@@ -19,6 +19,7 @@ import torch
 from hadpo import adapter, batch, judges
 from hadpo.batch import Example, Packed
 from hadpo.figures import (
+    FEW,
     Card,
     Figure,
     beta_sweep,
@@ -192,10 +193,18 @@ class Habits:
     objects: list[str]
     present: np.ndarray  # scenes x objects: share of the scene's images that have the object
     invented: np.ndarray  # ... share of its images without the object whose description has it
+    images: np.ndarray  # ... how many images the scene has
+    without: np.ndarray  # ... how many of them lack the object
 
     def most_invented(self, scene: str) -> str:
-        """The object that the model most often invents in a scene."""
-        return self.objects[int(self.invented[self.scenes.index(scene)].argmax())]
+        """The object that the model most often invents in a scene, of the cells that are coloured.
+
+        Of all, if no cell of the scene rests on enough images.
+        """
+        at = self.scenes.index(scene)
+        is_known = self.without[at] >= FEW
+        shares = np.where(is_known | ~is_known.any(), self.invented[at], -1)
+        return self.objects[int(shares.argmax())]
 
     def correlation(self) -> float:
         """Between how usual an object is and how often it is invented."""
@@ -203,11 +212,10 @@ class Habits:
 
     def figure(self) -> Figure:
         """Both matrices side by side."""
+        names = "is there: share of the scene's pictures", "is invented: share of those without it"
         return heat_maps(
-            {
-                "is there: share of the scene's pictures": self.present,
-                "is invented: share of those without it": self.invented,
-            },
+            dict(zip(names, (self.present, self.invented), strict=True)),
+            dict(zip(names, (self.images, self.without), strict=True)),
             rows=self.scenes,
             columns=self.objects,
             title="The model invents what is usual in such a scene: correlation "
@@ -238,6 +246,8 @@ def habits(prepare: Run) -> Habits:
         objects,
         have / np.maximum(count, 1),
         lies / np.maximum(count - have, 1),
+        np.broadcast_to(count, have.shape),
+        count - have,
     )
 
 

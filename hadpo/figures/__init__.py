@@ -27,6 +27,7 @@ from hadpo.figures.curves import Curves, beta_sweep, margin_histogram, training_
 from hadpo.figures.scores import benchmark_figures, pope_bars, score_bars
 from hadpo.figures.speed import speed_bars, speedup_bars
 from hadpo.figures.teaching import (
+    FEW,
     cost_bars,
     heat_maps,
     mask_picture,
@@ -35,6 +36,7 @@ from hadpo.figures.teaching import (
 )
 
 __all__ = [
+    "FEW",
     "SIGNS",
     "Card",
     "Column",

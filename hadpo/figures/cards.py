@@ -35,6 +35,7 @@ from hadpo.tables import model_title
 Tone = Literal["true", "invented", "unknown", "plain"]
 SIGNS: dict[Tone, str] = {"true": "✓", "invented": "✗", "unknown": "?", "plain": ""}
 _COLOURS: dict[Tone, str] = {"true": BLUE, "invented": ORANGE, "unknown": GREY, "plain": INK}
+_INKS = _COLOURS | {"invented": "#a34700", "unknown": "#5a5a5a"}  # of small text: dark enough
 _GROUNDS: dict[Tone, str] = {
     "true": "#eaf3fb",
     "invented": "#fdebdc",
@@ -173,13 +174,13 @@ def _line_html(line: Line, marked: Tone) -> str:
         if is_marked:
             way = "line-through" if marked == "invented" else "underline"
             text = (
-                f'<span style="color: {_COLOURS[marked]}; background: {_GROUNDS[marked]}; '
+                f'<span style="color: {_INKS[marked]}; background: {_GROUNDS[marked]}; '
                 f'text-decoration: {way}; font-weight: bold">{text}</span>'
             )
         words.append(text)
-    colour, ground = _COLOURS[line.tone], _GROUNDS[line.tone]
-    sign = f'<b style="color: {colour}">{SIGNS[line.tone]}</b> ' if SIGNS[line.tone] else ""
-    label = f' <small style="color: {colour}">({html.escape(line.label)})</small>'
+    colour, ink, ground = _COLOURS[line.tone], _INKS[line.tone], _GROUNDS[line.tone]
+    sign = f'<b style="color: {ink}">{SIGNS[line.tone]}</b> ' if SIGNS[line.tone] else ""
+    label = f' <small style="color: {ink}">({html.escape(line.label)})</small>'
     border = f"border-left: 3px solid {colour}; background: {ground}; " if sign else ""
     return (
         f'<div title="{html.escape(line.hover)}" style="{border}padding: 2px 6px; margin: 3px 0">'
@@ -450,9 +451,18 @@ def _read(path: str | Path) -> Image.Image:
 
 
 def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tuple[Image.Image, str]:
-    """The image, enlarged or reduced, with numbered boxes, and what the numbers mean."""
+    """The image, enlarged or reduced, with numbered boxes, and what the numbers mean.
+
+    Only what is somewhere has a box: no empty place, and no statement about the whole image.
+    """
     picture, scale = fit(image)
     draw = ImageDraw.Draw(picture)
+    whole = 0.95 * image.width * image.height
+    regions = [
+        r
+        for r in regions
+        if r.width * r.height < whole and not r.phrase.rstrip(". ").endswith("empty")
+    ]
     shown = regions[:most]
     for at, region in enumerate(shown, start=1):
         x, y = region.x * scale, region.y * scale

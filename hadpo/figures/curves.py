@@ -363,18 +363,22 @@ _MORE_MARGINS = (BLUE, "#5a3e8e", "#2f7f6f", "#a0522d")
 def margin_histogram(
     margins: Sequence[tuple[Pair, float]] | Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Histogram of reward margins, one outline a run; right of zero the pair is the right way.
+    """Histogram of reward margins, one outline a run or a kind; right of zero is the right way.
 
     Without margins the picture says so, because a training without held-out pairs is a good one;
     those that are not finite are counted below it.
 
     Args:
-        margins: pairs with their margins, in nats, or margins of several runs by name.
+        margins: pairs with their margins, in nats, drawn by kind; or margins of runs by name.
     """
     if isinstance(margins, Mapping):
         named = {name: [float(value) for value in values] for name, values in margins.items()}
     else:
-        named = {"": [float(value) for _, value in margins]}
+        kinds = sorted({pair.kind for pair, _ in margins})
+        named = {
+            kind if len(kinds) > 1 else "": [float(v) for pair, v in margins if pair.kind == kind]
+            for kind in kinds
+        }
     strange = sum(not np.isfinite(value) for values in named.values() for value in values)
     named = {name: [v for v in values if np.isfinite(v)] for name, values in named.items()}
     named = {name: values for name, values in named.items() if values}
@@ -383,6 +387,8 @@ def margin_histogram(
     edges = np.linspace(-wide, wide, 2 * min(20, max(4, len(every) // 4)) + 1)
     shares = {name: float(np.mean(np.array(v) > 0)) for name, v in named.items()}
     text = ", ".join(f"{name} {percent(s)}".strip() for name, s in shares.items())
+    if not isinstance(margins, Mapping) and len(named) > 1:
+        text = f"{percent(float(np.mean(np.array(every) > 0)))} of {len(every)} ({text})"
     message = f"Held-out pairs the right way round: {text}."
     if not named:
         message = "No pair was held out of training: there are no margins to show."

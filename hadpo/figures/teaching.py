@@ -95,17 +95,22 @@ def strip_picture(
 # Matrices of shares as heat maps side by side, every cell with its number.
 
 
+FEW = 20  # pictures: a share of fewer is not coloured
+
+
 def heat_maps(
     matrices: Mapping[str, np.ndarray],
+    counts: Mapping[str, np.ndarray],
     *,
     rows: Sequence[str],
     columns: Sequence[str],
     title: str,
 ) -> Figure:
-    """Matrices of the same rows and columns; darker is more, and the cells hold percentages.
+    """Matrices of the same rows and columns; darker is more, and a cell says of how many.
 
     Args:
         matrices: name -> shares, rows x columns.
+        counts: name -> what each share is of; a cell of fewer than `FEW` is grey.
         rows: names of the rows.
         columns: names of the columns.
         title: the message.
@@ -113,23 +118,29 @@ def heat_maps(
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
     data = []
     with house_style():
-        drawing = new_drawing(9.5, 0.34 * len(rows) * len(matrices) + 2.4)
+        drawing = new_drawing(9.5, 0.48 * len(rows) * len(matrices) + 2.4)
         for at, (name, matrix) in enumerate(matrices.items()):
             axes = drawing.add_subplot(len(matrices), 1, at + 1)
-            top = max(float(matrix.max()), 1e-9)
-            axes.imshow(matrix, cmap=colours, vmin=0, vmax=top, aspect="auto")
+            few = counts[name] < FEW
+            shown = np.ma.masked_array(matrix, few)
+            top = max(float(shown.max()), 1e-9) if shown.count() else 1.0
+            axes.imshow(shown, cmap=colours, vmin=0, vmax=top, aspect="auto")
+            axes.set_facecolor("#d4d4d4")
             axes.set_title(name)
             axes.set_yticks(range(len(rows)), rows)
             is_last = at == len(matrices) - 1
             axes.set_xticks(range(len(columns)), columns if is_last else [""] * len(columns))
             axes.grid(visible=False)
             for (i, j), value in np.ndenumerate(matrix):
-                ink = "white" if value > 0.6 * top else INK
-                text = f"{100 * value:.0f}" if value else ""
-                axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=7.5)
+                n = int(counts[name][i, j])
+                ink = "white" if value > 0.6 * top and not few[i, j] else INK
+                axes.text(j, i - 0.14, f"{100 * value:.0f}", ha="center", va="center", color=ink)
+                small = {"ha": "center", "va": "center", "color": ink, "fontsize": 5.5}
+                axes.text(j, i + 0.28, f"of {n}", **small)
                 cell = {"row": rows[i], "column": columns[j], "share": round(float(value), 4)}
+                cell["n"] = n
                 data.append({"matrix": name, **cell})
-    note = "Numbers in percent; empty is zero."
+    note = f"Percent, and below it of how many pictures; grey: fewer than {FEW}, too few to tell."
     alt = f"Heat maps of {' and '.join(matrices)}, by {', '.join(rows)}."
     return finish(drawing, "heat_maps", title, note=note, alt=alt, data=data)
 

@@ -130,15 +130,23 @@ def prepare(run: "Run") -> dict[str, int]:
 
 
 def sample_questions(run: "Run", count: int) -> list[Question]:
-    """The first `count` questions of each benchmark and split that a prepared run will ask."""
-    seen: Counter[tuple[str, str]] = Counter()
-    questions = []
+    """`count` questions of each benchmark and split that a prepared run will ask.
+
+    The first ones, and of images that no other of them asks about while there are such.
+    """
+    sources: dict[tuple[str, str], list[Question]] = {}
     for question in read_jsonl(run.path("questions.jsonl"), Question):
-        source = question.benchmark, question.split
-        seen[source] += 1
-        if seen[source] <= count:
-            questions.append(question)
-    return questions
+        sources.setdefault((question.benchmark, question.split), []).append(question)
+    shown: list[Question] = []
+    images: set[str] = set()
+    for source in sources.values():
+        for _ in range(min(count, len(source))):
+            new = (question for question in source if question.image_id not in images)
+            chosen = next(new, source[0])
+            source.remove(chosen)
+            images.add(chosen.image_id)
+            shown.append(chosen)
+    return shown
 
 
 def read_prepared(run: "Run") -> Sequence[Pair] | Sequence[Instruction]:

@@ -16,18 +16,10 @@ from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
 STYLE = Path(__file__).with_name("page.css")  # of every page that hadpo writes
 
-# nbconvert's page without its scripts, so that no host is asked; contents stand before the cells.
-_TEMPLATE = """{% extends "lab/index.html.j2" %}
-{% block html_head_js %}{% endblock %}{% block jupyter_widgets %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
-{% block html_head_css %}<style>
-nav.hadpo { margin: 1em 2em; font-family: sans-serif; }
-nav.hadpo ol { columns: 2; } nav.hadpo ul { font-size: 85%; padding-left: 1.2em; }
-section.hadpo { border-top: 2px solid #0b62a8; }
-</style>{% endblock %}
-{% block body_header %}<body class="jp-Notebook" data-jp-theme-light="true">
-{{ nb.metadata.get("contents", "") }}<main>{% endblock %}"""
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _SHOWN = ["text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain"]
+_NOTES = re.compile(r'(<ul class="notes"[^>]*>).*?</ul>', flags=re.S)
+_NOTE = re.compile(r"<li>.*?</li>", flags=re.S)
 _HEADING = re.compile(r"^(#{1,2}) (.+)$", flags=re.M)  # of a Markdown cell
 
 
@@ -89,9 +81,31 @@ def _page(book: Any, *, title: str) -> str:
 
     settings = Config()  # what a widget shows without its controls stands in the page itself
     settings.NbConvertBase.display_data_priority = _SHOWN
-    exporter = HTMLExporter(config=settings, embed_images=True, raw_template=_TEMPLATE)
-    page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}})
-    return page
+    exporter = HTMLExporter(
+        config=settings,
+        embed_images=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        raw_template=_TEMPLATE.read_text(encoding="utf-8"),
+    )
+    style = STYLE.read_text(encoding="utf-8")
+    page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}, "hadpo_style": style})
+    return _with_notes_once(page)
+
+
+def _with_notes_once(page: str) -> str:
+    """The page, each footnote of a table only below the first table that has it."""
+    seen: set[str] = set()
+
+    def left(notes: re.Match[str]) -> str:
+        every = _NOTE.findall(notes[0])
+        new = [note for note in every if note not in seen]
+        seen.update(every)
+        if len(new) < len(every):
+            new.append("<li>Other notes: as below the tables above.</li>")
+        return f"{notes[1]}{''.join(new)}</ul>"
+
+    return _NOTES.sub(left, page)
 
 
 def _own_anchors(cell: Any, stage: str) -> list[tuple[str, str]]:

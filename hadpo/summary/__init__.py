@@ -19,7 +19,7 @@ from hadpo.runs import Manifest, list_manifests, read_manifest, stage_folder
 from hadpo.runs.report import STYLE
 
 _FOLDER = Path(__file__).parent
-_LEFT_OUT = re.compile(r"left out|missing|not there|not used|without|trained on and evaluated")
+_LEFT_OUT = re.compile(r"broken|missing|not there|not used|without|trained on and evaluated")
 _JUDGED = "unparsed"  # label of a verdict that could not be read
 Made = TypeVar("Made")
 

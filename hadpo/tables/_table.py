@@ -135,7 +135,7 @@ class Table:
             ]
         )
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
-        below = f'<ul style="font-size: 85%">\n{notes}</ul>\n' if notes else ""
+        below = f'<ul class="notes" style="font-size: 85%">\n{notes}</ul>\n' if notes else ""
         return f'<div style="overflow-x: auto">\n{style.to_html()}</div>\n{below}'
 
     def to_text(self, width: int = 100, *, hide: Sequence[str] = ()) -> str:

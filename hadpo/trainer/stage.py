@@ -394,15 +394,16 @@ def cache_folder(run: Run) -> Path:
 
 
 @torch.no_grad()
-def held_out_margins(run: Run, *, most: int = 64) -> list[tuple[Pair, float]]:
-    """The first `most` held-out pairs with their reward margins, largest first.
+def held_out_margins(run: Run, *, most: int = 0) -> list[tuple[Pair, float]]:
+    """The first `most` held-out pairs (0: all) with their reward margins, largest first.
 
     The margin is beta times how much further the trained policy prefers chosen to rejected than the
     reference does; below zero, the pair is still the wrong way round. Instructions have none.
     """
     settings = run.recipe.train
     _, records = read_records(run)
-    held_out = [record for record in records if isinstance(record, Pair)][:most]
+    held_out = [record for record in records if isinstance(record, Pair)]
+    held_out = held_out[: most or None]
     if not held_out:
         return []
     backbone = load_backbone(run)

@@ -134,3 +134,34 @@ def test_contact_sheet_is_a_grid_with_captions(image: Path):
     assert sheet.image.getpixel((75, 75)) == (90, 140, 200)
     with pytest.raises(BadInput, match="5 images and 1 captions"):
         contact_sheet([image] * 5, ["one"])
+
+
+def test_only_what_is_somewhere_has_a_box(image: Path):
+    with Image.open(image) as file:
+        width, height = file.size
+    places = [
+        Region(x=1, y=1, width=2, height=2, phrase="a red cup at the top left"),
+        Region(x=3, y=1, width=2, height=2, phrase="the top right is empty"),
+        Region(x=0, y=0, width=width, height=height, phrase="the scene is a kitchen"),
+    ]
+    card = hallucination_card(image, two_models(), regions=places)
+    assert "Boxes: 1 a red cup at the top left." in card.note
+    assert "empty" not in card.note and "scene" not in card.note and "more regions" not in card.note
+
+
+def test_the_best_the_median_and_the_worst_are_named(image: Path):
+    evidence, verdicts = {}, []
+    for case, (before, after) in enumerate([(3, 0), (2, 1), (1, 1), (0, 1), (0, 2)]):
+        evidence[str(case)] = Evidence(image_id=f"i{case}", image=str(image), width=9, height=9)
+        for model, wrong in (("base", before), ("merged", after)):
+            labels = ["hallucination"] * wrong + ["correct"]
+            verdicts += [
+                Verdict(case_id=str(case), model=model, claim=f"{at}", label=label)
+                for at, label in enumerate(labels)
+            ]
+    titles = [c.title for c in best_and_worst(verdicts, evidence, count=1, median=True).pictures]
+    assert titles == [
+        "The best of 5 descriptions. Image i0: 3 fewer wrong sentences after tuning",
+        "The median of 5 descriptions. Image i2: as many wrong sentences after tuning as before",
+        "The worst of 5 descriptions. Image i4: 2 more wrong sentences after tuning",
+    ]

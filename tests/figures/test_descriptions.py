@@ -1,5 +1,6 @@
 """What is invented, by length and by object, counted by hand on a few cases."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -107,5 +108,11 @@ def test_margins_come_with_their_pairs_and_may_be_none_or_not_finite():
     figure = margin_histogram([(pair, 0.5), (pair, -0.1), (pair, float("nan"))])
     assert figure.title.endswith("50.0 %.") and sum(row["pairs"] for row in figure.data) == 2
     assert "Not finite and not drawn: 1" in "".join(t.get_text() for t in figure.drawing.texts)
+    pope = dataclasses.replace(pair, kind="pope")
+    kinds = margin_histogram([(pair, 0.5), (pair, -0.1), (pope, 1.0), (pope, 2.0)])
+    assert kinds.title == (
+        "Held-out pairs the right way round: 75.0 % of 4 (description 50.0 %, pope 100.0 %)."
+    )
+    assert "n pairs: description 2, pope 2" in " ".join(t.get_text() for t in kinds.drawing.texts)
     nothing = margin_histogram([])
     assert nothing.title.startswith("No pair was held out") and nothing.png()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hadpo.config import TrainConfig, names
 
@@ -278,31 +279,74 @@ def question_memory(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a device does in a micro-batch."""
+
+    operations: float
+    weight_bytes: float = 0.0  # read, over all passes
+    moved_bytes: float = 0.0  # by norms, rotary, SwiGLU and residuals
+    launches: float = 0.0
+
+    @classmethod
+    def of_step(
+        cls,
+        sizes: ModelSizes,
+        *,
+        operations: float,
+        positions: int,
+        number_bytes: float,
+        passes: int,
+    ) -> Work:
+        """A backward pass and `passes` forward ones (a reference, and a recomputation, are one).
+
+        Bytes and launches of a layer were counted on the meta device (tools.speed count).
+        """
+        forward = 84 * sizes.width + 5 * sizes.inner  # numbers that are read or written
+        return cls(
+            operations=operations,
+            weight_bytes=sizes.linear_weights * number_bytes * (passes + 1),
+            moved_bytes=positions * sizes.layers * forward * number_bytes * (passes + 1.95),
+            launches=sizes.layers * (52 * passes + 138),
+        )
+
+
+class Peaks(NamedTuple):
+    """What a device does at most."""
+
+    tflops: float  # in 16 bits
+    float32_tflops: float  # without TF32
+    gigabytes_a_second: float  # of its memory
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """A kind of GPU."""
 
     gigabytes: tuple[int, ...]  # as it is sold
     capability: tuple[int, int]
-    tflops: float  # its 16-bit peak
-    float32_tflops: float  # without TF32
-    gigabytes_a_second: float  # of its memory
-    share: float  # that a training reaches: the middle of what transformers with LoRA reaches
+    peaks: Peaks
 
+    def seconds(self, work: Work, *, number_bytes: float = 2) -> float:
+        """Modelled time of a micro-batch: the device's, or the host's if launching takes longer.
 
-def _peaks(tflops: float, float32_tflops: float, gigabytes_a_second: float) -> dict[str, float]:
-    return {
-        "tflops": tflops,
-        "float32_tflops": float32_tflops,
-        "gigabytes_a_second": gigabytes_a_second,
-    }
+        The device computes products and moves all else; a real kernel takes `_OVER_ROOFLINE` times
+        as long. Within 10 % of what tools.speed counts, before that factor; no GPU was timed yet.
+        """
+        peak = self.peaks.tflops if number_bytes < 4 else self.peaks.float32_tflops
+        bandwidth = self.peaks.gigabytes_a_second * 1e9
+        products = max(work.operations / (peak * 1e12), work.weight_bytes / bandwidth)
+        device = _OVER_ROOFLINE * (products + work.moved_bytes / bandwidth)
+        return max(device, work.launches * _LAUNCH_SECONDS)
 
 
 GPUS = {  # part of a device's name -> what it is
-    "V100": Gpu(gigabytes=(16, 32), capability=(7, 0), **_peaks(125, 15.7, 900), share=0.42),
-    "A100": Gpu(gigabytes=(40, 80), capability=(8, 0), **_peaks(312, 19.5, 2000), share=0.52),
-    "H100": Gpu(gigabytes=(80,), capability=(9, 0), **_peaks(989, 67, 3350), share=0.42),
-    "H200": Gpu(gigabytes=(141,), capability=(9, 0), **_peaks(989, 67, 4800), share=0.42),
+    "V100": Gpu(gigabytes=(16, 32), capability=(7, 0), peaks=Peaks(125, 15.7, 900)),
+    "A100": Gpu(gigabytes=(40, 80), capability=(8, 0), peaks=Peaks(312, 19.5, 2000)),
+    "H100": Gpu(gigabytes=(80,), capability=(9, 0), peaks=Peaks(989, 67, 3350)),
+    "H200": Gpu(gigabytes=(141,), capability=(9, 0), peaks=Peaks(989, 67, 4800)),
 }
+_OVER_ROOFLINE = 1.45  # usual: 1.3 to 1.6
+_LAUNCH_SECONDS = 5e-6  # of the host, for a kernel
 _CPU_TFLOPS = 0.01  # of one thread in float32; small models reach less
 _CONTEXT = 1.0e9  # bytes that CUDA itself takes
 _SLACK = 1.1  # the allocator's
@@ -313,13 +357,9 @@ def fits(step: StepMemory, gigabytes: float) -> bool:
     return step.total * _SLACK + _CONTEXT <= gigabytes * 1e9
 
 
-def gpu_rate(name: str) -> tuple[float, str]:
-    """10^12 operations a second of a GPU, 0 if it is unknown; and what the number rests on."""
-    for part, gpu in GPUS.items():
-        if part in name:
-            about = f"{name}: {100 * gpu.share:.0f} % of {gpu.tflops} TFLOP/s"
-            return gpu.tflops * gpu.share, about
-    return 0.0, name
+def gpu_of(name: str) -> Gpu | None:
+    """The kind of GPU that a device's name says; None if it is unknown."""
+    return next((gpu for part, gpu in GPUS.items() if part in name), None)
 
 
 def cpu_rate(threads: int) -> tuple[float, str]:

@@ -74,10 +74,19 @@ def test_a_row_is_what_is_packed():
     assert sizes.looks == int((packed.mask[0, 0] & real[:, None] & real[None]).sum())
 
 
-def test_rates():
-    rate, about = cost.gpu_rate("NVIDIA A100-SXM4-80GB")
-    assert rate == pytest.approx(162, rel=0.01) and "52 % of 312" in about
-    assert cost.gpu_rate("Something new") == (0.0, "Something new")
+def test_which_gpu_a_name_means():
+    assert cost.gpu_of("NVIDIA A100-SXM4-80GB") is cost.GPUS["A100"]
+    assert cost.gpu_of("Something new") is None
+
+
+def test_the_modelled_time_takes_what_takes_longest():
+    gpu, over = cost.GPUS["A100"], 1.45
+    assert gpu.seconds(cost.Work(operations=312e12)) == pytest.approx(over)
+    assert gpu.seconds(cost.Work(operations=19.5e12), number_bytes=4) == pytest.approx(over)
+    assert gpu.seconds(cost.Work(operations=1.0, weight_bytes=2e12)) == pytest.approx(over)
+    both = cost.Work(operations=312e12, moved_bytes=2e12)
+    assert gpu.seconds(both) == pytest.approx(2 * over)
+    assert gpu.seconds(cost.Work(operations=1.0, launches=2e6)) == pytest.approx(10)
 
 
 def test_a_lora_on_the_output_layer_is_there_once():

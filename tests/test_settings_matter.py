@@ -163,6 +163,8 @@ CHANGED = {
     "repetition_penalty": 1.5,
     "batch_questions": 3,
     "answer_processes": 2,
+    "answer_dtype": "bfloat16",
+    "answer_quantization": "nf4",
     "exact": True,
     "judge": "nobody",
     # refused: the oracle asks nobody
@@ -212,6 +214,7 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "mean_over": "tokens",
     "max_answer_tokens": 4,
     "mixture": "mined=1.0",
+    "warmup_share": 0.5,
     "caption_requests": "humour",
     "on_difference": "note",
     "adapter_projector": "base",

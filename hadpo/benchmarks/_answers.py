@@ -215,6 +215,7 @@ def _ask(
     from hadpo.generation import REPLIES, Job, Part, Served, generate, generate_in_processes
 
     settings: Any = run.settings
+    recipe = as_asked(run.recipe)
     asked = [
         Part(
             decoding=decoding_of(answered_as(benchmark, benchmarks), settings),
@@ -239,11 +240,11 @@ def _ask(
     models = {part: place for part, place in parts.items() if part != ADAPTER}
     if found := backbones.overridden(models):
         run.note(overridden_generation_config=found)
-    if settings.answer_processes > 1 and learned:
+    if settings.answer_processes != 1 and learned:
         raise BadInput(f"evaluate.models: {model} is not merged, so answer_processes must be 1")
-    if settings.answer_processes > 1:
+    if settings.answer_processes != 1:
         job = Job(
-            settings=asdict(run.recipe.model),  # pyright: ignore[reportArgumentType]
+            settings=asdict(recipe.model),  # pyright: ignore[reportArgumentType]
             files={part: str(place) for part, place in parts.items()},
             parts=tuple(asked),
             done=tuple(sorted(done)),
@@ -252,7 +253,7 @@ def _ask(
         folder = run.path("processes", model)
         yield from generate_in_processes(job, folder, settings.answer_processes)
         return
-    backbone = backbones.load_for(run.recipe, models)
+    backbone = backbones.load_for(recipe, models)
     if learned:
         from hadpo import adapter  # it needs torch; judging does not
 
@@ -270,6 +271,15 @@ def _check_served(benchmarks: dict[str, Benchmark], settings: Any) -> None:
         raise BadInput("evaluate.prompt is 'train', but a server has a prompt of its own")
     for benchmark in benchmarks.values():
         server.check(decoding_of(answered_as(benchmark, benchmarks), settings))
+
+
+def as_asked(recipe: config.Recipe) -> config.Recipe:
+    """The recipe with the dtype and quantization that `evaluate` asks for, if it asks."""
+    settings, model = recipe.evaluate, recipe.model
+    assert model is not None  # `files_of` refused a recipe without one
+    wanted = {"dtype": settings.answer_dtype, "quantization": settings.answer_quantization}
+    changed = {name: value for name, value in wanted.items() if value != "model"}
+    return replace(recipe, model=replace(model, **changed))  # pyright: ignore[reportArgumentType]
 
 
 def decoding_of(benchmark: Benchmark, settings: Any) -> "Decoding":

@@ -14,6 +14,7 @@ from hadpo.benchmarks._answers import (
     TUNED,
     answered_as,
     answers_of,
+    as_asked,
     decoding_of,
     files_of,
 )
@@ -167,6 +168,12 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     check_judge(settings, run.resolve, _rubrics(benchmarks))
     questions = questions_of(run, benchmarks)
     models = [name for name in dict.fromkeys(names(settings.models)) if files_of(run, name)]
+    model = as_asked(run.recipe).model
+    numbers = (
+        ""
+        if model is None or model.engine == "server"
+        else ", ".join(dict.fromkeys(n for n in (model.dtype, model.quantization) if n != "none"))
+    )
     rows = []
     for place in dict.fromkeys((q.benchmark, q.split) for q in questions):
         asked = [q for q in questions if (q.benchmark, q.split) == place]
@@ -177,6 +184,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
                 "questions": len(asked),
                 "images": len({q.image_id for q in asked}),
                 "models": ", ".join(models),
+                "numbers": numbers,
                 "prompt": settings.prompt,
                 "beams": decoding.beams,
                 "max_new_tokens": decoding.max_new_tokens,

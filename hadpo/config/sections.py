@@ -317,7 +317,9 @@ class TrainConfig:
     min_learning_rate: Annotated[Amount, _COSINE] = 0.0  # where a cosine ends
     # Where the warm-up begins.
     warmup_learning_rate: Annotated[Amount, When.above_zero("train", "warmup_steps")] = 0.0
-    warmup_steps: Count = 0  # updates of a linear warm-up; 0: none (there is no hidden ratio)
+    warmup_steps: Count = 0  # updates of a linear warm-up; 0: none, or those of warmup_share
+    # Of all updates, rounded up, as transformers' warmup_ratio; 0: none (there is no hidden one).
+    warmup_share: Annotated[ShareBelowOne, When.one_of("train", "warmup_steps", 0)] = 0.0
     epochs: Annotated[Amount, _BY_EPOCHS] = 1.0  # passes over the pairs; steps above 0 wins
     steps: Count = 0  # optimizer updates; 0: from epochs
     # Pairs (sft: instructions) per optimizer update, over all processes.
@@ -408,7 +410,16 @@ class EvaluateConfig:
     batch_questions: Count = 0
     # What they may take beside the weights, in GiB; 0: 80 % of what is free.
     batch_memory_gib: Annotated[Amount, When.one_of("evaluate", "batch_questions", 0)] = 0.0
-    answer_processes: AtLeastOne = 1  # share the images, each with the model on its own device
+    # Share the images, each with the model on its own device; 0: started elsewhere, on a cluster.
+    answer_processes: Count = 1
+    # In which the models answer: as section model says (model), or as a paper evaluated them.
+    answer_dtype: Annotated[
+        Literal["model", "float32", "bfloat16", "float16"], When.one_of("model", "engine", "local")
+    ] = "model"
+    # Of the language model while it answers; none: a merge is not quantised again.
+    answer_quantization: Annotated[
+        Literal["model", "none", "nf4", "fp4", "int8"], When.one_of("model", "engine", "local")
+    ] = "model"
     exact: bool = False  # one question at a time, nothing shared: slow, and the reference
     # Who rules on sentences: oracle knows the objects, llm is asked, replay reads kept replies.
     judge: _Judge = "oracle"

@@ -1,15 +1,17 @@
 """Several processes answer one model's questions, each with the model on a device of its own.
 
-A job is a file; process r of n, which `accelerate launch -m` starts as this module, answers every
-n-th image and appends to `answers-<r>.jsonl` beside it. What any process has answered in an earlier
-start is not asked again.
+A job is a file; process r of n answers its share of the images and appends to `answers-<r>.jsonl`
+beside it. The stage starts them on this machine, or any launcher does on many (docs/clusters.md).
+What any process has answered in an earlier start, of any number of processes, is not asked again.
 """
 
+import hashlib
 import json
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +36,7 @@ from hadpo.runs import end_processes, start_processes
 JOB = "job.json"
 _AGAIN = "run the stage again"
 _LOOK_SECONDS = 0.5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ def generate_in_processes(job: Job, folder: Path, processes: int) -> list[Answer
     Args:
         job: what to answer.
         folder: for the job, the answers of each process, and their output.
-        processes: how many.
+        processes: how many; 0: they are started elsewhere, and waited for.
 
     Raises:
         BadInput: images that are missing or cannot be read.
@@ -79,18 +82,25 @@ def generate_in_processes(job: Job, folder: Path, processes: int) -> list[Answer
     wanted = [q for part in job.parts for q in part.questions if q.question_id not in job.done]
     log_file = folder / "log.txt"
     with log_file.open("w", encoding="utf-8") as log:
-        started = start_processes(("hadpo.generation.processes", str(folder)), processes, log)
+        module = ("hadpo.generation.processes", str(folder))
+        started = start_processes(module, processes, log) if processes else None
+        if started is None:
+            _log.info("waiting for: python -m %s", " ".join(module))
         progress = Progress(job.model, len({q.image for q in wanted}))
+        answers: dict[str, Answer] = {}
         try:
-            while started.poll() is None:
-                time.sleep(_LOOK_SECONDS)
-                progress.done({answer.image_id for answer in answered(folder)})
+            while started.poll() is None if started else len(answers) < len(wanted):
+                looked = time.monotonic()  # a look reads all answers: most of the time, wait
+                answers = _answers_to(wanted, folder)
+                progress.done({answer.image_id for answer in answers.values()})
+                time.sleep(max(_LOOK_SECONDS, 9 * (time.monotonic() - looked)))
         finally:
             progress.close()
-            end_processes(started)
-    answers = {answer.question_id: answer for answer in answered(folder)}
+            if started:
+                end_processes(started)
+    answers = _answers_to(wanted, folder)
     missing = [q for q in wanted if q.question_id not in answers]
-    if started.returncode or missing:
+    if started and (started.returncode or missing):
         lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         _fail(lines, started.returncode, len(missing))
     return [answers[question.question_id] for question in wanted]
@@ -107,6 +117,11 @@ def _fail(lines: list[str], code: int, missing: int) -> None:
     )
 
 
+def _answers_to(wanted: Sequence[Question], folder: Path) -> dict[str, Answer]:
+    ids = {question.question_id for question in wanted}
+    return {a.question_id: a for a in answered(folder) if a.question_id in ids}
+
+
 def answered(folder: Path) -> Iterator[Answer]:
     """What all processes of this and earlier starts have answered."""
     for path in sorted(folder.glob("answers-*.jsonl")):
@@ -114,19 +129,44 @@ def answered(folder: Path) -> Iterator[Answer]:
 
 
 def own_questions(job: Job, rank: int, world: int) -> list[list[Question]]:
-    """The questions of each part about every `world`-th image: no image is seen by two."""
-    images = list(dict.fromkeys(q.image for part in job.parts for q in part.questions))
-    own = set(images[rank::world])
+    """The questions of each part about one `world`-th of the images: no image is seen by two.
+
+    Dealt by the hash of their names, so that a share holds images of all sources and lengths.
+    """
+    images = {q.image for part in job.parts for q in part.questions}
+    by_hash = sorted(images, key=lambda image: hashlib.sha256(image.encode()).digest())
+    own = set(by_hash[rank::world])
     return [[q for q in part.questions if q.image in own] for part in job.parts]
 
 
+def place_of_process(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which process of how many this is, as its launcher says: torchrun, accelerate, or Slurm.
+
+    The tasks of a Slurm array count on, each with as many processes as `srun` starts.
+    """
+
+    def number(name: str, default: int = 0) -> int:
+        return int(environment.get(name) or default)
+
+    if "WORLD_SIZE" in environment:
+        return number("RANK"), max(1, number("WORLD_SIZE"))
+    rank, world = number("SLURM_PROCID"), max(1, number("SLURM_NTASKS", 1))
+    task = number("SLURM_ARRAY_TASK_ID") - number("SLURM_ARRAY_TASK_MIN")
+    return task * world + rank, max(1, number("SLURM_ARRAY_TASK_COUNT", 1)) * world
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Answer this process's share of the job in the folder that the argument names."""
+    """Answer this process's share of the job in the folder that the argument names.
+
+    Started before the stage has written the job, it waits for it.
+    """
     folder = Path(arguments[0])
+    while not (folder / JOB).is_file():
+        time.sleep(_LOOK_SECONDS)
     job = parse(read_json(folder / JOB, dict, expected=_AGAIN), Job, where=str(folder))
-    rank, world = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE"))
+    rank, world = place_of_process(os.environ)
     done = {*job.done, *(answer.question_id for answer in answered(folder))}
-    shares = own_questions(job, rank, max(world, 1))
+    shares = own_questions(job, rank, world)
     path = folder / f"answers-{rank}.jsonl"
     drop_torn_end(path)
     recipe = Recipe(name=job.model, title=job.model, model=ModelConfig(**job.settings))

@@ -124,6 +124,7 @@ class Examples:
         self.records: list[Record] = []
         self.left_out = Counter[str]()  # records without an example, by reason
         self.cut = 0  # answers that are cut to fit
+        self.longest = 0  # positions of the longest row of one example
         names: list[str] = []
         for record in records:
             example = tokenize(backbone, record, settings)
@@ -133,6 +134,7 @@ class Examples:
             else:
                 self.records.append(record)
                 self.cut += example.cut
+                self.longest = max(self.longest, batch.row_length([example]))
         if names:
             some = f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
             what = f"{len(names)} of {len(records)} records ({some}): {dict(self.left_out)}"

@@ -121,12 +121,13 @@ def learning_rate(step: int, total: int, settings: TrainConfig) -> float:
     warm-up starts anew with each epoch that it spans; no published setting spans one.)
     """
     peak, low = settings.learning_rate, settings.min_learning_rate
-    if step < settings.warmup_steps:
+    warmup = settings.warmup_steps or math.ceil(settings.warmup_share * total)
+    if step < warmup:
         start = settings.warmup_learning_rate
-        return start + (peak - start) * step / settings.warmup_steps
+        return start + (peak - start) * step / warmup
     if settings.schedule == "constant":
         return peak
-    progress = (step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
+    progress = (step - warmup) / max(1, total - warmup)
     if settings.schedule == "linear":
         return peak * (1 - progress)
     if settings.schedule == "cosine_from_start":
@@ -162,11 +163,14 @@ def check(settings: TrainConfig) -> None:
             f"keep_steps: with parallel: {settings.parallel} no process holds all weights before "
             "the end; set keep_steps: false, or parallel: ddp"
         )
-    if settings.objective == "dpo" and settings.trained != "adapter":
+    # HA-DPO's LLaVA trained its projector by accident, and read policy and reference through it.
+    is_published = settings.trained == "adapter+connector" and settings.reference == "adapter_off"
+    if settings.objective == "dpo" and settings.trained != "adapter" and not is_published:
         problems.append(
             f"trained: found {settings.trained} with objective: dpo; the reference is the same "
             "model with the adapter off, and a connector that learns would change it, too; set "
-            "trained: adapter, or objective: sft"
+            "trained: adapter, or objective: sft (or, as HA-DPO ran LLaVA, adapter+connector with "
+            "reference: adapter_off)"
         )
     if settings.objective == "sft" and control_names(settings):
         problems.append(f"controls: found {settings.controls!r}, but objective: sft has none")

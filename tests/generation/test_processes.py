@@ -1,12 +1,14 @@
 """Two processes share the images; what they write is merged by question, and nothing is lost."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from hadpo.generation import Decoding, Job, Part, generate, generate_in_processes
-from hadpo.generation.processes import JOB, answered, main, own_questions
+from hadpo.generation.processes import JOB, answered, main, own_questions, place_of_process
 from hadpo.records import BadInput, Question, parse
 
 GREEDY = Decoding(name="pope", max_new_tokens=6)
@@ -52,6 +54,60 @@ def test_every_image_belongs_to_one_process(job):
     ids = [q.question_id for share in shares for part in share for q in part]
     assert sorted(ids) == sorted(q.question_id for p in job.parts for q in p.questions)
     assert parse(json.loads(json.dumps(_plain(job))), Job, where="job") == job
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "5", "WORLD_SIZE": "16", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, (5, 16)),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "64"}, (3, 64)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "12",
+                "SLURM_ARRAY_TASK_MIN": "10",
+                "SLURM_ARRAY_TASK_COUNT": "8",
+            },
+            (2, 8),
+        ),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "1",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_COUNT": "2",
+                "SLURM_PROCID": "3",
+                "SLURM_NTASKS": "4",
+            },
+            (7, 8),
+        ),
+    ],
+)
+def test_every_launcher_says_which_process_this_is(environment, place):
+    assert place_of_process(environment) == place
+
+
+def test_shares_are_the_same_whatever_the_order_of_the_questions(job):
+    turned = replace(job, parts=tuple(replace(p, questions=p.questions[::-1]) for p in job.parts))
+    for rank in range(3):
+        mine, other = (
+            {q.image for p in own_questions(j, rank, 3) for q in p} for j in (job, turned)
+        )
+        assert mine == other
+
+
+def test_processes_that_others_start_are_waited_for(job, tmp_path, monkeypatch, tiny_llava):
+    """The stage writes the job and waits; the workers may be started before it."""
+    folder = tmp_path / "job"
+    with ThreadPoolExecutor() as pool:
+        monkeypatch.setenv("SLURM_NTASKS", "2")
+        monkeypatch.setenv("SLURM_PROCID", "1")
+        first = pool.submit(main, [str(folder)])
+        found = pool.submit(generate_in_processes, job, folder, 0)
+        first.result(timeout=60)
+        assert not found.done()
+        monkeypatch.setenv("SLURM_PROCID", "0")
+        main([str(folder)])
+        assert found.result(timeout=60) == alone(job, tiny_llava)
 
 
 def _plain(job):

@@ -176,3 +176,17 @@ def test_a_mixture_that_does_not_fit_is_refused(fast, mixture, message):
     with pytest.raises(BadInput, match=message):
         order.check(config)
         order.batches(["instruction"] * 2, config, images=["1", "2"], sources=["a", "b"])
+
+
+def test_a_share_of_the_updates_warms_up_as_transformers_does(fast):
+    """HF's warmup_ratio: ceil(ratio * total), unless the number of steps is given."""
+    for total, warmup in ((100, 3), (34, 2), (33, 1), (1, 1)):
+        by_share = replace(fast, warmup_steps=0, warmup_share=0.03)
+        by_steps = replace(fast, warmup_steps=warmup)
+        for step in range(total):
+            found = order.learning_rate(step, total, by_share)
+            assert found == order.learning_rate(step, total, by_steps)
+    given = replace(fast, warmup_steps=5, warmup_share=0.03)
+    assert order.learning_rate(4, 100, given) == order.learning_rate(
+        4, 100, replace(fast, warmup_steps=5)
+    )

@@ -1,5 +1,6 @@
 """Finetuning as a user does it: the photos' LRV data, from file to reloaded weights; bad input."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,21 @@ def test_what_had_the_lowest_loss_is_kept():
 def test_a_connector_is_refused_under_dpo(fast, tiny_llava, tiny_pairs):
     with pytest.raises(BadInput, match="a connector that learns would change it, too"):
         list(trainer.steps(tiny_llava(), tiny_pairs, replace(fast, trained="connector")))
+
+
+def test_the_connector_learns_beside_the_adapter_as_in_ha_dpos_llava(fast, tiny_llava, tiny_pairs):
+    """Policy and reference read through the one connector; a kept reference would be another's."""
+    backbone = tiny_llava()
+    base = {k: v.detach().clone() for k, v in backbone.connector_parameters().items()}
+    settings = replace(fast, trained="adapter+connector", gamma=0.0, steps=2, learning_rate=1e-2)
+    first, *_ = trainer.steps(backbone, tiny_pairs, settings)
+    assert first.metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    moved = backbone.connector_parameters()
+    assert all(not torch.equal(moved[key], value) for key, value in base.items())
+    adapter.trained.end(backbone)
+    assert all(torch.equal(backbone.connector_parameters()[k], v) for k, v in base.items())
+    with pytest.raises(BadInput, match="adapter_off"):
+        list(trainer.steps(backbone, tiny_pairs, replace(settings, reference="cache")))
 
 
 def test_a_part_that_the_backbone_lacks_is_refused(

@@ -70,8 +70,8 @@ def ideal(
     moved = row.positions * geometry.depth * 2 * (12 * h + 3 * inner) * (3 + passes)
     weights = price.linear * (2 + passes)  # bytes: two of a weight, which makes two operations
     kind_of = cost.GPUS[gpu]
-    bound = operations / (kind_of.tflops * 1e12)
-    traffic = (moved + weights) / (kind_of.gigabytes_a_second * 1e9)
+    bound = operations / (kind_of.peaks.tflops * 1e12)
+    traffic = (moved + weights) / (kind_of.peaks.gigabytes_a_second * 1e9)
     return {"operations": operations, "bytes": moved, "seconds": max(bound, traffic)}
 
 

@@ -122,7 +122,7 @@ class Count(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations: collections.Counter[str] = collections.Counter()
+        self.operations: collections.Counter[str] = collections.Counter()  # whole numbers
         self.names: collections.Counter[str] = collections.Counter()
         self.where: collections.Counter[str] = collections.Counter()
         self.product_bytes = self.other_bytes = self.launches = 0
@@ -148,8 +148,8 @@ class Count(TorchDispatchMode):
         kind = GPUS[gpu]
         device = 0.0
         for operations, dtype, size in self.rows:
-            peak = (kind.float32_tflops if dtype == "float32" else kind.tflops) * 1e12
-            device += max(operations / peak, size / (kind.gigabytes_a_second * 1e9))
+            peak = (kind.peaks.float32_tflops if dtype == "float32" else kind.peaks.tflops) * 1e12
+            device += max(operations / peak, size / (kind.peaks.gigabytes_a_second * 1e9))
         return device, self.launches * LAUNCH_SECONDS
 
     # Dispatch: integers are real, floats are not.
@@ -224,8 +224,10 @@ class Count(TorchDispatchMode):
             return args
         places: list[Tensor | None] = []
         for index in args[1]:
-            is_mask = index is not None and index.dtype == torch.bool
-            places += index.nonzero(as_tuple=True) if is_mask else [index]
+            if index is not None and index.dtype == torch.bool:
+                places += index.nonzero(as_tuple=True)
+            else:
+                places.append(index)
         return (args[0], places, *args[2:])
 
     # What is counted.
@@ -261,7 +263,7 @@ class Count(TorchDispatchMode):
             self.names[name] += 1
             self.rows.append((0.0, "", size))
 
-    def _add(self, name: str, operations: float, matrix: Tensor, size: int) -> None:
+    def _add(self, name: str, operations: int, matrix: Tensor, size: int) -> None:
         dtype = str(matrix.dtype).removeprefix("torch.")
         self.operations[dtype] += operations
         self.product_bytes += size

@@ -47,7 +47,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((gpu.tflops * 1e12 for known, gpu in GPUS.items() if known in name), None)
+    return next((gpu.peaks.tflops * 1e12 for known, gpu in GPUS.items() if known in name), None)
 
 
 def processor() -> str:

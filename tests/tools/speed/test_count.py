@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hadpo import cost as cost_model
 from tools.speed import cost, count, counting, machine, models, recipes
 
 TWO_LAYERS = {name: dataclasses.replace(sizes, depth=2) for name, sizes in models.COUNTED.items()}
@@ -106,6 +107,42 @@ def test_our_rows_at_two_layers(name, kind):
     assert [found[key] for key in keys] == pytest.approx(OURS[name, kind], rel=0.02)
     assert found["float32_tflop"] == 0
     assert found["waits"] == (name == "instructblip-13b")  # the Q-Former's words are padded
+
+
+@pytest.mark.parametrize("recomputes", [True, False])
+@pytest.mark.parametrize("name", ["llava-7b", "llava-llama3-8b"])
+def test_the_modelled_time_of_plans_is_within_15_percent_of_the_counted(name, recomputes):
+    """Before the factor over the roofline, per layer (the ends differ little at full depth)."""
+    geometry, way = models.COUNTED[name], count.WAYS["ours, micro-batch of 4"]
+    low, high = (
+        count._of_depth(dataclasses.replace(geometry, depth=d), way, "desc", recomputes)
+        for d in count.DEPTHS
+    )
+    counted = (high["ms A100"] - low["ms A100"]) / 1e3
+    sizes = replace_sizes(geometry)
+    row = cost_model.Row(common=geometry.shared + geometry.rest, rests=(0,), answers=((110, 110),))
+    lora = sizes.lora_weights(geometry.rank, geometry.targets)
+    price = cost_model.Operations.of(sizes, lora_weights=lora)
+    price = dataclasses.replace(price, head=0.0)
+    work = cost_model.Work.of_step(
+        sizes,
+        operations=4 * price.train(row, recomputes=recomputes, reads_reference=True),
+        positions=4 * 856,
+        number_bytes=2,
+        passes=2 + recomputes,
+    )
+    modelled = cost_model.GPUS["A100"].seconds(work) / 1.45
+    assert 0.85 < modelled / counted < 1.15
+    launches = (high["launches"] - low["launches"]) / work.launches
+    assert 0.85 < launches < 1.15
+
+
+def replace_sizes(geometry):
+    """Two layers of it, as `cost` has them."""
+    return cost_model.ModelSizes(
+        **{"width": geometry.width, "inner": geometry.mlp_width, "layers": 2},
+        **{"vocab": geometry.vocab, "others": 0, "image_tokens": geometry.image_tokens},
+    )
 
 
 @pytest.mark.parametrize(

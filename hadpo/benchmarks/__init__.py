@@ -7,9 +7,10 @@ A benchmark is one module; `Benchmark` lists what it may declare. It needs three
 - `tally(answer, known)`: what one answer adds to numerator and denominator of each metric.
 
 Tables also read `SPLIT_TITLE` ("POPE {split}", put before labels that do not name the benchmark),
-`LISTED` (splits and metrics that a list of runs shows), `BARS` and `LEARNING_METRIC` (what figures
-draw), if declared. Prepare asks for `image_ids`, `evidence` and `vocabulary`, doctor for `FILES`.
-`FORMS` are the layouts in which others write answers, for `hadpo score`. The settings are two small
+`LISTED` (splits and metrics that a list of runs shows), `SHOWN` (settings that notes name), `BARS`
+and `LEARNING_METRIC` (what figures draw), if declared. Prepare asks for `image_ids`, `evidence` and
+`vocabulary`, doctor for `FILES`. `FORMS` are the layouts in which others write answers, for
+`hadpo score`. The settings are two small
 dataclasses: `Settings` (section evaluate) and `Data` (paths, section data). Metrics, bootstrap
 intervals, outcomes, exports and rows of tables are made for all benchmarks alike.
 """

@@ -249,15 +249,15 @@ def metrics(
     """
     ends_early = settings is not None and bool(benchmark.decoding(settings).get("stop_at"))
     order = {question.question_id: at for at, question in enumerate(questions)}
-    splits = [q.split for q in questions] or [row.place.split for row in rows]
-    splits = list(dict.fromkeys([benchmark.WHOLE, *splits] if benchmark.WHOLE else splits))
+    own_splits = [q.split for q in questions] or [row.place.split for row in rows]
+    splits = list(dict.fromkeys(s for own in own_splits for s in splits_of(benchmark, own)))
     found = []
     for model in dict.fromkeys(row.answer.model for row in rows):
         own = [row for row in rows if row.answer.model == model]
         own.sort(key=lambda row: order.get(row.answer.question_id, 0))
         names = dict.fromkeys(name for row in own for name in row.tally)
         for split in splits:
-            some = [row for row in own if split in (benchmark.WHOLE, row.place.split)]
+            some = [row for row in own if split in splits_of(benchmark, row.place.split)]
             key: dict[str, Any] = {"benchmark": benchmark.name, "split": split, "model": model}
             here = dict.fromkeys(name for row in some for name in row.tally) or names
             measures = [measure_of(benchmark, name) for name in here]
@@ -265,10 +265,16 @@ def metrics(
                 if measure.needs_whole_answers and ends_early:
                     values = {"value": None, "n": 0}
                 found.append(Metric(name=measure.name, **key, **values))
-            asked = sum(split in (benchmark.WHOLE, question.split) for question in questions)
+            asked = sum(split in splits_of(benchmark, each.split) for each in questions)
             missing = float(asked - len(some))
             found.append(Metric(name="unanswered", **key, value=missing, n=asked))
     return found
+
+
+def splits_of(benchmark: Benchmark, split: str) -> tuple[str, ...]:
+    """What an answer of a split counts in: the whole, the group before a slash, and the split."""
+    whole = [benchmark.WHOLE] if benchmark.WHOLE else []
+    return tuple(dict.fromkeys((*whole, split.partition("/")[0], split)))
 
 
 def _measured(
@@ -371,7 +377,7 @@ def outcomes(
     for row in rows:
         if row.answer.question_id not in asked:
             raise BadInput(f"answer to an unknown question: {row.answer.question_id}")
-        for split in dict.fromkeys((benchmark.WHOLE or row.answer.split, row.answer.split)):
+        for split in splits_of(benchmark, row.answer.split):
             found.setdefault((split, row.answer.model), []).append(row)
     shared = {m.name for m in benchmark.MEASURES if m.is_shared}
     return [

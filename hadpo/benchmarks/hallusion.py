@@ -38,6 +38,7 @@ FILES = {
     "hallusion": ("HallusionBench", ("",)),
     "hallusion_images": ("HallusionBench pictures", ("",)),
 }
+SHOWN = ("hallusion_judge_sees",)  # settings that stand beside every number
 LISTED = tuple((WHOLE, name) for name in ("a_acc", "q_acc", "f_acc"))
 READ_AS = {"": "tolerant", "official_": "official"}  # prefix of metrics -> reading
 _GROUPS = {

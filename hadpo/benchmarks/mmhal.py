@@ -26,6 +26,7 @@ __all__ = ["MEASURES", "RUBRICS", "WHOLE", "cases", "evidence", "questions", "re
 
 WHOLE = "all"
 FILES = {"mmhal": ("MMHal-Bench", ("",)), "mmhal_images": ("MMHal-Bench photos", ("",))}
+SHOWN = ("mmhal_judge_sees",)  # settings that stand beside every number
 LISTED = ((WHOLE, "score"), (WHOLE, "hallucination_rate"))
 BARS = {"hallucination_rate": "answers with a hallucination"}
 HALLUCINATED = 3  # a rating below it

@@ -9,7 +9,8 @@ hadpo/<schema>: desc_data.json and pope_data.json about the train images, as HA-
 cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
-gqa: questions.json about the test images, each with its one right answer; mmhal and hallusion: too.
+gqa: questions.json about the test images, each with its one right answer.
+mmhal, hallusion, amber: those benchmarks' own files about the test images.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
 vocabulary.json: the words of the world and the templates of its sentences.
@@ -32,6 +33,7 @@ from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
 from hadpo.mini.draw import draw
 from hadpo.mini.instructions import (
+    amber_files,
     gqa_questions,
     hallusion_questions,
     instructions,
@@ -112,6 +114,9 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _write(folder / "gqa" / "questions.json", gqa_questions(test))
     photos = {key: image_name(key) for key in test}
     _write(folder / "mmhal" / "questions.json", mmhal_questions(test, photos))
+    for name, content in amber_files(test, photos).items():
+        _write(folder / "amber" / f"{name}.json", content)
+    _write_text(folder / "amber" / "safe_words.txt", ["scene", "image"])
     _write(folder / "hallusion" / "HallusionBench.json", hallusion_questions(test, photos))
     _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hadpo.mini.captions import claim_of, sentence
-from hadpo.mini.world import CATEGORIES, COLOURS, Scene
+from hadpo.mini.world import CATEGORIES, COLOURS, SETTINGS, Scene
 from hadpo.text import article
 
 
@@ -109,6 +109,39 @@ def hallusion_questions(
             }
             found.append(record)
     return found
+
+
+def amber_files(test: Mapping[int, Scene], names: Mapping[int, str]) -> dict[str, Any]:
+    """AMBER's JSON files by name; `names` are the images' files.
+
+    Of each image a description, whose expected objects are those that its setting usually has, and
+    four questions: one about an absent object (as all of Existence), one about a colour, two about
+    a number.
+    """
+    queries: list[dict[str, Any]] = []
+    truths: list[dict[str, Any]] = []
+
+    def add(key: int, query: str, kind: str, **truth: Any) -> None:
+        queries.append({"id": len(queries) + 1, "image": names[key], "query": query})
+        truths.append({"id": len(truths) + 1, "type": kind, **truth})
+
+    for at, (key, scene) in enumerate(test.items()):
+        present = sorted(scene.categories)
+        usual = [name for name in SETTINGS[scene.setting] if name not in present][:3]
+        thing = scene.objects[0]
+        other = next(colour for colour in COLOURS if colour != thing.colour)
+        colour, is_so = ((thing.colour, "yes"), (other, "no"))[at % 2]
+        add(key, "Describe this image.", "generative", truth=present, hallu=usual)
+        absent = usual[0] if usual else next(n for n in CATEGORIES if n not in present)
+        there = f"Is there {article(absent)} {absent} in this image?"
+        add(key, there, "discriminative-hallucination", truth="no")
+        state = f"Is the {thing.category} {colour} in this image?"
+        add(key, state, "discriminative-attribute-state", truth=is_so)
+        for count, truth in (("one", "yes"), ("two", "no")):
+            number = f"Is there exactly {count} {thing.category} in this image?"
+            add(key, number, "discriminative-attribute-number", truth=truth)
+    relation: dict[str, list[str]] = {name: [] for name in CATEGORIES}
+    return {"query_all": queries, "annotations": truths, "relation": relation}
 
 
 def jokes(scene: Scene, rng: random.Random, count: int) -> list[str]:

@@ -44,6 +44,11 @@ def listed_of(benchmark: str) -> tuple[tuple[str, str], ...]:
     return _declared(benchmark, "LISTED", ())
 
 
+def shown_of(benchmark: str) -> tuple[str, ...]:
+    """Settings of a benchmark without which its numbers mean nothing: notes name their values."""
+    return _declared(benchmark, "SHOWN", ())
+
+
 def bars_of(benchmark: str) -> dict[str, str]:
     """Metrics that a figure of a benchmark draws, all of one unit, and what a reader calls them.
 

@@ -8,7 +8,7 @@ from hadpo import config
 from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
 from hadpo.tables.intervals import covers_zero
-from hadpo.tables.measures import measure_of, model_title, split_title
+from hadpo.tables.measures import measure_of, model_title, shown_of, split_title
 from hadpo.tables.reported import ReportedRow, audit_reported, matching
 from hadpo.tables.results import PLACES, SEEDS, RunResults, differing, flat
 
@@ -88,7 +88,9 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
     def decoding(name: str) -> str:
         beams = settings.get(f"{name}_beams", 1)
         way = "greedy" if beams == 1 else f"beam {beams}"
-        return f"{name.upper()} {way}, at most {settings.get(f'{name}_max_new_tokens')} new tokens"
+        more = "".join(f", {n} {settings.get(n) or 'none'}" for n in shown_of(name))
+        limit = settings.get(f"{name}_max_new_tokens")
+        return f"{name.upper()} {way}, at most {limit} new tokens{more}"
 
     benchmarks = config.names(str(settings.get("benchmark_names", "")))
     ways = [decoding(name) for name in benchmarks if f"{name}_beams" in settings]

@@ -58,7 +58,8 @@ class Vocabulary:
     """The words that the oracle knows; the format of vocabulary.json.
 
     `sentences` holds templates of the describer's own sentences, if it has any; only the writing of
-    corrected sentences uses them. `synonyms` are CHAIR's; the oracle reads without them.
+    corrected sentences uses them. `synonyms` are CHAIR's, `lexicons` those of other benchmarks; the
+    oracle reads without them.
     """
 
     objects: tuple[str, ...] = ()
@@ -66,6 +67,7 @@ class Vocabulary:
     scenes: tuple[str, ...] = ()
     sentences: Mapping[str, str] = field(default_factory=dict)
     synonyms: Mapping[str, str] = field(default_factory=dict)  # word -> the object that it means
+    lexicons: Mapping[str, Any] = field(default_factory=dict)  # words of a benchmark, by its name
 
     @cached_property
     def places(self) -> frozenset[str]:
@@ -129,7 +131,7 @@ def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> 
         BadInput: an unknown key, or lists that do not hold words.
     """
     known = {"objects": list, "attributes": dict, "scenes": list, "sentences": dict}
-    known["synonyms"] = dict
+    known |= {"synonyms": dict, "lexicons": dict}
     for key, entry in value.items():
         if key not in known or not isinstance(entry, known[key]):
             raise BadInput(
@@ -145,6 +147,7 @@ def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> 
         scenes=_names(value.get("scenes", []), f"{where}: scenes"),
         sentences=dict(value.get("sentences", {})),
         synonyms=dict(value.get("synonyms", {})),
+        lexicons=dict(value.get("lexicons", {})),
     )
 
 

@@ -25,6 +25,15 @@ def page(
     judge_model: Annotated[
         str, typer.Option(help="of judge llm: a model of the server at OPENAI_BASE_URL")
     ] = "",
+    judge_max_cost_usd: Annotated[
+        float, typer.Option(help="all visitors together, by the prices; 0: 500 requests", min=0)
+    ] = 0.0,
+    judge_input_price: Annotated[
+        float, typer.Option(help="dollars per million tokens of its prompts", min=0)
+    ] = 0.0,
+    judge_output_price: Annotated[
+        float, typer.Option(help="dollars per million tokens of its replies", min=0)
+    ] = 0.0,
     port: Annotated[int, typer.Option(help="of 127.0.0.1; 0: a free one", min=0, max=65535)] = 7860,
 ) -> None:
     """Open a page on this machine where two models answer side by side.
@@ -41,6 +50,9 @@ def page(
         run=run,
         judge=judge,
         judge_model=judge_model,
+        judge_max_cost_usd=judge_max_cost_usd,
+        judge_input_price=judge_input_price,
+        judge_output_price=judge_output_price,
         port=port,
         when_ready=lambda address: typer.echo(f"the page: {address}   (Ctrl-C ends it)"),
     )

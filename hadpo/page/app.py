@@ -4,9 +4,9 @@
 # (the extra `page` may be absent)
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
@@ -15,7 +15,7 @@ from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from hadpo.generation import Decoding
 from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf, Speaker
 from hadpo.page.talk import SIDES, Conversation, Exchange, Picture, rule
-from hadpo.page.uploads import LARGEST_BYTES, read_picture
+from hadpo.page.uploads import LARGEST_BYTES, Uploads, read_picture
 from hadpo.records import BadInput
 
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -47,9 +47,9 @@ def theme() -> Any:
     return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
 
 
-def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
+def build(pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> gr.Blocks:
     """The page of two models; `shelf` has pictures to begin with, and the judge."""
-    desk, exhibits = Desk(pair, shelf), shelf.exhibits
+    desk, exhibits = Desk(pair, shelf, uploads), shelf.exhibits
     with gr.Blocks(
         title="hadpo: two models side by side", analytics_enabled=False, delete_cache=(60, 600)
     ) as page:
@@ -147,10 +147,12 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
 class Desk:
     """Handles what visitors do; holds the models, and nothing that belongs to a visitor."""
 
-    def __init__(self, pair: tuple[Speaker, Speaker], shelf: Shelf) -> None:
+    def __init__(self, pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> None:
         self._pair = dict(zip(SIDES, pair, strict=True))
         self._take_images = all(speaker.takes_images for speaker in pair)
         self._shelf, exhibits = shelf, shelf.exhibits
+        self._uploads = uploads
+        self._judging = threading.Lock()  # one at a time: the limit of what it costs is for all
         self._pictures = [Picture(e.name, e.image, e.evidence) for e in exhibits]
         self.first_questions = list(exhibits[0].questions if exhibits else ANYWHERE)
         self.first_html = self._pictures[0].to_html() if exhibits else "No picture yet."
@@ -225,7 +227,8 @@ class Desk:
         yield self._outputs(talk)
         for side in SIDES:
             del exchange.unjudged[side]
-            rule(exchange, side, self._shelf.judge, self._shelf.words)
+            with self._judging:
+                rule(exchange, side, self._shelf.judge, self._shelf.words)
             yield self._outputs(talk)
 
     def describe(self, talk: Conversation, *how: Any) -> Iterator[Any]:
@@ -250,16 +253,13 @@ class Desk:
         """Show a visitor's picture; its file is deleted, whether it is a good one or not."""
         if not file:
             raise gr.Error("No file came.", print_exception=False)
-        path = Path(file)
         try:
-            picture = Picture(path.name, read_picture(path.name, path.read_bytes()))
+            name, content = self._uploads.take(str(file))
+            picture = Picture(name, read_picture(name, content))
         except BadInput as error:
             raise gr.Error(str(error), print_exception=False) from error
         finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # gradio makes a folder for each
-                path.parent.rmdir()
-            for empty in path.parents[1].glob("tmp*"):  # and an empty file that it leaves
+            for empty in self._uploads.folder.glob("tmp*"):  # gradio leaves an empty file
                 if empty.is_file() and not empty.stat().st_size:
                     empty.unlink(missing_ok=True)
         return (*self._show(talk, picture, ANYWHERE), None)

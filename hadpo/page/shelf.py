@@ -1,11 +1,12 @@
 """What is ready for visitors: two models, pictures of which something is known, and a judge."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hadpo import adapter, backbones, config, mini, plugins
 from hadpo.chat import ChatSettings, cache_file
@@ -29,6 +30,7 @@ ANYWHERE = (  # for pictures without questions of their own: they ask about what
 MOST_PICTURES = 12
 # A visitor waits for the judge; a run waits longer and tries more often.
 TIMEOUT_SECONDS, RETRIES = 30.0, 1
+MOST_ASKED = 500  # requests to a judge without a limit in dollars
 MINI_ADAPTER = config.PACKAGE / "mini" / "weights" / "llava" / "dpo-adapter"
 
 
@@ -46,7 +48,13 @@ class Shelf:
     judge: Callable[[], Judge]
 
 
-def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: str = "") -> Shelf:
+def shelf_of(
+    recipe: str,
+    run: str = "",
+    judge: str = ASKS_NOBODY,
+    judge_model: str = "",
+    limits: Mapping[str, Any] | None = None,
+) -> Shelf:
     """The pictures of a run, or those drawn for the mini models, and the judge.
 
     Args:
@@ -54,6 +62,7 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
         run: a run with a finished stage prepare; its pictures are shown instead. "": none.
         judge: a module of hadpo.judges.
         judge_model: the language model of a judge that asks one.
+        limits: its prices, and what all that it is asked may cost; fields of `ChatSettings`.
 
     Raises:
         BadInput: no such run, picture or judge, or nothing that could be judged.
@@ -66,7 +75,7 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
     file = prepared / "vocabulary.json" if prepared else None
     again = "run stage prepare again"
     words = from_json(read_json(file, dict, expected=again) if file else vocabulary())
-    make = _judge(judge, judge_model, words)
+    make = _judge(judge, judge_model, words, limits or {})
     whose = f"what the annotations of run {run} say" if run else "everything"
     ruler = f"judge {judge} ({judge_model})" if judge_model else f"the {judge}"
     said = [
@@ -83,21 +92,45 @@ def shelf_of(recipe: str, run: str = "", judge: str = ASKS_NOBODY, judge_model: 
     return Shelf(exhibits=exhibits, explanation=" ".join(said), words=words, judge=make)
 
 
-def _judge(name: str, model: str, words: Vocabulary) -> Callable[[], Judge]:
-    """What makes the judge; it makes one now, so that wrong settings are refused at the start."""
+def _judge(
+    name: str, model: str, words: Vocabulary, limits: Mapping[str, Any]
+) -> Callable[[], Judge]:
+    """What makes the judge; it makes one now, so that wrong settings are refused at the start.
+
+    All that it makes share one bill, and with it the limit.
+    """
     module = plugins.load("hadpo.judges", name)
     settings = JudgeSettings()
     if name != ASKS_NOBODY:
         chat = ChatSettings(
-            model=model, timeout_seconds=TIMEOUT_SECONDS, retries=RETRIES, prefix="judge_"
+            model=model,
+            timeout_seconds=TIMEOUT_SECONDS,
+            retries=RETRIES,
+            prefix="judge_",
+            **limits,
         )
         settings = JudgeSettings(chat=chat, replies=cache_file())
-    elif model:
-        raise BadInput(f"judge {name} asks no language model; leave --judge-model out, or --judge")
+    elif model or any(limits.values()):
+        raise BadInput(
+            f"judge {name} asks no language model; leave --judge-model and its limits out, or "
+            "name --judge llm"
+        )
     first = module.make(vocabulary=words, settings=settings)
     if name == ASKS_NOBODY:
         return lambda: first
-    return lambda: module.make(vocabulary=words, settings=settings)
+    bill, has_limit = first.chat.bill, limits.get("max_cost_usd", 0.0) > 0
+
+    def make() -> Judge:
+        if not has_limit and bill.asked >= MOST_ASKED:
+            raise BadInput(
+                f"the judge was asked {bill.asked} times since the page was opened, and has no "
+                "limit in dollars: name --judge-max-cost-usd and its prices, or open it again"
+            )
+        judge = module.make(vocabulary=words, settings=settings)
+        judge.chat.bill = bill
+        return judge
+
+    return make
 
 
 def _prepared(run: str) -> Path:

@@ -9,14 +9,20 @@ paths) is refused with a sentence that says why, and what to do.
 # (the extra `page` may be absent)
 
 import asyncio
+import contextlib
 import io
-from pathlib import PurePosixPath
+import json
+import secrets
+import threading
+import time
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image, ImageOps
 from starlette.datastructures import MutableHeaders  # pyright: ignore[reportMissingImports]
 from starlette.formparsers import MultiPartException, MultiPartParser  # pyright: ignore[reportMissingImports]
 from starlette.requests import ClientDisconnect, Request  # pyright: ignore[reportMissingImports]
-from starlette.responses import PlainTextResponse  # pyright: ignore[reportMissingImports]
+from starlette.responses import JSONResponse, PlainTextResponse, Response  # pyright: ignore[reportMissingImports]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]
 
 from hadpo.records import BadInput
@@ -26,7 +32,14 @@ LARGEST_PIXELS = 40 * 1000 * 1000  # of a phone's camera; a larger picture is no
 LONGEST_SIDE_PIXELS = 1024  # of the picture that is shown and asked about; models see at most 448
 ENDINGS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}
 _LAST_BYTES = {"PNG": b"\0\0\0\0IEND\xae\x42\x60\x82", "JPEG": b"\xff\xd9"}
-_FORM_BYTES = 100_000  # of the form around the file
+_FORM_BYTES = 100_000  # of the form around the file, and of any other request
+_LONGEST_NAME = 200  # bytes
+_MOST_FILES = 16  # that lie there
+_LONGEST_SECONDS = 600.0  # that one lies there
+_API = "/gradio_api"
+_UPLOAD = f"{_API}/upload"
+_POSTED = (_UPLOAD, f"{_API}/queue/join", f"{_API}/cancel", f"{_API}/reset")  # what the page uses
+_FILE = {"_type": "gradio.FileData"}
 _WHAT_TO_DO = "save it anew as PNG, JPEG or WebP and try again"
 _HEADERS = {
     "content-security-policy": (
@@ -86,7 +99,7 @@ def _too_large(size: int) -> str:
 def _ending_of(name: str) -> str:
     """The ending of a file's name; BadInput if it is a path, or that of another format."""
     is_path = any(sign in name for sign in "/\\\0:") or name.startswith(".") or ".." in name
-    if is_path or not name.isprintable():
+    if is_path or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
         raise BadInput(f"{name!r}: a file name, not a path, is expected; rename the file")
     ending = PurePosixPath(name).suffix.lower().removeprefix(".")
     if ending not in ENDINGS:
@@ -115,43 +128,163 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-class Gate:
-    """Stands before the page: an upload that is no picture is answered here, and becomes no file.
+class Uploads:
+    """Pictures that visitors sent and that the page has not taken yet, in files of its own folder.
 
-    It also tells the browser to fetch nothing from anywhere else.
+    A file's path has a part that cannot be guessed, so only who sent it can name it. What lies
+    there is limited in bytes, number and age: the oldest go first.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._files: dict[str, tuple[float, int]] = {}  # path -> when it came, bytes; oldest first
+
+    def add(self, name: str, content: bytes) -> str:
+        """Keep a picture; the path by which its sender names it."""
+        with self._lock:
+            self._drop_old(room=len(content))
+            path = self.folder / secrets.token_hex(16) / name
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+            self._files[str(path)] = (time.monotonic(), len(content))
+            return str(path)
+
+    def has(self, path: object) -> bool:
+        """Whether a path is that of a picture that lies here."""
+        with self._lock:
+            self._drop_old()
+            return path in self._files
+
+    def take(self, path: str) -> tuple[str, bytes]:
+        """Name and bytes of a picture, which no longer lies here; BadInput if it does not."""
+        with self._lock:
+            if path not in self._files:
+                raise BadInput("this picture is not there any more; upload it again")
+            content = Path(path).read_bytes()
+            self._delete(path)
+            return Path(path).name, content
+
+    def _drop_old(self, *, room: int = 0) -> None:
+        limit = time.monotonic() - _LONGEST_SECONDS
+        while self._files:
+            path, (came, _) = next(iter(self._files.items()))
+            bytes_in_all = room + sum(size for _, size in self._files.values())
+            is_full = len(self._files) + bool(room) > _MOST_FILES or bytes_in_all > LARGEST_BYTES
+            if came > limit and not is_full:
+                return
+            self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        del self._files[path]
+        Path(path).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(path).parent.rmdir()
+
+
+class Gate:
+    """Stands before the page and answers what must not reach it.
+
+    An upload is checked here, and lies in `Uploads` if it is a picture. A request that names a
+    file names one of these; one that a page of another site sends is refused, and so is every
+    address that this page does not use. The browser is told to fetch nothing from anywhere else.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
+        self._app, self._uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
             return
-        if scope["method"] == "POST" and scope["path"].endswith("/upload"):
-            body, size = await _read_body(Request(scope, receive))
-            complaint = await _complaint(scope, body, size)
-            if complaint:
-                await PlainTextResponse(complaint, status_code=400)(scope, receive, send)
-                return
-            receive = _replay(body, receive)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        try:
+            answer: Response | None = None
+            if scope["method"] in ("GET", "HEAD"):
+                _check_address(scope["path"])
+            else:
+                _check_origin(Request(scope))
+                answer, receive = await self._posted(scope, receive)
+        except _Refused as refusal:
+            answer = PlainTextResponse(str(refusal), status_code=refusal.status)
+        await (answer or self._app)(scope, receive, send_with_headers)
+
+    async def _posted(self, scope: Scope, receive: Receive) -> tuple[Response | None, Receive]:
+        """The answer to an upload; of another request the body that the page may see."""
+        request, action = Request(scope, receive), scope["path"].rstrip("/")
+        if scope["method"] != "POST" or action not in _POSTED:
+            raise _Refused(403, "this page does not use this address")
+        if action == _UPLOAD:
+            body, size = await _read_body(request, LARGEST_BYTES + _FORM_BYTES)
+            pictures = await _pictures(scope, body, size)
+            paths = [self._uploads.add(name, content) for name, content in pictures]
+            return JSONResponse(paths), receive
+        body, size = await _read_body(request, _FORM_BYTES)
+        if size > _FORM_BYTES:
+            raise _Refused(400, "the request is too large")
+        return None, _replay(self._own_files_only(body), receive)
+
+    def _own_files_only(self, body: bytes) -> bytes:
+        """The body with nothing but the path of each file that it names; refuses others' files."""
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise _Refused(400, "the request is no JSON") from error
+        data = values.get("data") if isinstance(values, dict) else None
+        stack: list[Any] = [data]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, list):
+                stack += value
+            elif isinstance(value, dict) and value.keys() & {"path", "url", "meta"}:
+                path = value.get("path")
+                if not isinstance(path, str) or not self._uploads.has(path):
+                    raise _Refused(403, "this is no picture that was uploaded here")
+                value.clear()
+                value |= {"path": path, "orig_name": Path(path).name, "meta": _FILE}
+            elif isinstance(value, dict):
+                stack += value.values()
+        return json.dumps(values).encode()
 
 
-async def _read_body(request: Request) -> tuple[bytes, int]:
+class _Refused(Exception):
+    """A request is answered here, with this status and message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _check_address(path: str) -> None:
+    """Refuse addresses by which the page would fetch something from elsewhere."""
+    _, is_file, name = path.partition("/file=")
+    if "/proxy=" in path or (is_file and not name.startswith("/")):
+        raise _Refused(403, "this page fetches nothing from elsewhere")
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a request that a page of another site has made; programs send no origin."""
+    origin = request.headers.get("origin")
+    site = request.headers.get("sec-fetch-site", "none")
+    own = f"http://{request.headers.get('host', '')}"
+    if (origin is not None and origin != own) or site not in ("none", "same-origin"):
+        raise _Refused(403, "requests from pages of other sites are refused")
+
+
+async def _read_body(request: Request, most: int) -> tuple[bytes, int]:
     """The body of a request, and its size; of one that is too large no byte is stored."""
     body, size = bytearray(), 0
     try:
         async for piece in request.stream():
             size += len(piece)
-            if size <= LARGEST_BYTES + _FORM_BYTES:
+            if size <= most:
                 body += piece
             else:
                 body.clear()
@@ -160,28 +293,32 @@ async def _read_body(request: Request) -> tuple[bytes, int]:
     return bytes(body), size
 
 
-async def _complaint(scope: Scope, body: bytes, size: int) -> str:
-    """What is wrong with an upload; "" if it is one good picture or several."""
+async def _pictures(scope: Scope, body: bytes, size: int) -> list[tuple[str, bytes]]:
+    """Name and content of the pictures in an upload; refuses one that is none."""
     if size > LARGEST_BYTES + _FORM_BYTES:
-        return _too_large(size)
+        raise _Refused(400, _too_large(size))
     request = Request(scope, _replay(body))
     try:
         parser = MultiPartParser(request.headers, request.stream(), max_files=4, max_fields=4)
         parser.spool_max_size = LARGEST_BYTES + _FORM_BYTES  # never a file, not even without name
         form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError):
-        return "this is no form with a file in it"
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise _Refused(400, "this is no form with a file in it") from error
+    found = []
     try:
         for value in form.getlist("files"):
             if isinstance(value, str):
-                return "a file is expected, found text"
-            content = await value.read()
-            await asyncio.to_thread(read_picture, value.filename or "", content)
+                raise BadInput("a file is expected, found text")
+            name, content = value.filename or "", await value.read()
+            await asyncio.to_thread(read_picture, name, content)
+            found.append((name, content))
     except BadInput as error:
-        return str(error)
+        raise _Refused(400, str(error)) from error
     finally:
         await form.close()
-    return "" if form.getlist("files") else "no file was sent"
+    if not found:
+        raise _Refused(400, "no file was sent")
+    return found
 
 
 def _replay(body: bytes, receive: Receive | None = None) -> Receive:

@@ -171,3 +171,49 @@ def test_two_hundred_questions_of_eight_visitors_lose_none_and_memory_stays(page
     record_property("memory_bytes", memory)
     sys.stderr.write(f"memory {[m // 2**20 for m in memory]} MiB after 40, 240, 440 questions\n")
     assert memory[2] - memory[1] < 40 * 2**20
+
+
+def listen(page: Page, number: int, data: list) -> dict:
+    """As `call`; what the page says at the end, whatever it is."""
+    session = f"t{time.monotonic_ns()}"
+    event = {"data": data, "fn_index": number, "session_hash": session}
+    kind = {"Content-Type": "application/json"}
+    url = f"{page.url}/gradio_api/queue"
+    status, text = send(f"{url}/join", json.dumps(event).encode(), kind)
+    if status != 200:
+        return {"status": status, "text": text}
+    with urllib.request.urlopen(f"{url}/data?session_hash={session}", timeout=60) as reply:
+        for line in reply:
+            if line.startswith(b"data:") and b"process_completed" in line:
+                return json.loads(line[5:])
+    raise AssertionError("it never ended")
+
+
+@pytest.mark.slow
+def test_an_own_upload_is_shown_and_no_other_file_is_read(page, tmp_path):
+    number = functions(page)["upload"]
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(picture())
+    for named in (secret, Path("/etc/hostname"), page.folder / "log.txt"):
+        for value in ({"path": str(named), "meta": {"_type": "gradio.FileData"}}, str(named)):
+            said = listen(page, number, [None, value])
+            assert said.get("status") == 403 or said["success"] is False, said
+            assert "<img" not in json.dumps(said)
+    assert secret.is_file() and page.files() == []
+    status, text = upload(page, "mine.png", picture())
+    assert status == 200
+    (path,) = json.loads(text)
+    assert path.startswith(str(page.folder))
+    said = listen(page, number, [None, {"path": path, "meta": {"_type": "gradio.FileData"}}])
+    assert said["success"] and "<img" in json.dumps(said["output"])
+    assert page.files() == []
+
+
+def picture() -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, "PNG")
+    return file.getvalue()

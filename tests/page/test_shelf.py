@@ -150,3 +150,27 @@ def test_a_picture_that_is_gone_is_named(run):
     (run / "1.png").unlink()
     with pytest.raises(BadInput, match=r"no image .*1\.png; fix the path"):
         shelf_of("mini/llava", "seen")
+
+
+def test_a_judge_that_costs_has_a_limit_for_all_visitors_together(run, monkeypatch):
+    from hadpo.page import shelf
+
+    def shared(**limits):
+        known = shelf.shelf_of("mini/llava", "seen", "llm", "m", limits)
+        return known.judge
+
+    make = shared()
+    first, second = make(), make()
+    assert first.chat.bill is second.chat.bill
+    first.chat.bill.asked = shelf.MOST_ASKED
+    with pytest.raises(BadInput, match=r"was asked 500 times .*name --judge-max-cost-usd"):
+        make()
+    make = shared(max_cost_usd=0.5, input_price=1.0, output_price=2.0)
+    one = make()
+    one.chat.bill.add(200_000, 100_000, one.chat.settings)  # $0.4
+    assert make().chat._passes_limit(0.2)
+    assert not make().chat._passes_limit(0.05)
+    with pytest.raises(BadInput, match="judge_input_price"):
+        shared(max_cost_usd=0.5)
+    with pytest.raises(BadInput, match="asks no language model"):
+        shelf.shelf_of("mini/llava", "seen", "oracle", "", {"max_cost_usd": 1.0})

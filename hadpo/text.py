@@ -13,6 +13,7 @@ Meaning = TypeVar("Meaning")
 
 _JSON_START = re.compile(r"[{\[]")
 _MOST_TRIES = 200  # brackets of a reply at which a JSON value is looked for
+_FORMULA = re.compile(r" *[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # how a cell begins that runs
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
 
 # A mark with its quotes and brackets before a blank, a new line, or the end of the text.
@@ -346,3 +347,17 @@ def _json_values(reply: str) -> list[tuple[Any, int, int]]:
             found.append((value, end - match.start(), match.start()))
             at = end
     return found
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file: a text that a spreadsheet would run as a formula gets a ' before it.
+
+    Source: OWASP, CSV injection: cells that begin with = + - @, a tab or a carriage return.
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)  # a number
+    except ValueError:
+        return value if value == "-" else f"'{value}"  # "-": nothing was measured
+    return value

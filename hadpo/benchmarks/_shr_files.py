@@ -49,15 +49,20 @@ def read_responses(path: Path, questions: Sequence[Question]) -> list[Answer]:
 
 
 def read_judgement(path: Path) -> tuple[list[Answer], list[Verdict]]:
-    """The responses and verdicts of an original judgement.json, of its first run.
+    """The responses and verdicts of an original judgement.json, which holds one run.
 
     Both spellings of the original's key for the response are read (`model_response`, and
     `mode_response` of json_eval.py). A class that is none of the three is `unparsed`.
 
     Raises:
-        BadInput: not of that form.
+        BadInput: not of that form, or of several runs.
     """
     runs = read_json(path, dict, expected=_EXPECTED_JUDGEMENT)
+    if len(runs) > 1:
+        raise BadInput(
+            f"{path}: {len(runs)} runs ({', '.join(runs)}); expected one: write each into a file "
+            "of its own and score them one by one"
+        )
     images = next(iter(runs.values()), None)
     if not isinstance(images, dict) or not images:
         raise BadInput(f"{path}: no images; {_EXPECTED_JUDGEMENT}")

@@ -20,6 +20,7 @@ from hadpo.records import (
     resume_jsonl,
     write_json,
 )
+from hadpo.text import csv_cell
 
 commands = typer.Typer()
 _COLUMNS = ("question_id", "image", "question", "answer", "tokens", "finish", "model")
@@ -127,4 +128,4 @@ def _answers(
 def _row(question: Question, one: Answer) -> tuple[Any, ...]:
     """A line of the table, in the order of its columns."""
     known = (question.question_id, question.image, question.text)
-    return (*known, one.text, one.tokens, one.finish, one.model)
+    return tuple(map(csv_cell, (*known, one.text, one.tokens, one.finish, one.model)))

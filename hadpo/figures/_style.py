@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
 
 from hadpo.tables import MINI
+from hadpo.text import csv_cell
 
 GREY = "#8c8c8c"  # base
 BLUE = "#0b62a8"  # tuned
@@ -101,7 +102,9 @@ class Figure:
         writer = csv.DictWriter(file, names, restval="-", lineterminator="\n")
         if names:
             writer.writeheader()
-            rows = ({k: "-" if v is None else v for k, v in row.items()} for row in self.data)
+            rows = (
+                {k: "-" if v is None else csv_cell(v) for k, v in row.items()} for row in self.data
+            )
             writer.writerows(rows)
         return file.getvalue()
 

@@ -1,7 +1,10 @@
 """A table: rows of values, and one specification of its columns for all four file formats."""
 
+import csv
 import html
+import io
 import itertools
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from hadpo.records import BadInput
+from hadpo.records import BadInput, read_text
 from hadpo.runs.state import flat
+from hadpo.text import csv_cell
 
 MINI = "mini: it teaches, it is not a result"
 MISSING = "-"  # nothing was measured or published; never blank, never zero
@@ -111,17 +115,21 @@ class Table:
 
     def to_markdown(self) -> str:
         """Caption, pipe table and footnotes."""
-        cells = self.shown.map(_escape_pipe)
+        cells = self.shown.map(_escape_markdown).rename(columns=_escape_markdown)
         for row, column in self.bold:
-            cells.loc[row, column] = f"**{cells.loc[row, column]}**"
+            place = row, _escape_markdown(column)
+            cells.loc[place] = f"**{cells.loc[place]}**"
         body = cells.to_markdown(index=False, disable_numparse=True)
-        notes = [f"- {_escape_pipe(note)}" for note in self.notes]
-        return "\n".join([f"**{self.full_caption}**", "", body, "", *notes]).rstrip() + "\n"
+        notes = [f"- {_escape_markdown(note)}" for note in self.notes]
+        return (
+            "\n".join([f"**{_escape_markdown(self.full_caption)}**", "", body, "", *notes]).rstrip()
+            + "\n"
+        )
 
     def to_html(self) -> str:
         """A styled table with every text escaped; no address outside the page."""
         style = self._style("font-weight: bold").set_uuid(self.name)
-        style.format(escape="html")
+        style.format(escape="html").format_index(escape="html", axis=1)
         if self.full_caption:
             style.set_caption(html.escape(self.full_caption))
         style.set_table_styles(
@@ -184,7 +192,8 @@ class Table:
 
     def to_csv(self) -> str:
         """The plain values: fractions, not percent; `-` if nothing was measured."""
-        return self.frame.to_csv(index=False, na_rep=MISSING, lineterminator="\n")
+        cells = self.frame.map(csv_cell).rename(columns=csv_cell)
+        return cells.to_csv(index=False, na_rep=MISSING, lineterminator="\n")
 
     def to(self, form: str) -> str:
         """The table as text in one of `FORMATS`, or `latex` or `markdown`.
@@ -258,8 +267,33 @@ def show_change(before: object, after: object) -> str:
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} → {texts[1]}"
 
 
-def _escape_pipe(text: object) -> str:
-    return str(text).replace("|", r"\|").replace("\n", " ")
+def _escape_markdown(text: object) -> str:
+    """A cell without what Markdown reads: bars, ends of lines, tags, links and pictures."""
+    line = " ".join(str(text).replace("|", r"\|").splitlines())
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", r"]\(")
+
+
+def csv_rows(path: Path) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """The columns of a committed CSV file, and its rows, each with its place.
+
+    Raises:
+        BadInput: no such file, no UTF-8, empty, no CSV, a column that stands twice, or a row with
+            other cells than columns.
+    """
+    schema = "papers_results/README.md has the schema"
+    reader = csv.DictReader(io.StringIO(read_text(path, expected=schema)), strict=True)
+    try:
+        names, rows = list(reader.fieldnames or ()), []
+        if len(set(names)) < len(names):
+            raise BadInput(f"{path}:1: a column stands twice ({', '.join(names)}); {schema}")
+        for cells in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in cells or None in cells.values():
+                raise BadInput(f"{where}: expected {len(names)} cells; quote a cell with commas")
+            rows.append((where, cells))
+    except csv.Error as error:
+        raise BadInput(f"{path}:{reader.line_num}: not CSV ({error}); {schema}") from error
+    return names, rows
 
 
 def _escape_latex(text: str) -> str:

@@ -6,12 +6,11 @@ Unlike the other tables these are not made from evaluated runs, whose answers wo
 keep; the metrics of each run lie beside the file.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hadpo.records import BadInput
-from hadpo.tables._table import Column, Table, Tables, show
+from hadpo.tables._table import Column, Table, Tables, csv_rows, show
 from hadpo.tables.intervals import mean_interval
 from hadpo.tables.results import REPRODUCED
 
@@ -36,16 +35,15 @@ def ablation_tables(path: Path) -> list[Table]:
     Raises:
         BadInput: other columns, or a value that is no number.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        found, rows = reader.fieldnames or [], list(reader)
+    found, placed = csv_rows(path)
     if tuple(found) != _COLUMNS:
         raise BadInput(
             f"{path}:1: expected the columns {', '.join(_COLUMNS)}, "
             f"found {', '.join(found) or 'nothing'}"
         )
-    for number, row in enumerate(rows, 2):
-        _refuse_bad(row, f"{path}:{number}")
+    for where, row in placed:
+        _refuse_bad(row, where)
+    rows = [row for _, row in placed]
     backbones = dict.fromkeys(row["backbone"] for row in rows)
     return [_table(path, b, [row for row in rows if row["backbone"] == b]) for b in backbones]
 

@@ -1,6 +1,5 @@
 """Published numbers: `papers_results/reported/<system>_<benchmark>.csv`, checked line by line."""
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from hadpo.config import ROOT
 from hadpo.plugins import choices
 from hadpo.records import BadInput
-from hadpo.tables._table import DAGGER, MISSING, Column, Table
+from hadpo.tables._table import DAGGER, MISSING, Column, Table, csv_rows
 from hadpo.tables.audit import Audit, audit, audit_table, rows_from
 
 REPORTED = ROOT / "papers_results" / "reported"
@@ -172,30 +171,23 @@ def _dated(date: str) -> str:
 
 def _read(path: Path) -> Iterator[ReportedRow]:
     system, _, benchmark = path.stem.partition("_")
-    seen: dict[tuple[str, str, str], int] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header = list(reader.fieldnames or ())
-        missing = [name for name in FACTS if name not in header]
-        metrics = [name for name in header if name not in FACTS]
-        if missing or not metrics:
-            wanted = ", ".join(missing) or "at least one metric"
-            raise BadInput(
-                f"{path}:1: missing column {wanted} (found {', '.join(header) or 'nothing'}); "
-                "papers_results/README.md has the schema"
-            )
-        for cells in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in cells or None in cells.values():
-                raise BadInput(f"{where}: expected {len(header)} cells; quote a cell with commas")
-            row = _parse(cells, metrics, where=where, system=system, benchmark=benchmark)
-            key = (row.backbone, row.split, row.model)
-            if key in seen:
-                raise BadInput(
-                    f"{where}: the row {', '.join(key)} stands in line {seen[key]} already"
-                )
-            seen[key] = reader.line_num
-            yield row
+    seen: dict[tuple[str, str, str], str] = {}
+    header, rows = csv_rows(path)
+    missing = [name for name in FACTS if name not in header]
+    metrics = [name for name in header if name not in FACTS]
+    if missing or not metrics:
+        wanted = ", ".join(missing) or "at least one metric"
+        raise BadInput(
+            f"{path}:1: missing column {wanted} (found {', '.join(header) or 'nothing'}); "
+            "papers_results/README.md has the schema"
+        )
+    for where, cells in rows:
+        row = _parse(cells, metrics, where=where, system=system, benchmark=benchmark)
+        key = (row.backbone, row.split, row.model)
+        if key in seen:
+            raise BadInput(f"{where}: the row {', '.join(key)} stands in line {seen[key]} already")
+        seen[key] = where.rpartition(":")[2]
+        yield row
 
 
 def _parse(

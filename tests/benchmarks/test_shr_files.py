@@ -158,3 +158,11 @@ def test_broken_judgements_say_where(tmp_path, content, message):
     (tmp_path / "j.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=message):
         _shr_files.read_judgement(tmp_path / "j.json")
+
+
+@pytest.mark.parametrize("names", [("run1", "run2"), ("run2", "run1"), ("a", "b", "c")])
+def test_several_runs_in_a_judgement_are_refused_by_name(tmp_path, names):
+    image = {"1": {"model_response": "A cup.", "judgement": []}}
+    (tmp_path / "j.json").write_text(json.dumps(dict.fromkeys(names, image)))
+    with pytest.raises(BadInput, match=rf"j\.json: {len(names)} runs \({', '.join(names)}\)"):
+        shr.score_judgement(tmp_path / "j.json")

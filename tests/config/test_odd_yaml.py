@@ -1,6 +1,9 @@
 """Recipes that nobody writes on purpose: each is one message, none is read in silence."""
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hadpo import config
 from hadpo.records import BadInput
@@ -83,3 +86,36 @@ def test_a_parameter_that_is_given_twice_is_refused():
     assert read_overrides(["beta=0.1", "steps=2"]) == {"beta": "0.1", "steps": "2"}
     with pytest.raises(BadInput, match=r"-p 'beta=0\.2': beta is given twice"):
         read_overrides(["beta=0.1", "beta=0.2"])
+
+
+FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+values = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain, inner, max_size=3)
+)
+names = st.sampled_from([*config.section_types(), "title", "stages", "extends", "notes", "odd"])
+fields = st.sampled_from(["beta", "steps", "files", "backbone", "models", "judge", "pope", "odd"])
+recipes = st.dictionaries(names, values | st.dictionaries(fields | plain, values, max_size=3))
+
+
+@settings(max_examples=200, **FUZZ)
+@given(value=recipes, cut=st.integers(0, 9), put_in=st.binary(max_size=3))
+def test_whatever_a_recipe_holds_only_bad_input_comes_out(tmp_path, value, cut, put_in):
+    load_broken(tmp_path, value, cut, put_in)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, **FUZZ)
+@given(value=recipes, cut=st.integers(0, 9), put_in=st.binary(max_size=3))
+def test_whatever_many_recipes_hold_only_bad_input_comes_out(tmp_path, value, cut, put_in):
+    load_broken(tmp_path, value, cut, put_in)
+
+
+def load_broken(folder, value, cut, put_in):
+    content = yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "surrogatepass")
+    place = len(content) * cut // 9
+    (folder / "r.yaml").write_bytes(content[:place] + put_in + content[place:])
+    try:
+        config.load_recipe(str(folder / "r.yaml"), {"lora_rank": 8})
+    except BadInput as error:
+        str(error).encode()

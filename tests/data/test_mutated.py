@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hadpo.data import Report, chair
+from hadpo.data import Report, asked, chair
 from hadpo.records import BadInput
 from tests.data.test_bad_input import READERS, layouts
 
@@ -85,19 +85,51 @@ def broken(draw, content):
     return json.dumps(changed(value, at, draw)).encode()
 
 
-ALL = {**READERS, "synonyms.txt": lambda f, report: chair.synonyms(f / "synonyms.txt", report)}
+ASKED = {  # what `hadpo answer` is given
+    "asked.txt": "Is it red?\nWhat is it?\n",
+    "asked.json": '[{"image": "7.jpg", "question": "Is it red?", "question_id": 0}]',
+    "asked.jsonl": '{"image_id": "7", "text": "a?"}\n{"image": "7.jpg", "instruction": "b"}\n',
+    "asked.csv": 'image,question\n7.jpg,"Is it red, or blue?"\n7,What?\n',
+}
+ALL = {
+    **READERS,
+    "synonyms.txt": lambda f, report: chair.synonyms(f / "synonyms.txt", report),
+    **{name: lambda f, report, name=name: asked.read(f / name, f, report) for name in ASKED},
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return layouts(tmp_path_factory.mktemp("layouts"))
+    found = layouts(tmp_path_factory.mktemp("layouts"))
+    for name, text in ASKED.items():
+        (found / name).write_text(text)
+    (found / "7.jpg").touch()
+    return found
 
 
-@pytest.mark.parametrize("name", sorted(ALL))
-@pytest.mark.parametrize("on_bad", ["error", "skip"])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+many = pytest.mark.parametrize("name", sorted(ALL))
+both = pytest.mark.parametrize("on_bad", ["error", "skip"])
+FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@many
+@both
+@settings(max_examples=25, **FUZZ)
 @given(data=st.data())
 def test_only_bad_input_comes_out(folder, name, on_bad, data):
+    read_broken(folder, name, on_bad, data)
+
+
+@pytest.mark.slow
+@many
+@both
+@settings(max_examples=400, **FUZZ)
+@given(data=st.data())
+def test_only_bad_input_comes_out_of_many(folder, name, on_bad, data):
+    read_broken(folder, name, on_bad, data)
+
+
+def read_broken(folder, name, on_bad, data):
     path = folder / name
     right = path.read_bytes()
     path.write_bytes(data.draw(broken(right)))

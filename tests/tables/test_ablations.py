@@ -45,10 +45,10 @@ def test_mean_and_t_interval_of_the_seeds(tmp_path):
     ("text", "error"),
     [
         ("backbone,training\n", ":1: expected the columns"),
-        ("", ":1: expected the columns"),
+        ("", "the file is empty"),
         (HEAD + "a,b,1,c,percent,1,1,0\n", ":2: unit 'percent'"),
         (HEAD + "a,b,1,c,number,much,1,0\n", ":2: value 'much'"),
-        (HEAD + "a,b,1,c,number,1\n", ":2: n None"),
+        (HEAD + "a,b,1,c,number,1\n", ":2: expected 8 cells"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, error):

@@ -1,12 +1,13 @@
 """What lies on disk: archives unpacked, files of weights and checkpoint folders looked at."""
 
 import json
-import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from filecmp import cmp
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,6 +118,11 @@ def unpack(archive: Path, folder: Path) -> int:
             raise FetchFailed(
                 f"{archive}: a broken archive ({error}); delete it, fetch again"
             ) from error
+        if there := list(_both(Path(scratch), folder)):
+            raise FetchFailed(
+                f"{archive}: {', '.join(there[:5])} of it {'is' if len(there) == 1 else 'are'} in "
+                f"{folder} already, with another content; move what is there away, fetch again"
+            )
         for path in sorted(Path(scratch).iterdir()):
             _move(path, folder / path.name)
     return count
@@ -163,7 +169,19 @@ def _move(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
         for path in sorted(source.iterdir()):
             _move(path, target / path.name)
-        return
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)
+    elif not target.exists():
+        source.replace(target)
+
+
+def _both(new: Path, folder: Path) -> Iterator[str]:
+    """What a folder has already, under the same name, but with another content."""
+    for path in sorted(new.rglob("*")):
+        target = folder / path.relative_to(new)
+        if path.is_dir():
+            is_other = target.is_symlink() or (target.exists() and not target.is_dir())
+        else:
+            is_other = target.is_symlink() or (
+                target.exists() and not (target.is_file() and cmp(path, target, shallow=False))
+            )
+        if is_other:
+            yield str(path.relative_to(new))

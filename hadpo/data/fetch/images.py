@@ -1,11 +1,15 @@
 """Pictures from a list of addresses, many at a time; the dead ones are listed, not tried again."""
 
+import ipaddress
 import json
 import re
+import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hadpo.data import Report, read_csv
 from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
@@ -17,6 +21,7 @@ _EXPECTED = "expected image_id, image_url: fetch the table first, or again"
 _NAME = re.compile(r"[\w-][\w.-]{0,99}")  # a file's name, without its ending
 _MOST_BYTES = 50e6  # of one picture
 _PATIENCE = Patience(retries=2, timeout_seconds=20.0)
+_MOST_SECONDS = 300.0  # of one attempt
 
 
 def fetch_images(
@@ -52,8 +57,13 @@ def fetch_images(
             counts["dead"] += 1
         else:
             left[image_id] = url
+    patience = replace(patience, most_seconds=min(patience.most_seconds, _MOST_SECONDS))
+    is_own = _is_own_server(wanted.values())
     with (folder / DEAD).open("a", encoding="utf-8") as log, ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_one, url, folder / f"{i}.jpg", patience): i for i, url in left.items()}
+        jobs = {
+            pool.submit(_one, url, folder / f"{i}.jpg", patience, is_own=is_own): i
+            for i, url in left.items()
+        }
         for job in as_completed(jobs):
             why = job.result()
             counts["dead" if why else "fetched"] += 1
@@ -66,10 +76,15 @@ def fetch_images(
     return counts
 
 
-def _one(url: str, target: Path, patience: Patience) -> str:
+def _one(url: str, target: Path, patience: Patience, *, is_own: bool) -> str:
     """Fetch one picture; "" or why there is none."""
+
+    def may_ask(address: str) -> str:
+        is_named = is_own and _origin(address) == _origin(url)
+        return "" if is_named and _is_loopback(address) else _private(address)
+
     try:
-        download(url, target, most_bytes=_MOST_BYTES, patience=patience)
+        download(url, target, most_bytes=_MOST_BYTES, may_ask=may_ask, patience=patience)
         with open_image(target) as image:
             image.verify()
     except FetchFailed as error:
@@ -77,6 +92,40 @@ def _one(url: str, target: Path, patience: Patience) -> str:
     except BadInput as error:
         target.unlink()
         return f"no picture: {error}"
+    return ""
+
+
+def _origin(url: str) -> tuple[str, int | None]:
+    """Host and port of an address; ("", None) for one that cannot be read."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def _is_loopback(url: str) -> bool:
+    return _origin(url)[0] in ("localhost", "127.0.0.1", "::1")
+
+
+def _is_own_server(urls: Iterable[str]) -> bool:
+    """Whether a list is of the user's own server on this machine, not of strangers' pictures."""
+    known = [url for url in urls if _origin(url)[0]]
+    return 2 * sum(map(_is_loopback, known)) >= len(known)
+
+
+def _private(url: str) -> str:
+    """Why an address of a strangers' list is not asked: it lies in a private network; or ""."""
+    host, port = _origin(url)
+    try:
+        found = socket.getaddrinfo(host, port or 80, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # not known: the request itself says so
+        return ""
+    for *_, place in found:
+        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        if not address.is_global or address.is_multicast:
+            return f"{host} is {address}, a private address; it is not asked"
     return ""
 
 

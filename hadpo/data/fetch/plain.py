@@ -36,6 +36,7 @@ class Patience:
     timeout_seconds: float = 30.0  # without a byte
     window_seconds: float = 30.0  # over which the speed is measured
     least_bytes_per_second: float = 1000.0  # slower counts as stuck
+    most_seconds: float = math.inf  # for the body of one attempt, however fast it is
 
 
 STANDARD = Patience()
@@ -56,6 +57,7 @@ def download(
     size: int = 0,
     sha256: str = "",
     most_bytes: float = math.inf,
+    may_ask: Callable[[str], str] = lambda url: "",
     patience: Patience = STANDARD,
     progress: Progress | None = None,
 ) -> None:
@@ -67,6 +69,7 @@ def download(
         size: published bytes; 0: not known.
         sha256: published hash, or the beginning of it.
         most_bytes: a larger file is given up and deleted.
+        may_ask: why an address may not be asked, or ""; also for each that a server leads on to.
         patience: timeouts and retries.
         progress: called after each chunk.
 
@@ -81,7 +84,7 @@ def download(
     while True:
         before = _size(part)
         try:
-            _attempt(url, part, patience, progress, most_bytes)
+            _attempt(url, part, patience, progress, most_bytes, may_ask)
             break
         except _Again as error:
             failures = 1 if _size(part) - before >= _HOPE else failures + 1
@@ -155,8 +158,17 @@ def check_space(folder: Path, wanted: int, *, source: str) -> None:
 
 
 def _attempt(
-    url: str, part: Path, patience: Patience, progress: Progress | None, most_bytes: float
+    url: str,
+    part: Path,
+    patience: Patience,
+    progress: Progress | None,
+    most_bytes: float,
+    may_ask: Callable[[str], str],
 ) -> None:
+    def check(request: httpx2.Request) -> None:
+        if why := may_ask(str(request.url)):
+            raise FetchFailed(f"{url}: {why}")
+
     have = _size(part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "hadpo"}
     if have:
@@ -164,9 +176,14 @@ def _attempt(
         if _tag(part).is_file():
             headers["If-Range"] = _tag(part).read_text(encoding="utf-8")
     try:
-        with httpx2.stream(
-            "GET", url, headers=headers, follow_redirects=True, timeout=patience.timeout_seconds
-        ) as response:
+        with (
+            httpx2.Client(
+                follow_redirects=True,
+                timeout=patience.timeout_seconds,
+                event_hooks={"request": [check]},
+            ) as client,
+            client.stream("GET", url, headers=headers) as response,
+        ):
             have = _start(response, part, have, url)
             if have < 0:
                 return
@@ -239,9 +256,12 @@ def _receive(
 def _steady(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
     """The same chunks; an error if they come too slowly to ever end."""
     started, count = time.monotonic(), 0
+    end = started + patience.most_seconds
     for chunk in chunks:
         count += len(chunk)
         yield chunk
+        if time.monotonic() > end:
+            raise _Again(f"not there after {patience.most_seconds:.0f} s")
         seconds = time.monotonic() - started
         if seconds > patience.window_seconds:
             if count < patience.least_bytes_per_second * seconds:

@@ -96,3 +96,38 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     with pytest.raises(FetchFailed, match="GB free"):
         unpack(archive, tmp_path / "inside")
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize("there", ["other file", "folder", "file for a folder", "link"])
+def test_archives_delete_nothing_that_is_there(tmp_path, make, there):
+    target = tmp_path / "VG"
+    target.mkdir()
+    if there == "other file":
+        (target / "a").mkdir()
+        (target / "a" / "1.jpg").write_bytes(b"mine")
+    elif there == "folder":
+        (target / "a" / "1.jpg").mkdir(parents=True)
+        (target / "a" / "1.jpg" / "notes.txt").write_bytes(b"mine")
+    elif there == "file for a folder":
+        (target / "a").write_bytes(b"mine")
+    else:
+        (tmp_path / "elsewhere").write_bytes(b"mine")
+        (target / "a").mkdir()
+        (target / "a" / "1.jpg").symlink_to(tmp_path / "elsewhere")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    archive = make(tmp_path / "archive", {"a/1.jpg": b"one", "0.jpg": b"new"})
+    with pytest.raises(FetchFailed, match=r"a(/1\.jpg)? of it is in .*VG already.*move what is"):
+        unpack(archive, target)
+    after = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert {path: after[path] for path in before} == before
+    assert not (target / "0.jpg").exists()
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_what_an_earlier_unpacking_left_is_no_obstacle(tmp_path, make):
+    target = tmp_path / "VG"
+    (target / "a").mkdir(parents=True)
+    (target / "a" / "1.jpg").write_bytes(b"one")
+    assert unpack(make(tmp_path / "x", {"a/1.jpg": b"one", "a/2.jpg": b"two"}), target) == 2
+    assert tree(target) == {"a/1.jpg", "a/2.jpg"}

@@ -76,3 +76,80 @@ def test_tables_that_are_none(tmp_path, content, message):
         table.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BadInput, match=message):
         fetch_images(table, tmp_path / "images", patience=QUICK)
+
+
+def fetch(tmp_path, rows, **more):
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["image_id,image_url", *(f"{i},{url}" for i, url in rows)]) + "\n")
+    counts = fetch_images(table, tmp_path / "images", patience=QUICK, **more)
+    dead = (tmp_path / "images" / "dead.jsonl").read_text().splitlines()
+    return counts, {row["image_id"]: row["why"] for row in map(json.loads, dead)}
+
+
+PRIVATE = [
+    "http://10.0.0.1/x",
+    "http://192.168.1.1:8080/x",
+    "http://172.16.0.9/x",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://100.64.0.1/x",
+    "http://0.0.0.0/x",
+    "http://[fe80::1]/x",
+    "http://[fd00::1]/x",
+    "http://[::ffff:10.0.0.1]/x",
+    "http://167772161/x",  # 10.0.0.1 as one number
+    "http://224.0.0.1/x",
+]
+
+
+@pytest.mark.parametrize("behind_a_redirect", [False, True])
+def test_private_addresses_are_not_asked(web, tmp_path, behind_a_redirect):
+    web.routes["/ok.jpg"] = picture((1, 2, 3))
+    rows = [("ok", f"{web.url}/ok.jpg")]
+    for number, url in enumerate(PRIVATE):
+        web.routes[f"/to{number}"] = lambda h, url=url: h.give(b"", status=302, Location=url)
+        if behind_a_redirect:
+            rows.append((f"p{number}", f"{web.url}/to{number}"))
+        else:
+            rows += [(f"p{number}", url), (f"ok{number}", f"{web.url}/ok.jpg?{number}")]
+    counts, why = fetch(tmp_path, rows)
+    assert counts["dead"] == len(PRIVATE) == len(why)
+    assert all("a private address; it is not asked" in text for text in why.values())
+    assert (tmp_path / "images" / "ok.jpg").is_file()
+    assert len(list((tmp_path / "images").iterdir())) == counts["fetched"] + 1  # and no part
+
+
+def test_a_server_cannot_lead_on_to_another_one_of_this_machine(web, tmp_path):
+    web.routes["/ok.jpg"] = picture((1, 2, 3))
+    web.routes["/same"] = lambda h: h.give(b"", status=302, Location=f"{web.url}/ok.jpg")
+    other = f"http://127.0.0.1:{int(web.url.rpartition(':')[2]) ^ 1}/x.jpg"
+    web.routes["/other"] = lambda h: h.give(b"", status=302, Location=other)
+    counts, why = fetch(tmp_path, [("same", f"{web.url}/same"), ("other", f"{web.url}/other")])
+    assert (counts["fetched"], counts["dead"]) == (1, 1)
+    assert "127.0.0.1 is 127.0.0.1, a private address" in why["other"]
+
+
+def test_a_list_of_strangers_does_not_reach_this_machine(web, tmp_path):
+    """Most of its addresses are elsewhere (and nowhere here), so the others are no own server."""
+    web.routes["/ok.jpg"] = picture((1, 2, 3))
+    rows = [(f"p{n}", f"http://192.0.2.{n}/x.jpg") for n in range(1, 4)]
+    counts, why = fetch(tmp_path, [*rows, ("mine", f"{web.url}/ok.jpg")])
+    assert counts["dead"] == 4 and "127.0.0.1, a private address" in why["mine"]
+    assert web.log == []
+
+
+def test_a_picture_has_a_time_limit_however_steadily_it_comes(web, tmp_path, monkeypatch):
+    import time
+
+    def steady(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        for _ in range(100):
+            handler.wfile.write(b"x" * 5000)
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    web.routes["/slow.jpg"] = steady
+    monkeypatch.setattr(images, "_MOST_SECONDS", 0.3)
+    counts, why = fetch(tmp_path, [("slow", f"{web.url}/slow.jpg")])
+    assert counts["dead"] == 1 and "not there after 0 s" in why["slow"]

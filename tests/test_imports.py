@@ -75,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"records", "config", "runs", "trainer"},
     "cli": {
         *(
+            "text",
             "places",
             "records",
             "config",

@@ -74,6 +74,8 @@ def test_the_recipe_reported_needs_no_run_and_names_none(tmp_path: Path, monkeyp
             "reported_lrv-users_mme": 3,
             "reported_lrv-users_pope": 6,
             "audit_lrv-users_pope": 6,
+            "reported_amber_amber": 4,
+            "reported_hallusionbench_hallusion": 5,
         }
         files = sorted((run.folder / "tables").iterdir())
         assert len(files) == 4 * len(sizes)

@@ -24,7 +24,6 @@ from hadpo.tables import (
     ReportedRow,
     RunResults,
     Table,
-    covers_zero,
     measure_of,
     model_title,
     split_title,
@@ -67,7 +66,7 @@ def dumbbell(
     if not rows:
         raise BadInput(f"no rows to draw: the table has none of {', '.join(measures)}")
     rows.sort(key=lambda r: (r["group"], r["benchmark"], measures.index(r["measure"])))
-    clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
+    clear = [r for r in rows if r["clear"]]
     message = title or (
         f"{len(clear)} of {len(rows)} differences between base and tuned are clear of zero."
     )
@@ -181,7 +180,6 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
     if row["low"] is not None:
         text += f" [{unit * row['low']:+.1f}, {unit * row['high']:+.1f}]"
         text += " u" if row["interval"] == "unpaired" else ""
-    clear = not covers_zero(row["low"], row["high"])
     axes.text(
         1.02,
         at,
@@ -189,7 +187,7 @@ def _dumbbell_row(axes: Axes, at: int, row: Mapping[str, Any]) -> None:
         transform=axes.get_yaxis_transform(),
         va="center",
         fontsize=7.5,
-        fontweight="bold" if clear else "normal",
+        fontweight="bold" if row["clear"] else "normal",
     )
 
 

@@ -16,7 +16,6 @@ from hadpo.tables.ablations import committed_ablations
 from hadpo.tables.audit import audit, audit_table, read_pope_table
 from hadpo.tables.comparison import between_runs, comparison, controls, every_run, overview
 from hadpo.tables.index import run_index
-from hadpo.tables.intervals import covers_zero
 from hadpo.tables.measures import (
     Measure,
     bars_of,
@@ -46,7 +45,6 @@ __all__ = [
     "compare",
     "compare_runs",
     "comparison",
-    "covers_zero",
     "facts",
     "headline",
     "learning_metric",

@@ -1,16 +1,18 @@
 """Runs beside each other and beside published numbers: differences, intervals, footnotes."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hadpo.records import BadInput
 from hadpo.tables import notes
 from hadpo.tables._table import MISSING, Column, Row, Table, show, show_change, show_interval
 from hadpo.tables.intervals import (
+    clear_of_zero,
     covers_zero,
     mean_interval,
     paired_difference,
+    two_level_difference,
     unpaired_difference,
 )
 from hadpo.tables.measures import (
@@ -32,6 +34,7 @@ COLUMNS = (
     *("reported_base", "reported_tuned", "base", "tuned", "difference", "low", "high", "interval"),
     *("deviation", "n_base", "n", "n_unreadable_base", "n_unreadable"),
     *("words_base", "words_tuned", "reported_base_printed", "reported_tuned_printed", "is_mini"),
+    "clear",
 )
 
 
@@ -51,20 +54,33 @@ def rows_against_controls(result: RunResults, *, samples: int, seed: int) -> lis
     return _by_place(result, rows)
 
 
-def mean_rows(each: Sequence[Sequence[Row]]) -> list[Row]:
-    """Rows of several runs as one row each: means, deviation and t interval of the difference.
+def group_rows(
+    group: Sequence[RunResults], each: Sequence[Sequence[Row]], *, samples: int, seed: int
+) -> list[Row]:
+    """Rows of runs that repeat one another as one row each; those of a single run as they are.
 
-    The runs are of one group (see `groups`). A row stands if at least one run has it; `runs` counts
-    those with a difference.
+    Means, the deviation of the runs' differences, and an interval of their mean over images and
+    seeds. A row stands if at least one run has it; `runs` counts those with a difference.
+
+    Args:
+        group: the runs, of `groups`.
+        each: the rows of each.
+        samples: draws behind each interval.
+        seed: of the draws.
     """
-    groups: dict[tuple, list[Row]] = {}
+    if len(group) == 1:
+        return [*each[0]]
+    runs = {result.name: result for result in group}
+    places: dict[tuple, list[Row]] = {}
     for row in (row for rows in each for row in rows):
         key = ("recipe", "benchmark", "split", "measure", "model", "against")
-        groups.setdefault(tuple(row[k] for k in key), []).append(row)
-    return [_mean_row(rows) for rows in groups.values()]
+        places.setdefault(tuple(row[k] for k in key), []).append(row)
+    return [_mean_row(rows, runs, samples=samples, seed=seed) for rows in places.values()]
 
 
-def _mean_row(rows: Sequence[Row]) -> Row:
+def _mean_row(
+    rows: Sequence[Row], runs: Mapping[str, RunResults], *, samples: int, seed: int
+) -> Row:
     mean = dict(rows[0])
     for name in ("base", "tuned", "words_base", "words_tuned"):
         known = [row[name] for row in rows if row[name] is not None]
@@ -73,15 +89,21 @@ def _mean_row(rows: Sequence[Row]) -> Row:
         mean[name] = min((row[name] for row in rows if row[name] is not None), default=None)
     for name in ("n_unreadable", "n_unreadable_base"):
         mean[name] = max((row[name] for row in rows if row[name] is not None), default=None)
-    differences = [row["difference"] for row in rows if row["difference"] is not None]
+    known = [row for row in rows if row["difference"] is not None]
     names = ("difference", "deviation", "low", "high")
-    found = mean_interval(differences) if differences else (None,) * 4
-    mean |= {
-        "run": "mean",
-        "runs": len(differences),
-        "interval": "t" if len(differences) > 1 else None,
-    }
-    return mean | dict(zip(names, found, strict=True))
+    found = mean_interval([row["difference"] for row in known]) if known else (None,) * 4
+    mean |= {"run": "mean", "runs": len(known), "interval": "t" if len(known) > 1 else None}
+    mean |= dict(zip(names, found, strict=True))
+    pairs, worlds = [], []
+    for row in known:
+        key = (row["benchmark"], row["split"], row["measure"], row["against"])
+        pairs.append(runs[row["run"]].paired(key, row["model"]))
+        worlds.append(runs[row["run"]].asked[key[:2]][0] if pairs[-1] else "")
+    if known and all(pairs):
+        ends = two_level_difference(pairs, worlds, samples=samples, seed=seed)
+        if ends is not None:
+            mean |= {"low": ends[0], "high": ends[1], "interval": "two-level"}
+    return mean
 
 
 def _pair_rows(
@@ -184,8 +206,9 @@ def _ends(row: Row) -> str:
     return text + " u" * (row.get("interval") == "unpaired")
 
 
-def _is_clear(row: Row) -> bool:
-    return not covers_zero(row["low"], row["high"])
+def _marked(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one table, each with whether its difference is clear of zero."""
+    return [row | {"clear": clear} for row, clear in zip(rows, clear_of_zero(rows), strict=True)]
 
 
 def _has_reported(rows: Sequence[Row]) -> bool:
@@ -202,7 +225,9 @@ def _words_per_answer(row: Row) -> str:
     return show_change(*words)
 
 
-_DIFFERENCE = Column("Difference", _value("difference", signed=True), is_bold=_is_clear)
+_DIFFERENCE = Column(
+    "Difference", _value("difference", signed=True), is_bold=lambda row: row["clear"]
+)
 _INTERVAL = Column("95 % interval", _ends)
 _WORDS_PER_ANSWER = Column("Words per answer", _words_per_answer)
 _REPORTED = (
@@ -286,7 +311,7 @@ def _reported(row: Row) -> str:
 TUNED = "merged"
 _BETWEEN = (
     *("first", "second", "benchmark", "split", "measure", "value_first", "value_second"),
-    *("difference", "low", "high", "n_images", "is_mini"),
+    *("difference", "low", "high", "n_images", "is_mini", "clear"),
 )
 
 
@@ -313,7 +338,7 @@ def between_runs(
     return Table(
         name="between_runs",
         caption=f"The {model_title(TUNED)} models of two runs on the same images",
-        rows=rows,
+        rows=_marked(rows),
         columns=[
             Column("First run", "first"),
             Column("Second run", "second"),
@@ -324,7 +349,7 @@ def between_runs(
         ],
         values=_BETWEEN,
         notes=(
-            "Second minus first. No correction for the number of comparisons.",
+            "Second minus first.",
             *notes.of_intervals(1, samples),
         ),
         is_mini=any(result.is_mini for result in results),
@@ -346,7 +371,7 @@ def _between_rows(first: RunResults, second: RunResults, *, samples: int, seed: 
             continue
         values = [float(sums[:, 0].sum() / sums[:, 1].sum()) for sums in pair]
         cells = (first.name, second.name, benchmark, split, name, *values, values[1] - values[0])
-        cells += (*ends, len(pair[0]), first.is_mini or second.is_mini)
+        cells += (*ends, len(pair[0]), first.is_mini or second.is_mini, None)
         found.append(dict(zip(_BETWEEN, cells, strict=True)))
     return found
 
@@ -363,8 +388,8 @@ def comparison(
 ) -> Table:
     """Reported, base and tuned side by side, with the controls, one row per measure and model.
 
-    Runs that differ in nothing but their seeds become their mean, with a t interval over the runs;
-    a single run has the paired bootstrap interval over its images. See `groups` for the labels.
+    Runs that differ in nothing but their seeds become their mean, with a bootstrap interval over
+    images and runs; a single run has the paired one over its images. See `groups` for the labels.
 
     Raises:
         BadInput: nothing to compare, or a run is named twice.
@@ -373,7 +398,7 @@ def comparison(
     rows: list[Row] = []
     for label, group in groups(results).items():
         each = [rows_against_base(result, reported, samples=samples, seed=seed) for result in group]
-        rows += _labelled(mean_rows(each) if len(group) > 1 else each[0], label)
+        rows += _labelled(group_rows(group, each, samples=samples, seed=seed), label)
     rows = [row for row in rows if _measure(row).is_headline]
     return _table("comparison", "Base and tuned model", rows, results, reported, samples)
 
@@ -408,14 +433,14 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
     rows: list[Row] = []
     for label, group in groups(results).items():
         each = [rows_against_controls(result, samples=samples, seed=seed) for result in group]
-        rows += _labelled(mean_rows(each) if len(group) > 1 else each[0], label)
+        rows += _labelled(group_rows(group, each, samples=samples, seed=seed), label)
     rows = [row for row in rows if row["base"] is not None and _measure(row).is_headline]
     if not rows:
         return None
     return Table(
         name="controls",
         caption="The tuned model against the controls",
-        rows=[row | {"verdict": _verdict(row)} for row in rows],
+        rows=[row | {"verdict": _verdict(row)} for row in _marked(rows)],
         columns=[
             *(_OF_SEVERAL if len(results) > 1 else ()),
             *_WHERE,
@@ -447,7 +472,7 @@ def _table(
     return Table(
         name=name,
         caption=caption,
-        rows=rows,
+        rows=_marked(rows),
         columns=[
             *([Column("Run", "run")] if name == "every_run" else more),
             *_WHERE,
@@ -467,9 +492,18 @@ def _verdict(row: Row) -> str:
     better = _measure(row).better
     if not better or row["low"] is None:
         return MISSING
-    if covers_zero(row["low"], row["high"]):
-        return "not separable"
+    if not row["clear"] and not covers_zero(row["low"], row["high"]):
+        return "not separable among so many rows"
+    if not row["clear"]:
+        half = (row["high"] - row["low"]) / 2
+        return f"not separable below {_points(row, half)}" if half else "the same"
     return "better" if (row["difference"] > 0) == (better == "higher") else "worse"
+
+
+def _points(row: Row, amount: float) -> str:
+    """An amount of a row's measure, with its unit if it is a fraction."""
+    is_fraction = _measure(row).is_fraction
+    return show(amount, is_fraction=is_fraction) + " points" * is_fraction
 
 
 def _labelled(rows: Sequence[Row], label: str) -> list[Row]:

@@ -1,7 +1,8 @@
-"""Intervals: paired bootstrap over images, Student's t over seeds. Pure functions of arrays."""
+"""Intervals: bootstrap over images and seeds, Student's t over seeds. Pure functions of arrays."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -35,20 +36,7 @@ def paired_difference(
     """
     if base.shape != tuned.shape:
         raise ValueError(f"paired models need the same images: {base.shape} and {tuned.shape}")
-    images = len(base)
-    if images == 0 or samples < 1:
-        return None
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(images, np.full(images, 1 / images), size=samples).astype(float)
-    sums_base, sums_tuned = times @ base, times @ tuned
-    valid = (sums_base[:, 1] > 0) & (sums_tuned[:, 1] > 0)
-    if not valid.any():
-        return None
-    sums_base, sums_tuned = sums_base[valid], sums_tuned[valid]
-    differences = sums_tuned[:, 0] / sums_tuned[:, 1] - sums_base[:, 0] / sums_base[:, 1]
-    tail = (1 - share) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
-    return float(low), float(high)
+    return two_level_difference([(base, tuned)], [""], samples=samples, seed=seed, share=share)
 
 
 def two_level_difference(
@@ -58,7 +46,7 @@ def two_level_difference(
     samples: int = 1000,
     seed: int = 42,
     share: float = 0.95,
-) -> tuple[float, float, float] | None:
+) -> tuple[float, float] | None:
     """Interval of the mean over runs of `tuned - base`: images and training seeds drawn anew.
 
     In each draw, each world's images are drawn with replacement, the same for all its runs and both
@@ -74,10 +62,9 @@ def two_level_difference(
         share: of the drawn differences inside the interval.
 
     Returns:
-        Low and high end, and the standard deviation of the drawn differences; None if a model has
-        no valid denominator.
+        Low and high end; None if no draw has a valid denominator.
     """
-    if not runs or samples < 1:
+    if not runs or samples < 1 or not all(len(base) for base, _ in runs):
         return None
     rng = np.random.default_rng(seed)
     drawn = np.zeros(samples)
@@ -97,20 +84,32 @@ def two_level_difference(
         return None
     tail = (1 - share) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high), float(drawn.std(ddof=1))
+    return float(low), float(high)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: each is at most 0.05 if its test stands.
+def clear_of_zero(rows: Sequence[Mapping[str, Any]], *, share: float = 0.05) -> list[bool]:
+    """Which differences of a table are not chance, all rows taken together.
+
+    A row's p-value is that of a normal distribution about its `difference` whose middle 95 % are as
+    wide as from `low` to `high`; Holm's step-down correction holds the chance of any false finding
+    in the table at `share`. Rows without an interval, and those whose own covers zero, are not
+    clear.
 
     Source: Holm 1979, a simple sequentially rejective multiple test procedure.
     """
-    order = sorted(range(len(p_values)), key=lambda at: p_values[at])
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, at in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p_values[at]))
-        adjusted[at] = highest
-    return adjusted
+    tested = []
+    for at, row in enumerate(rows):
+        if not covers_zero(row["low"], row["high"]):
+            deviation = (row["high"] - row["low"]) / (2 * 1.959963984540054)
+            score = abs(row["difference"]) / deviation if deviation else math.inf
+            tested.append((math.erfc(score / math.sqrt(2)), at))
+    found = [False] * len(rows)
+    n = sum(row["low"] is not None for row in rows)
+    for rank, (p, at) in enumerate(sorted(tested)):
+        if p * (n - rank) > share:
+            break
+        found[at] = True
+    return found
 
 
 def unpaired_difference(base: Metric, tuned: Metric) -> tuple[float, float] | None:

@@ -7,7 +7,6 @@ from typing import Any
 from hadpo import config
 from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
-from hadpo.tables.intervals import covers_zero
 from hadpo.tables.measures import measure_of, model_title, shown_of, split_title
 from hadpo.tables.reported import ReportedRow, audit_reported, matching
 from hadpo.tables.results import PLACES, SEEDS, RunResults, differing, flat
@@ -56,10 +55,15 @@ def of_intervals(runs: int, samples: int) -> list[str]:
         "unpaired, from the two models' own intervals, therefore wider; - where there is neither."
     )
     over = (
-        "95 % interval of several runs, which differ in nothing but their seeds: Student's t over "
-        "the runs' differences; the deviation is theirs."
+        "95 % interval of several runs, which differ in nothing but their seeds: two-level "
+        "bootstrap, images (the same for all runs and both models) and runs drawn anew, "
+        f"{samples} resamplings; the deviation is that of the runs' differences. With few runs "
+        "the part of the seeds is understated; runs of one base say nothing of other bases."
     )
-    bold = "Bold: the interval does not cover zero. Differences of percentages are in points."
+    bold = (
+        "Bold, better and worse: the interval does not cover zero, and still not by Holm's "
+        "correction for all rows of the table. Differences of percentages are in points."
+    )
     return [paired, over, bold] if runs > 1 else [paired, bold]
 
 
@@ -206,10 +210,10 @@ def results_story(tables: Sequence[Table]) -> Story:
     rows = [r for r in whole.rows if r["model"] == "merged"]
     rows = [r for r in rows if r["difference"] is not None]
     several = len({row["recipe"] for row in rows}) > 1
-    clear = [r for r in rows if not covers_zero(r["low"], r["high"])]
+    clear = [r for r in rows if r["clear"]]
     lines = [
-        f"{len(clear)} of {len(rows)} differences between base and tuned model have a 95 % "
-        f"interval that does not cover zero{f' ({MINI})' if whole.is_mini else ''}:",
+        f"{len(clear)} of {len(rows)} differences between base and tuned model are clear of zero "
+        f"(95 %, corrected for the number of rows){f' ({MINI})' if whole.is_mini else ''}:",
         "",
         *(f"- {_sentence(row, several)}" for row in clear),
     ]
@@ -244,7 +248,7 @@ def _against_controls(controls: Table, several: bool) -> list[str]:
     for control in dict.fromkeys(row["against"] for row in controls.rows):
         own = [row for row in controls.rows if row["against"] == control]
         groups = {
-            verdict: [_place(row, several) for row in own if row["verdict"] == verdict]
+            verdict: [_place(row, several) for row in own if row["verdict"].startswith(verdict)]
             for verdict in ("better", "worse", "not separable")
         }
         texts = [f"{verdict} in {', '.join(found)}" for verdict, found in groups.items() if found]

@@ -12,7 +12,6 @@ from hadpo.tables import (
     MINI,
     compare_runs,
     comparison,
-    covers_zero,
     overview,
     read_reported,
     read_results,
@@ -20,6 +19,8 @@ from hadpo.tables import (
     run_index,
 )
 from hadpo.tables.comparison import controls, every_run
+from hadpo.tables.intervals import clear_of_zero, covers_zero, two_level_difference
+from hadpo.tables.measures import measure_of
 
 TUNED = {"split": "adversarial", "measure": "accuracy", "model": "merged"}
 
@@ -59,16 +60,13 @@ def test_controls_have_rows_and_what_was_not_run_is_a_dash(runs_folder: Path):
     assert all(cell != "" for line in lines for cell in line)
 
 
-def test_bold_is_exactly_where_the_interval_leaves_zero_out(runs_folder: Path):
+def test_bold_is_where_the_interval_leaves_zero_out_for_all_rows_together(runs_folder: Path):
     table = comparison([read_results("run-s1", runs_folder)])
-    frame = table.frame
-    clear = {
-        i
-        for i, (low, high) in enumerate(zip(frame["low"], frame["high"], strict=True))
-        if low is not None and (low > 0 or high < 0)
-    }
+    clear = {i for i, is_clear in enumerate(clear_of_zero(table.rows)) if is_clear}
+    alone = {i for i, r in enumerate(table.rows) if not covers_zero(r["low"], r["high"])}
     assert {row for row, _ in table.bold} == clear
-    assert 0 < len(clear) < len(frame)
+    assert 0 < len(clear) < len(alone)  # some would be clear if their row were the only one
+    assert clear < alone
     assert {column for _, column in table.bold} == {"Difference"}
 
 
@@ -89,7 +87,7 @@ def test_an_interval_covers_zero(low, high, covers):
     assert covers_zero(low, high) is covers
 
 
-def test_several_runs_become_mean_deviation_and_t_interval(runs_folder: Path):
+def test_several_runs_become_mean_deviation_and_an_interval_over_images_and_runs(runs_folder: Path):
     results = [read_results(f"run-s{seed}", runs_folder) for seed in (1, 2, 3)]
     one = find(comparison(results), **TUNED)
     each = every_run(results)
@@ -102,8 +100,14 @@ def test_several_runs_become_mean_deviation_and_t_interval(runs_folder: Path):
     deviation = (sum((d - mean) ** 2 for d in differences) / 2) ** 0.5
     assert one["runs"] == 3
     assert (one["difference"], one["deviation"]) == pytest.approx((mean, deviation))
+    key = ("pope", "adversarial", "accuracy", "base")
+    pairs = [result.paired(key, "merged") for result in results]
+    ends = two_level_difference(pairs, ["the same images"] * 3)
+    assert one["interval"] == "two-level" and (one["low"], one["high"]) == ends
+    bare = find(comparison([dataclasses.replace(r, items={}) for r in results]), **TUNED)
     half = 4.302653 * deviation / 3**0.5  # Student's t, 2 degrees of freedom
-    assert (one["low"], one["high"]) == pytest.approx((mean - half, mean + half), rel=1e-5)
+    assert bare["interval"] == "t"
+    assert (bare["low"], bare["high"]) == pytest.approx((mean - half, mean + half), rel=1e-5)
 
 
 def test_controls_are_beaten_only_where_the_interval_says_so(runs_folder: Path):
@@ -111,12 +115,23 @@ def test_controls_are_beaten_only_where_the_interval_says_so(runs_folder: Path):
     assert table is not None
     for (_, row), verdict in zip(table.frame.iterrows(), table.shown["Tuned is"], strict=True):
         if verdict in ("better", "worse"):
-            assert not covers_zero(row["low"], row["high"])
+            assert row["clear"] and not covers_zero(row["low"], row["high"])
             less = row["measure"] != "accuracy" and row["measure"] != "f1"
             assert (row["difference"] < 0) == (less == (verdict == "better"))
-        elif verdict == "not separable":
-            assert covers_zero(row["low"], row["high"])
-    assert {"better", "not separable"} <= set(table.shown["Tuned is"])
+        elif verdict == "not separable among so many rows":
+            assert not row["clear"] and not covers_zero(row["low"], row["high"])
+        elif verdict == "the same":
+            assert row["low"] == row["high"] == 0
+        elif verdict != "-":
+            assert not row["clear"] and covers_zero(row["low"], row["high"])
+            scale = 100 if measure_of(row["benchmark"], row["measure"]).is_fraction else 1
+            half = f"{scale * (row['high'] - row['low']) / 2:.2f}"
+            unit = " points" if scale == 100 else ""
+            assert verdict == f"not separable below {half}{unit}"
+    words = {
+        verdict.partition(" below")[0].partition(" among")[0] for verdict in table.shown["Tuned is"]
+    }
+    assert {"better", "not separable"} <= words
 
 
 def test_no_interval_where_the_models_answered_other_items(runs_folder: Path):

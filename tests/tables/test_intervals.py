@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from hadpo.tables.intervals import (
-    holm,
+    clear_of_zero,
     mean_interval,
     paired_difference,
     two_level_difference,
@@ -92,7 +92,7 @@ def brute_force(runs, worlds, samples, seed):
                 ]
                 values.append(rates[1] - rates[0])
         drawn.append(sum(values) / len(values))
-    return np.quantile(drawn, [0.025, 0.975]), np.std(drawn, ddof=1)
+    return tuple(np.quantile(drawn, [0.025, 0.975]))
 
 
 def test_two_level_interval_draws_images_of_each_world_and_its_seeds():
@@ -100,25 +100,26 @@ def test_two_level_interval_draws_images_of_each_world_and_its_seeds():
     worlds = ["a", "b", "a", "b", "a"]
     size = {"a": 12, "b": 9}
     runs = [(ratios(rng, size[w], 0.5), ratios(rng, size[w], 0.2)) for w in worlds]
-    low, high, deviation = two_level_difference(runs, worlds, samples=200, seed=3)
-    ends, expected = brute_force(runs, worlds, 200, 3)
-    assert (low, high) == pytest.approx(tuple(ends), abs=1e-12)
-    assert deviation == pytest.approx(expected, abs=1e-12)
+    ends = two_level_difference(runs, worlds, samples=200, seed=3)
+    assert ends == pytest.approx(brute_force(runs, worlds, 200, 3), abs=1e-12)
 
 
-def test_one_run_has_the_paired_interval_and_seeds_widen_it():
+def width(ends):
+    return ends[1] - ends[0]
+
+
+def test_equal_seeds_add_nothing_and_unequal_ones_their_own_spread():
     rng = np.random.default_rng(1)
     run = ratios(rng, 80, 0.4), ratios(rng, 80, 0.2)
     one = two_level_difference([run], ["a"], samples=4000, seed=0)
-    assert one[:2] == pytest.approx(paired_difference(*run, samples=4000, seed=0), abs=1e-12)
     same = two_level_difference([run, run, run], ["a"] * 3, samples=4000, seed=0)
-    assert same[2] == pytest.approx(one[2], rel=0.05)  # equal seeds add nothing
+    assert width(same) == pytest.approx(width(one), rel=0.05)
     worse = run[0], run[1] + [[1, 1]]  # a seed that went wrong
     wide = two_level_difference([run, run, worse], ["a"] * 3, samples=4000, seed=0)
     differences = [b[:, 0].sum() / b[:, 1].sum() for b in (run[1], run[1], worse[1])]
-    seeds = np.std(differences) / np.sqrt(3)
-    assert seeds > 0.5 * one[2]
-    assert wide[2] == pytest.approx(np.hypot(one[2], seeds), rel=0.1)
+    seeds = 2 * 1.96 * np.std(differences) / np.sqrt(3)
+    assert seeds > 0.5 * width(one)
+    assert width(wide) == pytest.approx(np.hypot(width(one), seeds), rel=0.1)
 
 
 def test_it_covers_the_truth_as_often_as_it_says():
@@ -127,7 +128,7 @@ def test_it_covers_the_truth_as_often_as_it_says():
     for _ in range(tries):
         shifts = rng.normal(0, 0.03, 6)
         runs = [(ratios(rng, 60, 0.5), ratios(rng, 60, 0.3 + shift)) for shift in shifts]
-        low, high, _ = two_level_difference(runs, ["a"] * 6, samples=300, seed=0)
+        low, high = two_level_difference(runs, ["a"] * 6, samples=300, seed=0)
         covered += low <= truth <= high
     assert 0.87 <= covered / tries <= 0.99  # 0.95 less what six seeds understate
 
@@ -138,14 +139,33 @@ def test_two_level_has_no_interval_without_a_denominator():
     assert two_level_difference([], []) is None
 
 
+def rows_of(*p_values):
+    """Rows whose intervals have these p-values."""
+    found = []
+    for p in p_values:
+        half = 1.959963984540054 / stats.norm.isf(p / 2)
+        found.append({"difference": 1.0, "low": 1.0 - half, "high": 1.0 + half})
+    return found
+
+
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("p_values", "expected"),
     [
-        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # R: p.adjust(p, "holm")
-        ([0.5, 0.9], [1.0, 1.0]),
-        ([0.04], [0.04]),
+        # as the function p.adjust of R, method holm, has them at most 0.05
+        ([0.01, 0.04, 0.03, 0.005], [True, False, False, True]),
+        ([0.01, 0.02, 0.04], [True, True, True]),
+        ([0.03, 0.04], [False, False]),
+        ([0.04], [True]),
+        ([0.06], [False]),
         ([], []),
     ],
 )
-def test_holm_adjusts_as_r_does(given, expected):
-    assert holm(given) == pytest.approx(expected)
+def test_rows_are_clear_of_zero_by_holm(p_values, expected):
+    assert clear_of_zero(rows_of(*p_values)) == expected
+
+
+def test_rows_without_an_interval_are_not_clear_and_are_no_tests():
+    nothing = {"difference": 1.0, "low": None, "high": None}
+    exact = {"difference": -0.5, "low": -0.5, "high": -0.5}
+    assert clear_of_zero([nothing, *rows_of(0.04), nothing]) == [False, True, False]
+    assert clear_of_zero([exact, *rows_of(0.04)]) == [True, True]

@@ -141,11 +141,26 @@ def check_pip(words: list[str]) -> None:
     assert all(re.search(rf"^{extra} = \[", text, flags=re.M) for extra in extras[1].split(","))
 
 
+def check_vllm(words: list[str]) -> None:
+    """Options that vLLM has; the folders are those that a merge writes."""
+    serve, model, *rest = words
+    known = {"--enable-lora", "--lora-modules", "--max-lora-rank", "--served-model-name"}
+    assert serve == "serve" and {word for word in rest if word[:2] == "--"} <= known
+    written = {word.rpartition("/")[2] for word in (model, *rest)}
+    assert written & {"merged_transformers", "adapter_transformers"}
+
+
 def check_python(words: list[str]) -> None:
-    """`python -m tools.speed COMMAND ...` parses."""
+    """`python -m tools.speed COMMAND ...` parses; lmms-eval gets a folder that a merge writes."""
     from tools.speed.__main__ import app
 
     flag, module, name, *rest = words
+    if module == "lmms_eval":
+        known = {"--model", "--model_args", "--tasks", "--batch_size", "--log_samples"}
+        known.add("--output_path")
+        assert {word for word in (name, *rest) if word[:2] == "--"} <= known
+        assert any(word.endswith("/merged_transformers") for word in rest)
+        return
     assert (flag, module) == ("-m", "tools.speed")
     check_typer(app(), module, [name, *rest])
 
@@ -171,6 +186,7 @@ CHECKS = {
     "python": check_python,
     "python3": check_python3,
     "source": check_source,
+    "vllm": check_vllm,
 }
 
 
@@ -191,7 +207,7 @@ def test_readme_is_one_page():
 def test_command(line):
     word, *rest = shlex.split(line, comments=True)
     word = word.removeprefix(".venv/bin/")
-    if word not in ("make", "source"):
+    if word not in ("make", "source", "vllm"):
         assert (BIN / word).exists(), f"{word} is not installed"
     CHECKS[word](rest)
 

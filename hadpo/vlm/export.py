@@ -99,6 +99,8 @@ _TURN = """\
 {%- if part["type"] == "text" -%}{%- set ns.text = ns.text + part["text"] -%}
 {%- else -%}{%- set ns.images = ns.images + 1 -%}{%- endif -%}
 {%- endfor -%}{%- endif -%}
+{%- set ns.images = ns.images + ns.text.count("<image>") -%}
+{%- set ns.text = ns.text.replace("<image>\\n", "").replace("<image>", "") -%}
 {%- if message["role"] == "assistant" -%}
 {{- AFTER + " " + ns.text + eos_token -}}
 {%- elif message["role"] != "user" -%}{{- raise_exception("the prompt has its own system text") -}}

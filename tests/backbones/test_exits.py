@@ -140,6 +140,9 @@ def test_a_conversation_of_several_turns(tmp_path):
     ids += backbone.PROMPTS.again.tokenize("And the dog?", backbone.tokenizer)
     ids += backbone.response_ids("No.")
     assert row["input_ids"][0].tolist() == [0 if i == IMAGE else i for i in ids]
+    asked = [{"role": "user", "content": "<image>\nIs it red?"}]  # as lmms-eval writes it
+    first = processor.apply_chat_template(asked, add_generation_prompt=True)
+    assert first == "USER: <image>\nIs it red? ASSISTANT:"
     for wrong in (
         [{"role": "system", "content": "Be brief."}, *said],
         [{"role": "user", "content": "Is it red?"}],

@@ -169,3 +169,97 @@ def test_tables():
     assert checkpoint.translate("plain", table) == "d"
     assert checkpoint.translate("a.", table) is None
     assert checkpoint.translate_back("b.7", {"a.{}.w": "b.{}"}) == "a.7.w"
+
+
+NAMES = checkpoint.WEIGHT_NAMES
+
+
+@pytest.mark.parametrize(
+    ("new", "old"), [(a, b) for i, a in enumerate(NAMES) for b in NAMES[i + 1 :]]
+)
+def test_of_several_sets_transformers_own_order_decides(tmp_path, new, old, caplog):
+    """Any two sets: the one that transformers' own loader takes; the other one is named."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = LlamaForCausalLM(config)
+    weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+    for name, shift in ((new, 0.0), (old, 1.0)):
+        values = {key: value + shift for key, value in weights.items()}
+        file = name.removesuffix(".index.json")
+        if name != file:
+            file = file.replace(".", f"-{NAMES.index(name)}-of-1.")
+            (tmp_path / name).write_text(
+                json.dumps({"metadata": {}, "weight_map": dict.fromkeys(values, file)})
+            )
+        is_safe = file.endswith("safetensors")
+        save_file(values, tmp_path / file, metadata={"format": "pt"}) if is_safe else torch.save(
+            values, tmp_path / file
+        )
+    config.save_pretrained(tmp_path)
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).state_dict()
+    found = {
+        key: value
+        for path in checkpoint.weight_files(tmp_path, what="part")
+        for key, value in checkpoint.read_tensors(path)
+    }
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
+    assert torch.equal(found["model.norm.weight"], weights["model.norm.weight"])
+    assert old in caplog.text and "left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (None, "weight_map: found None, expected key -> file"),
+        ({}, "weight_map: found {}"),
+        ([], r"weight_map: found \[\]"),
+        ("model.safetensors", "weight_map: found 'model.safetensors'"),
+        ({"old.weight": 3}, "found 3, expected a file of this folder"),
+        ({"old.weight": "../other.safetensors"}, "expected a file of this folder"),
+        ({"old.weight": "/etc/passwd"}, "expected a file of this folder"),
+    ],
+)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("json")])
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_an_index_that_says_nothing(tmp_path, places, message, name, is_alone):
+    if not is_alone:
+        save_file(WEIGHTS, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(BadInput, match=message) as error:
+        checkpoint.weight_files(tmp_path, what="part")
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.pth", "w.pt"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"state_dict": weights, "epoch": 1},
+        lambda weights: {"module": weights, "global_step": 7, "args": {"lr": 0.1}},
+        lambda weights: {"model": {"state_dict": weights}},
+        lambda weights: {"model_state_dict": weights, "optimizer": {"state": {}}},
+        lambda weights: {f"module.{key}": value for key, value in weights.items()},
+        lambda weights: {f"_orig_mod.{key}": value for key, value in weights.items()},
+        lambda weights: {"model": {f"_orig_mod.module.{k}": v for k, v in weights.items()}},
+    ],
+)
+def test_weights_in_any_wrapping(tmp_path, name, wrap):
+    torch.save(wrap(WEIGHTS), tmp_path / name)
+    assert torch.equal(fill(tmp_path / name).layer.weight, WEIGHTS["old.weight"])
+
+
+def test_a_prefix_of_a_wrapped_model_in_safetensors(tmp_path):
+    model = fill(tmp_path / "w.safetensors", {f"module.{k}": v for k, v in WEIGHTS.items()})
+    assert torch.equal(model.layer.bias, WEIGHTS["old.bias"])
+    mixed = {"module.old.weight": WEIGHTS["old.weight"], "old.bias": WEIGHTS["old.bias"]}
+    with pytest.raises(BadInput, match=r"unexpected key 'module\.old\.weight'"):
+        fill(tmp_path / "w.safetensors", mixed)
+
+
+def test_a_file_without_tensors_says_what_it_holds(tmp_path):
+    torch.save({"optimizer": {"state": {}}, "epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(BadInput, match=r"w\.pt: no tensors in it; it holds optimizer, epoch"):
+        list(checkpoint.read_tensors(tmp_path / "w.pt"))

@@ -44,6 +44,11 @@ class ModelSizes:
         """Weights of the linear layers in all decoder layers."""
         return self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
 
+    @property
+    def other_weights(self) -> int:
+        """All but these: encoder, connector, embeddings, output layer and norms."""
+        return self.others + 2 * self.vocab * self.width + (2 * self.layers + 1) * self.width
+
     def trained(self, train: TrainConfig) -> int:
         """Weights that learn: of the adapter, of the connector, or of both."""
         lora = self.lora_weights(train.lora_rank, train.lora_targets)
@@ -233,27 +238,50 @@ def training_memory(
         quantization: of the language model's linear layers.
         positions: of a micro-batch; None: description pairs with answers of 100 tokens.
     """
-    h, number_bytes = sizes.width, BITS[dtype] / 8
+    number_bytes = BITS[dtype] / 8
     linear_bytes = BITS[dtype if quantization == "none" else quantization] / 8
-    rest = sizes.others + 2 * sizes.vocab * h + (2 * sizes.layers + 1) * h
-    answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
-    answers = 2 if train.objective == "dpo" else 1
-    scored = answers * answer * train.micro_batch_pairs
+    rows = usual_rows(sizes, train)
+    scored = sum(row.scored for row in rows)
     if positions is None:
-        rows = math.ceil(train.micro_batch_pairs / train.pairs_per_row)
-        own = _PROMPT * (train.pairs_per_row > 1)  # pairs of an image share the image alone
-        positions = rows * (sizes.image_tokens + _PROMPT - own) + scored
-        positions += own * train.micro_batch_pairs
+        positions = sum(row.positions for row in rows)
     return step_memory(
         sizes,
         train,
-        weights=sizes.linear_weights * linear_bytes + rest * number_bytes,
+        weights=sizes.linear_weights * linear_bytes + sizes.other_weights * number_bytes,
         trained=sizes.trained(train),
         number_bytes=number_bytes,
         positions=positions,
         scored=scored,
         is_quantised=quantization != "none",
     )
+
+
+def usual_rows(sizes: ModelSizes, train: TrainConfig) -> list[Row]:
+    """The rows of a micro-batch before there are data: description pairs with answers of 100."""
+    answer = max(1, min(_ANSWER, train.max_length - sizes.image_tokens - _PROMPT))
+    k = min(train.pairs_per_row, train.micro_batch_pairs)
+    answers = ((answer,) * (2 if train.objective == "dpo" else 1),) * k
+    row = Row(common=sizes.image_tokens, rests=(_PROMPT,) * k, answers=answers)
+    return [row] * math.ceil(train.micro_batch_pairs / k)
+
+
+def usual_seconds(sizes: ModelSizes, train: TrainConfig, gpu: Gpu, *, dtype: str) -> float:
+    """Modelled time of a micro-batch of `usual_rows`; an encoder reads 257 positions or more."""
+    rows, number_bytes = usual_rows(sizes, train), BITS[dtype] / 8
+    lora = sizes.lora_weights(train.lora_rank, train.lora_targets)
+    vision = 2.0 * sizes.others * max(257, sizes.image_tokens + 1)
+    price = Operations.of(sizes, lora_weights=lora * ("adapter" in train.trained), vision=vision)
+    recomputes = train.activation_checkpointing
+    reads = train.objective == "dpo" and train.reference == "adapter_off"
+    each = price.train(rows[0], recomputes=recomputes, reads_reference=reads) + vision
+    work = Work.of_step(
+        sizes,
+        operations=each * len(rows),
+        positions=sum(row.positions for row in rows),
+        number_bytes=number_bytes,
+        passes=1 + recomputes + reads,
+    )
+    return gpu.seconds(work, number_bytes=number_bytes)
 
 
 def question_memory(

@@ -181,8 +181,12 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
     step = _step_memory(sizes, recipe.train, precision)
     about = {
         "weights": f"{precision.dtype}, quantization {precision.quantization}; {source}",
-        "adapter": f"rank {recipe.train.lora_rank} on {recipe.train.lora_targets}, "
-        f"{recipe.train.optimizer}",
+        "adapter": (
+            f"rank {recipe.train.lora_rank} on {recipe.train.lora_targets}, "
+            if "adapter" in recipe.train.trained
+            else "the connector, "
+        )
+        + recipe.train.optimizer,
         "activations": f"{recipe.train.micro_batch_pairs} description pairs at a time"
         + ", recomputed" * recipe.train.activation_checkpointing,
         "logits": "a few tokens at a time",
@@ -191,7 +195,8 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
     for term, text in about.items():
         gigabytes = getattr(step, term) / 1e9
         yield Check(what=f"memory: {term}", status="ok", found=f"{gigabytes:.3f} GB; {text}")
-    fitting, refused = [], []
+    yield from _merge_memory(recipe, sizes)
+    fitting, refused, hours, turns = [], [], [], []
     for name, gpu in cost.GPUS.items():
         kinds = [f"{name} {gigabytes} GB" for gigabytes in gpu.gigabytes]
         try:
@@ -201,12 +206,60 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
             continue
         step = _step_memory(sizes, recipe.train, precision)
         for kind, gigabytes in zip(kinds, gpu.gigabytes, strict=True):
-            fitting += [f"{kind} ({precision.dtype})"] * cost.fits(step, gigabytes)
+            if cost.fits(step, gigabytes):
+                fitting.append(f"{kind} ({precision.dtype})")
+            elif turn := _what_fits(sizes, recipe.train, precision, gigabytes):
+                turns.append(f"{kind}: {turn}")
+        seconds = cost.usual_seconds(sizes, recipe.train, gpu, dtype=precision.dtype)
+        hours.append(f"{name} {_hours(recipe.train, seconds):.2g}")
     found = "fits " + ", ".join(fitting) if fitting else "fits none of the GPUs listed here"
     if refused:
         found += f"; not on {', '.join(refused)}: {model.dtype}, {model.quantization}"
-    fix = "" if fitting else "micro_batch_pairs=1, activation_checkpointing=true, quantization=nf4"
-    yield Check(what="GPU", status="ok" if fitting else "warning", found=found, fix=fix)
+    yield Check(
+        what="GPU", status="ok" if fitting else "warning", found=found, fix="; ".join(turns)
+    )
+    about_hours = f"{recipe.train.steps} updates" if recipe.train.steps else "10,000 pairs"
+    found = f"{', '.join(hours)}: {about_hours} on one GPU; modelled, no GPU was timed yet"
+    yield Check(what="hours", status="ok", found=found)
+
+
+def _hours(train: config.TrainConfig, seconds: float) -> float:
+    """Of all updates, or of 10,000 pairs where their number follows from the data."""
+    pairs = train.steps * train.batch_pairs if train.steps else 10_000
+    return pairs / train.micro_batch_pairs * seconds / 3600
+
+
+def _what_fits(
+    sizes: cost.ModelSizes,
+    train: config.TrainConfig,
+    precision: backbones.Precision,
+    gigabytes: float,
+) -> str:
+    """The first of these turns with which a step fits a GPU; "" if none does."""
+    turns: list[str] = []
+    for turn, changes in (
+        ("micro_batch_pairs=1", {"micro_batch_pairs": 1, "pairs_per_row": 1}),
+        ("activation_checkpointing=true", {"activation_checkpointing": True}),
+        ("quantization=nf4", {}),
+    ):
+        turns.append(turn)
+        train = replace(train, **changes)  # pyright: ignore[reportArgumentType]
+        if turn.startswith("quantization"):
+            precision = replace(precision, quantization="nf4")
+        if cost.fits(_step_memory(sizes, train, precision), gigabytes):
+            return ", ".join(turns)
+    return ""
+
+
+def _merge_memory(recipe: config.Recipe, sizes: cost.ModelSizes) -> Iterator[Check]:
+    """The merge sums in float32, on the host where no GPU has room for it."""
+    if "merge" not in recipe.stages:
+        return
+    needed = 4 * (sizes.linear_weights + sizes.other_weights) / _GIB
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    fix = "" if needed < there else "merge on a machine with more: hadpo stage merge"
+    found = f"{needed:.0f} GiB of the host, or of a GPU that has them free; here are {there:.0f}"
+    yield Check(what="memory: merge", status="warning" if fix else "ok", found=found, fix=fix)
 
 
 def _step_memory(

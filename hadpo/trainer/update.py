@@ -103,7 +103,7 @@ def build_optimizer(
     """
     values: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **values)
+        return torch.optim.AdamW(groups, **values, fused=device == "cuda")
     what = f"optimizer: found {settings.optimizer}"
     if device != "cuda":
         raise BadInput(

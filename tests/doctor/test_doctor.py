@@ -137,3 +137,31 @@ def test_the_table_escapes_what_it_shows():
     text = doctor.Report([check])._repr_html_()
     assert "<script>" not in text
     assert "a &amp; b" in text
+
+
+def rows_of(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("HADPO_MODELS", str(tmp_path))
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path))
+    return {row["what"]: row for row in doctor.check(recipe).rows}
+
+
+def test_what_to_turn_is_said_for_each_card_that_is_too_small(monkeypatch, tmp_path):
+    row = rows_of("instructblip-13b", monkeypatch, tmp_path)["GPU"]
+    assert row["found"].startswith("fits A100 80 GB (bfloat16), H100 80 GB (bfloat16)")
+    assert "A100 40 GB: micro_batch_pairs=1" in row["fix"].split("; ")
+    row = rows_of("hic-humour", monkeypatch, tmp_path)["GPU"]
+    assert "V100 16 GB: micro_batch_pairs=1, activation_checkpointing=true, quantization=nf4" in (
+        row["fix"].split("; ")
+    )
+
+
+def test_the_merge_and_the_hours_are_said(monkeypatch, tmp_path):
+    rows = rows_of("llava-1.5-7b", monkeypatch, tmp_path)
+    assert rows["memory: merge"]["found"].startswith("26 GiB of the host")
+    hours = dict(part.split() for part in rows["hours"]["found"].partition(":")[0].split(", "))
+    # 10,000 description pairs at 1.45 times what tools.speed count models for a pair of 100 tokens
+    assert float(hours["A100"]) == pytest.approx(10_000 * 0.206 * 1.45 / 3600, rel=0.1)
+    assert float(hours["H100"]) < 0.5 * float(hours["A100"])
+    connector = rows_of("hic-humour", monkeypatch, tmp_path)
+    assert connector["memory: adapter"]["found"] == "0.050 GB; the connector, adamw"
+    assert "90000 updates" in connector["hours"]["found"]

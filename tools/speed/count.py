@@ -13,8 +13,9 @@ import torch
 import typer
 
 from hadpo.backbones import llava
+from hadpo.figures import Figure, speed_bars
 from hadpo.plugins import choices
-from hadpo.records import BadInput, write_text
+from hadpo.records import BadInput, read_json, write_text
 from tools.speed import cost, counting, machine, models, peers, results, steps
 from tools.speed.models import Geometry
 
@@ -289,7 +290,41 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure(found: Mapping[str, Any], geometry: str = "llava-7b") -> Figure:
+    """How many times less A100 time a pair takes than the peers', by the model; nothing is timed.
+
+    Raises:
+        BadInput: no peer was counted.
+    """
+    by = {
+        (row["name"], row["kind"], row["recomputes"]): row["ms"]["A100"]
+        for row in found["geometries"][geometry]["rows"]
+    }
+    bars = []
+    for ours in ("ours", "ours, kernels", "ours, reference cached"):
+        for kind in ("desc", "pope"):
+            for peer in PEERS:
+                if (peer, kind, True) not in by:
+                    continue
+                ratio = by[peer, kind, True] / by[ours, kind, True]
+                bars.append(
+                    {"what": f"{ours}: times less modelled A100 time than", "pairs": kind}
+                    | {"than": peer, "median": ratio, "least": None, "greatest": None}
+                    | {"floor": None, "aim": None}
+                )
+    title = f"Counted at {geometry} on the meta device; modelled, not measured on a GPU."
+    return speed_bars(bars, title=title)
+
+
+def published() -> dict[str, Any]:
+    """The committed counts, `papers_results/speed/count.json`."""
+    return read_json(results.PUBLISHED / "count.json", dict, expected="tools.speed count --publish")
+
+
 def save(found: Mapping[str, Any], folder: Path) -> None:
-    """Write `count.json` and `count.md` into `folder`."""
+    """Write `count.json` and `count.md` into `folder`, and the figure if peers were counted."""
     results.save_json(found, folder / "count.json")
     write_text(folder / "count.md", table(found))
+    names = {row["name"] for each in found["geometries"].values() for row in each["rows"]}
+    if "llava-7b" in found["geometries"] and names & set(PEERS):
+        figure(found).save(folder, "count")

@@ -35,6 +35,9 @@ class ModelSizes:
     inner: int = 11008  # width of its MLP
     layers: int = 32
     vocab: int = 32000
+    query_width: int = 0  # of a position's queries, over all heads; 0: `width`
+    key_width: int = 0  # of its keys, fewer heads where queries share them; 0: `width`
+    is_tied: bool = False  # the head is the embedding
     others: int  # weights of encoder and connector
     connector: int = 0  # of these, what is trained with `trained: connector`
     image_tokens: int  # of one image
@@ -42,12 +45,22 @@ class ModelSizes:
     @property
     def linear_weights(self) -> int:
         """Weights of the linear layers in all decoder layers."""
-        return self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
+        attention = 2 * self.width * (self._queries + self._keys)
+        return self.layers * (attention + 3 * self.width * self.inner)
+
+    @property
+    def _queries(self) -> int:
+        return self.query_width or self.width
+
+    @property
+    def _keys(self) -> int:
+        return self.key_width or self.width
 
     @property
     def other_weights(self) -> int:
         """All but these: encoder, connector, embeddings, output layer and norms."""
-        return self.others + 2 * self.vocab * self.width + (2 * self.layers + 1) * self.width
+        tables = (1 if self.is_tied else 2) * self.vocab
+        return self.others + (tables + 2 * self.layers + 1) * self.width
 
     def trained(self, train: TrainConfig) -> int:
         """Weights that learn: of the adapter, of the connector, or of both."""
@@ -59,7 +72,11 @@ class ModelSizes:
         h, inner = self.width, self.inner
         mlp = ("up_proj", "gate_proj", "down_proj")
         modules = names(targets)
-        layer = sum(h + inner if name in mlp else 2 * h for name in modules if name != "lm_head")
+        widths = dict.fromkeys(mlp, h + inner) | {
+            **dict.fromkeys(("k_proj", "v_proj"), h + self._keys),
+            **dict.fromkeys(("q_proj", "o_proj"), h + self._queries),
+        }
+        layer = sum(widths.get(name, 2 * h) for name in modules if name != "lm_head")
         head = h + self.vocab if "lm_head" in modules else 0
         return rank * (self.layers * layer + head)
 
@@ -111,7 +128,7 @@ class Operations:
         """Those of a model, whose encoder and connector take `vision` for an image."""
         return cls(
             linear=2 * sizes.linear_weights,
-            attention=4 * sizes.width * sizes.layers,
+            attention=4 * (sizes.query_width or sizes.width) * sizes.layers,
             head=2 * sizes.width * sizes.vocab,
             lora=2 * lora_weights,
             vision=vision,
@@ -285,7 +302,7 @@ def usual_seconds(sizes: ModelSizes, train: TrainConfig, gpu: Gpu, *, dtype: str
 
 
 def question_memory(
-    sizes: ModelSizes, *, key_width: int, number_bytes: int, beams: int, max_new_tokens: int
+    sizes: ModelSizes, *, number_bytes: int, beams: int, max_new_tokens: int
 ) -> int:
     """Bytes that a question with an image of its own takes at most while it is answered.
 
@@ -293,12 +310,11 @@ def question_memory(
 
     Args:
         sizes: of the model.
-        key_width: of the keys of one position and layer, over all heads.
         number_bytes: of a number.
         beams: answers that grow side by side.
         max_new_tokens: of an answer.
     """
-    token = 2 * sizes.layers * key_width * number_bytes
+    token = 2 * sizes.layers * (sizes.key_width or sizes.width) * number_bytes
     prompt = sizes.image_tokens + _QUESTION_TOKENS
     grown = token * beams * (_QUESTION_TOKENS + max_new_tokens)
     widest = prompt * (6 * sizes.width + 3 * sizes.inner) * number_bytes

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from hadpo.records import BadInput
 
 ORIENTATION = 0x0112  # EXIF tag: cameras store pictures lying on their side
+_LEAST_TURNED = 5  # of the orientations 1 to 8: the sides change places from here on
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # 16 bits a pixel
 _LEAST_PEAK = 1 << 14  # of 16 bits: a darker picture may as well have 8, 10, 12 or 14 bits
 
@@ -41,6 +42,14 @@ def read_image(path: str | Path) -> Image.Image:
     """The picture in a file, decoded, upright, in RGB; raises as `open_image` and `to_rgb` do."""
     with open_image(path) as image:
         return to_rgb(image)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels, as `read_image` gives the picture, from the file's head."""
+    with open_image(path) as image:
+        width, height = image.size
+        is_turned = image.getexif().get(ORIENTATION, 1) >= _LEAST_TURNED
+    return (height, width) if is_turned else (width, height)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

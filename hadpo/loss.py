@@ -17,6 +17,8 @@ def token_logps(
     targets: Int[Tensor, " tokens"],
     *,
     chunk_tokens: int | None = None,
+    scale: float = 1.0,
+    softcap: float = 0.0,
 ) -> Float[Tensor, " tokens"]:
     """Log-probability of each target token, in nats, in float32 (float64 for float64 states).
 
@@ -29,29 +31,40 @@ def token_logps(
         head: weight of the output layer.
         targets: ids of the tokens.
         chunk_tokens: tokens per sweep; None: as many as fit `CHUNK_VALUES`.
+        scale: factor of the logits (Cohere, Granite).
+        softcap: c of c tanh(logits / c) (Gemma 2, https://arxiv.org/abs/2408.00118); 0: none.
 
     Raises:
         RuntimeError: on a second derivative, which this function does not have.
     """
     if chunk_tokens is None:
         chunk_tokens = max(1, CHUNK_VALUES // head.shape[0])
-    return _TokenLogps.apply(hidden, head, targets, chunk_tokens)
+    return _TokenLogps.apply(hidden, head, targets, chunk_tokens, scale, softcap)
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        chunk: int,
+        scale: float,
+        softcap: float,
+    ) -> Tensor:
         wants_hidden, wants_head = ctx.needs_input_grad[:2]
         logps, normalisers, gradients = [], [], []
         for h, y in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = _upcast(h @ head.T)
+            logits = logit_map(_upcast(h @ head.T), scale, softcap)
             normaliser = logits.logsumexp(dim=-1)
             logps.append(logits.gather(1, y[:, None])[:, 0] - normaliser)
             if wants_head:
                 normalisers.append(normaliser)
             elif wants_hidden:
-                gradients.append(_slope(logits, normaliser, y).to(head.dtype) @ head)
-        ctx.chunk = chunk
+                slope = _slope(logits, normaliser, y, scale, softcap)
+                gradients.append(slope.to(head.dtype) @ head)
+        ctx.chunk, ctx.map = chunk, (scale, softcap)
         ctx.is_recomputed = wants_head
         if wants_head:
             ctx.save_for_backward(hidden, head, targets, _joined(normalisers, hidden))
@@ -64,28 +77,40 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not ctx.is_recomputed:
             (gradients,) = ctx.saved_tensors
-            return (grad[:, None] * gradients).to(gradients.dtype), None, None, None
+            return (grad[:, None] * gradients).to(gradients.dtype), *[None] * 5
         hidden, head, targets, normalisers = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden)
         by_head = torch.zeros_like(head, dtype=_upcast(head[:0]).dtype)
         for i in range(0, len(hidden), ctx.chunk):
             part = slice(i, i + ctx.chunk)
-            logits = _upcast(hidden[part] @ head.T)
-            slope = _slope(logits, normalisers[part], targets[part]) * grad[part, None]
+            logits = logit_map(_upcast(hidden[part] @ head.T), *ctx.map)
+            slope = _slope(logits, normalisers[part], targets[part], *ctx.map) * grad[part, None]
             by_hidden[part] = slope.to(head.dtype) @ head
             by_head += slope.T @ _upcast(hidden[part])
         wants_hidden = ctx.needs_input_grad[0]
-        return by_hidden if wants_hidden else None, by_head.to(head.dtype), None, None
+        return by_hidden if wants_hidden else None, by_head.to(head.dtype), *[None] * 4
 
 
 def _upcast(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _slope(logits: Tensor, normaliser: Tensor, targets: Tensor) -> Tensor:
-    """Derivative of log-probabilities by logits: one-hot minus softmax."""
+def logit_map(logits: Tensor, scale: float, softcap: float) -> Tensor:
+    """What a head does behind its product: a factor, then c tanh(x / c)."""
+    if scale != 1.0:
+        logits = logits * scale
+    return softcap * (logits / softcap).tanh() if softcap else logits
+
+
+def _slope(
+    logits: Tensor, normaliser: Tensor, targets: Tensor, scale: float, softcap: float
+) -> Tensor:
+    """Derivative of log-probabilities by the product: (one-hot - softmax) times the map's."""
     slope = (logits - normaliser[:, None]).exp_().neg_()
-    return slope.scatter_add_(1, targets[:, None], torch.ones_like(slope[:, :1]))
+    slope = slope.scatter_add_(1, targets[:, None], torch.ones_like(slope[:, :1]))
+    if softcap:
+        slope = slope * (1 - (logits / softcap) ** 2)
+    return slope * scale if scale != 1.0 else slope
 
 
 def _joined(parts: list[Tensor], like: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"places", "records", "config", "plugins"},
     "data": {"records", "images", "plugins", "text"},
     "vlm": {"records", "images", "config", "plugins", "cost"},
-    "backbones": {"records", "config", "plugins", "cost", "vlm"},
+    "backbones": {"records", "images", "config", "plugins", "cost", "vlm"},
     "judges": {"records", "plugins", "text", "chat"},
     "batch": {"records", "images", "config", "loss", "cost", "vlm", "backbones"},
     "adapter": {"records", "config", "plugins", "runs", "vlm", "backbones", "batch", "loss"},

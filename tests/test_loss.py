@@ -153,3 +153,25 @@ def test_language_model_loss_is_a_mean_over_tokens():
     logps = logits.log_softmax(-1).gather(2, targets[..., None])[..., 0]
     found = loss.language_model_loss(logps.sum(-1), torch.tensor([5]))
     assert math.isclose(found.item(), F.cross_entropy(logits[0], targets[0]).item(), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, 30.0), (0.25, 0.0), (0.5, 2.0)])
+@pytest.mark.parametrize("is_head_trained", [False, True])
+def test_softcap_and_scale_are_in_the_gradient(scale, softcap, is_head_trained):
+    """Against autograd on c tanh(s h W / c), in float64; by the states and by the head."""
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(7, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 6, generator=generator, dtype=torch.float64)
+    head.requires_grad_(is_head_trained)
+    targets = torch.arange(7)
+    logits = scale * hidden @ head.T
+    logits = softcap * (logits / softcap).tanh() if softcap else logits
+    expected = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    found = loss.token_logps(hidden, head, targets, chunk_tokens=3, scale=scale, softcap=softcap)
+    assert torch.allclose(found, expected, atol=1e-14)
+    wanted = [hidden, head] if is_head_trained else [hidden]
+    weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    ours = torch.autograd.grad((found * weights).sum(), wanted)
+    theirs = torch.autograd.grad((expected * weights).sum(), wanted)
+    for own, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(own, other, atol=1e-13)

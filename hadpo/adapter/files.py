@@ -248,7 +248,8 @@ def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> 
     names = {"".join(words[i : i + n]) for i in range(len(words)) for n in (1, 2, 3)}
     families = plugins.available("hadpo.backbones")
     named = [family for family in families if family.replace("_", "") in names]
-    if named and own not in named and len(named[0]) > len("-hf"):  # that ends any hub id
+    named = [family for family in named if len(family) > len("hf")]  # that ends any hub id
+    if named and own.replace("_", "") not in names:
         raise BadInput(
             f"{path}: an adapter of {base!r}, a {named[0]}; the backbone is {backbone.name}: "
             "name the adapter of this one, or the other backbone; if that name misleads, change "

@@ -119,7 +119,9 @@ def linear(backbone: Backbone) -> list[str]:
     return [
         name.removesuffix(".base_layer")  # of a layer that has LoRA
         for name, module in backbone.language_model.named_modules()
-        if isinstance(module, nn.Linear) and ".lora_" not in name
+        if isinstance(module, nn.Linear)
+        and ".lora_" not in name
+        and name.startswith(backbone.lora_scope)
     ]
 
 
@@ -261,6 +263,9 @@ def settings(backbone: Backbone) -> dict[str, Any]:
     names = {name.rpartition(".")[2] for name in layers}
     all_of_them = {name for name in linear(backbone) if name.rpartition(".")[2] in names}
     config["target_modules"] = sorted(names if all_of_them == set(layers) else layers)
+    if backbone.lora_scope and all_of_them == set(layers):  # towers have layers of these names, too
+        ends = "|".join(sorted(names))
+        config["target_modules"] = rf".*{re.escape(backbone.lora_scope)}.*\.({ends})"
     for field, key in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
         values = {name: getattr(layer, field)[_NAME] for name, layer in layers.items()}
         others = {re.escape(name): v for name, v in values.items() if v != config[field]}

@@ -287,7 +287,7 @@ def _save(
 @torch.no_grad()
 def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers pairs"]:
     """Log-probabilities of the answers per token, pair by pair, in nats, on the CPU."""
-    max_length = backbone.language_model.config.max_position_embeddings
+    max_length = backbone.longest
     found = []
     for pair in pairs:
         packed = batch.pack([batch.tokenize(backbone, pair, max_length=max_length)])

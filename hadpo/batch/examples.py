@@ -39,7 +39,7 @@ def tokenize(
     Raises:
         BadInput: the prompt alone leaves no room for an answer; image tokens are never cut.
     """
-    prefix = backbone.expand(backbone.prompt_ids(pair.instruction, prompt=prompt))
+    prefix = backbone.prefix(pair.instruction, pair.image, prompt=prompt)
     room = max_length - len(prefix)
     if room < 1:
         raise BadInput(

@@ -13,11 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hadpo.batch.examples import Example
-from hadpo.config import TrainConfig
 from hadpo.cost import Row
-from hadpo.records import BadInput
 from hadpo.vlm.attention import Part, Parts
-from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.decoder import Span
 from hadpo.vlm.prompt import IMAGE
 
 Item = TypeVar("Item")
@@ -34,6 +32,7 @@ class Packed:
     positions: Int[Tensor, "rows length"]
     mask: Bool[Tensor, "rows 1 length length"]  # True: row t may look there
     parts: tuple[Parts, ...]  # of each row, the same as the mask: who sees what, part by part
+    spans: tuple[Span, ...]  # the texts of all rows, in the order in which they stand there
     sources: Int[Tensor, " tokens"]  # row * length + position of the state that predicts the token
     targets: Int[Tensor, " tokens"]
     slots: Int[Tensor, " tokens"]  # answer * longest + place: where a token stands in the table
@@ -41,6 +40,7 @@ class Packed:
     longest: int  # tokens of the longest answer
     num_tokens: int  # real positions of all rows
     instructions: tuple[str, ...]  # one per row
+    questions: tuple[str, ...]  # one per pair
     images: tuple[str, ...]  # distinct image files
     image_of: tuple[int, ...]  # row -> its image
 
@@ -85,11 +85,13 @@ def pack_rows(
     longest = int(lengths.max())
     sources, targets, slots = [], [], []
     parts: list[Parts] = []
+    spans: list[Span] = []
     number = 0  # of the pair
     for r, row in enumerate(rows):
         common = _common(row)
         end = _put(row[0].prefix[:common], 0, ids[r], positions[r])
         segments[r, :end] = parents[r, :end] = _PREFIX
+        spans.append(Span(row=r, start=0, end=end, pair=number, first=0))
         segment = _PREFIX
         mine: list[Part] = []
         for example in row:
@@ -101,12 +103,14 @@ def pack_rows(
             parent = segment
             segments[r, start:end] = parents[r, start:end] = parent
             last = end - 1 if end > start else common - 1  # its state predicts the first tokens
+            spans.append(Span(row=r, start=start, end=end, pair=number, first=common))
             prefix = len(example.prefix)
             for k, side in enumerate(answers):
                 answer, start = side[number], end
                 end = _put(answer, prefix, ids[r, start:], positions[r, start:]) + start
                 segment += 1
                 segments[r, start:end], parents[r, start:end] = segment, parent
+                spans.append(Span(row=r, start=start, end=end, pair=number))
                 if k == 0:  # with the prefix before it; the first pair's holds the common one
                     seen = _spans((0, common)) if mine else ()
                     mine.append(Part(rest if mine else 0, end, seen))
@@ -124,6 +128,7 @@ def pack_rows(
         positions=positions,
         mask=_mask(segments, parents),
         parts=tuple(parts),
+        spans=tuple(spans),
         sources=torch.tensor(sources),
         targets=torch.tensor(targets),
         slots=torch.tensor(slots),
@@ -131,6 +136,7 @@ def pack_rows(
         longest=longest,
         num_tokens=sum(row_length(row, sides=sides) for row in rows),
         instructions=tuple(row[0].instruction for row in rows),
+        questions=tuple(e.instruction for row in rows for e in row),
         images=tuple(images),
         image_of=tuple(images.index(row[0].image) for row in rows),
     )
@@ -235,17 +241,3 @@ def micro_batches(rows: Sequence[list[Item]], pairs: int) -> Iterator[list[list[
         part.append(row)
     if part:
         yield part
-
-
-def check_rows(backbone: Backbone, settings: TrainConfig) -> None:
-    """Refuse pairs in one row if they would have nothing to share.
-
-    Raises:
-        BadInput: names the setting.
-    """
-    if settings.pairs_per_row > 1 and backbone.image_tokens_depend_on_instruction:
-        raise BadInput(
-            f"pairs_per_row: found {settings.pairs_per_row}, but the image tokens of "
-            f"{backbone.name} depend on the instruction, so pairs of one image have nothing to "
-            "share; set pairs_per_row to 1"
-        )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,36 +14,35 @@ from hadpo.images import read_image
 from hadpo.vlm.backbone import Backbone
 
 
-def read_pixels(backbone: Backbone, images: Sequence[str]) -> Float[Tensor, "images 3 side side"]:
-    """Pixels of image files, on the CPU.
+def read_pixels(backbone: Backbone, images: Sequence[str]) -> Any:
+    """Pixels of image files, on the CPU, as the backbone holds those of several images.
 
     Raises:
         BadInput: names the file that is missing or no image.
     """
-    return torch.stack([backbone.preprocess(read_image(path)) for path in images])
+    return backbone.stack([backbone.preprocess(read_image(path)) for path in images])
 
 
-def embed(
-    backbone: Backbone, packed: Packed, pixels: Float[Tensor, "images 3 side side"]
-) -> Float[Tensor, "rows length width"]:
+def embed(backbone: Backbone, packed: Packed, pixels: Any) -> Any:
     """Inputs of the language model, each distinct image encoded once."""
-    image_tokens = backbone.image_tokens(pixels, packed.instructions, image_of=packed.image_of)
-    return backbone.embed(packed.ids, image_tokens)
+    return backbone.inputs(packed, pixels)
 
 
-def answer_logps(
-    backbone: Backbone, packed: Packed, embeds: Float[Tensor, "rows length width"]
-) -> Float[Tensor, "answers pairs"]:
+def answer_logps(backbone: Backbone, packed: Packed, inputs: Any) -> Float[Tensor, "answers pairs"]:
     """Log-probability of each answer, summed over its tokens, in nats."""
-    return token_table(backbone, packed, embeds).sum(-1)
+    return token_table(backbone, packed, inputs).sum(-1)
 
 
 def token_table(
-    backbone: Backbone, packed: Packed, embeds: Float[Tensor, "rows length width"]
+    backbone: Backbone, packed: Packed, inputs: Any
 ) -> Float[Tensor, "answers pairs longest"]:
     """Log-probability of each answer token, 0 behind the end of an answer."""
-    hidden = backbone.hidden_states(embeds, packed.mask, packed.positions, packed.parts)
-    states = hidden.flatten(0, 1)[packed.sources]
-    logps = loss.token_logps(states, backbone.lm_head_weight, packed.targets)
+    logps = loss.token_logps(
+        backbone.states(packed, inputs),
+        backbone.lm_head_weight,
+        packed.targets,
+        scale=backbone.logit_scale,
+        softcap=backbone.logit_softcap,
+    )
     table = logps.new_zeros(packed.lengths.numel() * packed.longest)
     return table.index_put((packed.slots,), logps).view(*packed.lengths.shape, packed.longest)

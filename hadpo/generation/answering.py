@@ -5,12 +5,11 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm.std import tqdm
 
 from hadpo.generation.beam import decode_beams
@@ -21,8 +20,6 @@ from hadpo.generation.single import decode_single
 from hadpo.images import read_image
 from hadpo.records import Answer, BadInput, Question
 from hadpo.vlm.backbone import Backbone
-from hadpo.vlm.decoder import KVState
-from hadpo.vlm.prompt import IMAGE
 
 log = logging.getLogger(__name__)
 
@@ -179,30 +176,16 @@ def _answer_group(
     """Every question of a group of images with its generated ids."""
     rows = [(image, text) for image, asked in group.items() for text in asked]
     image_of = [index for index, asked in enumerate(group.values()) for _ in asked]
-    pixels: Tensor | None = None
+    pixels: Any = None
     if "" in group:
         ids = [backbone.text_ids(text, prompt=prompt) for _, text in rows]
-        starts = [len(row) - 1 for row in ids]
     else:
-        ids = [backbone.expand(backbone.prompt_ids(text, prompt=prompt)) for _, text in rows]
-        # Everything up to the last image token is the same for all questions about an image.
-        starts = [len(row) - row[::-1].index(IMAGE) for row in ids]
-        pixels = torch.stack([backbone.preprocess(read_image(image)) for image in group])
-    shared: KVState | None = None
-    if pixels is not None and not backbone.image_tokens_depend_on_instruction:
-        first = [image_of.index(index) for index in range(len(group))]
-        shared = backbone.prefill(
-            [ids[row][: starts[row]] for row in first], backbone.image_tokens(pixels)
-        )
+        ids = [backbone.prefix(text, image, prompt=prompt) for image, text in rows]
+        pixels = backbone.stack([backbone.preprocess(read_image(image)) for image in group])
+    read = backbone.reader(ids, [text for _, text in rows], pixels, image_of)
     for at in range(0, len(rows), batch):
         some = range(at, min(at + batch, len(rows)))
-        if shared is not None:
-            state = shared.branch([image_of[row] for row in some])
-        else:
-            tokens = _own_image_tokens(backbone, pixels, [(rows[r][1], image_of[r]) for r in some])
-            read = backbone.prefill([ids[row][: starts[row]] for row in some], tokens)
-            state = read.branch(range(len(some)))  # beams share it
-        logits, state = backbone.extend(state, [ids[row][starts[row] :] for row in some])
+        logits, state = read(some)
         if decoding.beams > 1:
             generated = decode_beams(backbone, logits, state, decoding)
         else:
@@ -212,15 +195,6 @@ def _answer_group(
             image, text = rows[row]
             for question in group[image][text]:
                 yield question, answer_ids
-
-
-def _own_image_tokens(
-    backbone: Backbone, pixels: Tensor | None, rows: Sequence[tuple[str, int]]
-) -> Tensor | None:
-    if pixels is None:
-        return None
-    texts, image_of = zip(*rows, strict=True)
-    return backbone.image_tokens(pixels, texts, image_of=image_of)
 
 
 class Progress:

@@ -34,12 +34,8 @@ def batch_that_fits(backbone: Backbone, decoding: Decoding, budget_gib: float = 
 
 def bytes_of_a_question(backbone: Backbone, decoding: Decoding) -> int:
     """What a question with its own image takes at most while it is answered."""
-    llama = backbone.language_model.config
-    heads = llama.num_key_value_heads or llama.num_attention_heads
-    size = getattr(llama, "head_dim", None) or llama.hidden_size // llama.num_attention_heads
     return cost.question_memory(
         backbone.sizes,
-        key_width=heads * size,
         number_bytes=backbone.dtype.itemsize,
         beams=decoding.beams,
         max_new_tokens=decoding.max_new_tokens,

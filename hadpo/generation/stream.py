@@ -47,15 +47,12 @@ def stream(
     if decoding.beams > 1:
         raise BadInput("several beams cannot be streamed; use 1 beam")
     ids = _ids(backbone, turns, prompt)
-    room = backbone.language_model.config.max_position_embeddings - len(ids)
+    room = backbone.longest - len(ids)
     if room < 1:
         raise BadInput(f"a conversation of {len(ids)} tokens is too long; begin a new one")
     images = [turn.image for turn in turns if turn.image is not None]
-    pixels = torch.stack([backbone.preprocess(image) for image in images])
-    asked = [turns[0].instruction] if backbone.image_tokens_depend_on_instruction else []
-    tokens = backbone.image_tokens(pixels, asked)
-    state = backbone.prefill([ids[:-1]], tokens.reshape(1, -1, tokens.shape[-1]))
-    logits, state = backbone.extend(state, [ids[-1:]])
+    pixels = backbone.stack([backbone.preprocess(image) for image in images])
+    logits, state = backbone.read_alone(ids, turns[0].instruction, pixels)
     draws = generator(decoding, "\n".join(turn.instruction for turn in turns))
     generated = torch.empty(1, 0, dtype=torch.long, device=logits.device)
     for _ in range(min(decoding.max_new_tokens, room)):
@@ -75,7 +72,7 @@ def _ids(
     first, *later = turns
     if first.image is None:
         raise BadInput("the first question of a conversation needs an image")
-    ids = backbone.expand(backbone.prompt_ids(first.instruction, prompt=prompt))
+    ids = backbone.prefix(first.instruction, first.image, prompt=prompt)
     before = first
     for turn in later:
         template = getattr(backbone.PROMPTS, "again" if turn.image is None else "again_image")

@@ -80,7 +80,7 @@ def tokenize(backbone: Backbone, record: Record, settings: TrainConfig) -> Examp
     text = record.instruction or request(
         settings.caption_requests, record.instruction_id, settings.train_seed
     )
-    prefix = backbone.expand(backbone.prompt_ids(text, prompt="train"))
+    prefix = backbone.prefix(text, record.image, prompt="train")
     room = settings.max_length - len(prefix)
     if settings.max_answer_tokens:
         room = min(room, settings.max_answer_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ class MicroBatch:
     """The pairs, or captions, of one backward pass."""
 
     packed: Packed
-    pixels: Float[Tensor, "images 3 side side"]
+    pixels: Any  # of the distinct images, as the backbone stacks them
     objective: Objective
     reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
     counts: Float[Tensor, " pairs"]  # how much each counts beside the others
@@ -56,11 +56,9 @@ class Policy(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(
-        self, packed: Packed, embeds: Float[Tensor, "rows length width"]
-    ) -> Float[Tensor, "answers pairs"]:
+    def forward(self, packed: Packed, inputs: Any) -> Float[Tensor, "answers pairs"]:
         """Log-probability of each answer, summed over its tokens, in nats."""
-        return batch.answer_logps(self.backbone, packed, embeds)
+        return batch.answer_logps(self.backbone, packed, inputs)
 
 
 def score(
@@ -87,15 +85,15 @@ def score(
     """
     micro = micro.to(backbone.device)
     packed, reference = micro.packed, micro.reference
-    embeds = batch.embed(backbone, packed, micro.pixels)
+    inputs = batch.embed(backbone, packed, micro.pixels)
     if micro.objective == "dpo" and reference is None:
         with torch.no_grad(), adapter.disabled(backbone):
-            reference = batch.answer_logps(backbone, packed, embeds)
-    backbone.language_model.train(is_training)
+            reference = batch.answer_logps(backbone, packed, inputs)
+    backbone.decoder.train(is_training)
     try:
-        logps = policy(packed, embeds)
+        logps = policy(packed, inputs)
     finally:
-        backbone.language_model.eval()
+        backbone.decoder.eval()
     lm_losses = loss.language_model_loss(logps[0], packed.lengths[0])
     reported = {"logps/chosen": logps[0], "lm_loss": lm_losses}
     if reference is None:

@@ -225,11 +225,11 @@ class FeatureCache:
         Raises:
             BadInput: it holds features of other weights, preprocessing or numbers.
         """
-        self._features = backbone.features
+        self._backbone, self._features = backbone, backbone.features
         self._folder, self._budget = folder, budget_bytes
         self.found = self.computed = self.not_kept = 0
         facts = _facts(backbone)
-        facts = {name: facts[name] for name in ("dtype", "base weights")}
+        facts = {name: facts[name] for name in ("dtype", "base weights", *backbone.facts)}
         manifest = folder / "manifest.json"
         if manifest.is_file():
             cure = "delete the folder to compute it again, or set vision_cache_gb: 0"
@@ -239,20 +239,20 @@ class FeatureCache:
             write_text(manifest, json.dumps(facts))
         self._bytes = _size(folder)
 
-    def __call__(
-        self, pixels: Float[Tensor, "images 3 side side"]
-    ) -> Float[Tensor, "images patches features"]:
+    def __call__(self, pixels: Any) -> Any:
         """Features of each image: read from the folder, or computed and kept."""
-        return torch.stack([self._of(image) for image in pixels])
+        return self._backbone.stack([self._of(image) for image in pixels])
 
-    def _of(self, image: Float[Tensor, "3 side side"]) -> Float[Tensor, "patches features"]:
-        path = self._folder / f"{_digest(_bytes_of(image))}.safetensors"
+    def _of(self, image: Any) -> Any:
+        path = self._folder / f"{_digest_of(image)}.safetensors"
         if path.is_file():
             self.found += 1
-            return load_file(path)["features"].to(image.device)
+            kept = {k: v.to(self._backbone.device) for k, v in load_file(path).items()}
+            return kept["features"] if kept.keys() == {"features"} else kept
         self.computed += 1
-        features = self._features(image[None])[0]
-        content = save({"features": features.cpu().contiguous()})
+        features = self._features(self._backbone.stack([image]))[0]
+        named = features if isinstance(features, Mapping) else {"features": features}
+        content = save({key: value.cpu().contiguous() for key, value in named.items()})
         if self._bytes + len(content) > self._budget:
             self.not_kept += 1
             return features
@@ -341,14 +341,23 @@ def _facts(backbone: Backbone) -> dict[str, str]:
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "tokenizer": tokenizer.hexdigest()[:16],
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
-        "preprocessing": _digest(_bytes_of(backbone.preprocess(probe))),
+        "preprocessing": _digest_of(backbone.preprocess(probe)),
         "base weights": weights.hexdigest()[:16],
+        **backbone.facts,
     }
 
 
 def _digest(content: Any) -> str:
     """A short hash of bytes."""
     return value_hash(content)[:16]
+
+
+def _digest_of(pixels: Tensor | Mapping[str, Tensor]) -> str:
+    """A short hash of an image's pixels: of a tensor, or of several with their names and shapes."""
+    if isinstance(pixels, Tensor):
+        return _digest(_bytes_of(pixels))
+    parts = [(f"{k} {tuple(pixels[k].shape)} ".encode(), pixels[k]) for k in sorted(pixels)]
+    return _digest(b"".join(name + bytes(_bytes_of(value)) for name, value in parts))
 
 
 def _bytes_of(values: Tensor) -> Any:

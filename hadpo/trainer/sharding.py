@@ -65,7 +65,7 @@ def shard(backbone: Backbone) -> None:
     mesh = init_device_mesh(backbone.device.type, (torch.distributed.get_world_size(),))
     cast_each_time(backbone.language_model)
     is_freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
-    for layer in backbone.language_model.model.layers:
+    for layer in backbone.decoder_layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=is_freed)
 
 

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hadpo import adapter, backbones, batch, cost
@@ -184,6 +183,7 @@ def plan(run: Run) -> dict[str, Any]:
         **layout,
         "answers_cut": examples.cut,
         "attention": settings.attention,
+        "rows": backbone.row_kind,
         "vision_cache": reference.describe_features(cache_folder(run), settings),
         "objectives": methods_of(settings),
         "checkpoint_every": settings.checkpoint_every,
@@ -299,7 +299,7 @@ def _sample(updates: Sequence[Sequence[int]]) -> tuple[Sequence[Sequence[int]], 
 
 def _vision_operations(backbone: Backbone) -> float:
     """Operations of an image, connector included: counted on one picture."""
-    pixels: Tensor = backbone.preprocess(Image.new("RGB", (64, 48)))[None]
+    pixels = backbone.stack([backbone.preprocess(Image.new("RGB", (64, 48), "grey"))])
     with FlopCounterMode(display=False) as counter:
         backbone.image_tokens(pixels, ("Describe this image in detail.",))
     return float(counter.get_total_flops())
@@ -453,7 +453,7 @@ def held_out_margins(run: Run, *, most: int = 0) -> list[tuple[Pair, float]]:
             length = settings.max_length
             rows = [batch.tokenize(backbone, pair, max_length=length) for pair in part]
             packed = batch.pack(rows)
-            pixels = batch.read_pixels(backbone, packed.images).to(backbone.device, backbone.dtype)
+            pixels = batch.read_pixels(backbone, packed.images)
             embeds = batch.embed(backbone, packed.to(backbone.device), pixels)
             with adapter.disabled(backbone):
                 reference = batch.answer_logps(backbone, packed.to(backbone.device), embeds)

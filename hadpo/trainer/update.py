@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hadpo import adapter
-from hadpo.batch.packing import check_rows
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 from hadpo.runs import BadEnvironment
@@ -139,7 +138,7 @@ class Training:
         self.fingerprint = checkpoints.fingerprint(
             backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
         )
-        check_rows(backbone, settings)
+        backbone.check_rows(settings.attention, settings.pairs_per_row)
         sharding.check(backbone, settings, objective)
         self.examples = Examples(backbone, pairs, settings)
         self.captions = Examples(backbone, captions, settings)

@@ -179,6 +179,8 @@ def _layout(
 
 Attention = Literal["dense", "segments"]  # how packed rows are read
 NAME = "sdpa_of_shared_text"  # among the attentions of transformers
+# What models pass along that changes nothing here: windows lie in the masks.
+_HARMLESS = {"is_causal", "position_ids", "use_cache", "output_attentions", "return_dict"}
 
 
 def attend(
@@ -194,7 +196,13 @@ def attend(
     parts: Sequence[Parts] | None = None,
     **rest: Any,
 ) -> tuple[Float[Tensor, "rows length heads size"], None]:
-    """Attention as transformers calls it."""
+    """Attention as transformers calls it.
+
+    Raises:
+        TypeError: a keyword that this function does not know, and which may change the numbers.
+    """
+    if strange := sorted(k for k, v in rest.items() if v is not None and k not in _HARMLESS):
+        raise TypeError(f"attention: unknown {', '.join(strange)}; known: prefix, parts, is_causal")
     if prefix is not None:
         layer = module.layer_idx
         found = attend_with_prefix(

@@ -8,22 +8,21 @@ files.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
 
 from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
 from hadpo.vlm import checkpoint, decoder, export
 from hadpo.vlm.attention import Attention, Parts
-from hadpo.vlm.decoder import KVState
+from hadpo.vlm.decoder import KVState, Span
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
 CONNECTOR_PART = (  # what a family's `PARTS` says of a connector that a recipe may do without
@@ -41,6 +40,30 @@ class Variant:
     sizes: ModelSizes
     end: str = "</s>"  # what follows every answer
     unused_parts: tuple[str, ...] = ()  # of the family's `PARTS`, those that this model lacks
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """What a backbone reads of packed rows; `hadpo.batch.Packed` says more of each field."""
+
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def parts(self) -> Sequence[Parts]: ...
+    @property
+    def spans(self) -> Sequence[Span]: ...
+    @property
+    def sources(self) -> Tensor: ...
+    @property
+    def instructions(self) -> Sequence[str]: ...
+    @property
+    def questions(self) -> Sequence[str]: ...
+    @property
+    def image_of(self) -> Sequence[int]: ...
 
 
 class Backbone(nn.Module, ABC):
@@ -69,6 +92,10 @@ class Backbone(nn.Module, ABC):
     CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
     CONNECTOR_FILE: ClassVar[str] = "connector.pth"
     image_tokens_depend_on_instruction: ClassVar[bool] = False
+    row_kind: str = "packed"  # how the answers of a pair are read, for a plan
+    lora_scope: str = ""  # where LoRA may lie, below `language_model`; "": anywhere
+    logit_scale: float = 1.0  # of what the head gives
+    logit_softcap: float = 0.0  # c of c tanh(logits / c); 0: none
 
     files: dict[str, Path]  # where the parts came from
     tokenizer: LlamaTokenizer
@@ -81,14 +108,14 @@ class Backbone(nn.Module, ABC):
         self,
         name: str,
         declared: Variant,
-        language_model: LlamaForCausalLM,
+        language_model: nn.Module,
         config: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.name = name
         self.declared = declared
         self.PROMPTS = declared.prompts
-        self.language_model = language_model
+        self.language_model: Any = language_model  # a LLaMA, or a whole model of transformers
         self.original_config = dict(config)
 
     # What a family implements.
@@ -109,7 +136,124 @@ class Backbone(nn.Module, ABC):
     ) -> Float[Tensor, "images tokens width"]:
         """Features to image tokens; instructions (one per image) matter to some families only."""
 
+    # Images and rows, for a family whose pixels are one tensor and whose prompts are causal.
+
+    def stack(self, images: Sequence[Any]) -> Any:
+        """Pixels, or features, of several images as one value; iterating gives them back."""
+        return torch.stack([*images])
+
+    def prefix(
+        self,
+        instruction: str,
+        image: str | Path | Image.Image,
+        *,
+        prompt: Literal["train", "evaluate"],
+    ) -> list[int]:
+        """Ids of the whole prompt about an image, with `IMAGE` at each of its positions."""
+        return self.expand(self.prompt_ids(instruction, prompt=prompt))
+
+    def check_rows(self, attention: str, pairs_per_row: int) -> None:
+        """Refuse a layout of packed rows that this model cannot read.
+
+        Raises:
+            BadInput: names the setting.
+        """
+        if pairs_per_row > 1 and self.image_tokens_depend_on_instruction:
+            raise BadInput(
+                f"pairs_per_row: found {pairs_per_row}, but the image tokens of "
+                f"{self.name} depend on the instruction, so pairs of one image have nothing to "
+                "share; set pairs_per_row to 1"
+            )
+
+    def inputs(self, layout: Layout, pixels: Any) -> Any:
+        """What the decoder reads of packed rows; `states` takes it, and nobody looks inside."""
+        tokens = self.image_tokens(pixels, layout.instructions, image_of=layout.image_of)
+        return self.embed(layout.ids, tokens)
+
+    def states(self, layout: Layout, inputs: Any) -> Float[Tensor, "tokens width"]:
+        """The state that predicts each answer token of packed rows, in their order."""
+        hidden = self.hidden_states(inputs, layout.mask, layout.positions, layout.parts)
+        return hidden.flatten(0, 1)[layout.sources]
+
+    def reader(
+        self,
+        ids: Sequence[Sequence[int]],
+        instructions: Sequence[str],
+        pixels: Any,
+        image_of: Sequence[int],
+    ) -> Callable[[Sequence[int]], tuple[Float[Tensor, "rows vocab"], KVState]]:
+        """Prompts about images, to be read some rows at a time; what they share is read once.
+
+        Args:
+            ids: of `prefix`, one list per row.
+            instructions: one per row.
+            pixels: of distinct images, as `stack` gives them; None: these questions have none.
+            image_of: which image each row shows; every image has a row.
+
+        Returns:
+            Rows -> float32 logits of each row's first new token, and what was read.
+        """
+        # Everything up to the last image token is the same for all questions about an image.
+        starts = [
+            len(row) - row[::-1].index(IMAGE) if IMAGE in row else len(row) - 1 for row in ids
+        ]
+        shared: KVState | None = None
+        if pixels is not None and not self.image_tokens_depend_on_instruction:
+            first = [list(image_of).index(index) for index in range(len(pixels))]
+            shared = self.prefill(
+                [ids[row][: starts[row]] for row in first], self.image_tokens(pixels)
+            )
+
+        def read(some: Sequence[int]) -> tuple[Tensor, KVState]:
+            if shared is not None:
+                state = shared.branch([image_of[row] for row in some])
+            else:
+                tokens = None
+                if pixels is not None:
+                    texts = [instructions[row] for row in some]
+                    shown = [image_of[row] for row in some]
+                    tokens = self.image_tokens(pixels, texts, image_of=shown)
+                own = self.prefill([ids[row][: starts[row]] for row in some], tokens)
+                state = own.branch(range(len(some)))  # beams share it
+            return self.extend(state, [ids[row][starts[row] :] for row in some])
+
+        return read
+
+    def read_alone(
+        self, ids: Sequence[int], instruction: str, pixels: Any
+    ) -> tuple[Float[Tensor, "rows vocab"], KVState]:
+        """Read one conversation; as `reader` gives, of one row with all its images."""
+        asked = [instruction] if self.image_tokens_depend_on_instruction else []
+        tokens = self.image_tokens(pixels, asked)
+        state = self.prefill([ids[:-1]], tokens.reshape(1, -1, tokens.shape[-1]))
+        return self.extend(state, [ids[-1:]])
+
     # What the model is.
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The layers that read embeddings, and the norm behind them."""
+        return self.language_model.model
+
+    @property
+    def decoder_layers(self) -> Any:
+        """The decoder's layers, in order."""
+        return self.language_model.model.layers
+
+    @property
+    def longest(self) -> int:
+        """Positions that a row may have."""
+        return self.text_config.max_position_embeddings
+
+    @property
+    def text_config(self) -> Any:
+        """Transformers' config of the language model."""
+        return self.language_model.config
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What kept numbers depend on beside weights, texts and pixels."""
+        return {}
 
     @property
     def variant(self) -> str:
@@ -129,12 +273,16 @@ class Backbone(nn.Module, ABC):
     @property
     def sizes(self) -> ModelSizes:
         """Sizes of the model as it is loaded, for estimates of memory and time."""
-        llama = self.language_model.config
+        llama = self.text_config
         modules = (self.vision, self.connector)
+        heads = llama.num_attention_heads
+        size = getattr(llama, "head_dim", None) or llama.hidden_size // heads
         return ModelSizes(
             width=llama.hidden_size,
             inner=llama.intermediate_size,
             layers=llama.num_hidden_layers,
+            query_width=heads * size,
+            key_width=(llama.num_key_value_heads or heads) * size,
             vocab=len(self.lm_head_weight),
             others=sum(p.numel() for module in modules for p in module.parameters()),
             image_tokens=self.num_image_tokens,
@@ -280,10 +428,19 @@ class Backbone(nn.Module, ABC):
         return decoder.llama_forward(self.language_model, embeds, mask, positions, parts=parts)
 
     def recompute_activations(self, is_on: bool) -> None:
-        """In train mode, keep only each layer's input and compute the rest again in backward."""
+        """In train mode, keep only each layer's input and compute the rest again in backward.
+
+        Raises:
+            BadInput: the decoder cannot.
+        """
         verb, arguments = ("enable", ({"use_reentrant": False},)) if is_on else ("disable", ())
+        if is_on and not getattr(self.decoder, "supports_gradient_checkpointing", False):
+            raise BadInput(
+                f"activation_checkpointing: found true, but {type(self.decoder).__name__} does "
+                "not offer it; set it to false"
+            )
         for word in ("activation", "gradient"):  # transformers 5.2x renamed the methods
-            method = getattr(self.language_model, f"{word}_checkpointing_{verb}", None)
+            method = getattr(self.decoder, f"{word}_checkpointing_{verb}", None)
             if method is not None:
                 method(*arguments)
                 return
@@ -307,7 +464,15 @@ class Backbone(nn.Module, ABC):
             float32 logits of each row's next token, and the grown state; the old one stays valid.
         """
         hidden, grown = self._read(state, ids, None)
-        return (hidden @ self.lm_head_weight.T).float(), grown
+        return self.logits(hidden).float(), grown
+
+    def logits(self, hidden: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
+        """What the head makes of states."""
+        logits = hidden @ self.lm_head_weight.T
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        cap = self.logit_softcap
+        return cap * (logits / cap).tanh() if cap else logits
 
     def _read(
         self,
@@ -321,9 +486,13 @@ class Backbone(nn.Module, ABC):
         else:
             table = right_padded(ids).to(self.device)
             counts = torch.tensor([len(row) for row in ids], device=self.device)
-        return decoder.grow_cache(
-            self.language_model, state, self.embed(table, image_tokens), counts
-        )
+        return self._grow(state, self.embed(table, image_tokens), counts)
+
+    def _grow(
+        self, state: KVState | None, embeds: Tensor, counts: Tensor
+    ) -> tuple[Tensor, KVState]:
+        """Read `counts` of the embeddings of each row; the state of its last one."""
+        return decoder.grow_cache(self.language_model, state, embeds, counts)
 
     # Weights on disk.
 

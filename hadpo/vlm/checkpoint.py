@@ -39,7 +39,7 @@ _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # what may ho
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile add
 _SHOWN = 8  # keys that an error message spells out
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_HUB_FILES = ["*.json", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
+_HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
 _UNREADABLE = (  # what torch.load raises on files that are cut off, or no checkpoints at all
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError),
     *(pickle.UnpicklingError, struct.error),

@@ -6,9 +6,10 @@ more. It never changes, so that a page or a beam search can go back to an earlie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,6 +61,10 @@ STORED_TABLES = {
     "model.rotary_emb.inv_freq": "rotary tables are computed in float32",
     "{}position_ids": "positions are counted, not stored",
 }
+FULL, SLIDING = (
+    "full_attention",
+    "sliding_attention",
+)  # kinds of decoder layers, as transformers names them
 PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
 _LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
 
@@ -209,6 +214,17 @@ def llama_forward(
     return output.last_hidden_state
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Positions [start, end) of a packed row that hold one text."""
+
+    row: int
+    start: int
+    end: int
+    pair: int  # whose prompt or answer it is, counted over all rows
+    first: int = -1  # of a prompt's part: the place of its first position in the prompt
+
+
 @dataclass(frozen=True)
 class KVState:
     """Rows of remembered tokens. `grow_cache` gives back a grown copy; a state never changes.
@@ -223,6 +239,10 @@ class KVState:
     real: Bool[Tensor, "rows slots"]
     lengths: Int[Tensor, " rows"]
     prefix: Prefix | None = None
+    shift: Int[Tensor, " rows"] | None = None  # position of the next token less `lengths`; None: 0
+    places: Int[Tensor, "rows slots"] | None = (
+        None  # positions of the slots, where layers have windows
+    )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -241,6 +261,7 @@ class KVState:
             values=tuple(v.new_empty(len(rows), *v.shape[1:2], 0, v.shape[3]) for v in self.values),
             real=self.real.new_empty(len(rows), 0),
             lengths=self.lengths[index],
+            shift=None if self.shift is None else self.shift[index],
             prefix=Prefix(
                 keys=self.keys,
                 values=self.values,
@@ -257,6 +278,8 @@ class KVState:
             values=tuple(v[index] for v in self.values),
             real=self.real[index],
             lengths=self.lengths[index],
+            shift=None if self.shift is None else self.shift[index],
+            places=None if self.places is None else self.places[index],
             prefix=None if self.prefix is None else self.prefix.select(index.tolist()),
         )
 
@@ -280,27 +303,78 @@ def grow_cache(
         embeds: the new tokens.
         counts: how many of them are real, at least one per row.
     """
-    rows, length, _ = embeds.shape
+
+    def run(masks: Mapping[str, Tensor], positions: Tensor, cache: Any) -> Tensor:
+        prefix = None if state is None else state.prefix
+        return llama_forward(model, embeds, masks[FULL], positions, cache, prefix=prefix)
+
+    return grow(run, state, counts, embeds.shape[1])
+
+
+def grow(
+    run: Callable[[Mapping[str, Tensor], Tensor, DynamicCache], Tensor],
+    state: KVState | None,
+    counts: Int[Tensor, " rows"],
+    length: int,
+    *,
+    kinds: Mapping[str, int] = MappingProxyType({FULL: 0}),
+    masks: Mapping[str, Bool[Tensor, "rows 1 length length"]] | None = None,
+    positions: Int[Tensor, "*axes rows length"] | None = None,
+    next_positions: Int[Tensor, " rows"] | None = None,
+) -> tuple[Float[Tensor, "rows width"], KVState]:
+    """As `grow_cache`, of any decoder.
+
+    Args:
+        run: masks by kind of layer, positions and a cache to hidden states; fills the cache.
+        state: what was read before; None at the start.
+        counts: how many of the new tokens are real, at least one per row.
+        length: new tokens of a row, padding included.
+        kinds: the decoder's kinds of layer -> their window in positions; 0: none.
+        masks: who sees whom among the new tokens; None: causal.
+        positions: of the new tokens; None: they go on behind those before.
+        next_positions: of what follows; None: they go on behind these.
+    """
+    rows, device = len(counts), counts.device
     if state is None:
-        empty = torch.zeros(rows, 0, dtype=torch.bool, device=embeds.device)
-        state = KVState((), (), empty, torch.zeros_like(counts))
-    new = torch.arange(length, device=embeds.device) < counts[:, None]
-    earlier = state.real[:, None, None, :].expand(rows, 1, length, -1)
-    mask = torch.cat([earlier, causal_mask(new)], dim=-1)
-    positions = state.lengths[:, None] + torch.arange(length, device=embeds.device)
+        empty = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        places = empty.long() if any(kinds.values()) else None
+        state = KVState((), (), empty, torch.zeros_like(counts), places=places)
+    new = torch.arange(length, device=device) < counts[:, None]
+    start = state.lengths if state.shift is None else state.lengths + state.shift
+    if positions is None:
+        positions = start[:, None] + torch.arange(length, device=device)
+    along = positions.reshape(-1, rows, length)[0]
+    whole = {}
+    for kind, window in kinds.items():
+        earlier = state.real[:, None, None, :].expand(rows, 1, length, -1)
+        own = causal_mask(new) if masks is None else masks[kind]
+        if window and state.places is not None:
+            earlier = earlier & is_near(along, state.places, window)
+            own = own & is_near(along, along, window) if masks is None else own
+        whole[kind] = torch.cat([earlier, own], dim=-1)
     # The iterable's name differs between versions of transformers, so it is passed by position.
     cache = DynamicCache(list(zip(state.keys, state.values, strict=True)))
-    hidden = llama_forward(model, embeds, mask, positions, cache, prefix=state.prefix)
-    last = hidden[torch.arange(rows, device=embeds.device), counts - 1]
+    hidden = run(whole, positions, cache)
+    last = hidden[torch.arange(rows, device=device), counts - 1]
     layers: list[Any] = cache.layers
+    lengths = state.lengths + counts
     grown = KVState(
         keys=tuple(layer.keys for layer in layers),
         values=tuple(layer.values for layer in layers),
         real=torch.cat([state.real, new], dim=1),
-        lengths=state.lengths + counts,
+        lengths=lengths,
         prefix=state.prefix,
+        shift=state.shift if next_positions is None else next_positions - lengths,
+        places=None if state.places is None else torch.cat([state.places, along], dim=1),
     )
     return last, grown
+
+
+def is_near(
+    looks: Int[Tensor, "rows length"], seen: Int[Tensor, "rows slots"], window: int
+) -> Bool[Tensor, "rows 1 length slots"]:
+    """Whether a position lies so little behind another that a layer with a window sees it."""
+    return (looks[:, :, None] - seen[:, None, :] < window)[:, None]
 
 
 def causal_mask(real: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:

@@ -85,7 +85,8 @@ def recorded(places):
         case: backbones.load(name, files, dtype="float32", device="cpu")
         for case, (name, files) in places.items()
     }
-    assert {backbone.name.partition("/")[0] for backbone in found.values()} == set(FAMILIES)
+    own = {backbone.name.partition("/")[0] for backbone in found.values()}
+    assert own == set(FAMILIES) - {"hf"}  # which has recordings of its own kind (backbones/hf)
     return found
 
 

@@ -60,7 +60,7 @@ def generate(
     """
     if batch_questions < 0:
         raise BadInput(f"batch_questions is 0 (as many as fit) or more, found {batch_questions}")
-    if decoding.stop_at and isinstance(backbone, Backbone) and not backbone.is_text_final:
+    if decoding.stop_at and not isinstance(backbone, Served) and not backbone.is_text_final:
         raise BadInput(
             f"decoding {decoding.name!r} stops at {decoding.stop_at!r}, but this backbone's later "
             "words may replace its first ones: answers would change; turn the stop off"

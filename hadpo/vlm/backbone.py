@@ -28,7 +28,11 @@ from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 CONNECTOR_PART = (  # what a family's `PARTS` says of a connector that a recipe may do without
     "file of a finetuned connector, to take the place of the base's; not needed otherwise"
 )
-LLAMA_13B = {"width": 5120, "inner": 13824, "layers": 40}  # the defaults are LLaMA-7B's
+LLAMA_13B: dict[str, Any] = {
+    "width": 5120,
+    "inner": 13824,
+    "layers": 40,
+}  # the defaults are LLaMA-7B's
 
 
 @dataclass(frozen=True, kw_only=True)

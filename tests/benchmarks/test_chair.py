@@ -104,3 +104,21 @@ def test_the_photos(shared, tmp_path):
     found = {m.name: m for m in score(said, asked, (), photos, words, samples=0)}
     assert (found["chair_i"].value, found["chair_i"].n) == (0.5, 8)
     assert (found["chair_s"].value, found["chair_sentence"].value) == (1.0, 0.5)
+
+
+def test_the_longest_term_wins_and_none_overlap():
+    synonyms = {
+        "table": "table",
+        "dining table": "dining table",
+        "small dining table lamp": "lamp",
+        "lamp": "lamp",
+        "hot dog": "hot dog",
+        "dog": "dog",
+    }
+    mentions = chair.Lexicon(synonyms).mentions
+    assert mentions("a table and a dining table") == ["table", "dining table"]
+    assert mentions("a small dining table lamp") == ["lamp"]
+    assert mentions("a small dining table with a lamp") == ["dining table", "lamp"]
+    assert mentions("dining dining table table lamp") == ["dining table", "table", "lamp"]
+    assert mentions("a hot dog, a hot day, a dog") == ["hot dog", "dog"]
+    assert mentions("dining") == [] and mentions("dining lamp") == ["lamp"]

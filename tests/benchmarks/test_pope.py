@@ -158,6 +158,20 @@ def test_both_readings_by_hand():
     assert found["words_per_answer"] == (1 + 1 + 4 + 1) / 4
 
 
+def test_strict_recall_counts_an_unread_answer_as_a_miss():
+    """Three of the four positives are not said: one denied, two not answered."""
+    labels = ("yes", "yes", "yes", "yes", "no", "no", "no")
+    said = ("Yes.", "No.", "Perhaps", "", "No.", "Yes, there is.", "Hard to say")
+    questions = [question(n, label) for n, label in enumerate(labels, 1)]
+    answers = [answer(n, text) for n, text in enumerate(said, 1)]
+    found = values(score(answers, questions, samples=10))
+    assert found["strict_recall"] == 1 / 4
+    assert found["strict_precision"] == 1 / 2
+    assert found["strict_accuracy"] == 2 / 7
+    assert found["strict_f1"] == 2 * 1 / (2 * 1 + 1 + 3)
+    assert found["strict_yes_ratio"] == 2 / 7
+
+
 def test_answers_are_found_by_id_in_any_order():
     questions = [question(n, label, image=n) for n, label in enumerate(("yes", "no") * 5, 1)]
     answers = [answer(n, "Yes" if n % 3 else "No") for n in range(1, 11)]

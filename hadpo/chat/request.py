@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hadpo.chat.picture import data_url, picture_hash, picture_tokens
-from hadpo.records import BadInput, value_hash
+from hadpo.records import BadInput, read_text, value_hash
 from hadpo.text import fill, without_thoughts
 
 ABOUT_PROMPT = re.compile(
@@ -159,11 +159,9 @@ class Prompt:
         """The prompt of a file; `parts` fill the slots that are the same in all requests.
 
         Raises:
-            BadInput: no such file.
+            BadInput: no such file, empty, or no UTF-8.
         """
-        if not path.is_file():
-            raise BadInput(f"{path}: no such prompt")
-        template = path.read_text(encoding="utf-8").strip()
+        template = read_text(path, expected="expected a prompt").strip()
         for slot, text in parts.items():
             template = template.replace("{" + slot + "}", text)
         return cls(template=template)

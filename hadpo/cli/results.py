@@ -10,7 +10,7 @@ import typer
 
 from hadpo import config, runs
 from hadpo.plugins import choices
-from hadpo.records import BadInput
+from hadpo.records import BadInput, read_text
 
 commands = typer.Typer()
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
@@ -117,9 +117,11 @@ def audit(
     """
     from hadpo import tables
 
-    if str(file) != "-" and not file.is_file():
-        raise BadInput(f"{file}: no such file; give a CSV or Markdown table, or - for stdin")
-    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    expected = "give a CSV or Markdown table, or - for stdin"
+    try:
+        text = sys.stdin.read() if str(file) == "-" else read_text(file, expected=expected)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"stdin: not UTF-8 (byte {error.start}); {expected}") from error
     rows = tables.read_pope_table(text, where="stdin" if str(file) == "-" else str(file))
     typer.echo(tables.audit_table(tables.audit(rows, positives=positives, n=n)).to(format))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.records import BadInput, Case, Evidence, Verdict, value_hash
+from hadpo.records import BadInput, Case, Evidence, Verdict, read_text, value_hash
 from hadpo.text import fill
 
 Reader = Callable[[str, Case], list[Verdict]]  # a reply -> a verdict for each claim, in order
@@ -87,7 +87,7 @@ def prompt_of(rubric: Rubric, *, is_json: bool, folder: Path | None = None) -> P
             raise BadInput(
                 f"{path}: no such prompt; judge_prompts names a folder that holds {path.name}"
             )
-        text = path.read_text(encoding="utf-8").strip()
+        text = read_text(path, expected="expected a prompt").strip()
     if rubric.render is None and "{claims}" not in text:
         raise BadInput(
             f"{where}: no slot {{claims}}; slots: {{regions}}, {{facts}}, {{claims}}, ..."

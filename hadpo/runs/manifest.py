@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # no JSON, or no text
+    except (ValueError, RecursionError) as error:  # no JSON, too deep, or no text
         raise BadInput(
             f"{path}: not JSON ({error}); delete the stage's folder to redo it"
         ) from error

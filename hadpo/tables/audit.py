@@ -254,7 +254,7 @@ def read_pope_table(text: str, *, where: str = "pasted table") -> list[PopeRow]:
         BadInput: no table, no metric column, a cell that is no number, or a column in which
             fractions and percents stand mixed.
     """
-    lines = _markdown(text) if _is_markdown(text) else _csv(text)
+    lines = _markdown(text) if _is_markdown(text) else _csv(text, where)
     if len(lines) < 2:
         raise BadInput(f"{where}: no table found; expected a heading and rows, CSV or Markdown")
     head = [_key(cell) for cell in lines[0][1]]
@@ -315,13 +315,15 @@ def _markdown(text: str) -> list[tuple[int, list[str]]]:
     return found
 
 
-def _csv(text: str) -> list[tuple[int, list[str]]]:
+def _csv(text: str, where: str) -> list[tuple[int, list[str]]]:
     first = text.lstrip("\ufeff\n ").partition("\n")[0]
     sign = max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text.lstrip("\ufeff")), delimiter=sign)
-    return [
-        (reader.line_num, [_plain(c) for c in row]) for row in reader if any(c.strip() for c in row)
-    ]
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        return [(number, [_plain(cell) for cell in row]) for number, row in rows]
+    except csv.Error as error:
+        raise BadInput(f"{where}:{reader.line_num}: not CSV ({error})") from error
 
 
 def _plain(cell: str) -> str:

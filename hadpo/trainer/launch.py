@@ -17,7 +17,6 @@ from accelerate import Accelerator
 
 from hadpo import config
 from hadpo.config import TrainConfig
-from hadpo.plugins import choices
 from hadpo.records import BadInput, write_text
 from hadpo.runs import BadEnvironment, Stopped, end_processes, noticed, start_processes
 from hadpo.trainer.loop import StepMetrics
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from hadpo.runs import Run
 
 _PATIENCE_SECONDS = 0.3  # between two looks at the log
-_TRACKERS = ("tensorboard", "wandb")
 # What a process may end with that is a message to the user; anything else is a fault of ours.
 _EXPECTED = {
     kind.__name__: kind for kind in (BadInput, BadEnvironment, FloatingPointError, Stopped)
@@ -138,12 +136,10 @@ def tracker_names(settings: TrainConfig) -> list[str]:
     """The trackers of the settings; none by default.
 
     Raises:
-        BadInput: one that is unknown, or whose package is not installed.
+        BadInput: one whose package is not installed; unknown ones are no setting.
     """
     trackers = config.names(settings.trackers)
     for name in trackers:
-        if name not in _TRACKERS:
-            raise BadInput(f"trackers: no tracker {name!r}; {choices(name, _TRACKERS)}")
         if importlib.util.find_spec(name) is None:
             raise BadInput(f"trackers: {name} is not installed; pip install {name}")
     return trackers

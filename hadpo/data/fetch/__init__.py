@@ -115,7 +115,7 @@ def sources() -> dict[str, Source]:
 def _read(path: Path) -> dict[str, Source]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"{path}: not readable as YAML: {error}") from error
     try:
         found = pydantic.TypeAdapter(dict[str, Source]).validate_python(values)

@@ -61,7 +61,7 @@ strip: $(VENV)/.ok
 lab: $(VENV)/.ok
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) \
 		$(if $(filter 0,$(shell id -u)),--allow-root) \
-		--LabApp.news_url=None \
+		--LabApp.news_url=None --LabApp.app_settings_dir=$(CURDIR)/.lab \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 		--KernelManager.transport_encryption=auto \
 		$(LAB) notebooks/00_walkthrough.ipynb

@@ -41,6 +41,6 @@ class Report:
             for row in self.rows
         )
         return (
-            "<table><tr><th>what</th><th>status</th><th>found</th><th>what to do</th></tr>"
-            f"{cells}</table>"
+            '<table class="wrapped"><tr><th>what</th><th>status</th><th>found</th>'
+            f"<th>what to do</th></tr>{cells}</table>"
         )

@@ -31,6 +31,9 @@ CSS = """
 .said small { color: #444 }
 .said .count { font-weight: bold }
 .said .note { font-style: italic }
+#shelf .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; height: auto }
+#shelf .thumbnail-lg img { height: auto; flex: none }
+#shelf .caption-label { position: static; max-width: 100%; width: 100%; border: 0 }
 """
 _SAVE = """(text) => {
   const link = document.createElement("a");

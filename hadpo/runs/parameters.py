@@ -126,7 +126,7 @@ def settings_table(rows: list[dict[str, Any]], stage: str) -> str:
         value = f"<b>{value}</b> (recipe: {recipe or 'empty'})" if differs else value
         lines.append(f"<tr><td>{name}</td><td>{value}</td><td>{html.escape(row['help'])}</td></tr>")
     return (
-        "<table><thead><tr><th>setting</th><th>value</th><th>what it is</th></tr></thead><tbody>"
-        f"{''.join(lines)}</tbody></table><p><small>Bold: given beside the recipe. All other "
-        f"settings have their defaults: hadpo settings {stage}</small></p>"
+        '<table class="wrapped"><thead><tr><th>setting</th><th>value</th><th>what it is</th></tr>'
+        f"</thead><tbody>{''.join(lines)}</tbody></table><p><small>Bold: given beside the recipe. "
+        f"All other settings have their defaults: hadpo settings {stage}</small></p>"
     )

@@ -130,6 +130,8 @@ class Table:
         """A styled table with every text escaped; no address outside the page."""
         style = self._style("font-weight: bold").set_uuid(self.name)
         style.format(escape="html").format_index(escape="html", axis=1)
+        if self.is_wrapped:
+            style.set_table_attributes('class="wrapped"')
         if self.full_caption:
             style.set_caption(html.escape(self.full_caption))
         style.set_table_styles(

@@ -14,10 +14,7 @@ from tests.e2e.conftest import ROOT, Server
 NOTEBOOKS = ROOT / "notebooks"
 TOKEN = secrets.token_hex(16)
 SMALL = {"train_images": 24, "test_images": 6, "steps": 4}
-SETTINGS = {
-    "notebook-extension/tracker": {"windowingMode": "none"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
+SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"}}
 ALL_RUN = """() => {
   const panel = window.jupyterapp?.shell.currentWidget;
   const kernel = panel?.sessionContext?.session?.kernel;
@@ -58,6 +55,7 @@ def lab(tmp_path_factory):
             *("--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"),
             *(f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"),
             *("--LabApp.news_url=None", "--KernelManager.transport_encryption=auto"),
+            f"--LabApp.app_settings_dir={ROOT / '.lab'}",  # as make lab: no box over the notebook
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         ],
         rf"http://127\.0\.0\.1:{port}/lab",
@@ -118,6 +116,8 @@ def shot(tab, place, path):
 def test_the_published_tables_open_and_run(visit, lab, screenshots):
     with_parameters(lab, "05_compare.ipynb", recipe="reported")
     tab = run_all(visit, lab, "05_compare.ipynb", seconds=120)
+    boxes = tab.locator(".Toastify__toast, .jp-Dialog")
+    assert boxes.count() == 0, boxes.first.inner_text()
     shot(tab, tab.locator(".jp-OutputArea-output img").first, screenshots / "lab_compare.png")
     closed(tab)
 

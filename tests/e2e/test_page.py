@@ -72,6 +72,16 @@ def test_a_question_is_answered_twice_and_a_bad_file_is_refused(visit, page_serv
     assert files(page_server) == before
 
 
+def test_the_name_of_a_picture_stands_below_it(visit, page_server):
+    tab = opened(visit, page_server)
+    for at in range(3):
+        button = tab.locator("#shelf button:has(img)").nth(at)
+        picture, name = (
+            button.locator(which).bounding_box() for which in ("img", ".caption-label")
+        )
+        assert name["y"] >= picture["y"] + picture["height"] - 1
+
+
 @pytest.mark.slow
 def test_answers_are_streamed_and_stopped(visit, page_server, screenshots):
     tab = opened(visit, page_server)

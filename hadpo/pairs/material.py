@@ -100,7 +100,9 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     images = {key: known.images[key] for key in images}
     words = _words(run, data, [*images.values(), *photos.values()])
     for _, each in _benchmarks("vocabulary"):
-        words |= each.vocabulary(known)
+        more = each.vocabulary(known)
+        lexicons = {**words.get("lexicons", {}), **more.get("lexicons", {})}
+        words |= more | ({"lexicons": lexicons} if lexicons else {})
     return Material(
         images=images,
         photos=photos,

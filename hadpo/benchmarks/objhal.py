@@ -1,0 +1,212 @@
+"""Object HalBench: invented objects in detailed descriptions; a language model lists the objects.
+
+The judge only reads: it lists what an answer names. spaCy reads these phrases, and COCO's instances
+and captions say what is there. The share of answers with an invented object is over answers that
+name an object of COCO, not over all. A reply is read as the original reads it, JSON or a last line
+of JSON; where that fails, the original asks again, and we take the one list in it, and count that.
+Source: RLHF-V/RLAIF-V eval/eval_gpt_obj_halbench.py at 83d917b.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic.dataclasses import dataclass
+
+from hadpo.benchmarks import Known, Measure, Tally, _spacy, alone, ruled
+from hadpo.benchmarks._english import WordsName
+from hadpo.benchmarks._objhal_words import Reader, photos_of, reader
+from hadpo.config import STRICT, AtLeastOne, When
+from hadpo.data import Sources
+from hadpo.data import objhal as data
+from hadpo.judges import Rubric
+from hadpo.judges.oracle import Oracle
+from hadpo.judges.oracle.vocabulary import Vocabulary
+from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
+from hadpo.text import fill, word_count
+
+__all__ = ["MEASURES", "RUBRICS", "WHOLE", "Reader", "cases", "questions", "resources", "tally"]
+
+WHOLE = data.SPLIT
+FILES = {
+    "objhal": ("Object HalBench", ("",)),
+    "objhal_synonyms": ("Object HalBench synonyms", ("",)),
+    "objhal_annotations": ("COCO annotations", data.FILES),
+}
+SHOWN = ("objhal_parser", "objhal_words")  # settings that stand beside every number
+LISTED = ((WHOLE, "response_hall"), (WHOLE, "mention_hall"))
+BARS = {"response_hall": "answers with an invented object", "mention_hall": "invented objects"}
+SHORT = 3  # words: such an answer names no object
+MEASURES = (
+    Measure("response_hall", "Object HalBench: answers", better="lower", is_read=True),
+    Measure("mention_hall", "Object HalBench: mentions", better="lower", is_read=True),
+    Measure("words_per_answer", "words per answer", "number"),
+    Measure("object_recall", "true objects named", better="higher", is_read=True),
+    Measure("chair_s", "of all answers", better="lower", is_headline=False, is_read=True),
+    Measure("with_objects", "answers that name an object", is_headline=False, is_read=True),
+    Measure("readings_differ", "replies read in two ways", "count", is_headline=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Data:
+    """Where the files lie; the photos are those of data.coco."""
+
+    objhal: str = ""  # your file obj_halbench_300_with_image.jsonl
+    objhal_synonyms: Annotated[str, When.given("data", "objhal")] = ""  # synonyms_refine.txt
+    # Folder with instances and captions of train2014 and val2014.
+    objhal_annotations: Annotated[str, When.given("data", "objhal")] = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings:
+    """How answers are generated, and how words are read."""
+
+    objhal_beams: AtLeastOne = 1  # 1: greedy; RLHF-V and RLAIF-V: 3
+    objhal_max_new_tokens: AtLeastOne = 1024  # a description
+    # spaCy's model that reads phrases; another than this one is named beside every number. Empty:
+    # what reads captions reads them too.
+    objhal_parser: str = "en_core_web_trf"
+    # What tokenizes and lemmatizes captions: nltk, or a table of the mini world's words.
+    objhal_words: WordsName = "nltk"
+
+
+def questions(sources: Sources) -> list[Question]:
+    """The questions in file order; none without data.objhal."""
+    if not sources.data.objhal:
+        return []
+    path = sources.note(sources.resolve(sources.data.objhal))
+    return data.questions(path, sources.resolve(sources.data.coco), sources.report)
+
+
+def evidence(sources: Sources) -> dict[str, Evidence]:
+    """The photos with their objects and captions."""
+    section = sources.data
+    if not section.objhal:
+        return {}
+    ids = {*data.image_ids(sources.resolve(section.objhal))}
+    folder, photos = (sources.resolve(p) for p in (section.objhal_annotations, section.coco))
+    return photos_of(folder, photos, ids, sources.report)
+
+
+def vocabulary(sources: Sources) -> dict[str, Any]:
+    """The synonyms, for vocabulary.json."""
+    if not sources.data.objhal:
+        return {}
+    path = sources.note(sources.resolve(sources.data.objhal_synonyms))
+    return {"lexicons": {"objhal": data.synonyms(path)}}
+
+
+def readings(settings: Settings) -> dict[str, str]:
+    """What reads phrases and captions."""
+    parser = _spacy.named(settings.objhal_parser) if settings.objhal_parser else "no parser"
+    return {"": f"phrases by {parser}, captions by {settings.objhal_words}"}
+
+
+def said(answer: str) -> str:
+    """The text that is scored."""
+    return answer.replace("Assistant:", "").strip()
+
+
+def cases(
+    answers: Iterable[Answer],
+    questions: Mapping[str, Question],
+    evidence: Mapping[str, Evidence],
+    settings: Settings,
+) -> list[Case]:
+    """A case per answer of more than three words; about shorter ones nobody is asked."""
+    long = [answer for answer in answers if len(said(answer.text).split()) > SHORT]
+    return [alone(a, "objhal", (), question=questions[a.question_id].text) for a in long]
+
+
+def render(template: str, case: Case) -> str:
+    """The prompt of a case: slots {question} and {claims}, or the official {answer}."""
+    if "{claims}" not in template and "{answer}" not in template:
+        raise BadInput("objhal.txt: expected the slots {question} and {answer}")
+    text = said(case.claims[0])
+    return fill(template, question=case.question, claims=text, answer=text)
+
+
+def official_list(reply: str) -> list[str] | None:
+    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
+    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
+    return next((found for found in map(_texts, lines) if found is not None), None)
+
+
+def tolerant_list(reply: str) -> list[str] | None:
+    """As official, else the only JSON list of texts in a reply."""
+    found = official_list(reply)
+    if found is not None:
+        return found
+    lists = [each for each in map(_texts, re.findall(r"\[[^\[\]]*\]", reply)) if each is not None]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _texts(text: str) -> list[str] | None:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value if is_list else None
+
+
+def read_objects(reply: str, case: Case) -> list[Verdict]:
+    """One verdict, "scored" if the reply is a list; it keeps the reply."""
+    return ruled(case, "unparsed" if tolerant_list(reply) is None else "scored", {}, reply)
+
+
+def list_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
+    """The objects of the vocabulary that an answer names."""
+    names = [mention.name for mention in oracle.vocabulary.read(case.claims[0]).mentions]
+    return ruled(case, "scored", {}, json.dumps(names))
+
+
+RUBRICS = (
+    Rubric(
+        name="objhal",
+        prompt=Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").strip(),
+        read=read_objects,
+        render=render,
+        by_annotations=list_by_annotations,
+    ),
+)
+
+
+def resources(vocabulary: Vocabulary, settings: Any) -> Reader:
+    """The reader; BadInput if synonyms, nltk or spaCy are not there."""
+    if "objhal" not in vocabulary.lexicons:
+        raise BadInput("Object HalBench needs its synonyms: run prepare again, with data.objhal")
+    words = vocabulary.lexicons["objhal"]
+    return reader(words, settings.objhal_words, settings.objhal_parser)
+
+
+def tally(answer: Answer, known: Known) -> Tally:
+    """What one description adds to the sums.
+
+    Raises:
+        BadInput: nothing is known of the photo, or no verdict on a long answer.
+    """
+    text, words = said(answer.text), known.resources
+    if known.evidence is None:
+        raise BadInput(f"nothing is known of image {answer.image_id}: its objects are needed")
+    is_long = len(text.split()) > SHORT
+    if is_long and len(known.verdicts) != 1:
+        raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
+    reply = known.verdicts[0].raw if is_long else "[]"
+    phrases = tolerant_list(reply)
+    named = [(word, node) for _, word, node in words.named(words.objects(phrases or []))]
+    present, is_read = words.present(known.evidence), phrases is not None
+    wrong = sum(node not in present for _, node in named)
+    right = {node for _, node in named} & present
+    return {
+        "response_hall": (wrong > 0, bool(named)),
+        "mention_hall": (wrong, len(named)),
+        "words_per_answer": (word_count(text), 1),
+        "object_recall": (len(right), len(present) if is_read else 0),
+        "chair_s": (wrong > 0, is_read),
+        "with_objects": (bool(named), is_read),
+        "readings_differ": (official_list(reply) != phrases, 1),
+    }

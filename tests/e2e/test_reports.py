@@ -115,8 +115,10 @@ def test_the_check_of_contrast_finds_what_is_faint(visit, made_up):
 def quick(tmp_path_factory) -> Path:
     """`make quick`, as a user starts it; its run's folder."""
     folder = tmp_path_factory.mktemp("quick")
+    is_shown = os.environ.get("HADPO_SCREENSHOTS")  # for README: a run that learns something
+    recipe = "mini/llava" if is_shown else "mini/llava-smoke"
     done = subprocess.run(
-        [sys.executable, "-m", "hadpo", "run", "mini/llava-smoke", "--name", "quick"],
+        [sys.executable, "-m", "hadpo", "run", recipe, "--name", "quick"],
         env=os.environ | {"HADPO_RUNS": str(folder)},
         capture_output=True,
         text=True,
@@ -129,7 +131,7 @@ def quick(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("width", [1280, 1400])
 def test_every_page_of_a_run_fits_and_can_be_read(visit, quick, screenshots, width):
     index = opened(visit, quick / "index.html", width=width)

@@ -14,7 +14,8 @@ from typing import Any
 from hadpo.data import Report, json_records, read_json_lines
 from hadpo.records import BadInput, read_json, read_text
 
-Fields = tuple[str, ...]  # places of a value, the first that holds one counts; "doc.id", "resps.0"
+# Places of a value, the first that holds one counts: "doc.id", "resps.0", "set+number" joined by _.
+Fields = tuple[str, ...]
 _WRAPPERS = ("imgToEval", "logs")  # keys of an object that holds the records: CHAIR, old lmms-eval
 _EXPECTED = "expected answers: JSON lines, a list, a .tsv, .csv or .xlsx table"
 _CELL = 2**24  # characters; a table may hold pictures
@@ -81,6 +82,11 @@ def vlmevalkit(*, id: Fields = (), split: Fields = (), image: Fields = ()) -> Fo
 def value_of(record: Any, fields: Fields) -> str | None:
     """The first of some fields that holds a text or a number, as text; None if none does."""
     for place in fields:
+        if "+" in place:
+            parts = [value_of(record, (part,)) for part in place.split("+")]
+            if None not in parts:
+                return "_".join(map(str, parts))
+            continue
         found: Any = record
         for step in place.split("."):
             if isinstance(found, Mapping):

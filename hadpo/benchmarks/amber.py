@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally, _spacy
+from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy
 from hadpo.benchmarks._amber_words import Reader, reader
 from hadpo.benchmarks._english import WordsName
 from hadpo.config import STRICT, AtLeastOne, When
@@ -34,6 +34,15 @@ FILES = {"amber": ("AMBER", data.FILES), "amber_images": ("AMBER photos", ("",))
 LISTED = ((WHOLE, "chair"), (WHOLE, "cover"), (WHOLE, "f1"), (WHOLE, "amber_score"))
 BARS = {"chair": "invented mentions", "hal": "answers with one", "cog": "expected and not there"}
 SMALL = 0.001  # where its denominators begin
+FORMS = (
+    Form(
+        name="AMBER's",
+        example='{"id": 1, "response": "A dog on a couch."}',
+        answer=("response",),
+        needs=("id",),
+        id=("id",),
+    ),
+)
 SHOWN = ("amber_vectors", "amber_words")  # settings that stand beside every number
 READ_AS = {"": "first word", "official_": "exactly Yes or No"}
 _EXACT = {"Yes": "yes", "No": "no"}

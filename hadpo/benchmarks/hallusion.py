@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally, alone
+from hadpo.benchmarks import Form, Known, Measure, Tally, alone
 from hadpo.benchmarks._hallusion_marks import (
     KINDS,
     OWN,
@@ -38,6 +38,20 @@ FILES = {
     "hallusion": ("HallusionBench", ("",)),
     "hallusion_images": ("HallusionBench pictures", ("",)),
 }
+_KEY = "category+subcategory+set_id+figure_id+question_id"
+FORMS = (
+    Form(
+        name="HallusionBench's, with the judge's replies",
+        example='{"category": "VD", "subcategory": "map", "set_id": "0", "figure_id": "0", '
+        '"question_id": "0", "model_prediction": "Yes.", "correctness_reply": "correct", '
+        '"same_reply": "same"}',
+        answer=("model_prediction",),
+        needs=("correctness_reply", "same_reply"),
+        id=("key", _KEY),
+        asked=("question",),
+        replies={OWN: ("correctness_reply",), SAME: ("same_reply",)},
+    ),
+)
 SHOWN = ("hallusion_judge_sees",)  # settings that stand beside every number
 LISTED = tuple((WHOLE, name) for name in ("a_acc", "q_acc", "f_acc"))
 READ_AS = {"": "tolerant", "official_": "official"}  # prefix of metrics -> reading

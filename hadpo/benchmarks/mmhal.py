@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally, alone, only_verdict, ruled, shown_picture
+from hadpo.benchmarks import Form, Known, Measure, Tally, alone, only_verdict, ruled, shown_picture
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import mmhal as data
@@ -26,6 +26,17 @@ __all__ = ["MEASURES", "RUBRICS", "WHOLE", "cases", "evidence", "questions", "re
 
 WHOLE = "all"
 FILES = {"mmhal": ("MMHal-Bench", ("",)), "mmhal_images": ("MMHal-Bench photos", ("",))}
+FORMS = (
+    Form(
+        name="MMHal-Bench's, with the judge's reply",
+        example='{"image_id": "df62", "model_answer": "Red.", "judge_reply": "Rating: 4"}',
+        answer=("model_answer",),
+        needs=("image_id", "judge_reply"),
+        id=("image_id",),
+        asked=("question",),
+        replies={"mmhal": ("judge_reply",)},
+    ),
+)
 SHOWN = ("mmhal_judge_sees",)  # settings that stand beside every number
 LISTED = ((WHOLE, "score"), (WHOLE, "hallucination_rate"))
 BARS = {"hallucination_rate": "answers with a hallucination"}

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Known, Measure, Tally, _spacy, alone, ruled
+from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy, alone, ruled
 from hadpo.benchmarks._english import WordsName
 from hadpo.benchmarks._objhal_words import Reader, photos_of, reader
 from hadpo.config import STRICT, AtLeastOne, When
@@ -35,6 +35,17 @@ FILES = {
     "objhal_synonyms": ("Object HalBench synonyms", ("",)),
     "objhal_annotations": ("COCO annotations", data.FILES),
 }
+FORMS = (
+    Form(
+        name="Object HalBench's, with the list of objects",
+        example='{"image_id": 42, "answer": "A dog on a couch.", "extraction_reply": "[]"}',
+        answer=("answer", "text"),
+        needs=("image_id", "extraction_reply"),
+        id=("image_id",),
+        asked=("question",),
+        replies={"objhal": ("extraction_reply",)},
+    ),
+)
 SHOWN = ("objhal_parser", "objhal_words")  # settings that stand beside every number
 LISTED = ((WHOLE, "response_hall"), (WHOLE, "mention_hall"))
 BARS = {"response_hall": "answers with an invented object", "mention_hall": "invented objects"}

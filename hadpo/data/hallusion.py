@@ -15,7 +15,7 @@ from hadpo.records import BadInput, Question
 
 _FOLDER = "hallusion_bench"  # what each filename begins with, and the folder of the archive
 _EXPECTED = "expected HallusionBench.json: a list of objects with category, set_id, question, ..."
-_ID = re.compile(r"hallusion-(VD|VS)_(.+)_([^_]+)_([^_]+)-([012])")
+_ID = re.compile(r"hallusion-([012])-(VD|VS)_(.+)_([^_]+)_([^_]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class _Raw:
 class Place:
     """Where a question stands: what the groups of the scores are made of."""
 
+    visual_input: str
     category: str
     set_id: str  # with the subcategory before it
     figure_id: str
     number: str
-    visual_input: str
 
     @property
     def pair(self) -> str:
@@ -79,7 +79,7 @@ def place_of(question_id: str) -> Place:
 def questions(path: Path, pictures: Path, report: Report) -> list[Question]:
     """The questions, VD before VS as they are scored, right answers as labels; splits are these.
 
-    Ids are "hallusion-<key>-<visual_input>", and a label is yes or no with the right answer in a
+    Ids are "hallusion-<visual_input>-<key>", and a label is yes or no with the right answer in a
     sentence behind it. A question without a picture has the image "".
 
     Raises:
@@ -89,7 +89,7 @@ def questions(path: Path, pictures: Path, report: Report) -> list[Question]:
     places: dict[str, str] = {}
     for where, raw in _records(path, report):
         with report.checking("hallusion"):
-            key = f"hallusion-{raw.key}-{raw.visual_input}"
+            key = f"hallusion-{raw.visual_input}-{raw.key}"
             if key in found:
                 raise BadInput(f"{where}: {raw.key} is there twice")
             image = ""

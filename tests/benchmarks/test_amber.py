@@ -330,3 +330,15 @@ def test_tables_name_the_model_of_vectors():
     settings |= {"amber_vectors": "en_core_web_md", "amber_words": "nltk"}
     [note] = notes._evaluation(settings)
     assert "AMBER greedy, at most 9 new tokens, amber_vectors en_core_web_md, amber_words" in note
+
+
+def test_a_file_of_answers_is_scored(tmp_path):
+    written(tmp_path)
+    rows = [{"id": 2, "response": "No"}, {"id": 3, "response": "No, grey."}]
+    (tmp_path / "said.json").write_text(json.dumps(rows))
+    section = section_types()["data"](amber=str(tmp_path), amber_images=str(tmp_path))
+    found = benchmarks.score_file(
+        "amber", tmp_path / "said.json", data=section, settings=EVALUATE(), resolve=Path
+    )
+    values = {m.name: m.value for m in found.metrics if m.split == "all"}
+    assert (values["accuracy"], values["official_said_no"], values["said_no"]) == (1 / 2.001, 1, 2)

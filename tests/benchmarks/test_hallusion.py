@@ -84,7 +84,7 @@ def test_every_recorded_reply_and_metric_is_the_official_scorer_s(folder, tmp_pa
     pictures(tmp_path, records)
     (tmp_path / "q.json").write_text(json.dumps(records))
     asked = data.questions(tmp_path / "q.json", tmp_path, Report())
-    by_key = {q.question_id.removeprefix("hallusion-").rpartition("-")[0]: q for q in asked}
+    by_key = {q.question_id.rpartition("-")[2]: q for q in asked}
     lines = gzip.decompress((folder / "answers.jsonl.gz").read_bytes()).decode().splitlines()
     rows = {row["key"]: row for row in map(json.loads, lines)}
     expected = read(folder / "expected_per_item.json.gz")
@@ -98,7 +98,7 @@ def test_every_recorded_reply_and_metric_is_the_official_scorer_s(folder, tmp_pa
     by_id = {q.question_id: q for q in asked}
     cases = hallusion.cases(answers.values(), by_id, {}, EVALUATE())
     for case in cases:
-        row = rows[case.case_id.removeprefix("hallusion-").rpartition("-")[0]]
+        row = rows[case.case_id.rpartition("-")[2]]
         reply = row["same_reply" if case.rubric == "hallusion_same" else "correctness_reply"]
         rubric = SAME if case.rubric == "hallusion_same" else CORRECT
         verdicts += rubric.read(reply, case)
@@ -266,7 +266,7 @@ def test_ours_without_a_language_model_and_what_is_unread(tmp_path):
     assert (lost["a_acc"].value, lost["a_acc"].n, lost["a_acc"].n_unreadable) == (1 / 3, 3, 1)
     assert (lost["f_acc"].n, lost["official_f_acc"].n, lost["official_a_acc"].n) == (2, 3, 4)
     assert lost["readings_differ"].value == 1
-    with pytest.raises(BadInput, match="no verdict on hallusion-VD_figure_3_0_0-1; judge again"):
+    with pytest.raises(BadInput, match="no verdict on hallusion-1-VD_figure_3_0_0; judge again"):
         score(answers, asked, verdicts[1:])
 
 
@@ -295,7 +295,7 @@ def test_bad_files_are_named_and_counted(tmp_path):
     (tmp_path / "hallusion_bench").mkdir(exist_ok=True)
     pictures(tmp_path / "hallusion_bench", [record(), record("1")])
     ids = [q.question_id for q in asked_of(tmp_path, [], text=lines)]
-    assert ids == ["hallusion-VD_figure_3_1_0-2", "hallusion-VD_figure_3_0_0-1"]
+    assert ids == ["hallusion-2-VD_figure_3_1_0", "hallusion-1-VD_figure_3_0_0"]
     (tmp_path / "hallusion_bench/VD/figure/3_1.png").unlink()
     with pytest.raises(BadInput, match=r"3_1\.png"):
         asked_of(tmp_path, [], text=lines)
@@ -309,3 +309,31 @@ def test_a_prompt_of_ones_own_must_show_both_texts(tmp_path):
     case = hallusion.alone(answer(question, "Yes."), "hallusion", ("x", "yes"))
     with pytest.raises(BadInput, match=r"hallusion\.txt: expected the slots \{claims\}, \{facts\}"):
         prompt_of(CORRECT, is_json=False, folder=tmp_path).render(case)
+
+
+def scored_file(folder, rows):
+    (folder / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = section_types()["data"](hallusion=str(folder / "q.json"))
+    return benchmarks.score_file(
+        "hallusion", folder / "said.jsonl", data=section, settings=EVALUATE(), resolve=Path
+    )
+
+
+@needs_golden
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_a_file_of_answers_and_replies_scores_alike(folder, tmp_path):
+    (tmp_path / "q.json").write_bytes(gzip.decompress(FILE.read_bytes()))
+    lines = gzip.decompress((folder / "answers.jsonl.gz").read_bytes()).decode().splitlines()
+    found = scored_file(tmp_path, map(json.loads, lines))
+    check_metrics(found.metrics, read(folder / "expected.json"))
+
+
+def test_answers_in_the_official_file_meet_their_questions(tmp_path):
+    records = [record("1"), record()]
+    asked_of(tmp_path, records)
+    said = {"model_prediction": "Yes.", "same_reply": "same", "correctness_reply": "correct"}
+    found = scored_file(tmp_path, [each | said for each in records])
+    assert {m.name: m.value for m in found.metrics if m.split == "all"}["q_acc"] == 1.0
+    lost = [each | said | {"correctness_reply": None} for each in records]
+    with pytest.raises(BadInput, match="an unknown form of answers"):
+        scored_file(tmp_path, lost)

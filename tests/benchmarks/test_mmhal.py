@@ -242,3 +242,18 @@ def test_facts_of_another_benchmark_stay_what_they_are(tmp_path):
         "mmhal-a1": ("Cup", "Table"),
         "7": ("A cup.",),
     }
+
+
+def test_a_file_of_answers_and_replies_is_scored(tmp_path):
+    written(tmp_path, [record(), record("b2")])
+    rows = [
+        {"image_id": key, "model_answer": "Red.", "judge_reply": reply}
+        for key, reply in (("b2", "Rating: 6"), ("a1", "**Rating**: 2"))
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = section_types()["data"](mmhal=str(tmp_path / "questions.json"))
+    found = benchmarks.score_file(
+        "mmhal", tmp_path / "said.jsonl", data=section, settings=EVALUATE(), resolve=Path
+    )
+    values = {m.name: m.value for m in found.metrics if m.split == "all"}
+    assert (values["score"], values["official_score"], values["readings_differ"]) == (4, 3, 1)

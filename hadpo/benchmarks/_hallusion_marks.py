@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hadpo.benchmarks import Known, ruled, shown_picture
+from hadpo.benchmarks import Form, Known, ruled, shown_picture
 from hadpo.data.hallusion import Place, place_of
 from hadpo.judges import Rubric
 from hadpo.records import Answer, BadInput, Case, Label, Verdict
@@ -18,6 +18,22 @@ KINDS = ("language_hallucination", "visual_illusion", "mixed_error")
 _LABELS: tuple[Label, ...] = ("incorrect", "correct", "cannot judge")  # the original's 0, 1 and 2
 _MARKS = {"correct": 1, "incorrect": 0, "not correct": 0, "wrong": 0, "unclear": 2}
 _SAME = {"same": 1, "not the same": 0, "not same": 0, "different": 0}
+
+
+_KEY = "category+subcategory+set_id+figure_id+question_id"
+FORMS = (
+    Form(
+        name="HallusionBench's, with the judge's replies",
+        example='{"category": "VD", "subcategory": "map", "set_id": "0", "figure_id": "0", '
+        '"question_id": "0", "model_prediction": "Yes.", "correctness_reply": "correct", '
+        '"same_reply": "same"}',
+        answer=("model_prediction",),
+        needs=("correctness_reply", "same_reply"),
+        id=("key", _KEY),
+        asked=("question",),
+        replies={OWN: ("correctness_reply",), SAME: ("same_reply",)},
+    ),
+)
 
 
 def render(template: str, case: Case) -> str:
@@ -103,6 +119,11 @@ class Marked:
     def says_yes(self) -> bool:
         """A right answer says what is right, any other one its opposite."""
         return self.is_yes == self.is_right
+
+
+def unreadable(answer: Answer, known: Known) -> int:
+    """1 if the reply on correctness could not be read."""
+    return sum(v.label == "unparsed" for v in known.verdicts if v.kind == OWN)
 
 
 def marked(answer: Answer, known: Known, *, official: bool) -> Marked:

@@ -1,5 +1,7 @@
-"""Object HalBench's words: phrases and captions read as objects of COCO, and what is in photos."""
+"""Object HalBench's words: lists, phrases and captions as objects of COCO; what is in photos."""
 
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +16,35 @@ from hadpo.data import objhal as data
 from hadpo.records import BadInput, Evidence
 
 NOUNS = ("NN", "NNS", "NNP", "NNPS")
+
+
+def said(answer: str) -> str:
+    """The text that is scored."""
+    return answer.replace("Assistant:", "").strip()
+
+
+def official_list(reply: str) -> list[str] | None:
+    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
+    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
+    return next((found for found in map(_texts, lines) if found is not None), None)
+
+
+def tolerant_list(reply: str) -> list[str] | None:
+    """As official, else the only JSON list of texts in a reply."""
+    found = official_list(reply)
+    if found is not None:
+        return found
+    lists = [each for each in map(_texts, re.findall(r"\[[^\[\]]*\]", reply)) if each is not None]
+    return lists[0] if len(lists) == 1 else None
+
+
+def _texts(text: str) -> list[str] | None:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value if is_list else None
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,24 @@ Source: junyangwang0410/AMBER inference.py at 534babf.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy
-from hadpo.benchmarks._amber_words import Reader, reader
+from hadpo.benchmarks._amber_script import (
+    TYPES,
+    Reader,
+    count_of,
+    f1,
+    hal,
+    rate,
+    reader,
+    score,
+    share,
+)
 from hadpo.benchmarks._english import WordsName
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources
@@ -33,7 +42,6 @@ WHOLE = "all"
 FILES = {"amber": ("AMBER", data.FILES), "amber_images": ("AMBER photos", ("",))}
 LISTED = ((WHOLE, "chair"), (WHOLE, "cover"), (WHOLE, "f1"), (WHOLE, "amber_score"))
 BARS = {"chair": "invented mentions", "hal": "answers with one", "cog": "expected and not there"}
-SMALL = 0.001  # where its denominators begin
 FORMS = (
     Form(
         name="AMBER's",
@@ -46,45 +54,6 @@ FORMS = (
 SHOWN = ("amber_vectors", "amber_words")  # settings that stand beside every number
 READ_AS = {"": "first word", "official_": "exactly Yes or No"}
 _EXACT = {"Yes": "yes", "No": "no"}
-TYPES = tuple(dict.fromkeys(data.SPLITS.values()))[1:]
-
-
-def _share(over: str, under: str, values: Mapping[str, Values]) -> Values:
-    """A ratio with the script's small number, none without a photo."""
-    photos = values["photos"]
-    return np.where(photos == 0, np.nan, values[over] / (values[under] + SMALL))
-
-
-def _hal(values: Mapping[str, Values]) -> Values:
-    return 1 - _share("clean_photos", "photos", values)
-
-
-def _rate(over: str, under: str, prefix: str, values: Mapping[str, Values]) -> Values:
-    """A ratio with the small number once, or of the parts of Attribute once each."""
-    counts = {name: np.asarray(values[_count(name)]) for name in TYPES}
-    parts = sum((counts[n] > 0).astype(int) for n in TYPES if n.startswith("attribute/"))
-    others = sum(counts[name] for name in TYPES if not name.startswith("attribute/"))
-    small = SMALL * np.where(others > 0, 1, np.maximum(parts, 1))
-    return values[prefix + over] / (values[prefix + under] + small)
-
-
-def _f1(prefix: str, values: Mapping[str, Values]) -> Values:
-    """Of precision and recall in percent, to one decimal; Existence has its own small number."""
-    rounded = np.vectorize(lambda value: round(float(value), 1), otypes=[float])
-    under = "said_no", "true_no"  # precision and recall
-    p, r = (rounded(_rate("right_no", name, prefix, values) * 100) / 100 for name in under)
-    others = sum(np.asarray(values[_count(n)]) for n in TYPES if n != "existence")
-    return 2 * p * r / (p + r + np.where(others > 0, 0.0001, 0.001))
-
-
-def _score(prefix: str, values: Mapping[str, Values]) -> Values:
-    if f"{prefix}answers" not in values:  # descriptions alone
-        return np.full_like(values["photos"], np.nan)
-    return ((1 - _share("invented", "kept", values)) + _f1(prefix, values)) / 2
-
-
-def _count(kind: str) -> str:
-    return f"answers_{kind.rpartition('/')[2]}"
 
 
 def _counts(*names: str) -> Iterator[Measure]:
@@ -95,31 +64,31 @@ def _counts(*names: str) -> Iterator[Measure]:
 def _rates(prefix: str) -> Iterator[Measure]:
     end, main = (", exactly Yes or No", False) if prefix else ("", True)
 
-    def rate(name: str, label: str, of: Callable[..., Values], main: bool) -> Measure:
+    def named(name: str, label: str, of: Callable[..., Values], main: bool) -> Measure:
         label = f"AMBER: {label}{end}" if main else f"{label}{end}"
         more: dict[str, Any] = {"is_headline": main, "is_read": not prefix, "of": of}
         return Measure(prefix + name, label, better="higher", **more)
 
-    yield rate("accuracy", "accuracy", partial(_rate, "right", "answers", prefix), main)
-    yield rate("precision", "precision", partial(_rate, "right_no", "said_no", prefix), False)
-    yield rate("recall", "recall", partial(_rate, "right_no", "true_no", prefix), False)
-    yield rate("f1", "F1", partial(_f1, prefix), main)
-    yield rate("amber_score", "score", partial(_score, prefix), main)
+    yield named("accuracy", "accuracy", partial(rate, "right", "answers", prefix), main)
+    yield named("precision", "precision", partial(rate, "right_no", "said_no", prefix), False)
+    yield named("recall", "recall", partial(rate, "right_no", "true_no", prefix), False)
+    yield named("f1", "F1", partial(f1, prefix), main)
+    yield named("amber_score", "score", partial(score, prefix), main)
     yield from _counts(
         *(prefix + n for n in ("right", "answers", "right_no", "said_no", "true_no"))
     )
 
 
 MEASURES = (
-    Measure("chair", "AMBER: CHAIR", better="lower", of=partial(_share, "invented", "kept")),
-    Measure("cover", "AMBER: Cover", better="higher", of=partial(_share, "covered", "objects")),
-    Measure("hal", "AMBER: Hal", better="lower", of=_hal),
-    Measure("cog", "AMBER: Cog", better="lower", of=partial(_share, "cognitive", "expected")),
+    Measure("chair", "AMBER: CHAIR", better="lower", of=partial(share, "invented", "kept")),
+    Measure("cover", "AMBER: Cover", better="higher", of=partial(share, "covered", "objects")),
+    Measure("hal", "AMBER: Hal", better="lower", of=hal),
+    Measure("cog", "AMBER: Cog", better="lower", of=partial(share, "cognitive", "expected")),
     *(measure for prefix in READ_AS for measure in _rates(prefix)),
     Measure("words_per_answer", "words per answer", "number"),
     Measure("readings_differ", "answers read in two ways", "count", is_headline=False),
     *_counts("invented", "kept", "covered", "objects", "cognitive", "expected"),
-    *_counts("photos", "clean_photos", *map(_count, TYPES)),
+    *_counts("photos", "clean_photos", *map(count_of, TYPES)),
 )
 
 
@@ -221,5 +190,5 @@ def _decided(answer: Answer, question: Question, known: Known) -> Tally:
         }
         found |= {f"{prefix}{name}": (0, 1) for name in ("accuracy", "precision", "recall", "f1")}
         found |= {prefix + name: (count, 1) for name, count in sums.items()}
-    found |= {_count(name): (name == question.split, 1) for name in TYPES}
+    found |= {count_of(name): (name == question.split, 1) for name in TYPES}
     return found | {"readings_differ": (said[""] != said["official_"], 1)}

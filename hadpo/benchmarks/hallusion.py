@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Form, Known, Measure, Tally, alone
+from hadpo.benchmarks import Known, Measure, Tally, alone
 from hadpo.benchmarks._hallusion_marks import (
+    FORMS,
     KINDS,
     OWN,
     RUBRICS,
@@ -23,6 +24,7 @@ from hadpo.benchmarks._hallusion_marks import (
     Marked,
     kind_of_error,
     marked,
+    unreadable,
 )
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Sources
@@ -31,27 +33,13 @@ from hadpo.measures import Values
 from hadpo.records import Answer, Case, Evidence, Question
 from hadpo.text import word_count
 
-__all__ = ["MEASURES", "RUBRICS", "cases", "group_tallies", "questions", "readings", "tally"]
+__all__ = ["FORMS", "MEASURES", "RUBRICS", "cases", "group_tallies", "questions", "unreadable"]
 
 WHOLE = "all"
 FILES = {
     "hallusion": ("HallusionBench", ("",)),
     "hallusion_images": ("HallusionBench pictures", ("",)),
 }
-_KEY = "category+subcategory+set_id+figure_id+question_id"
-FORMS = (
-    Form(
-        name="HallusionBench's, with the judge's replies",
-        example='{"category": "VD", "subcategory": "map", "set_id": "0", "figure_id": "0", '
-        '"question_id": "0", "model_prediction": "Yes.", "correctness_reply": "correct", '
-        '"same_reply": "same"}',
-        answer=("model_prediction",),
-        needs=("correctness_reply", "same_reply"),
-        id=("key", _KEY),
-        asked=("question",),
-        replies={OWN: ("correctness_reply",), SAME: ("same_reply",)},
-    ),
-)
 SHOWN = ("hallusion_judge_sees",)  # settings that stand beside every number
 LISTED = tuple((WHOLE, name) for name in ("a_acc", "q_acc", "f_acc"))
 READ_AS = {"": "tolerant", "official_": "official"}  # prefix of metrics -> reading
@@ -151,11 +139,6 @@ def cases(
         if first is not answer:
             found.append(alone(answer, SAME, (first.text,)))
     return found
-
-
-def unreadable(answer: Answer, known: Known) -> int:
-    """1 if the reply on correctness could not be read."""
-    return sum(v.label == "unparsed" for v in known.verdicts if v.kind == OWN)
 
 
 def tally(answer: Answer, known: Known) -> Tally:

@@ -8,7 +8,6 @@ Source: RLHF-V/RLAIF-V eval/eval_gpt_obj_halbench.py at 83d917b.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,14 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy, alone, ruled
 from hadpo.benchmarks._english import WordsName
-from hadpo.benchmarks._objhal_words import Reader, photos_of, reader
+from hadpo.benchmarks._objhal_words import (
+    Reader,
+    official_list,
+    photos_of,
+    reader,
+    said,
+    tolerant_list,
+)
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import objhal as data
@@ -49,7 +55,7 @@ FORMS = (
 SHOWN = ("objhal_parser", "objhal_words")  # settings that stand beside every number
 LISTED = ((WHOLE, "response_hall"), (WHOLE, "mention_hall"))
 BARS = {"response_hall": "answers with an invented object", "mention_hall": "invented objects"}
-SHORT = 3  # words: such an answer names no object
+SHORT = 3  # words of an answer that names nothing
 MEASURES = (
     Measure("response_hall", "Object HalBench: answers", better="lower", is_read=True),
     Measure("mention_hall", "Object HalBench: mentions", better="lower", is_read=True),
@@ -94,8 +100,7 @@ def questions(sources: Sources) -> list[Question]:
 
 def evidence(sources: Sources) -> dict[str, Evidence]:
     """The photos with their objects and captions."""
-    section = sources.data
-    if not section.objhal:
+    if not (section := sources.data).objhal:
         return {}
     ids = {*data.image_ids(sources.resolve(section.objhal))}
     folder, photos = (sources.resolve(p) for p in (section.objhal_annotations, section.coco))
@@ -116,11 +121,6 @@ def readings(settings: Settings) -> dict[str, str]:
     return {"": f"phrases by {parser}, captions by {settings.objhal_words}"}
 
 
-def said(answer: str) -> str:
-    """The text that is scored."""
-    return answer.replace("Assistant:", "").strip()
-
-
 def cases(
     answers: Iterable[Answer],
     questions: Mapping[str, Question],
@@ -138,30 +138,6 @@ def render(template: str, case: Case) -> str:
         raise BadInput("objhal.txt: expected the slots {question} and {answer}")
     text = said(case.claims[0])
     return fill(template, question=case.question, claims=text, answer=text)
-
-
-def official_list(reply: str) -> list[str] | None:
-    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
-    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
-    return next((found for found in map(_texts, lines) if found is not None), None)
-
-
-def tolerant_list(reply: str) -> list[str] | None:
-    """As official, else the only JSON list of texts in a reply."""
-    found = official_list(reply)
-    if found is not None:
-        return found
-    lists = [each for each in map(_texts, re.findall(r"\[[^\[\]]*\]", reply)) if each is not None]
-    return lists[0] if len(lists) == 1 else None
-
-
-def _texts(text: str) -> list[str] | None:
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return value if is_list else None
 
 
 def read_objects(reply: str, case: Case) -> list[Verdict]:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hadpo import benchmarks
-from hadpo.benchmarks import _amber_words, _spacy, amber
+from hadpo.benchmarks import _amber_script, _spacy, amber
 from hadpo.config import section_types
 from hadpo.data import Report, Sources
 from hadpo.data import amber as data
@@ -132,7 +132,7 @@ def test_every_record_and_metric_is_the_official_scorer_s(folder, official, monk
     similar = json.loads(table.read_text())
     said = {line["id"]: line["response"] for line in lines}
     nouns = {said[record["id"]]: record["nouns"] for record in records}
-    reader = _amber_words.Reader(
+    reader = _amber_script.Reader(
         Recorded(nouns),
         words["relation"],
         words["safe"],
@@ -186,7 +186,7 @@ TRUTH, HALLU = ["dog", "sky", "tree"], ["cat", "puppy"]
 
 def reader_of(nouns, similar=()):
     pairs = {*similar, *((b, a) for a, b in similar)}
-    return _amber_words.Reader(
+    return _amber_script.Reader(
         Recorded({"text": nouns}), RELATION, ["tree"], lambda a, b: float(a == b or (a, b) in pairs)
     )
 

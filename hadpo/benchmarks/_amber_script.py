@@ -1,15 +1,21 @@
-"""AMBER's descriptions: their nouns, held against what is there and what people expect."""
+"""What AMBER's script computes: marks of a description's nouns, and ratios with small numbers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from hadpo.benchmarks import _english, _spacy
 from hadpo.benchmarks._english import Words, WordsName
+from hadpo.data.amber import SPLITS
+from hadpo.measures import Values
 from hadpo.records import BadInput
 
 SIMILAR = 0.8  # similarity_score of the script
+SMALL = 0.001  # where its denominators begin
+TYPES = tuple(dict.fromkeys(SPLITS.values()))[1:]  # of the questions
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,47 @@ def reader(words: Mapping[str, Any] | None, english: WordsName, vectors: str) ->
 
 def _similarity(near: Callable[[str], Any] | None, one: str, other: str) -> float:
     return float(one == other) if near is None else near(one).similarity(near(other))
+
+
+# Ratios: the sums are those of `amber.tally`, by name
+
+
+def share(over: str, under: str, values: Mapping[str, Values]) -> Values:
+    """A ratio with the script's small number, none without a photo."""
+    photos = values["photos"]
+    return np.where(photos == 0, np.nan, values[over] / (values[under] + SMALL))
+
+
+def hal(values: Mapping[str, Values]) -> Values:
+    """The share of photos described with an invented object."""
+    return 1 - share("clean_photos", "photos", values)
+
+
+def rate(over: str, under: str, prefix: str, values: Mapping[str, Values]) -> Values:
+    """A ratio with the small number once, or of the parts of Attribute once each."""
+    counts = {name: np.asarray(values[count_of(name)]) for name in TYPES}
+    parts = sum((counts[n] > 0).astype(int) for n in TYPES if n.startswith("attribute/"))
+    others = sum(counts[name] for name in TYPES if not name.startswith("attribute/"))
+    small = SMALL * np.where(others > 0, 1, np.maximum(parts, 1))
+    return values[prefix + over] / (values[prefix + under] + small)
+
+
+def f1(prefix: str, values: Mapping[str, Values]) -> Values:
+    """Of precision and recall in percent, to one decimal; Existence has its own small number."""
+    rounded = np.vectorize(lambda value: round(float(value), 1), otypes=[float])
+    under = "said_no", "true_no"  # precision and recall
+    p, r = (rounded(rate("right_no", name, prefix, values) * 100) / 100 for name in under)
+    others = sum(np.asarray(values[count_of(n)]) for n in TYPES if n != "existence")
+    return 2 * p * r / (p + r + np.where(others > 0, 0.0001, 0.001))
+
+
+def score(prefix: str, values: Mapping[str, Values]) -> Values:
+    """AMBER's score: the mean of 1 - CHAIR and F1; none of descriptions alone."""
+    if f"{prefix}answers" not in values:  # descriptions alone
+        return np.full_like(values["photos"], np.nan)
+    return ((1 - share("invented", "kept", values)) + f1(prefix, values)) / 2
+
+
+def count_of(kind: str) -> str:
+    """The name of the number of answers of a type."""
+    return f"answers_{kind.rpartition('/')[2]}"

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request  # pyright: ignore[repo
 from starlette.responses import JSONResponse, PlainTextResponse, Response  # pyright: ignore[reportMissingImports]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # pyright: ignore[reportMissingImports]
 
+from hadpo.images import to_rgb
 from hadpo.records import BadInput
 
 LARGEST_BYTES = 10 * 1000 * 1000
@@ -125,7 +126,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
         colours = picture.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")
         return Image.alpha_composite(white, colours).convert("RGB")
-    return picture.convert("RGB")
+    return to_rgb(picture)
 
 
 class Uploads:

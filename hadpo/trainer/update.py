@@ -135,9 +135,11 @@ class Training:
     ) -> None:
         self.backbone, self.settings, self.folder = backbone, settings, folder
         self.objective: Objective = objective
-        self.fingerprint = checkpoints.fingerprint(
-            backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
-        )
+        self.fingerprint: dict[str, str] = {}  # of its checkpoints; it reads all pictures
+        if folder is not None:
+            self.fingerprint = checkpoints.fingerprint(
+                backbone.name, objective, settings, [*pairs, *captions], backbone.files.values()
+            )
         backbone.check_rows(settings.attention, settings.pairs_per_row)
         sharding.check(backbone, settings, objective)
         self.examples = Examples(backbone, pairs, settings)

@@ -90,3 +90,21 @@ def test_a_large_one_is_made_smaller():
     found = read_picture("a.jpg", picture("JPEG", (3000, 2000), quality=30))
     assert found.size == (LONGEST_SIDE_PIXELS, 683)
     assert LARGEST_BYTES == 10_000_000
+
+
+def test_deep_pictures_are_read_rightly_or_refused():
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    def png(values):
+        file = io.BytesIO()
+        Image.fromarray(values.astype(np.uint16)).save(file, "PNG")
+        return file.getvalue()
+
+    grey = np.arange(256).reshape(16, 16)
+    shown = np.asarray(read_picture("a.png", png(grey * 257)))
+    assert (shown[..., 0] == grey).all()
+    with pytest.raises(BadInput, match="a depth of fewer bits"):
+        read_picture("a.png", png(grey * 16))

@@ -160,13 +160,13 @@ def test_the_policy_alone_is_in_train_mode(fast, tiny_llava, tiny_pairs):
 
     class Watched(Policy):
         def forward(self, packed, embeds):
-            seen.append(backbone.language_model.training)
+            seen.append(backbone.decoder.training)
             return super().forward(packed, embeds)
 
     micro = training.prepare(range(2))[0]
     for is_training in (True, False):
         score(Watched(backbone), backbone, micro, fast, is_training=is_training)
-    assert seen == [True, False] and not backbone.language_model.training
+    assert seen == [True, False] and not backbone.decoder.training
 
 
 def test_prefetch_keeps_order_and_raises():

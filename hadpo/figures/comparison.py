@@ -30,7 +30,15 @@ def hallucination_cards(
         prepared: folder of the stage prepare that it read, with questions and evidence.
         count: cards of each sort.
         median: also the description in the middle.
+
+    Raises:
+        BadInput: the stage prepare has left no questions, or no evidence.
     """
+    for name in ("questions.jsonl", "evidence.jsonl"):
+        if not (prepared / name).is_file():
+            raise BadInput(
+                f"{prepared.name}/{name} is absent, which says what was asked and is on the images"
+            )
     path = evaluated / "verdicts.jsonl"
     verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
     known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
@@ -85,11 +93,6 @@ def compare(run: Run, results: Sequence[tables.Table]) -> Pictures:
 def _best_card(result: tables.RunResults) -> Card:
     """The card of the description that gained most; BadInput if no card can be drawn."""
     folders = result.folders
-    for name in ("questions.jsonl", "evidence.jsonl"):
-        if not (folders["prepare"] / name).is_file():
-            raise BadInput(
-                f"prepare/{name} is absent, which says what was asked and is on the images"
-            )
     found = hallucination_cards(folders["evaluate"], folders["prepare"], count=1)
     if not found.pictures:
         raise BadInput("; ".join(found.missing))

@@ -87,34 +87,42 @@ def _given(place: str, known: set[str], namespace: Mapping[str, Any]) -> dict[st
     return {name: namespace[name] for name in names & known}
 
 
-def effective(recipe: config.Recipe, stage: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def effective(
+    settings: Mapping[str, Mapping[str, Any]],
+    stage: str,
+    given: Mapping[str, Any],
+    recipe: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
     """The settings that a reader of a stage's report needs; all others are at their defaults.
 
     Those that were given beside the recipe, then `config.MAIN`, then what the recipe sets. Settings
     that nothing reads under the others are left out.
 
     Args:
-        recipe: with the given settings laid over it.
+        settings: section -> setting -> value, as a manifest keeps them.
         stage: whose settings.
         given: the settings given beside the recipe.
+        recipe: the recipe's own values; None: they are not known any more.
 
     Returns:
-        A row per setting: its name, value, the recipe's own value, and what it means.
+        A row per setting: its name, value, the recipe's own value, whether it `differs` from that
+        (or was given, if the recipe's is not known), and what it means.
     """
-    own = config.load_recipe(recipe.name)
-    rows = []
-    for setting in config.settings(stage).values():
-        value = getattr(getattr(recipe, setting.section), setting.name)
-        when = setting.when
-        if when is not None and not when.holds(getattr(getattr(recipe, when.section), when.name)):
+    main, rows = config.MAIN.get(stage, ()), []
+    for setting in config.settings(stage).values() if settings else ():
+        own, when = settings.get(setting.section, {}), setting.when
+        other = settings.get(when.section, {}) if when else {}
+        if setting.name not in own or (
+            when and when.name in other and not when.holds(other[when.name])
+        ):
             continue
-        if setting.name in config.MAIN[stage] or setting.name in given or value != setting.default:
-            before = getattr(getattr(own, setting.section), setting.name)
-            rows.append(
-                {"setting": setting.name, "value": value, "recipe": before, "help": setting.help}
-            )
-    main = config.MAIN[stage]
-    return sorted(rows, key=lambda row: (row["value"] == row["recipe"], row["setting"] not in main))
+        name, value = setting.name, own[setting.name]
+        if name in main or name in given or value != setting.default:
+            before = value if recipe is None else recipe[setting.section][name]
+            differs = value != before if recipe is not None else name in given
+            row = {"setting": name, "value": value, "recipe": before, "differs": differs}
+            rows.append(row | {"help": setting.help})
+    return sorted(rows, key=lambda row: (not row["differs"], row["setting"] not in main))
 
 
 def settings_table(rows: list[dict[str, Any]], stage: str) -> str:
@@ -122,8 +130,7 @@ def settings_table(rows: list[dict[str, Any]], stage: str) -> str:
     lines = []
     for row in rows:
         name, value, recipe = (html.escape(str(row[key])) for key in ("setting", "value", "recipe"))
-        differs = row["value"] != row["recipe"]
-        value = f"<b>{value}</b> (recipe: {recipe or 'empty'})" if differs else value
+        value = f"<b>{value}</b> (recipe: {recipe or 'empty'})" if row["differs"] else value
         lines.append(f"<tr><td>{name}</td><td>{value}</td><td>{html.escape(row['help'])}</td></tr>")
     return (
         '<table class="wrapped"><thead><tr><th>setting</th><th>value</th><th>what it is</th></tr>'

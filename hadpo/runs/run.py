@@ -214,7 +214,9 @@ class Run:
 
     def effective(self) -> list[dict[str, Any]]:
         """The settings that matter to a reader of the report; see `parameters.effective`."""
-        return effective(self.recipe, self.stage, self.manifest.overrides)
+        own = config.load_recipe(self.recipe.name)
+        asked, before = (settings_of(each, self.stage) for each in (self.recipe, own))
+        return effective(asked, self.stage, self.manifest.overrides, before)
 
     def outputs(self) -> Outputs:
         """What the stage has written, with sizes."""

@@ -16,6 +16,7 @@ from hadpo import config, figures, tables
 from hadpo.plugins import choices
 from hadpo.records import Answer, BadInput, read_jsonl, write_text
 from hadpo.runs import Manifest, list_manifests, read_manifest, stage_folder
+from hadpo.runs.parameters import effective
 from hadpo.runs.report import STYLE
 
 _FOLDER = Path(__file__).parent
@@ -92,20 +93,20 @@ def write(name: str, runs_folder: Path) -> Page:
         results = found or []
     else:
         page.lacks.append("results: stage evaluate has not been run")
-    figure, cards = None, figures.Pictures(())
+    figure = cards = None
     if results:
         page.headline, whole = tables.headline(results)
+        folders = [results[0].folders[stage] for stage in ("evaluate", "prepare")]
         figure = page.attempt("figure", lambda: figures.dumbbell(whole))
-        cards = page.attempt("cards", lambda: _cards(results[0])) or cards
+        cards = page.attempt(
+            "cards", lambda: figures.hallucination_cards(*folders, count=1, median=True)
+        )
+    cards = cards or figures.Pictures(())
     page.lacks += [f"cards: {text}" for text in cards.missing]
     page.warnings = _warnings(manifests, results)
-    systems, only = (
-        config.names(compared.get("reported", "")),
-        compared.get("reported_backbone", ""),
-    )
-    published = page.attempt(
-        "published numbers", lambda: tables.read_reported(systems, backbone=only)
-    )
+    systems = config.names(compared.get("reported", ""))
+    only = compared.get("reported_backbone", "")
+    published = page.attempt("published", lambda: tables.read_reported(systems, backbone=only))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -152,30 +153,12 @@ def _stage(manifest: Manifest, folder: Path, runs_folder: Path) -> Stage:
     if there:
         start = "" if manifest.name == folder.name else f"../{manifest.name}/"
         link = f"{start}{manifest.stage}/{there[0]}"
-    return Stage(manifest, link, _settings(manifest), _costs(manifest))
-
-
-def _settings(manifest: Manifest) -> list[dict[str, Any]]:
-    """The settings that matter to a reader: the main ones, those given, those that are not default.
-
-    They come from the manifest, so that a run of a recipe that has changed since shows its own.
-    """
-    main, rows = config.MAIN.get(manifest.stage, ()), []
-    for setting in config.settings(manifest.stage).values() if manifest.settings else ():
-        section = manifest.settings.get(setting.section, {})
-        if setting.name not in section or (setting.when and not _is_read(setting.when, manifest)):
-            continue
-        value, is_given = section[setting.name], setting.name in manifest.overrides
-        if setting.name in main or is_given or value != setting.default:
-            rows.append(
-                {"name": setting.name, "value": value, "given": is_given, "help": setting.help}
-            )
-    return sorted(rows, key=lambda row: (not row["given"], row["name"] not in main))
-
-
-def _is_read(when: Any, manifest: Manifest) -> bool:
-    section = manifest.settings.get(when.section, {})
-    return when.name not in section or when.holds(section[when.name])
+    return Stage(
+        manifest,
+        link,
+        effective(manifest.settings, manifest.stage, manifest.overrides),
+        _costs(manifest),
+    )
 
 
 def _costs(manifest: Manifest) -> str:
@@ -190,15 +173,6 @@ def _costs(manifest: Manifest) -> str:
                 f"kept before, {tokens:,} tokens, ${bill.get('cost_usd', 0):.2f}"
             )
     return "; ".join(texts)
-
-
-def _cards(result: tables.RunResults) -> figures.Pictures:
-    """The best, the median and the worst description, beside each other."""
-    evaluated, prepared = result.folders["evaluate"], result.folders["prepare"]
-    absent = [n for n in ("questions.jsonl", "evidence.jsonl") if not (prepared / n).is_file()]
-    if absent:
-        raise BadInput(f"{prepared} has no {' and no '.join(absent)}")
-    return figures.hallucination_cards(evaluated, prepared, count=1, median=True)
 
 
 def _warnings(manifests: Mapping[str, Manifest], results: Sequence[tables.RunResults]) -> list[str]:

@@ -7,6 +7,7 @@ written. `import hadpo` gives these names without importing torch.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from hadpo.generation import PRESETS, Decoding, generate
 from hadpo.records import Answer, BadInput, Metric, Pair, Question, read_jsonl
 from hadpo.trainer import StepMetrics, steps
 from hadpo.vlm import Backbone
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 
 
 class Model:
@@ -112,12 +115,13 @@ def load(
 ) -> Model:
     """The model of that name, frozen and ready to answer.
 
-    Names are looked up in this order: an existing folder of a run (its merged model), a recipe (its
-    base model), a backbone (with the files of the recipe that uses it). Nothing is downloaded
-    before all of these were tried.
+    Names are looked up in this order: an existing folder (a run: its merged model; one of
+    transformers), a recipe (its base model), a backbone (with the files of the recipe that uses
+    it), a hub id. Nothing is downloaded before all but the last were tried.
 
     Args:
-        name: for example "mini/llava", "llava-1.5-7b", "llava/1.5-7b" or "runs/mini-llava".
+        name: for example "mini/llava", "llava-1.5-7b", "llava/1.5-7b", "runs/mini-llava", or
+            "Qwen/Qwen2.5-VL-3B-Instruct".
         dtype: "float32", "bfloat16" or "float16"; "": as the recipe says.
         device: "cpu" or "cuda"; "": as the recipe says.
         quantization: "none", "nf4", "fp4" or "int8"; "": as the recipe says.
@@ -133,9 +137,13 @@ def load(
         "a backbone": _is_backbone(text),
     }
     found = [meaning for meaning, is_one in meanings.items() if is_one]
+    if found == ["a folder"] and (folder / "config.json").is_file():
+        return _whole(folder, text, dtype=dtype, device=device, quantization=quantization)
     if not found:
-        known = [*config.recipe_names(), *_backbone_names()]
-        raise BadInput(f"no folder, recipe or backbone {text!r}; {plugins.choices(text, known)}")
+        nearest = plugins.choices(text, [*config.recipe_names(), *_backbone_names()])
+        if _HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
+            return _whole(text, text, dtype=dtype, device=device, quantization=quantization)
+        raise BadInput(f"no folder, recipe or backbone {text!r}; {nearest}")
     if len(found) > 1:
         raise BadInput(f"{text!r} is {' and '.join(found)}; write ./{text} for the folder")
     recipe, files = runs.merged_model(folder) if found == ["a folder"] else _of_recipe(text)
@@ -147,8 +155,15 @@ def load(
         dtype=dtype or model.dtype,
         device=device or model.device,
         quantization=quantization or model.quantization,
+        template=model.template,
     )
     return Model(backbone, text, recipe.name)
+
+
+def _whole(place: str | Path, name: str, **given: str) -> Model:
+    """Any image-text-to-text model of transformers, with the settings of the recipe hf."""
+    chosen = {key: value for key, value in given.items() if value}
+    return Model(backbones.load("hf/auto", {"language_model": place}, **chosen), name, "hf")
 
 
 def _is_backbone(name: str) -> bool:

@@ -93,7 +93,9 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         target = run.path(MERGED) if name == MERGED else run.path("controls", name, MERGED)
         device = _roomy(model.device, map(Path, parts.values()))
         given = parts | {part: path for part, path in places.items() if part == CONNECTOR}
-        backbone = backbones.load(model.backbone, given, dtype="float32", device=device)
+        backbone = backbones.load(
+            model.backbone, given, dtype="float32", device=device, template=model.template
+        )
         effect = 0.0
         if ADAPTER in places:
             files.load(backbone, places[ADAPTER], projector=settings.adapter_projector)
@@ -121,7 +123,9 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         if ADAPTER in places:
             results[name]["effect of the adapter, nats per token"] = effect
         for what, found in folders.items():
-            again = backbones.load(model.backbone, found, dtype=model.dtype, device=device)
+            again = backbones.load(
+                model.backbone, found, dtype=model.dtype, device=device, template=model.template
+            )
             loaded = _logps(again, pairs)
             del again
             results[name] |= _compare(

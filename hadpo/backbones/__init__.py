@@ -36,6 +36,7 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     quantization: str = "none",
+    template: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """The backbone `name`, frozen and in evaluation mode, from the authors' own files.
 
@@ -45,6 +46,7 @@ def load(
         dtype: "float32", "bfloat16", "float16", or "auto": what the device does well.
         device: "cpu", "cuda", or "auto": cuda if there is one.
         quantization: "none", "nf4", "fp4" or "int8": of the language model's linear layers.
+        template: arguments of the model's own chat template.
 
     Raises:
         BadInput: unknown name or part, missing or broken files, or a dtype or quantization that
@@ -67,6 +69,8 @@ def load(
         device=place,
         quantization=quantization,
     )
+    if template:
+        backbone.set_template(template)
     overridden(backbone.files)  # refuses what is no setting of generation
     if "connector" in files and "connector" in module.OPTIONAL_PARTS:  # it replaces the base's
         backbone.load_connector(checkpoint.locate(files["connector"], what="connector"))
@@ -88,6 +92,7 @@ def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
         dtype=model.dtype,
         device=model.device,
         quantization=model.quantization,
+        template=model.template,
     )
 
 

@@ -214,6 +214,11 @@ class ModelConfig:
     # family/variant, for example llava/1.5-7b; empty: every model is on a server.
     backbone: str = ""
     files: dict[str, str] = field(default_factory=dict)  # part of the backbone -> path
+    language_model: str = ""  # a folder or hub id, in the place of the one in files
+    # Of hf: arguments of the chat template, for example {enable_thinking: false}.
+    template: dict[str, bool | int | str] = field(default_factory=dict)
+    # Of hf: sizes of the published model, for estimates before its files are here (hadpo/cost.py).
+    sizes: dict[str, int] = field(default_factory=dict)
     # Of the weights. auto: float32 on a CPU, bfloat16 on a GPU that has it, else float16.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is a GPU
@@ -235,6 +240,8 @@ class ModelConfig:
 
     @pydantic.model_validator(mode="after")
     def _is_somewhere(self) -> "ModelConfig":
+        if self.language_model:
+            object.__setattr__(self, "files", self.files | {"language_model": self.language_model})
         if self.engine == "local" and not self.backbone:
             raise ValueError("backbone: expected family/variant, for example llava/1.5-7b")
         if self.engine == "server" and not self.server_models:

@@ -8,6 +8,8 @@ from hadpo import config, plugins
 from hadpo.data import fetch
 from hadpo.doctor.report import Check
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name, in the place of a folder
+
 
 def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
     """The files of the backbone and of the data sets that the recipe's stages read."""
@@ -80,6 +82,10 @@ def _file(what: str, text: str, run_folder: Path | None, *, fix: str) -> Check:
     path = config.resolve_path(text, run_folder=run_folder)
     if "${HADPO_SHARED}" in text:
         fix = "set HADPO_SHARED to the folder with golden/ and data/"
+    if not path.exists() and _HUB_ID.fullmatch(text):
+        return Check(
+            what=what, status="ok", found=f"{text}, fetched from the hub when it is loaded"
+        )
     if not path.exists():
         return Check(what=what, status="missing", found=str(path), fix=fix)
     problem = fetch.problem_of(path)

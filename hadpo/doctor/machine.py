@@ -272,7 +272,7 @@ def _step_memory(
 
 def sizes_of(model: config.ModelConfig) -> tuple[cost.ModelSizes, str]:
     """The model's sizes, from its config.json if that is here, and where they come from."""
-    published = backbones.sizes(model.backbone)
+    published = replace(backbones.sizes(model.backbone), **model.sizes)
     path = config.resolve_path(model.files.get("language_model", "")) / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

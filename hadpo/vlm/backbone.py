@@ -254,6 +254,16 @@ class Backbone(nn.Module, ABC):
         """Transformers' config of the language model."""
         return self.language_model.config
 
+    def set_template(self, arguments: Mapping[str, Any]) -> None:
+        """Render prompts with arguments of the model's own chat template.
+
+        Raises:
+            BadInput: the family has prompts of its authors, and no such template.
+        """
+        raise BadInput(
+            f"model.template: found {dict(arguments)}, but {self.name} has its authors' prompts"
+        )
+
     @property
     def facts(self) -> dict[str, str]:
         """What kept numbers depend on beside weights, texts and pixels."""

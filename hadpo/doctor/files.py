@@ -1,5 +1,6 @@
 """The files of a recipe: there, missing or broken, and the command that fetches them."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

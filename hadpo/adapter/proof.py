@@ -332,6 +332,8 @@ def _roomy(device: str, parts: Iterable[Path]) -> str:
     """The wanted device where the float32 weights fit it, else the CPU."""
     if device == "cpu" or not torch.cuda.is_available():
         return device
-    files = [f for part in parts for f in ([part] if part.is_file() else part.rglob("*"))]
-    need = 2.5 * sum(f.stat().st_size for f in files if f.is_file())  # published in 16 bits
+    torch.cuda.empty_cache()  # what the model before this one had is free, too
+    held = [p for p in parts if p.is_file() or any(p.glob("*.safetensors")) or any(p.glob("*.bin"))]
+    files = [f for part in held for f in checkpoint.weight_files(part, what=part.name)]
+    need = 2.5 * sum(f.stat().st_size for f in files)  # published in 16 bits
     return device if need < torch.cuda.mem_get_info()[0] else "cpu"

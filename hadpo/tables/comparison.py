@@ -141,7 +141,10 @@ def _pair_rows(
             is_whole = found.split == "all" and _is_only(result, benchmark)
             if found.benchmark == benchmark and (found.split == split or is_whole):
                 place = "reported_base" if found.is_base else "reported_tuned"
-                row |= {place: found.values.get(name), f"{place}_printed": found.shown(name)}
+                printed = found.shown(name)
+                if printed and notes.is_oracles(result, benchmark):
+                    printed += f" {notes.ANOTHER_JUDGE}"
+                row |= {place: found.values.get(name), f"{place}_printed": printed}
         if row["difference"] is not None:
             row |= _interval(result, (*key, first), second, samples=samples, seed=seed)
         rows.append(row)

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hadpo import config
+from hadpo import config, plugins
 from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
 from hadpo.tables.measures import measure_of, model_title, shown_of, split_title
 from hadpo.tables.reported import ReportedRow, audit_reported, matching
 from hadpo.tables.results import PLACES, SEEDS, RunResults, differing, flat
+
+ANOTHER_JUDGE = "‡"  # behind a published number that another kind of judge gave
 
 
 def of_comparison(
@@ -79,10 +81,23 @@ def _reported(results: Sequence[RunResults], reported: Sequence[ReportedRow]) ->
             f"Published numbers ({', '.join(names)}) stand in their own tables: another model, "
             "other images, another judge, not comparable with mini."
         ]
-    return [
+    found = [
         f"Reported: {', '.join(names)}; sources and disputed cells stand in the tables of reported "
         "numbers."
     ]
+    if any(is_oracles(result, row.benchmark) for result in results for row in rows):
+        found.append(
+            f"{ANOTHER_JUDGE}: reported with a language model as judge, ours with the oracle: two "
+            "measures; judge=llm makes one that can be set beside it."
+        )
+    return found
+
+
+def is_oracles(result: RunResults, benchmark: str) -> bool:
+    """Whether the oracle ruled where a published number had a language model."""
+    is_judged = getattr(plugins.load("hadpo.benchmarks", benchmark), "RUBRICS", ())
+    settings = result.settings.get("evaluate", {})
+    return bool(is_judged) and settings.get("judge") == "oracle"
 
 
 def _evaluation(settings: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,11 @@ def shard(backbone: Backbone) -> None:
     is_freed = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
     for layer in backbone.decoder_layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=is_freed)
+    model: Any = getattr(backbone.language_model, "model", None)
+    if getattr(model, "layers", None) is backbone.decoder_layers:
+        # With one root above them, a layer is gathered while the one before it computes. Words are
+        # embedded outside of its forward pass, so their table stays whole.
+        fully_shard(model, mesh=mesh, ignored_params=set(model.embed_tokens.parameters()))
 
 
 @contextmanager

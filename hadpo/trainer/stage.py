@@ -65,6 +65,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
     with checkpoints.explain_endings(run.folder):
         if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
             _BACKBONES.pop(run, None)  # the processes need its memory
+            torch.cuda.empty_cache()  # nothing without a GPU
             yield from kept
             yield from launch.follow(run)
         else:

@@ -60,6 +60,20 @@ def test_controls_have_rows_and_what_was_not_run_is_a_dash(runs_folder: Path):
     assert all(cell != "" for line in lines for cell in line)
 
 
+@pytest.mark.parametrize(("judge", "marked"), [("oracle", True), ("llm", False)])
+def test_a_published_number_of_another_judge_is_marked(runs_folder: Path, judge, marked):
+    result = dataclasses.replace(read_results("run-s1", runs_folder), is_mini=False)
+    settings = result.settings | {"evaluate": result.settings["evaluate"] | {"judge": judge}}
+    result = dataclasses.replace(result, settings=settings)
+    table = comparison([result], read_reported(["hadpo"]))
+    shr = find(table, benchmark="shr", measure="hallucinated_sentence_ratio", model="merged")
+    assert shr["reported_base_printed"] == ("36.7 ‡" if marked else "36.7")
+    assert find(table, **TUNED)["reported_base_printed"] == "79.76"  # nobody judges POPE
+    assert (
+        any(note.startswith("‡: reported with a language model") for note in table.notes) == marked
+    )
+
+
 def test_bold_is_where_the_interval_leaves_zero_out_for_all_rows_together(runs_folder: Path):
     table = comparison([read_results("run-s1", runs_folder)])
     clear = {i for i, is_clear in enumerate(clear_of_zero(table.rows)) if is_clear}
@@ -229,7 +243,7 @@ def test_the_overview_sets_the_models_side_by_side(runs_folder: Path):
     last = ["Tuned", "Difference", "95 % interval", "n", "Unreadable"]
     assert list(table.shown.columns)[-5:] == last
     shr = table.shown.set_index("Measure").loc["SHR: hallucinated sentences (%)"]
-    assert shr["Reported"] == "36.7 → 34.0"  # no digit more than was published
+    assert shr["Reported"] == "36.7 ‡ → 34.0 ‡"  # no digit more than was published
     clear = {table.shown.loc[row, "Measure"] for row, _ in table.bold}
     assert "POPE adversarial: accuracy (%)" in clear and len(clear) < len(table.shown)
 

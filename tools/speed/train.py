@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from hadpo.records import write_text
+from hadpo.records import BadInput, write_text
 from hadpo.vlm.precision import choose_device
 from tools.speed import cost, equality, machine, measure, models, report, results, steps
 from tools.speed.models import Geometry
@@ -35,6 +35,9 @@ def command(
     geometry: Annotated[str, typer.Option(help="sizes; default: those of the device")] = "",
     rounds: Annotated[int, typer.Option(help="interleaved rounds", min=1)] = 5,
     memory: Annotated[bool, typer.Option(help="measure peak memory, too")] = True,
+    targets: Annotated[str, typer.Option(help="of the LoRA; all: every linear layer")] = "",
+    recompute: Annotated[bool, typer.Option(help="recompute activations, for everybody")] = False,
+    lora: Annotated[str, typer.Option(help="how ours computes it: fused or peft")] = "fused",
     folder: results.Folder = None,
     publish: results.Publish = False,
 ) -> None:
@@ -42,7 +45,10 @@ def command(
 
     Example: python -m tools.speed train --json speed.json
     """
+    if lora not in ("fused", "peft"):
+        raise BadInput(f"--lora: found {lora!r}, expected fused or peft")
     out = results.folder_for(folder, publish=publish)
+    way = Way(targets=targets, recompute=recompute, lora=lora)
     names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
     reports = []
     for name in names:
@@ -50,7 +56,7 @@ def command(
         for step, reason in steps.available(sizes).items():
             if reason:
                 typer.echo(f"{name}: without {steps.NAMES[step]}: {reason}", err=True)
-        found = run(name, device=device, rounds=rounds, memory=memory)
+        found = run(name, device=device, rounds=rounds, memory=memory, way=way)
         typer.echo(found.table())
         save(found, out)
         reports.append(found)
@@ -59,7 +65,23 @@ def command(
     results.save_json(first | more, json_file)
 
 
-def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = True) -> Report:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Way:
+    """How every step is taken."""
+
+    targets: str = ""  # of the LoRA; "all": every linear layer; empty: q, k and v
+    recompute: bool = False
+    lora: str = "fused"  # ours; "peft": as the peers have it
+
+
+def run(
+    geometry: str,
+    *,
+    device: str = "cpu",
+    rounds: int = 5,
+    memory: bool = True,
+    way: Way | None = None,
+) -> Report:
     """Measure everything on one geometry.
 
     Args:
@@ -68,11 +90,14 @@ def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = T
         rounds: of the times.
         memory: whether to measure peak memory, too; on a CPU in fresh processes, which takes most
             of the time.
+        way: how every step is taken; None: as a recipe without settings of its own.
 
     Raises:
         BadInput: somebody computes something else; then no time means anything.
     """
-    sizes = models.find(geometry)
+    way = way or Way()
+    targets = models.ALL_LINEAR if way.targets == "all" else way.targets
+    sizes = dataclasses.replace(models.find(geometry), targets=targets)
     place = choose_device(device)
     is_gpu = place.type == "cuda"
     threads = torch.get_num_threads()
@@ -81,13 +106,14 @@ def run(geometry: str, *, device: str = "cpu", rounds: int = 5, memory: bool = T
     try:
         found: dict[str, Any] = {"machine": machine.describe(place), "rounds": rounds}
         found["geometry"] = _facts(sizes)
+        found["way"] = dataclasses.asdict(way)
         found["dtype"] = "bfloat16" if is_gpu else "float32"
         found["clock"] = "seconds of the clock" if is_gpu else "CPU seconds of the process"
         found["absent"] = {k: why for k, why in steps.available(sizes).items() if why}
         tiny = "tiny" if sizes.family == "llava" else "tiny-minigpt4"
         found["equal"] = equality.measure(tiny)
         found |= _measured(
-            sizes, place, rounds, dtype=getattr(torch, found["dtype"]), memory=memory
+            sizes, place, rounds, dtype=getattr(torch, found["dtype"]), memory=memory, way=way
         )
         return Report(report.summary(found))
     finally:
@@ -103,21 +129,33 @@ def save(found: Report, folder: Path) -> list[Path]:
 
 
 def _measured(
-    sizes: Geometry, device: torch.device, rounds: int, *, dtype: torch.dtype, memory: bool
+    sizes: Geometry,
+    device: torch.device,
+    rounds: int,
+    *,
+    dtype: torch.dtype,
+    memory: bool,
+    way: Way,
 ) -> dict[str, Any]:
     backbone = models.build(sizes, dtype=dtype, device=device)
+    if way.lora == "peft":
+        models.leave_lora_to_peft(backbone)
     time, seconds, tflop, mfu = {}, {}, {}, {}
     peaks: dict[str, dict[str, float]] = {}
     peak, clock = machine.peak_flops(device), measure.clock_of(device)
     for kind in sizes.answers:
         single = _available(_SINGLE, sizes)
         ways = measure.prepare(backbone, sizes, kind, sizes.pairs, single, images=sizes.pairs)
+        if way.recompute:
+            ways.recompute_activations(True)
         alone = measure.seconds(_taken(ways, single), rounds=rounds, clock=clock)
         if memory and device.type == "cuda":
             peaks[kind] = {n: measure.peak_memory(ways, n) for n in _available(_REMEMBERED, sizes)}
         del ways
         group = _available(_GROUPED, sizes)
         ways = measure.prepare(backbone, sizes, kind, GROUP, group, images=1)
+        if way.recompute:
+            ways.recompute_activations(True)
         together = measure.seconds(_taken(ways, group), rounds=max(rounds - 2, 1), clock=clock)
         del ways
         time[kind] = report.time_ratios(alone, together)

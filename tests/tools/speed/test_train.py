@@ -97,6 +97,20 @@ def test_a_report_has_the_figures_that_scripts_read(tmp_path):
     assert "TRL as installed: transformers has no minigpt4" in text and "absent" in text
 
 
+def test_steps_are_taken_as_the_options_say(monkeypatch):
+    """Every linear layer, recomputed, LoRA as peft has it: what a GPU's first run compares."""
+    left = []
+    leave = models.leave_lora_to_peft
+    monkeypatch.setattr(models, "leave_lora_to_peft", lambda b: (left.append(b), leave(b)))
+    way = train.Way(targets="all", recompute=True, lora="peft")
+    found = train.run("tiny-minigpt4", rounds=1, memory=False, way=way).values
+    assert found["geometry"]["targets"] == models.ALL_LINEAR
+    [backbone] = left
+    layers = [m for m in backbone.language_model.modules() if hasattr(m, "lora_A")]
+    assert len(layers) == 7 * found["geometry"]["depth"]
+    assert not any("forward" in layer.__dict__ for layer in layers)
+
+
 def test_peers_that_are_absent_are_said_to_be(monkeypatch):
     monkeypatch.setattr(machine, "version", lambda package: "")
     reasons = steps.available(models.GEOMETRIES["tiny"])

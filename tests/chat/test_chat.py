@@ -284,3 +284,33 @@ def test_an_interrupt_keeps_what_came_and_sends_no_more(serve, cache):
     outcome = chat.ask(requests(9))  # the same model goes on
     assert len(outcome.replies) == 9
     assert len(server.log) == 4 + 6
+
+
+def test_the_limit_reserves_what_is_under_way(serve, cache):
+    """Replies cost 0.1 + 0.1 dollars, but 0.3 each are reserved: with 0.7, two at a time."""
+    server = serve(lambda *_: "yes", seconds=0.1)
+    chat = model(cache, **PRICED, max_cost_usd=0.7, max_tokens=29, concurrency=8)
+    long = [dataclasses.replace(r, text=f"{i:0>29}") for i, r in enumerate(requests(8))]
+    outcome = chat.ask(long)  # (10 + 1 tokens) x 0.001 + 29 x 0.01 = 0.301, of at most 0.7
+    assert server.peak == 2
+    assert chat.bill.cost_usd == pytest.approx(0.6)
+    assert len(outcome.replies) == len(server.log) == 3  # after 0.4, one more; after 0.6, none
+    assert len(outcome.missing) == 5
+
+
+def test_another_schema_is_another_question(serve, cache):
+    server = serve(lambda *_: "yes")
+    [plain] = requests(1)
+    one = dataclasses.replace(plain, schema={"type": "object", "required": ["a"]})
+    other = dataclasses.replace(plain, schema={"type": "object", "required": ["b"]})
+    keys = [each.key(SETTINGS) for each in (plain, one, other)]
+    assert len(set(keys)) == 3
+    model(cache).ask([one])
+    model(cache).ask([other])
+    model(cache).ask([one])
+    assert [
+        e["body"]["response_format"]["json_schema"]["schema"]["required"] for e in server.log
+    ] == [
+        ["a"],
+        ["b"],
+    ]

@@ -118,11 +118,11 @@ def hal(values: Mapping[str, Values]) -> Values:
 
 
 def rate(over: str, under: str, prefix: str, values: Mapping[str, Values]) -> Values:
-    """A ratio with the small number once, or of the parts of Attribute once each."""
+    """A ratio with the small number once, or of Attribute, for its three parts, thrice."""
     counts = {name: np.asarray(values[count_of(name)]) for name in TYPES}
     parts = sum((counts[n] > 0).astype(int) for n in TYPES if n.startswith("attribute/"))
     others = sum(counts[name] for name in TYPES if not name.startswith("attribute/"))
-    small = SMALL * np.where(others > 0, 1, np.maximum(parts, 1))
+    small = SMALL * np.where((others == 0) & (parts > 1), 3, 1)
     return values[prefix + over] / (values[prefix + under] + small)
 
 

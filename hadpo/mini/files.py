@@ -1,7 +1,8 @@
 """Write one mini world in the official formats, so that nothing downstream knows it is drawn.
 
 VG: image_data.json, region_descriptions.json and the images in VG_100K and VG_100K_2.
-coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them.
+coco2014: objects.json, val2014 and annotations; the test images again, as COCO has them. The
+annotations of train2014 are there, and empty.
 POPE/output/coco: coco_pope_{random,popular,adversarial}.json on the test images.
 RePOPE: coco_repope_{...}.json, the same questions without those about small objects.
 shr: val_images_final.json of the test images; shr_factual_part1.jsonl (train) and part2 (test).
@@ -10,7 +11,7 @@ cc_sbu_align: filter_cap.json and image; perfect captions of train images.
 humour: the same layout; jokes about the train images, as Oxford HIC is converted.
 gavie: evaluation_set.json of the test images; chair: synonyms.txt of the world's objects.
 gqa: questions.json about the test images, each with its one right answer.
-mmhal, hallusion, amber: those benchmarks' own files about the test images.
+mmhal, hallusion, amber, objhal: those benchmarks' own files about the test images.
 split.json: ids of the train and the test images.
 truth.json: what is really in every image, and every true sentence about it.
 vocabulary.json: the words of the world and the templates of its sentences.
@@ -117,6 +118,8 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     for name, content in amber_files(test, photos).items():
         _write(folder / "amber" / f"{name}.json", content)
     _write_text(folder / "amber" / "safe_words.txt", ["scene", "image"])
+    lines = [{"image_id": key, "question": "Describe this image in detail."} for key in test]
+    _write_lines(folder / "objhal" / "questions.jsonl", lines)
     _write(folder / "hallusion" / "HallusionBench.json", hallusion_questions(test, photos))
     _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
@@ -227,8 +230,9 @@ def _coco(folder: Path, test: Scenes, visual_genome: Path) -> None:
         for key, scene in test.items()
     ]
     _write_lines(folder / "objects.json", lines)
-    _write(folder / "annotations" / "instances_val2014.json", instances(test))
-    _write(folder / "annotations" / "captions_val2014.json", coco_captions(test))
+    for part, shown in (("train2014", {}), ("val2014", test)):  # no image is of COCO's train part
+        _write(folder / "annotations" / f"instances_{part}.json", instances(shown))
+        _write(folder / "annotations" / f"captions_{part}.json", coco_captions(shown))
 
 
 def _pope(folder: Path, test: Scenes, seed: int) -> None:

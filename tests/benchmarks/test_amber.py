@@ -159,6 +159,9 @@ def test_every_record_and_metric_is_the_official_scorer_s(folder, official, monk
     found = by_name(score(answers, asked, samples=20))
     assert found["invented"].value == counters["chair_score"]
     assert found["official_said_no"].value == round(counters["qa_ans_no_num"])
+    whole = by_name(score(answers, asked, samples=0), "attribute")["official_accuracy"].value
+    right, under = (sum(counters[f"a{k}_qa_correct_{n}"] for k in "sna") for n in ("score", "num"))
+    assert whole == pytest.approx(right / under, abs=1e-12)
     tasks = expected["metrics"]["a"]
     chair, f1 = tasks["Generative Task"]["CHAIR"], tasks["Descriminative Task"]["F1"]
     assert found["official_amber_score"].value * 100 == pytest.approx(

@@ -332,8 +332,14 @@ def test_answers_in_the_official_file_meet_their_questions(tmp_path):
     records = [record("1"), record()]
     asked_of(tmp_path, records)
     said = {"model_prediction": "Yes.", "same_reply": "same", "correctness_reply": "correct"}
-    found = scored_file(tmp_path, [each | said for each in records])
+    texts = {"1": "First.", "0": "Second."}
+    rows = [each | said | {"model_prediction": texts[each["figure_id"]]} for each in records[::-1]]
+    found = scored_file(tmp_path, rows)
     assert {m.name: m.value for m in found.metrics if m.split == "all"}["q_acc"] == 1.0
+    assert {row.answer.question_id: row.answer.text for row in found.rows} == {
+        "hallusion-2-VD_figure_3_1_0": "First.",
+        "hallusion-1-VD_figure_3_0_0": "Second.",
+    }
     lost = [each | said | {"correctness_reply": None} for each in records]
     with pytest.raises(BadInput, match="an unknown form of answers"):
         scored_file(tmp_path, lost)

@@ -264,9 +264,10 @@ def _run_stages(
     if made is not None and made.headline is not None and stages[-1] == "compare":
         caption = made.headline.full_caption
         typer.echo(f"\n{caption}\n\n{made.headline.to_text(hide=['Unreadable'])}")
-        stars = [f"* {note}" for note in made.headline.notes if note.startswith("Bold")]
+        notes = (note.partition(": ") for note in made.headline.notes)
+        stars = [f"*: {text}" for start, _, text in notes if start.startswith("Bold")]
         for text in [*stars, *(f"! {warning}" for warning in made.warnings)]:
-            typer.echo(textwrap.fill(text.replace("* Bold", "*"), 100, subsequent_indent="  "))
+            typer.echo(textwrap.fill(text, 100, subsequent_indent="  "))
     shown = made.path if made is not None else folder / stages[-1] / "report.html"
     typer.echo(f"{time.monotonic() - started:.0f} s; the page: {shown}")
     for each in stages:

@@ -1,0 +1,79 @@
+"""Mini LLaVA, written for transformers and read through `hf`, is the same model."""
+
+import pytest
+import torch
+from PIL import Image
+
+import hadpo
+from hadpo import backbones, batch
+from hadpo.generation import Decoding, generate
+from hadpo.records import Pair, Question
+
+SIZES = ((96, 96), (160, 60), (50, 140))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The family's own model and the exported one, and pictures of three shapes."""
+    folder = tmp_path_factory.mktemp("export")
+    own = hadpo.load("mini/llava").backbone
+    assert own.save_transformers(folder / "model", dtype=torch.float32)
+    images = []
+    for number, size in enumerate(SIZES):
+        image = Image.effect_noise(size, 80).convert("RGB")
+        image.save(folder / f"{number}.png")
+        images.append(str(folder / f"{number}.png"))
+    hub = backbones.load(
+        "hf/auto", {"language_model": folder / "model"}, dtype="float32", device="cpu"
+    )
+    return own, hub, images
+
+
+def pairs(images):
+    return [
+        Pair(
+            pair_id=str(number),
+            kind="pope",
+            image_id=str(number),
+            image=image,
+            instruction="Is there a red cup in the image?",
+            chosen="Yes, there is a red cup at the top left.",
+            rejected="No, there is no red cup in the image.",
+            source="test",
+        )
+        for number, image in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_log_probabilities_are_equal(both, dtype, limit):
+    *models, images = both
+    found = []
+    for model in models:
+        model.to(dtype)
+        packed = batch.pack([batch.tokenize(model, p, max_length=512) for p in pairs(images)])
+        pixels = batch.read_pixels(model, packed.images)
+        with torch.no_grad():
+            found.append(batch.token_table(model, packed, batch.embed(model, packed, pixels)))
+        model.to(torch.float32)
+    assert found[0].shape == found[1].shape
+    assert (found[0] - found[1]).abs().max() <= limit
+
+
+def test_greedy_answers_are_equal(both):
+    *models, images = both
+    asked = [
+        Question(
+            question_id=f"{i}-{k}",
+            benchmark="b",
+            split="s",
+            image_id=str(i),
+            image=image,
+            text=text,
+        )
+        for i, image in enumerate(images)
+        for k, text in enumerate(("Describe this image in detail.", "Is there a dog in the image?"))
+    ]
+    decoding = Decoding(name="greedy", max_new_tokens=40)
+    own, hub = ([a.text for a in generate(m, asked, decoding, model="m")] for m in models)
+    assert own == hub and all(own)

@@ -18,6 +18,7 @@ from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from hadpo.records import BadInput
 from hadpo.vlm import attention, checkpoint, fields
@@ -352,8 +353,7 @@ def grow(
             earlier = earlier & is_near(along, state.places, window)
             own = own & is_near(along, along, window) if masks is None else own
         whole[kind] = torch.cat([earlier, own], dim=-1)
-    # The iterable's name differs between versions of transformers, so it is passed by position.
-    cache = DynamicCache(list(zip(state.keys, state.values, strict=True)))
+    cache = cache_of(state)
     hidden = run(whole, positions, cache)
     last = hidden[torch.arange(rows, device=device), counts - 1]
     layers: list[Any] = cache.layers
@@ -375,6 +375,17 @@ def is_near(
 ) -> Bool[Tensor, "rows 1 length slots"]:
     """Whether a position lies so little behind another that a layer with a window sees it."""
     return (looks[:, :, None] - seen[:, None, :] < window)[:, None]
+
+
+def cache_of(state: KVState) -> DynamicCache:
+    """Transformers' cache of what was read; its own constructor would copy all of it once more."""
+    cache = DynamicCache()
+    for keys, values in zip(state.keys, state.values, strict=True):
+        layer: Any = DynamicLayer()
+        layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
 
 
 def causal_mask(real: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo import backbones
+from hadpo.vlm import decoder
 from hadpo.vlm.backbone import right_padded
 
 
@@ -111,3 +112,19 @@ def test_repeat_puts_copies_side_by_side(backbone):
 
 def test_right_padded():
     assert right_padded([[1, 2], [3]]).tolist() == [[1, 2], [3, 0]]
+
+
+def test_what_was_read_is_not_copied_once_more():
+    """transformers' constructor concatenates: at each step all keys and values, once too often."""
+    keys, values = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    real, lengths = torch.ones(2, 5, dtype=torch.bool), torch.full((2,), 5)
+    cache = decoder.cache_of(decoder.KVState((keys,), (values,), real, lengths))
+    layers: list = cache.layers
+    assert layers[0].keys is keys and layers[0].values is values
+    new = torch.randn(2, 3, 1, 4)
+    grown, _ = cache.update(new, new, 0)
+    assert torch.equal(grown, torch.cat([keys, new], dim=2))
+    assert keys.shape[2] == 5  # a state never changes
+    empty = decoder.KVState((), (), real[:, :0], torch.zeros(2, dtype=torch.long))
+    first, _ = decoder.cache_of(empty).update(new, new, 0)
+    assert torch.equal(first, new)

@@ -175,7 +175,8 @@ def test_addresses_that_the_page_does_not_use_are_refused(site, method, path):
 
 
 def test_a_request_that_is_too_large_or_no_json_is_refused(site):
-    assert site.ask("POST", "/gradio_api/queue/join", b"x" * 200_000)[0] == 400
+    large = site.ask("POST", "/gradio_api/queue/join", b"x" * 200_000)
+    assert large == (400, "the request is too large")
     assert site.ask("POST", "/gradio_api/queue/join", b"{")[0] == 400
     assert site.ask("POST", "/gradio_api/queue/join", b"[" * 90_000)[0] == 400
     assert site.page.bodies == []

@@ -162,7 +162,7 @@ def load(
 
 def _whole(place: str | Path, name: str, **given: str) -> Model:
     """Any image-text-to-text model of transformers, with the settings of the recipe hf."""
-    chosen = {key: value for key, value in given.items() if value}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value}
     return Model(backbones.load("hf/auto", {"language_model": place}, **chosen), name, "hf")
 
 

@@ -92,7 +92,8 @@ def attach_to(
     config = LoraConfig(
         r=rank,
         lora_alpha=scale,
-        target_modules=list(modules),
+        # An expression: a list of 20 names and more peft shortens, to names that towers have, too.
+        target_modules="|".join(map(re.escape, modules)),
         rank_pattern={re.escape(name): r for name, (r, _) in modules.items() if r != rank},
         alpha_pattern={re.escape(name): a for name, (_, a) in modules.items() if a != alpha},
         lora_dropout=dropout,

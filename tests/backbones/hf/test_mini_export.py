@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import hadpo
-from hadpo import backbones, batch
+from hadpo import adapter, backbones, batch
 from hadpo.generation import Decoding, generate
 from hadpo.records import Pair, Question
 
@@ -77,3 +77,17 @@ def test_greedy_answers_are_equal(both):
     decoding = Decoding(name="greedy", max_new_tokens=40)
     own, hub = ([a.text for a in generate(m, asked, decoding, model="m")] for m in models)
     assert own == hub and all(own)
+
+
+def test_many_targets_stay_in_the_text_model(both):
+    """Of 20 names and more, peft makes shorter ones, which layers of the tower have, too."""
+    _, hub, _ = both
+    adapter.attach(
+        hub, rank=2, alpha=4, targets="q_proj,k_proj,v_proj,o_proj,up_proj,gate_proj,down_proj"
+    )
+    try:
+        names = [name for name in adapter.state(hub) if ".lora_A." in name]
+        assert len(names) >= 20
+        assert all(".language_model.layers." in name for name in names)
+    finally:
+        adapter.detach(hub)

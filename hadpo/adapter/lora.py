@@ -167,7 +167,9 @@ def attach_by_peft(backbone: Backbone, folder: Path, weights: Mapping[str, Tenso
     """
     llama, whole = backbone.language_model, nn.Module()
     first = next(iter(weights))
-    if first.startswith("language_model."):
+    if backbone.lora_scope:  # these names are the whole model's own
+        whole = llama
+    elif first.startswith("language_model."):
         whole.language_model = llama
     elif first.startswith("model.language_model."):
         whole.model, whole.lm_head = nn.Module(), llama.lm_head

@@ -113,12 +113,12 @@ class Geometry:
 _LLAMA_7B = {"width": 4096, "mlp_width": 11008, "depth": 32, "heads": 32, "vocab": 32000}
 
 
-def _tower(width: int, mlp_width: int, depth: int, heads: int, image_size: int) -> dict[str, int]:
+def _tower(width: int, mlp_width: int, depth: int, heads: int, image_size: int) -> dict[str, Any]:
     sizes = {"tower_width": width, "tower_mlp_width": mlp_width, "tower_depth": depth}
     return sizes | {"tower_heads": heads, "image_size": image_size}
 
 
-def _queries(width: int, mlp_width: int, depth: int) -> dict[str, int]:
+def _queries(width: int, mlp_width: int, depth: int) -> dict[str, Any]:
     return {"query_width": width, "query_mlp_width": mlp_width, "query_depth": depth}
 
 

@@ -100,11 +100,11 @@ def questions(sources: Sources) -> list[Question]:
 
 def evidence(sources: Sources) -> dict[str, Evidence]:
     """The photos with their objects and captions."""
-    if not (section := sources.data).objhal:
+    if not sources.data.objhal:
         return {}
-    ids = {*data.image_ids(sources.resolve(section.objhal))}
-    folder, photos = (sources.resolve(p) for p in (section.objhal_annotations, section.coco))
-    return photos_of(folder, photos, ids, sources.report)
+    ids = {*data.image_ids(sources.resolve(sources.data.objhal))}
+    folder = sources.resolve(sources.data.objhal_annotations)
+    return photos_of(folder, sources.resolve(sources.data.coco), ids, sources.report)
 
 
 def vocabulary(sources: Sources) -> dict[str, Any]:

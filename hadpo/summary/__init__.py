@@ -129,7 +129,8 @@ def write(name: str, runs_folder: Path) -> Page:
         joined=(folder / "report.html").is_file(),
         last=list(manifests.values())[-1],
     )
-    write_text(page.path, text)
+    if not page.path.is_file() or page.path.read_text(encoding="utf-8") != text:
+        write_text(page.path, text)
     return page
 
 

@@ -272,7 +272,7 @@ def test_settings_change_what_is_done(opened):
         ({"benchmark_names": "popes"}, "benchmark_names: no 'popes'; did you mean 'pope'"),
         ({"judge": "orakel"}, "judge: no 'orakel'; did you mean 'oracle'"),
         ({"models": "base,merge"}, "models: no 'merge'; did you mean 'merged'"),
-        ({"models": "base,merged,dpo"}, r"known: base, .*merged, sft"),
+        ({"models": "base,merged,dpo"}, r"known: base, .*merged, .*sft"),
         ({"models": "base", "cut_control": True}, "cut_control compares base with merged"),
     ],
 )

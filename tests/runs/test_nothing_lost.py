@@ -74,6 +74,7 @@ def test_a_full_disk_is_named_by_every_command(error, monkeypatch, capsys, tmp_p
             raise RuntimeError("what the library made of it") from cause
 
     monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_show_whole_lines", lambda app: None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     said = capsys.readouterr().err

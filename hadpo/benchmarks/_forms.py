@@ -34,7 +34,7 @@ class Form:
     example: str  # a record, for the message about a file that is of no form
     answer: Fields
     needs: Fields = ()  # what tells this form from others: all of them are there
-    id: Fields = ()  # the end of a question's id: of "amber-12" or "pope-random-12" it is 12
+    id: Fields = ()  # the end of a question's id, after - or _: 12 of "pope-random-12"
     split: Fields = ()  # of the question; several are separated by commas
     image: Fields = ()  # the photo's file
     asked: Fields = ()  # what was asked: it holds the question's text

@@ -1,5 +1,6 @@
 """Anybody's answers scored: a file in one of a benchmark's forms, joined with its questions."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +92,10 @@ def score_file(
         matches = _matches(form, records, asked, path)
     left_out = [where for (where, _), some in zip(records, matches, strict=True) if not some]
     if left_out and (not benchmark.SAME_QUESTIONS_AS or len(left_out) == len(records)):
-        raise BadInput(f"{left_out[0]}: {len(left_out)} answers to questions that are not asked")
+        raise BadInput(
+            f"{left_out[0]}: {len(left_out)} answers to questions that are not asked; name what "
+            "was asked with --questions"
+        )
     said = _answers(form, records, matches, model=str(path))
     answers = [answer for answer, _ in said.values()]
     verdicts = _verdicts(benchmark, form, said, asked, evidence, settings)
@@ -188,9 +192,8 @@ def _matches(
     by_end: dict[str, list[Question]] = defaultdict(list)
     by_photo: dict[tuple[str, str], list[Question]] = defaultdict(list)
     for question in questions:
-        parts = question.question_id.split("-")
-        for at in range(len(parts)):
-            by_end["-".join(parts[at:])].append(question)
+        for end in _ends(question.question_id):
+            by_end[end].append(question)
         by_photo[question.image_id, _blanks(question.text)].append(question)
     has_ids = any(value_of(record, form.id) is not None for _, record in records)
     has_photos = any(value_of(record, form.image) is not None for _, record in records)
@@ -208,7 +211,7 @@ def _matches(
             key = value_of(record, form.id)
             if key is None:
                 raise BadInput(f"{where}: no {form.id[0]}, which other records have")
-            found = [q for q in by_end.get(key, ()) if not own or q.split in own]
+            found = [q for q in by_end.get(_plain_id(key), ()) if not own or q.split in own]
             if len(found) > max(1, len(own)):
                 names = ", ".join(q.question_id for q in found[:_SHOWN])
                 raise BadInput(
@@ -227,6 +230,18 @@ def _matches(
             )
         matches.append(found)
     return matches
+
+
+def _ends(key: str) -> set[str]:
+    """What of a question's id others may call it: all of it, or what follows a - or _."""
+    starts = [0, *(match.end() for match in re.finditer("[-_]", key))]
+    return {_plain_id(key[start:]) for start in starts}
+
+
+def _plain_id(key: str) -> str:
+    """An id without the ending of a photo's file; leading zeros of a number do not matter."""
+    key = re.sub(r"\.(?:jpe?g|png)$", "", key)
+    return str(int(key)) if re.fullmatch("[0-9]{1,20}", key) else key
 
 
 def _blanks(text: str) -> str:

@@ -22,7 +22,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="answers as a benchmark's own scripts write them")],
     benchmark: Annotated[str, typer.Option(help="pope, repope, chair, ...")],
     against: Annotated[str, typer.Option(help="other answers to the same questions")] = "",
-    questions: Annotated[str, typer.Option(help="file or folder of what was asked")] = "",
+    questions: Annotated[str, typer.Option(help="what was asked: file, folder, or a list")] = "",
     recipe: Annotated[str, typer.Option(help="recipe of paths and settings")] = "",
     parameter: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", help="KEY=VALUE of the recipe")
@@ -42,6 +42,7 @@ def score(
     chosen = config.load_recipe(
         recipe or (benchmark if own else _RECIPE), runs.read_overrides(parameter or ())
     )
+    place = Path(questions)
     scored = [
         benchmarks.score_file(
             benchmark,
@@ -49,7 +50,7 @@ def score(
             data=chosen.data,
             settings=chosen.evaluate,
             resolve=config.resolve_path,
-            questions=str(Path(questions).resolve()) if questions else "",
+            questions=str(place.resolve()) if questions and place.exists() else questions,
         )
         for path in (file, *([Path(against)] if against else ()))
     ]

@@ -6,7 +6,7 @@ read if `objects.json` is missing; without both the photos are used without evid
 counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -97,7 +97,9 @@ def read(folder: Path, report: Report) -> dict[str, Evidence]:
     return evidence
 
 
-def instances(path: Path, images: Path, report: Report) -> dict[str, Evidence]:
+def instances(
+    path: Path, images: Path, report: Report, *, ids: Collection[int] | None = None
+) -> dict[str, Evidence]:
     """Evidence of an official file of instances: path, size, objects (each named once), boxes.
 
     A region's phrase is the object's name. Image files are not opened: the file knows their sizes.
@@ -106,6 +108,7 @@ def instances(path: Path, images: Path, report: Report) -> dict[str, Evidence]:
         path: `instances_val2014.json`; read in three passes, so that memory stays flat.
         images: folder of the photos.
         report: collects broken records.
+        ids: COCO's numbers of the images that are read; None: all.
 
     Raises:
         BadInput: the file cannot be read as a whole.
@@ -113,6 +116,8 @@ def instances(path: Path, images: Path, report: Report) -> dict[str, Evidence]:
     names = {raw.id: raw.name for _, raw in _part(path, "categories", _Category, report)}
     regions: dict[int, list[Region]] = {}
     for where, raw in _part(path, "annotations", _Annotation, report):
+        if ids is not None and raw.image_id not in ids:
+            continue
         if raw.category_id not in names:
             report.bad(
                 f"{where}: field 'category_id': {raw.category_id} is not among the categories",
@@ -124,6 +129,8 @@ def instances(path: Path, images: Path, report: Report) -> dict[str, Evidence]:
         regions.setdefault(raw.image_id, []).append(region)
     evidence: dict[str, Evidence] = {}
     for _, raw in _part(path, "images", _Photo, report):
+        if ids is not None and raw.id not in ids:
+            continue
         image = images / raw.file_name
         boxes = tuple(regions.get(raw.id, ()))
         evidence[image.stem] = Evidence(
@@ -137,15 +144,18 @@ def instances(path: Path, images: Path, report: Report) -> dict[str, Evidence]:
     return evidence
 
 
-def captions(path: Path, report: Report) -> dict[int, tuple[str, ...]]:
-    """Captions by COCO's number of the image, from an official file of captions.
+def captions(
+    path: Path, report: Report, *, ids: Collection[int] | None = None
+) -> dict[int, tuple[str, ...]]:
+    """Captions by COCO's number of the image, all or of some, from an official file of captions.
 
     Raises:
         BadInput: the file cannot be read as a whole.
     """
     texts: dict[int, tuple[str, ...]] = {}
     for _, raw in _part(path, "annotations", _Caption, report, expected=_CAPTIONS):
-        texts[raw.image_id] = (*texts.get(raw.image_id, ()), raw.caption)
+        if ids is None or raw.image_id in ids:
+            texts[raw.image_id] = (*texts.get(raw.image_id, ()), raw.caption)
     return texts
 
 

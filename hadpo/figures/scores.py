@@ -46,9 +46,12 @@ def benchmark_figures(metrics: Iterable[Metric]) -> Pictures:
     """
     every = list(metrics)
     names = {metric.benchmark for metric in every if metric.n}
+    drawn = {(metric.benchmark, metric.name) for metric in every if metric.n}
     figures = [pope_bars(every)] if "pope" in names else []
     others = sorted(names - {"pope"}, key=lambda name: (name != "shr", name))
-    figures += [score_bars(every, name) for name in others if bars_of(name)]
+    figures += [
+        score_bars(every, name) for name in others if any((name, m) in drawn for m in bars_of(name))
+    ]
     if not figures:
         raise BadInput(f"no figure of the benchmarks {sorted(names)}")
     return Pictures(figures)

@@ -146,8 +146,8 @@ def test_all_benchmarks_of_the_photos(serve, prepared):
         8,
         12,
     )
-    assert found["chair", "val", "chair_i"].n == 8  # a woman and zebras, of each of four photos
-    assert 0.5 <= found["chair", "val", "chair_i"].value <= 1
+    assert found["chair", "val", "plain_i"].n == 8  # a woman and zebras, of each of four photos
+    assert 0.5 <= found["chair", "val", "plain_i"].value <= 1
     assert found["pope", "random", "yes_ratio"].value == 1
     assert found["shr", "val", "hallucinated_sentence_ratio"].value == 0
     assert len(server.log) == 5 + 12

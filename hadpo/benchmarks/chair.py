@@ -15,7 +15,7 @@ from hadpo.benchmarks import Form, Known, Measure, Tally, _english
 from hadpo.benchmarks._english import WordsName
 from hadpo.benchmarks._objects import Lexicon, Reader
 from hadpo.config import STRICT, AtLeastOne, When
-from hadpo.data import Sources
+from hadpo.data import Sources, coco
 from hadpo.data import chair as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Evidence, Question
@@ -27,7 +27,7 @@ WHOLE = data.SPLIT
 QUESTIONS = "chair_photos"
 FILES = {
     "chair_synonyms": ("CHAIR synonyms", ("",)),
-    "chair_annotations": ("COCO annotations", data.FILES),
+    "chair_annotations": ("COCO annotations", coco.FILES),
 }
 BARS = {
     "chair_i": "invented mentions (CHAIR-i)",
@@ -101,7 +101,7 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
         return {}
     folder, photos = (sources.resolve(p) for p in (section.chair_annotations, section.coco))
     ids = data.listed(section.chair_photos, sources.resolve)
-    return data.annotated(folder, photos, ids, sources.report)
+    return coco.annotated(folder, photos, ids, sources.report)
 
 
 def questions(sources: Sources) -> list[Question]:
@@ -113,7 +113,7 @@ def questions(sources: Sources) -> list[Question]:
         known = {key: each for key, each in sources.photos.items() if each.objects}
         return data.questions(known, section.chair_prompt)
     ids = data.listed(section.chair_photos, sources.resolve)
-    return data.questions(data.of_list(sources.images, ids), section.chair_prompt)
+    return data.questions(coco.of_list(sources.images, ids), section.chair_prompt)
 
 
 def vocabulary(sources: Sources) -> dict[str, dict[str, str]]:

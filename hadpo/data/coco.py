@@ -6,8 +6,8 @@ read if `objects.json` is missing; without both the photos are used without evid
 counted.
 """
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from hadpo.data import (
     stream_list,
 )
 from hadpo.images import open_image
-from hadpo.records import Evidence, Region
+from hadpo.records import BadInput, Evidence, Region
 
 _EXPECTED = "expected JSON lines with the keys image and objects"
 _INSTANCES = "expected COCO's instances: an object with images, annotations and categories"
@@ -61,6 +61,8 @@ class _Caption:
     caption: str
 
 
+PARTS = ("train2014", "val2014")
+FILES = tuple(f"{kind}_{part}.json" for part in PARTS for kind in ("instances", "captions"))
 Raw = TypeVar("Raw", _Category, _Annotation, _Photo, _Caption)
 
 
@@ -157,6 +159,54 @@ def captions(
         if ids is None or raw.image_id in ids:
             texts[raw.image_id] = (*texts.get(raw.image_id, ()), raw.caption)
     return texts
+
+
+def annotated(
+    folder: Path, photos: Path, ids: Collection[int] | None, report: Report
+) -> dict[str, Evidence]:
+    """Objects, and captions as facts, of photos by their file's name, in the order of the ids.
+
+    A photo without captions has an empty one.
+
+    Args:
+        folder: with COCO's instances and captions of train2014 and val2014.
+        photos: folder with train2014 and val2014.
+        ids: COCO's numbers; None: all of val2014.
+        report: collects broken records.
+
+    Raises:
+        BadInput: one of the four files is missing, or says nothing of a photo.
+    """
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise BadInput(
+            f"{folder / missing[0]}: no such file; expected instances and captions of "
+            "train2014 and val2014, all four: hadpo fetch coco2014"
+        )
+    found: dict[int, Evidence] = {}
+    for part in PARTS if ids is not None else PARTS[1:]:
+        wanted = None if ids is None else set(ids) - found.keys()
+        known = instances(folder / f"instances_{part}.json", photos / part, report, ids=wanted)
+        said = captions(folder / f"captions_{part}.json", report, ids=wanted)
+        for key, each in known.items():
+            number = _number(key)
+            found[number] = replace(each, facts=said.get(number, ("",)))
+    if lost := [number for number in ids or () if number not in found]:
+        raise BadInput(f"{folder}: nothing of {len(lost)} photos of the list: {lost[:5]}")
+    return {found[n].image_id: found[n] for n in (found if ids is None else ids)}
+
+
+def of_list(images: Mapping[str, Evidence], ids: Collection[int] | None) -> dict[str, Evidence]:
+    """The photos of a list, in its order; None: all of val2014."""
+    photos = {k: e for k, e in images.items() if k.startswith(("COCO_val2014_", "COCO_train2014_"))}
+    if ids is None:
+        return {key: each for key, each in photos.items() if key.startswith("COCO_val2014_")}
+    by_number = {_number(key): each for key, each in photos.items()}
+    return {by_number[number].image_id: by_number[number] for number in ids}
+
+
+def _number(key: str) -> int:
+    """COCO's number of a photo; all twelve digits of its file's name count."""
+    return int(key.rpartition("_")[2])
 
 
 def _part(

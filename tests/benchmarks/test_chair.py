@@ -219,20 +219,20 @@ def annotations(tmp_path):
 
 
 def test_objects_and_captions_come_from_train_and_val(annotations, tmp_path):
-    found = data.annotated(annotations, tmp_path, [1000007, 7], Report())
+    found = coco.annotated(annotations, tmp_path, [1000007, 7], Report())
     assert [*found] == ["COCO_train2014_000001000007", "COCO_val2014_000000000007"]
     one, two = found.values()
     assert (one.objects, one.facts) == ((), ("",))
     assert (two.objects, two.facts) == (("dog",), ("A bus.", "Hm."))
     assert two.image == str(tmp_path / "val2014" / "COCO_val2014_000000000007.jpg")
-    assert [*data.annotated(annotations, tmp_path, None, Report())] == [two.image_id]
-    assert [*data.of_list(found, [7])] == [two.image_id]
-    assert [*data.of_list({"2400001": one, **found}, None)] == [two.image_id]
+    assert [*coco.annotated(annotations, tmp_path, None, Report())] == [two.image_id]
+    assert [*coco.of_list(found, [7])] == [two.image_id]
+    assert [*coco.of_list({"2400001": one, **found}, None)] == [two.image_id]
     with pytest.raises(BadInput, match=r"nothing of 1 photos of the list: \[8\]"):
-        data.annotated(annotations, tmp_path, [7, 8], Report())
+        coco.annotated(annotations, tmp_path, [7, 8], Report())
     (annotations / "captions_train2014.json").unlink()
     with pytest.raises(BadInput, match=r"captions_train2014\.json: no such file; .*all four"):
-        data.annotated(annotations, tmp_path, [7], Report())
+        coco.annotated(annotations, tmp_path, [7], Report())
 
 
 def test_lists_by_name_and_by_file(tmp_path, shared):

@@ -12,7 +12,7 @@ import pytest
 from hadpo.benchmarks import _english, chair
 from hadpo.benchmarks._tally import Benchmark, tallies
 from hadpo.benchmarks._tally import metrics as metrics_of
-from hadpo.data import Report
+from hadpo.data import Report, coco
 from hadpo.data import chair as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer
@@ -82,7 +82,7 @@ def photos(golden):
     """What is known of every photo that is answered about, in the order of the answers."""
     ids = [a["image_id"] for a in lines(golden / "answers.jsonl")]
     report = Report()
-    found = data.annotated(golden / "annotations", golden, ids, report)
+    found = coco.annotated(golden / "annotations", golden, ids, report)
     report.finish()
     return found
 
@@ -105,7 +105,7 @@ def test_every_recorded_caption_of_real_models(popes, english, synonyms, reading
 def test_every_recorded_answer_and_metric(golden, english, synonyms, photos, reading):
     expected = json.loads(gzip.decompress((golden / f"expected_{reading}.json.gz").read_bytes()))
     answers = lines(golden / "answers.jsonl")
-    asked = data.questions(data.of_list(photos, [a["image_id"] for a in answers]))
+    asked = data.questions(coco.of_list(photos, [a["image_id"] for a in answers]))
     benchmark = replace(
         Benchmark.named("chair"),
         resources=lambda words, settings: chair.Reader(words.synonyms, english, reading),

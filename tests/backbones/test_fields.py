@@ -381,6 +381,17 @@ def test_sampling_settings_of_the_folder_are_known_and_overridden(tmp_path):
         fields.overridden(tmp_path)
 
 
+def test_no_sampling_field_reaches_the_model_in_silence(changed):
+    values = {"temperature": 0.6, "eos_token_id": 2}
+    files = changed(config=values, file="generation_config.json")
+    found = load(files)
+    assert backbones.overridden(files) == backbones.overridden(found.files) == values
+    found.save_original(files["language_model"].parent / "saved", dtype=torch.float32)
+    assert fields.overridden(files["language_model"].parent / "saved") == values
+    with pytest.raises(BadInput, match=r"generation_config\.json: logit_bias: found 3"):
+        load(changed(config={"logit_bias": 3}, file="generation_config.json", name="odd"))
+
+
 # Anything at all in a config: a message, or a model.
 
 LEAVES = (

@@ -6,6 +6,7 @@ cell, papermill or a person's own cell sets it.
 
 import difflib
 import html
+import logging
 import types
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ RUN_PARAMETERS = {  # what every stage's notebook takes beside its settings
 # IPython's names, not the user's.
 _NOTEBOOK_OWN = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _NO_SETTING = (types.ModuleType, types.FunctionType, type)
+log = logging.getLogger(__name__)
+
 _LITERAL = (str, int, float, bool, list, tuple, dict)
 _first_names: dict[str, set[str]] = {}  # stage -> user's names at the first start in this process
 
@@ -38,6 +41,9 @@ def check_names(known: Collection[str], namespace: Mapping[str, Any]) -> None:
 def read_overrides(texts: Iterable[str]) -> dict[str, str]:
     """`KEY=VALUE` texts as a dictionary; the types of the settings convert the values.
 
+    Of a key that is given twice the last value counts, as scripts that append their own expect; a
+    warning says so.
+
     Raises:
         BadInput: a text is of another form.
     """
@@ -47,7 +53,7 @@ def read_overrides(texts: Iterable[str]) -> dict[str, str]:
         if not equals or not key:
             raise BadInput(f"-p {text!r}: expected KEY=VALUE")
         if key.strip() in overrides:
-            raise BadInput(f"-p {text!r}: {key.strip()} is given twice")
+            log.warning("-p %s is given twice; the last one counts: %s", key.strip(), value.strip())
         overrides[key.strip()] = value.strip()
     return overrides
 

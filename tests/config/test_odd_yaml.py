@@ -82,10 +82,11 @@ def test_anchors_that_say_a_thing_once_are_read(tmp_path):
     assert recipe.model and recipe.model.files == {"a": "one", "b": "one"}
 
 
-def test_a_parameter_that_is_given_twice_is_refused():
+def test_of_a_parameter_that_is_given_twice_the_last_value_counts_with_a_warning(caplog):
     assert read_overrides(["beta=0.1", "steps=2"]) == {"beta": "0.1", "steps": "2"}
-    with pytest.raises(BadInput, match=r"-p 'beta=0\.2': beta is given twice"):
-        read_overrides(["beta=0.1", "beta=0.2"])
+    assert not caplog.messages
+    assert read_overrides(["beta=0.1", "beta=0.2"]) == {"beta": "0.2"}
+    assert caplog.messages == ["-p beta is given twice; the last one counts: 0.2"]
 
 
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}

@@ -292,6 +292,8 @@ def test_the_longest_term_wins_and_none_overlap():
         "lamp": "lamp",
         "hot dog": "hot dog",
         "dog": "dog",
+        "dog bed": "bed",
+        "hot dog bun": "bun",
     }
     mentions = chair.Lexicon(synonyms).mentions
     assert mentions("a table and a dining table") == ["table", "dining table"]
@@ -299,4 +301,6 @@ def test_the_longest_term_wins_and_none_overlap():
     assert mentions("a small dining table with a lamp") == ["dining table", "lamp"]
     assert mentions("dining dining table table lamp") == ["dining table", "table", "lamp"]
     assert mentions("a hot dog, a hot day, a dog") == ["hot dog", "dog"]
+    assert mentions("a dog bed, a dog") == ["bed", "dog"]  # terms that begin longer ones
+    assert mentions("a hot dog bun beside two hot dogs") == ["bun", "hot dog"]
     assert mentions("dining") == [] and mentions("dining lamp") == ["lamp"]

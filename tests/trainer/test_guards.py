@@ -70,14 +70,29 @@ def test_the_dropout_of_an_update_is_drawn_from_the_seed_and_its_number(
     assert min(far) > 0.1  # other elements are dropped, not other digits rounded
 
 
+def test_each_process_draws_a_dropout_of_its_own(fast, tiny_llava, tiny_pairs, monkeypatch):
+    config = replace(fast, lora_dropout=0.5, max_grad_norm=0, train_seed=1)
+    training, seeds, masks = Training(tiny_llava(), tiny_pairs, config, None, "dpo"), [], []
+    real = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed) or real(seed))
+    for rank in (0, 1, 0, 2):
+        monkeypatch.setattr(type(training.accelerator), "process_index", rank)
+        masks.append(gradient(training, range(4), step=5))
+    assert seeds == [(1_000_003 + 5) * 1_003 + rank for rank in (0, 1, 0, 2)]
+    assert torch.equal(masks[0], masks[2])
+    far = [(masks[a] - masks[b]).norm() / masks[a].norm() for a, b in ((0, 1), (0, 3), (1, 3))]
+    assert min(far) > 0.1
+
+
 PORT_SETTINGS = {"batch_pairs": 3, "micro_batch_pairs": 1, "gamma": 0.5, "max_grad_norm": 0.0}
 
 
+@pytest.mark.parametrize("gamma_on", ["chosen", "instructions"])
 def test_two_processes_average_to_the_gradient_of_one(
-    fast, tiny_llava, tiny_pairs, tmp_path, float64_norm
+    fast, tiny_llava, tiny_pairs, tmp_path, float64_norm, gamma_on
 ):
-    """Three pairs: one process has two of them, the other one, and both the same gradient."""
-    config = replace(fast, steps=1, **PORT_SETTINGS)
+    """Three pairs, or captions: one process has two of them, the other one; one gradient."""
+    config = replace(fast, steps=1, gamma_on=gamma_on, **PORT_SETTINGS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -114,7 +129,9 @@ def one_of_two(rank, port, config, tiny_llava, tiny_pairs, folder):
 def step_of(config, tiny_llava, tiny_pairs):
     """The gradient of the first update, and its norm as the log has it."""
     backbone = tiny_llava("float64")
-    for step in trainer.steps(backbone, tiny_pairs, config):
+    captions = [caption(pair, k) for k, pair in enumerate(tiny_pairs[:3])]
+    captions = captions if config.gamma_on == "instructions" else []
+    for step in trainer.steps(backbone, tiny_pairs, config, captions=captions):
         parts = [p.grad.flatten() for p in backbone.parameters() if p.grad is not None]
         return torch.cat(parts).clone(), step.metrics["grad_norm"]
     raise AssertionError("no update")

@@ -16,13 +16,16 @@ from hadpo.records import (
     BadInput,
     Question,
     append_jsonl,
+    file_hash,
     read_json,
     resume_jsonl,
+    value_hash,
     write_json,
 )
 from hadpo.text import csv_cell
 
 commands = typer.Typer()
+_TABLE, _ASKED = "answers.csv", "answers.asked.json"
 _COLUMNS = ("question_id", "image", "question", "answer", "tokens", "finish", "model")
 
 
@@ -67,16 +70,17 @@ def answer(
     }
     done = _open(out, facts)
     by_id = {question.question_id: question for question in wanted}
+    _check_same(out / _ASKED, by_id, done)
     left = [question for key, question in by_id.items() if key not in done]
     found = _answers(resolved, files, left, decoding, prompt, batch, run) if left else ()
-    with (out / "answers.csv").open("w", encoding="utf-8", newline="") as table:
+    with (out / _TABLE).open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
         writer.writerows(_row(by_id[key], one) for key, one in done.items() if key in by_id)
         for one in append_jsonl(out / "answers.jsonl", found):
             writer.writerow(_row(by_id[one.question_id], one))
             table.flush()
-    typer.echo(f"{len(left)} answered now, {len(by_id) - len(left)} before; {out / 'answers.csv'}")
+    typer.echo(f"{len(left)} answered now, {len(by_id) - len(left)} before; {out / _TABLE}")
 
 
 def _model(recipe: str, run: str) -> tuple[config.Recipe, dict[str, Any]]:
@@ -93,8 +97,12 @@ def _model(recipe: str, run: str) -> tuple[config.Recipe, dict[str, Any]]:
 
 def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
     """What was answered before, by the same model in the same way."""
+    mark, path, table = (out / name for name in ("answers.meta.json", "answers.jsonl", _TABLE))
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out: {out} is a file, expected a folder; choose another --out")
+    if folders := [place for place in (mark, path, table) if place.is_dir()]:
+        raise BadInput(f"--out: {folders[0]} is a folder, expected a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    mark, path = out / "answers.meta.json", out / "answers.jsonl"
     if mark.is_file():
         old = read_json(mark, dict, expected="delete it to start anew, or choose another --out")
         if differ := [key for key in facts if old.get(key) != facts[key]]:
@@ -103,6 +111,25 @@ def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
             )
     write_json(mark, facts)
     return {answer.question_id: answer for answer in resume_jsonl(path, Answer)}
+
+
+def _check_same(path: Path, by_id: dict[str, Question], done: dict[str, Answer]) -> None:
+    """Refuse answers to other questions, or about other pictures, that have the same ids."""
+    old = read_json(path, dict, expected="choose another --out") if path.is_file() else {}
+    images = {one.image for one in by_id.values() if Path(one.image).is_file()}
+    pictures = {image: file_hash(Path(image)) for image in images}
+    now = {
+        key: value_hash(f"{one.text}\0{pictures[one.image]}")
+        for key, one in by_id.items()
+        if one.image in pictures
+    }
+    other = [key for key in done if key in now and old.get(key, now[key]) != now[key]]
+    if other:
+        raise BadInput(
+            f"{path}: question_id {', '.join(other[:5])} was answered for another question or "
+            "another image; choose another --out"
+        )
+    write_json(path, old | now)
 
 
 def _answers(

@@ -95,6 +95,8 @@ def _values(path: Path, report: Report) -> Iterator[tuple[str, Any]]:
     elif path.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(read_text(path, expected=_EXPECTED)), strict=True)
         try:
+            if twice := [name for name, n in Counter(rows.fieldnames or ()).items() if n > 1]:
+                raise BadInput(f"{path}:1: column {twice[0]!r} is there twice; {_EXPECTED}")
             yield from ((f"{path}:{rows.line_num}", row) for row in rows)
         except csv.Error as error:
             raise BadInput(f"{path}:{rows.line_num}: not CSV ({error}); {_EXPECTED}") from error

@@ -91,10 +91,11 @@ def read_printed(text: str, *, is_percent: bool, where: str = "") -> Printed:
     """
     sign_free = text.strip()
     before, _, after = sign_free.partition(".")
-    if not (before + after).isdigit() or not before or len(after) > _MOST_DIGITS:
+    digits = before + after
+    if not (digits.isdecimal() and before) or max(len(before), len(after)) > _MOST_DIGITS:
         raise BadInput(f"{where}: found {text!r}, expected a number such as 86.13 or 0.8613")
     scale = 10 ** len(after) * (100 if is_percent else 1)
-    return Printed(text=sign_free, whole=int(before + after), decimals=len(after), scale=scale)
+    return Printed(text=sign_free, whole=int(digits), decimals=len(after), scale=scale)
 
 
 def matrices(

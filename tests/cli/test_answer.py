@@ -82,6 +82,7 @@ def test_questions_of_all_forms(photos, tmp_path):
         ("q.csv", b"image,text\na,caf\xe9?", r"q\.csv: not UTF-8"),
         ("q.csv", "image,text\na,Is it red, or blue?", r"q\.csv:2: more cells than columns"),
         ("q.csv", "image,text", "no question about"),
+        ("q.csv", "image,text,text\na,Q?,R?", r"q\.csv:1: column 'text' is there twice"),
         ("q.json", '[{"image": ["a"], "question": true}]', "field 'image': .*; field 'question': "),
         ("q.json", '[{"image": "a", "text": "Q?", "question_id": 0}]', "0"),
         ("q.md", "x", "no file that can be read"),
@@ -104,6 +105,31 @@ def test_bad_questions(photos, tmp_path, name, content, message):
         return
     with pytest.raises(BadInput, match=message):
         asked.read(tmp_path / name, photos, Report())
+
+
+def test_answers_to_other_questions_or_pictures_are_not_taken_over(photos, recipe, tmp_path):
+    questions, out = tmp_path / "q.jsonl", tmp_path / "out"
+    questions.write_text('{"image": "a.png", "text": "Is there a dog?"}')
+    lines, _ = ask(photos, questions, recipe, out, run="")
+    assert ask(photos, questions, recipe, out, run="")[0] == lines
+    questions.write_text('{"image": "a.png", "text": "Is there a bus?"}')
+    with pytest.raises(BadInput, match="question_id 1 was answered for another question"):
+        ask(photos, questions, recipe, out, run="")
+    questions.write_text('{"image": "a.png", "text": "Is there a dog?"}')
+    Image.new("RGB", (40, 30), "white").save(photos / "a.png")
+    with pytest.raises(BadInput, match="or another image; choose another --out"):
+        ask(photos, questions, recipe, out, run="")
+
+
+@pytest.mark.parametrize("name", ["", "answers.csv", "answers.jsonl"])
+def test_a_place_that_cannot_be_written_is_named(photos, recipe, tmp_path, name):
+    (tmp_path / "q.txt").write_text("Q?")
+    if name:
+        (tmp_path / "out" / name).mkdir(parents=True)
+    else:
+        (tmp_path / "out").touch()
+    with pytest.raises(BadInput, match=f"--out: .*{name or 'out'} is a (file|folder), expected"):
+        ask(photos, tmp_path / "q.txt", recipe, tmp_path / "out", run="")
 
 
 def test_one_model_is_named(photos, recipe, tmp_path, monkeypatch):

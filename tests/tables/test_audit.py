@@ -193,6 +193,12 @@ def test_a_broken_table_is_named_with_line_and_column(text, message):
         read_pope_table(text, where="mine.csv")
 
 
+@pytest.mark.parametrize("text", ["8²", "8.²", "9" * 40, "Ⅷ"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(BadInput, match="expected a number such as"):
+        read_printed(text, is_percent=True)
+
+
 def test_questions_that_cannot_be_are_refused():
     rows = read_pope_table("acc,f1\n86.1,67.0\n")
     with pytest.raises(BadInput, match="1500 questions with the answer yes of 900"):

@@ -17,7 +17,11 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS = (".safetensors", ".bin", ".pth", ".model")
 _JUNK = ("__MACOSX", ".DS_Store")  # what a Mac puts into archives
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+_BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError),
+    *(NotADirectoryError, IsADirectoryError, FileExistsError),  # a file and a folder of one name
+)
+_LONGEST_NAME = 255  # bytes, as most file systems have it
 
 
 def missing_weights(folder: Path) -> list[str]:
@@ -28,7 +32,9 @@ def missing_weights(folder: Path) -> list[str]:
                 shards = set(
                     json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()
                 )
-            except (ValueError, KeyError, AttributeError):
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+                return [f"a readable {name}"]
+            if not all(isinstance(shard, str) for shard in shards):
                 return [f"a readable {name}"]
             return sorted(shard for shard in shards if not (folder / shard).is_file())
     if any((folder / name).is_file() for name in _SINGLES):
@@ -63,7 +69,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint folder; empty if there is none to read."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -81,11 +87,12 @@ def _truncated(path: Path) -> str:
             length = int.from_bytes(file.read(8), "little")
             try:
                 table = json.loads(file.read(length)) if length < size else None
-            except ValueError:
-                table = None
+                rows = [row for name, row in (table or {}).items() if name != "__metadata__"]
+                ends = [int(row["data_offsets"][1]) for row in rows]
+            except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+                table, ends = None, []
         if not isinstance(table, dict):
             return f"no safetensors file, or cut off ({size} bytes)"
-        ends = [row["data_offsets"][1] for name, row in table.items() if name != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
         return f"{size} bytes of {expected}: cut off" if size < expected else ""
     if path.suffix in (".bin", ".pth"):
@@ -135,6 +142,10 @@ def _unzip(archive: Path, folder: Path) -> int:
             _check_name(member.filename, archive)
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise FetchFailed(f"{archive}: {member.filename!r} is a link; refused")
+            if member.flag_bits & 1:
+                raise FetchFailed(
+                    f"{archive}: {member.filename!r} is encrypted; unpack it yourself"
+                )
         check_space(folder, sum(m.file_size for m in members), source=str(archive))
         for member in members:
             file.extract(member, folder)
@@ -162,6 +173,8 @@ def _check_name(name: str, archive: Path) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ("",))[0]:
         raise FetchFailed(f"{archive}: {name!r} would be written outside of its folder; refused")
+    if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise FetchFailed(f"{archive}: {name[:40]!r}... is longer than a file's name can be")
 
 
 def _move(source: Path, target: Path) -> None:

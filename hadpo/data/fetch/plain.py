@@ -78,6 +78,8 @@ def download(
     """
     if not url.startswith(("http://", "https://")):
         raise FetchFailed(f"{url}: only http and https addresses are fetched")
+    if target.is_dir():
+        raise FetchFailed(f"{target} is a folder, where a file is expected; move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     pause, failures = patience.pause_seconds, 0
@@ -194,7 +196,7 @@ def _attempt(
         raise FetchFailed(
             f"{url}: redirects in a circle; the address has moved or broken"
         ) from error
-    except httpx2.InvalidURL as error:
+    except (httpx2.InvalidURL, UnicodeError) as error:  # a host that no name server takes
         raise FetchFailed(f"{url}: no address that can be read ({error})") from error
     except httpx2.TransportError as error:
         raise _Again(f"{type(error).__name__} {error}".strip()) from error

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from hadpo.data.fetch import FetchFailed
-from hadpo.data.fetch.files import unpack
+from hadpo.data.fetch.files import missing_weights, problem_of, unpack
 
 
 def zipped(path, members, *, links=()):
@@ -88,6 +88,35 @@ def test_what_is_no_archive_or_a_broken_one(tmp_path):
     with pytest.raises(FetchFailed, match=r"neither|a broken archive"):
         unpack(tmp_path / "c", tmp_path / "inside")
     assert tree(tmp_path / "inside") == set()
+
+
+def test_what_no_disk_can_hold_and_what_is_locked_is_named(tmp_path):
+    with pytest.raises(FetchFailed, match="longer than a file's name can be"):
+        unpack(zipped(tmp_path / "a", {"x" * 300: b"1"}), tmp_path / "inside")
+    with pytest.raises(FetchFailed, match="a broken archive"):
+        unpack(zipped(tmp_path / "b", {"a": b"1", "a/b": b"2"}), tmp_path / "inside")
+    locked = bytearray(zipped(tmp_path / "c", {"a": b"1"}).read_bytes())
+    locked[6] |= 1  # the flag "encrypted" of the file, and of the table of contents
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "c").write_bytes(locked)
+    with pytest.raises(FetchFailed, match="'a' is encrypted"):
+        unpack(tmp_path / "c", tmp_path / "inside")
+    assert tree(tmp_path / "inside") == set()
+
+
+@pytest.mark.parametrize(
+    "head", ['{"a": {}}', '{"a": [1]}', '{"a": {"data_offsets": ["x", "y"]}}', "[" * 9999, "[]"]
+)
+def test_an_odd_table_of_contents_is_no_safetensors_file(tmp_path, head):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head.encode() + b"0")
+    assert "no safetensors file" in problem_of(path)
+
+
+@pytest.mark.parametrize("found", ['{"a": {}}', '{"a": null}', '["a"]', "[" * 9999])
+def test_an_odd_index_of_shards_is_not_readable(tmp_path, found):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": ' + found + "}")
+    assert missing_weights(tmp_path) == ["a readable model.safetensors.index.json"]
 
 
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):

@@ -52,6 +52,17 @@ def test_dead_addresses_are_listed_and_not_asked_again(web, tmp_path, monkeypatc
     assert again == {"present": 20, "fetched": 0, "dead": 6} and web.log == []
 
 
+def test_a_host_that_cannot_be_and_a_folder_in_the_way_cost_one_picture_each(web, tmp_path):
+    web.routes["/good.jpg"] = picture((1, 2, 3))
+    (tmp_path / "there.jpg").mkdir()
+    table = tmp_path / "info.csv"
+    rows = (f"long,http://{'a' * 70}.com/", f"there,{web.url}/good.jpg", f"good,{web.url}/good.jpg")
+    table.write_text("\n".join(["image_id,image_url", *rows]))
+    assert fetch_images(table, tmp_path, patience=QUICK) == {"present": 0, "fetched": 1, "dead": 2}
+    dead = [json.loads(line)["why"] for line in (tmp_path / "dead.jsonl").open()]
+    assert sorted("is a folder" in why for why in dead) == [False, True]
+
+
 def test_a_torn_last_line_of_the_dead_is_dropped(web, tmp_path):
     table = tmp_path / "info.csv"
     table.write_text(f"image_id,image_url\na,{web.url}/a.jpg\n")

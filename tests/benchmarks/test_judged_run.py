@@ -158,6 +158,18 @@ def test_all_benchmarks_of_the_photos(serve, prepared):
     )
 
 
+def test_words_that_cannot_be_read_are_said_before_a_model_answers(prepared, monkeypatch):
+    from hadpo.benchmarks import _stage
+
+    def answers_of(*_):
+        raise AssertionError("a model was asked")
+
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    monkeypatch.setattr(_stage, "answers_of", answers_of)
+    with pytest.raises(BadInput, match=r"nltk.*hadpo\[benchmarks\]"):
+        benchmarks.evaluate(prepared("n", benchmark_names="chair", chair_reading="original"))
+
+
 def test_what_is_missing_is_told_with_the_command_that_goes_on(serve, prepared):
     server = serve(
         lambda body, n: all_correct(body, n) if n < 2 else error(429, "x", "insufficient_quota")

@@ -52,3 +52,10 @@ def test_only_what_was_evaluated_is_drawn(free_text, metrics, tmp_path):
     assert len(found.save(tmp_path)) == 12
     with pytest.raises(BadInput, match="no figure"):
         figures.benchmark_figures([])
+
+
+def test_a_plain_reading_has_no_figure_that_is_called_chair(free_text):
+    plain = [metric("chair", "base", name, 0.3) for name in ("plain_i", "plain_s", "plain_recall")]
+    some = [m for m in free_text if m.benchmark == "gavie"]
+    names = [f.name for f in figures.benchmark_figures([*plain, *some]).pictures]
+    assert names == ["gavie_bars"]

@@ -333,7 +333,7 @@ def json_object(reply: str, name: str) -> dict[str, Any] | None:
 
 def _json_values(reply: str) -> list[tuple[Any, int, int]]:
     """The JSON objects and lists of a text that lie in no other, with their length and start."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_without_doubts)
     found: list[tuple[Any, int, int]] = []
     at = 0
     tries = _MOST_TRIES
@@ -346,6 +346,14 @@ def _json_values(reply: str) -> list[tuple[Any, int, int]]:
         else:
             found.append((value, end - match.start(), match.start()))
             at = end
+    return found
+
+
+def _without_doubts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a reply; a field that stands in it twice, with two values, has none."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        found[name] = value if name not in found or found[name] == value else None
     return found
 
 

@@ -168,3 +168,8 @@ def test_a_template_is_filled_in_one_pass():
     template = 'Say {what} about {whom}; answer {"like": "{other}"}. {what}'
     found = text.fill(template, what="{whom}", whom=r"\1 {what}")
     assert found == r'Say {whom} about \1 {what}; answer {"like": "{other}"}. {whom}'
+
+
+def test_a_field_of_a_reply_with_two_values_has_none():
+    reply = '{"verdicts": [{"label": "a", "label": "b"}, {"label": "c", "label": "c"}]}'
+    assert text.json_object(reply, "verdicts") == {"verdicts": [{"label": None}, {"label": "c"}]}

@@ -50,6 +50,9 @@ def read_labelled(path: Path) -> list[LabelledCase]:
             raise BadInput(
                 f"{path}: record {number}: only cases of rubric {SENTENCES.name!r} have labels"
             )
+    counts = Counter((each.case.case_id, each.case.model) for each in found)
+    if twice := [case for (case, _), count in counts.items() if count > 1][:5]:
+        raise BadInput(f"{path}: case_id {', '.join(twice)} stands in it twice for one model")
     if not any(each.labels for each in found):
         raise BadInput(f"{path}: no labelled claim")
     return found

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -186,7 +187,10 @@ class ClipTower(nn.Module):
         self, config: Mapping[str, Any], select_layer: int, *, where: str = "vision_config"
     ) -> None:
         super().__init__()
-        clip: Any = CLIPVisionConfig(**{k: v for k, v in config.items() if k in _CLIP_SETTINGS})
+        try:
+            clip: Any = CLIPVisionConfig(**{k: v for k, v in config.items() if k in _CLIP_SETTINGS})
+        except StrictDataclassError as error:  # hidden_size is no multiple of num_attention_heads
+            raise BadInput(f"{where}: {str(error).splitlines()[-1].strip()}") from error
         depth = clip.num_hidden_layers
         used = depth + 1 + select_layer if select_layer < 0 else select_layer
         if not 0 <= used <= depth:

@@ -14,6 +14,7 @@ from transformers import InstructBlipConfig, LlamaConfig, LlavaConfig
 from hadpo import backbones
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, fields
+from hadpo.vlm.vision import ClipTower
 
 # What transformers 4.31 wrote into every config and sub-config that it saved.
 OLD_BASE = {
@@ -432,3 +433,10 @@ def test_any_field_of_any_layout_is_taken_or_named(name, change, data):
         fields.check(config | {field: change}, table, where="config.json")
     except BadInput as error:
         assert f"config.json: {field}" in str(error)
+
+
+def test_a_clip_tower_whose_heads_do_not_divide_its_size_is_named():
+    with pytest.raises(
+        BadInput, match=r"clip/config\.json: .*hidden size \(64\) is not a multiple"
+    ):
+        ClipTower({"hidden_size": 64, "num_attention_heads": 5}, -2, where="clip/config.json")

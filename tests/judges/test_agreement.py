@@ -47,6 +47,12 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
         read_labelled(tmp_path / "labels.jsonl")
 
 
+def test_a_case_that_is_labelled_twice_is_refused(tmp_path):
+    write_jsonl(tmp_path / "labels.jsonl", [labelled("correct"), labelled("hallucination")])
+    with pytest.raises(BadInput, match="case_id 1 stands in it twice"):
+        read_labelled(tmp_path / "labels.jsonl")
+
+
 def hadpo(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "hadpo", "judge-agreement", *map(str, arguments)],

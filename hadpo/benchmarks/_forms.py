@@ -128,12 +128,14 @@ def records_of(path: Path, report: Report) -> list[tuple[str, Any]]:
 
 
 def _table(path: Path, lines: Sequence[str], separator: str) -> Iterator[tuple[str, Any]]:
-    csv.field_size_limit(_CELL)
+    usual = csv.field_size_limit(_CELL)
     rows = csv.reader(lines, delimiter=separator, strict=True)
     try:
         yield from _named(((f"{path}:{rows.line_num}", row) for row in rows), path)
     except csv.Error as error:
         raise BadInput(f"{path}:{rows.line_num}: no table ({error}); {_EXPECTED}") from error
+    finally:
+        csv.field_size_limit(usual)  # it holds for the whole process
 
 
 def _sheet(path: Path) -> Iterator[tuple[str, Any]]:

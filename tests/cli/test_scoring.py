@@ -235,7 +235,9 @@ def test_other_refusals(tmp_path, questions):
     words = ("--benchmark", "pope", "--questions", questions, "--against")
     assert "no question in common" in problem(other, *words, rest)
     (tmp_path / "bad.tsv").write_text("index\tquestion\n1\t2\t3\n")
+    csv.field_size_limit(usual := 131_072)
     assert "bad.tsv:2: expected 2 cells" in problem(tmp_path / "bad.tsv", "--benchmark", "pope")
+    assert csv.field_size_limit() == usual  # the limit of the whole process stays
 
 
 def test_an_id_of_several_sets_is_refused(tmp_path, questions):

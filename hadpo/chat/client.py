@@ -123,10 +123,21 @@ class Client:
                 f"local server, whose address goes into {_ADDRESS}), as does engine 'server'; "
                 "judge 'replay' needs none"
             )
+        if not self._key.isprintable() or not self._key.isascii():
+            raise BadInput(
+                f"{_KEY}: a key is one line of ASCII letters and signs; found a line break, a "
+                "curly quote or the like (the key is not shown)"
+            )
         self.settings = settings
         self.usage_estimated = 0
         form = Form(settings.reply_format)
         urls = re.split(r"[\s,]+", os.environ.get(_ADDRESS, "").strip())
+        strange = [url for url in urls if url and not re.match(r"https?://[^/]", url)]
+        if strange:
+            raise BadInput(
+                f"{_ADDRESS}: found {', '.join(strange)}; expected addresses such as "
+                "http://127.0.0.1:8000/v1"
+            )
         self._addresses = [Address(url or None, form) for url in urls]
 
     @property

@@ -314,3 +314,20 @@ def test_another_schema_is_another_question(serve, cache):
         ["a"],
         ["b"],
     ]
+
+
+@pytest.mark.parametrize("key", ["sk-abc\nX: y", "sk-\u201cabc\u201d", "sk-abc\x7f"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(cache, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(BadInput, match="OPENAI_API_KEY: a key is one line") as refused:
+        model(cache).ask(requests(1))
+    assert "abc" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/v1", "127.0.0.1:8000/v1", "http://"])
+def test_an_address_that_is_none_is_named(cache, monkeypatch, address):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(BadInput, match=f"OPENAI_BASE_URL: found {address}; expected"):
+        model(cache).ask(requests(1))

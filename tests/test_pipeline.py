@@ -221,6 +221,6 @@ def test_real_photos_go_through_all_five_notebooks(tmp_path):
     assert len(lines(root / "train" / "metrics.jsonl")) == 5
     assert (root / "merge" / "merged" / "config.json").is_file()
     metrics = list(read_jsonl(root / "evaluate" / "metrics.jsonl", Metric))
-    assert {m.benchmark for m in metrics} == {"pope", "shr"}
+    assert {m.benchmark for m in metrics} == {"pope", "shr", "chair"}
     assert all(m.n > 0 or m.value is None for m in metrics)
     assert "it teaches" not in done.stdout

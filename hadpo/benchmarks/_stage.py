@@ -71,10 +71,8 @@ def evaluate(run: "Run") -> list[Metric]:
     content = read_json(words, dict, expected="run stage prepare again")
     vocabulary = from_json(content, where=words)
     judge = make_judge(checked, vocabulary)
-    for benchmark in benchmarks.values():
-        benchmark.resources(
-            vocabulary, settings
-        )  # what is missing is said before a model is loaded
+    for benchmark in benchmarks.values():  # what is missing is said before a model is loaded
+        benchmark.resources(vocabulary, settings)
     responses = _responses(run, benchmarks, questions)
     answers = answers_of(run, benchmarks, questions, files) + responses
     verdicts: list[Verdict] = []

@@ -99,6 +99,8 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
     section = sources.data
     if not section.chair_synonyms or not section.chair_annotations:
         return {}
+    if not section.coco:
+        raise BadInput("data.chair_annotations is set but data.coco is not: it is about the photos")
     folder, photos = (sources.resolve(p) for p in (section.chair_annotations, section.coco))
     ids = data.listed(section.chair_photos, sources.resolve)
     return coco.annotated(folder, photos, ids, sources.report)

@@ -161,18 +161,19 @@ def test_vlmevalkits_excel(tmp_path):
 
 def test_two_files_are_paired_by_photo(tmp_path, questions):
     first = lines(tmp_path / "first.jsonl", official())
-    second = lines(tmp_path / "second.jsonl", llava_form(OTHER)[:4])
+    other = llava_form([*OTHER[:3], "yes", *OTHER[4:]])
+    second = lines(tmp_path / "second.jsonl", other[3::-1])  # the other photo first
     words = (first, "--benchmark", "pope", "--questions", questions, "--against", second)
     row = scores(*words)["random", "accuracy"]
     assert row["value"] == pytest.approx(4 / 6)  # of all of the first file
-    assert row["against"] == 1  # on the four questions that both answer: 3 and 4 are right
-    assert row["difference"] == pytest.approx(3 / 4 - 1)
-    # photo 1: 2 of 3 right against 3; photo 2: 1 of 1 against 1
+    assert row["against"] == 3 / 4  # on the four questions that both answer, as the first there
+    assert row["difference"] == 0
+    # photo 1: 2 of 3 right against 3; photo 2: 1 of 1 against 0
     assert row["difference_low"] == pytest.approx(-1 / 3)
-    assert row["difference_high"] == pytest.approx(0)
+    assert row["difference_high"] == pytest.approx(1)
     shown = run(*words).stdout
     assert "on 4 questions that both answer" in shown
-    assert "against 1.000, difference -0.250" in shown
+    assert "against 0.750, difference +0.000  [-0.333, 1.000]" in shown
     assert "4 of 6 answered" in shown
 
 

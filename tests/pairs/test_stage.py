@@ -56,6 +56,7 @@ def test_the_photos_give_every_file():
         ("pope", "popular"): 24,
         ("pope", "adversarial"): 24,
         ("shr", "val"): 5,
+        ("chair", "val"): 4,
     }
     evidence = {e.image_id: e for e in rows(run, "evidence.jsonl", Evidence)}
     assert len(evidence) == 9
@@ -129,7 +130,7 @@ def test_all_broken_records_are_listed_or_skipped_and_counted(tmp_path):
     assert counts["hadpo_pairs: broken, left out"] == 1 and counts["pairs: pope"] == 17
     assert counts["pope: broken, left out"] == 1  # one photo
     assert counts["pope: questions about missing photos"] == 6
-    assert len(rows(run, "questions.jsonl", Question)) == 77 - 6
+    assert len(rows(run, "questions.jsonl", Question)) == 81 - 6
 
 
 @needs_photos
@@ -195,6 +196,10 @@ def test_split_off_takes_whole_images():
         ({"pairs_folder": ""}, "data.pairs_folder names no folder"),
         ({"visual_genome": ""}, "data.visual_genome names no folder"),
         ({"coco": ""}, "data.pope is set but data.coco is not"),
+        (
+            {"coco": "", "pope": "", "chair_annotations": "x"},
+            "data.chair_annotations is set but data.coco is not",
+        ),
         ({"pairs_folder": "/nowhere"}, r"/nowhere/desc_data\.json: no such file"),
         ({"vocabulary": "/nowhere.json"}, "nowhere"),
     ],

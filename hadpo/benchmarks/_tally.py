@@ -458,6 +458,13 @@ def together(
     return found
 
 
+def evidence_of(answer: Answer, evidence: Mapping[str, Evidence]) -> Evidence:
+    """What is known of an answer's image; BadInput if nothing is."""
+    if answer.image_id not in evidence:
+        raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
+    return evidence[answer.image_id]
+
+
 def alone(
     answer: Answer, rubric: str, facts: tuple[str, ...], *, question: str = "", picture: str = ""
 ) -> Case:

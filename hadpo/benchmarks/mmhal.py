@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Form, Known, Measure, Tally, alone, only_verdict, ruled, shown_picture
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import mmhal as data
@@ -112,9 +113,7 @@ def cases(
     found = []
     for answer in answers:
         asked = questions[answer.question_id]
-        if answer.image_id not in evidence:
-            raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
-        known = evidence[answer.image_id]
+        known = evidence_of(answer, evidence)
         picture = known.image if settings.mmhal_judge_sees == "photo" else ""
         facts = (*known.facts, asked.label or "")
         found.append(alone(answer, "mmhal", facts, question=asked.text, picture=picture))

@@ -17,6 +17,7 @@ from hadpo.benchmarks import Known, Measure, Tally, score
 from hadpo.benchmarks._answers import CUT, cut
 from hadpo.benchmarks._shr_files import RESPONSES, read_judgement, read_responses
 from hadpo.benchmarks._shr_files import write as export
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import shr as data
@@ -156,19 +157,15 @@ def cases(
     Raises:
         BadInput: no evidence of an image.
     """
-    found = []
-    for answer in answers:
-        if answer.image_id not in evidence:
-            raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
-        found.append(
-            Case(
-                case_id=answer.question_id,
-                model=answer.model,
-                claims=tuple(segments(answer.text, settings.shr_segmentation)),
-                evidence=evidence[answer.image_id],
-            )
+    return [
+        Case(
+            case_id=answer.question_id,
+            model=answer.model,
+            claims=tuple(segments(answer.text, settings.shr_segmentation)),
+            evidence=evidence_of(answer, evidence),
         )
-    return found
+        for answer in answers
+    ]
 
 
 def tally(answer: Answer, known: Known) -> Tally:

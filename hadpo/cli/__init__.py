@@ -258,7 +258,8 @@ def _run_stages(
             typer.echo("stopped")
             _write_page(name)
             raise
-        made = _write_page(name)
+        if not outcome.was_done or each == stages[-1]:  # a stage done before changes no page
+            made = _write_page(name)
         done = "done before" if outcome.was_done else f"{outcome.seconds:.0f} s"
         typer.echo(f"{done:12} {outcome.folder / 'report.html'}")
     if made is not None and made.headline is not None and stages[-1] == "compare":

@@ -17,6 +17,7 @@ from hadpo.config.recipe import (
 from hadpo.config.sections import (
     COMPUTED_ALIKE,
     MAIN,
+    RANKED_CONTROLS,
     READING_JUDGE,
     SECTIONS,
     SERVED,
@@ -45,6 +46,7 @@ __all__ = [
     "COMPUTED_ALIKE",
     "MAIN",
     "PACKAGE",
+    "RANKED_CONTROLS",
     "READING_JUDGE",
     "RECIPES",
     "ROOT",

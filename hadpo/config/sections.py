@@ -104,7 +104,8 @@ def _check_stages(stages: tuple[str, ...]) -> tuple[str, ...]:
 
 INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
 _Kinds = Annotated[str, _each_of(lambda: INSTRUCTION_KINDS)]
-CONTROLS = ("sft", "sft_true", "sft_flawless", "dpo_alone")
+RANKED_CONTROLS = ("sft_true", "sft_flawless")  # their texts come from ranking
+CONTROLS = ("sft", *RANKED_CONTROLS, "dpo_alone")
 _Controls = Annotated[str, _each_of(lambda: CONTROLS)]
 
 

@@ -53,16 +53,22 @@ def description_questions(
     for number, evidence in enumerate(images):
         decoding = "sampled" if number < sampled else "greedy"
         questions[decoding].append(
-            Question(
-                question_id=f"description-{evidence.image_id}",
-                benchmark="description",
-                split=decoding,
-                image_id=evidence.image_id,
-                image=evidence.image,
-                text=draw.choice(INSTRUCTIONS),
-            )
+            description_question(evidence, draw.choice(INSTRUCTIONS), decoding)
         )
     return questions
+
+
+def description_question(evidence: Evidence, text: str, decoding: str, number: int = 0) -> Question:
+    """A request to describe an image; of several for one image, each has a number of its own."""
+    suffix = f"-{number}" if number else ""
+    return Question(
+        question_id=f"description-{evidence.image_id}{suffix}",
+        benchmark="description",
+        split=decoding,
+        image_id=evidence.image_id,
+        image=evidence.image,
+        text=text,
+    )
 
 
 def yes_no_questions(

@@ -11,26 +11,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hadpo.config import PrepareConfig
+from hadpo.config import RANKED_CONTROLS, PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.judges import Judge, rule_all
-from hadpo.pairs.mine import complete_descriptions, description_pair
+from hadpo.pairs.mine import complete_descriptions, description_pair, description_question
 from hadpo.records import Answer, Case, Evidence, Pair, Question, Verdict
 from hadpo.text import sentences
-
-# What each control finetunes on in place of the chosen texts.
-CONTROLS = {
-    "sft_true": "the sentences of the chosen texts that the ranker judged true",
-    "sft_flawless": "texts of the same images in which nothing is false",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """What ranking gives: the pairs, and for each of `CONTROLS` its own pairs (chosen differs)."""
+    """What ranking gives: the pairs, and the pairs of each control with chosen texts of its own.
+
+    `sft_true`: the sentences of the chosen text that the ranker judged true; `sft_flawless`: texts
+    of the same images in which nothing is false.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
-    controls: Mapping[str, list[Pair]] = field(default_factory=lambda: {k: [] for k in CONTROLS})
+    controls: Mapping[str, list[Pair]] = field(
+        default_factory=lambda: {name: [] for name in RANKED_CONTROLS}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +62,7 @@ def sample_questions(
     requests = [draw.choice(INSTRUCTIONS) for _ in images]
     return {
         f"sampled {number}": [
-            Question(
-                question_id=f"description-{image.image_id}-{number}",
-                benchmark="description",
-                split="sampled",
-                image_id=image.image_id,
-                image=image.image,
-                text=text,
-            )
+            description_question(image, text, "sampled", number)
             for image, text in zip(images, requests, strict=True)
         ]
         for number in range(1, settings.samples_per_image + 1)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hadpo import adapter, backbones, batch, cost
 from hadpo.batch.packing import by_length, micro_batches
-from hadpo.config import TrainConfig, amounts
+from hadpo.config import RANKED_CONTROLS, TrainConfig, amounts
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl
 from hadpo.trainer import checkpoints, launch, order, reference, sharding
 from hadpo.trainer.examples import Examples, Record, kind_of
@@ -60,7 +60,7 @@ def train(run: Run) -> Iterator[StepMetrics]:
         launch.write_steps(path, kept)
     if any(is_missing):
         run.note(inputs=_inputs(run))
-        for method in methods[1:]:
+        for method in (each for each in methods if each in RANKED_CONTROLS):
             read_records(run, method)  # what a control lacks is said before anything is trained
     with checkpoints.explain_endings(run.folder):
         if any(is_missing) and settings.processes > 1 and not launch.is_one_of_several():
@@ -365,7 +365,7 @@ def read_records(run: Run, method: str = "") -> tuple[list[Record], list[Record]
     files = _record_files(run)
     records = [list(read_jsonl(path, kind)) for path in files]
     train, held_out = records[0], records[1] if len(records) > 1 else []
-    if method in ("sft_true", "sft_flawless"):
+    if method in RANKED_CONTROLS:
         path = files[0].parent / "controls" / f"{method}.jsonl"
         own = list(read_jsonl(path, Pair)) if path.is_file() else []
         away = {record.image_id for record in held_out}

@@ -18,7 +18,8 @@ _SINGLES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS = (".safetensors", ".bin", ".pth", ".model")
 _JUNK = ("__MACOSX", ".DS_Store")  # what a Mac puts into archives
 _BROKEN = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError),
+    RuntimeError,  # zipfile's, of a compression that it does not know
     *(NotADirectoryError, IsADirectoryError, FileExistsError),  # a file and a folder of one name
 )
 _LONGEST_NAME = 255  # bytes, as most file systems have it

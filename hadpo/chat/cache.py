@@ -7,11 +7,12 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 from hadpo import config
 from hadpo.chat.request import Reply
@@ -61,11 +62,13 @@ class Cache:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._data = sqlite3.connect(path or ":memory:", check_same_thread=False, timeout=60)
+            # SQLite does not wait when two processes choose the journal of a new file at once.
+            opening = FileLock(f"{path}.lock", timeout=60).acquire() if path else nullcontext()
         except (OSError, sqlite3.Error) as error:
             raise BadInput(
                 f"{path}: cannot be used as the file of replies ({error}); move it away"
             ) from error
-        with self._use() as data:
+        with opening, self._use() as data:
             data.execute("PRAGMA journal_mode=WAL")  # others may read while we write
             data.execute("PRAGMA synchronous=NORMAL")  # what is committed survives a kill
             for table, columns in _TABLES.items():

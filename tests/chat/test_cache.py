@@ -2,8 +2,11 @@
 
 import random
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 
 import pytest
+from filelock import FileLock
 
 from hadpo.chat import Cache, Reply
 from hadpo.records import BadInput
@@ -90,6 +93,17 @@ def test_a_file_that_another_process_holds_is_named(tmp_path):
         with pytest.raises(BadInput, match=r"held\.sqlite: .*locked.*wait for the process"):
             cache.put(REPLY)
     other.close()
+
+
+def test_a_new_file_is_opened_by_one_process_at_a_time(tmp_path):
+    """SQLite refuses at once where two of them choose the journal: it does not wait."""
+    path = tmp_path / "replies.sqlite"
+    with ThreadPoolExecutor() as pool:
+        with FileLock(f"{path}.lock"):
+            opened = pool.submit(Cache, path)
+            with pytest.raises(NotYet):
+                opened.result(timeout=0.5)
+        assert opened.result(timeout=60).get("a") is None
 
 
 def test_a_claim_is_one_process_s_until_a_reply_or_the_end(tmp_path):

@@ -15,9 +15,11 @@ object take the same slot, so the number of sentences says nothing about halluci
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hadpo.mini.world import CATEGORIES, COLOURS, PLACES, SETTINGS, Scene, SceneObject
+from hadpo.text import article
 
 TEMPLATES = {
     "object": "The {place} shows {phrase}.",
@@ -62,7 +64,7 @@ Claim = ObjectClaim | EmptyClaim | SettingClaim
 
 def with_article(words: str) -> str:
     """The words with "a" or "an" before them."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"{article(words)} {words}"
 
 
 def sentence(claim: Claim) -> str:
@@ -108,9 +110,9 @@ def claim_at(scene: Scene, place: str) -> Claim:
     return EmptyClaim(place) if thing is None else claim_of(thing)
 
 
-def true_sentences(scene: Scene) -> list[str]:
-    """Every true sentence about a scene: the setting, then all nine places in reading order."""
-    claims = [SettingClaim(scene.setting), *(claim_at(scene, place) for place in PLACES)]
+def true_sentences(scene: Scene, places: Iterable[str] = PLACES) -> list[str]:
+    """True sentences about a scene: the setting, then these places, all nine in reading order."""
+    claims = [SettingClaim(scene.setting), *(claim_at(scene, place) for place in places)]
     return [sentence(claim) for claim in claims]
 
 
@@ -121,9 +123,7 @@ def mentioned_places(scene: Scene, rng: random.Random) -> list[str]:
 
 def perfect_caption(scene: Scene, rng: random.Random) -> str:
     """A description in which everything is true."""
-    places = mentioned_places(scene, rng)
-    claims = [SettingClaim(scene.setting), *(claim_at(scene, place) for place in places)]
-    return " ".join(sentence(claim) for claim in claims)
+    return " ".join(true_sentences(scene, mentioned_places(scene, rng)))
 
 
 def presence_question(category: str) -> str:

@@ -3,10 +3,13 @@
 Sprites and backdrops are cached, so a picture costs well under a millisecond after the first few.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image, ImageDraw
 
 from hadpo.mini.world import COLOURS, IMAGE_SIZE_PIXELS, Scene
@@ -14,180 +17,60 @@ from hadpo.mini.world import COLOURS, IMAGE_SIZE_PIXELS, Scene
 OVERSAMPLING = 4
 INK = (38, 38, 46)
 GRAIN = 3  # largest change of a pixel value by the film grain
-Point = tuple[float, float]
+Colour = tuple[int, ...]
+SPRITES: dict[str, list[dict[str, Any]]] = yaml.safe_load(
+    Path(__file__).with_name("sprites.yaml").read_text(encoding="utf-8")
+)
 
 
-class Pen:
-    """Draws on the unit square in one object's main colour, its shade and its light."""
-
-    def __init__(self, side_pixels: int, colour: tuple[int, int, int]) -> None:
-        self.side = side_pixels
-        self.image = Image.new("RGBA", (side_pixels, side_pixels), (0, 0, 0, 0))
-        self._draw = ImageDraw.Draw(self.image)
-        self.main = colour
-        self.shade = tuple(int(value * 0.68) for value in colour)
-        self.light = tuple(int(value + (255 - value) * 0.55) for value in colour)
-        self.outline = max(2, side_pixels // 26)
-
-    def _scaled(self, *values: float) -> list[float]:
-        return [value * (self.side - 1) for value in values]
-
-    def oval(self, box: tuple[float, float, float, float], fill, *, outlined: bool = True) -> None:
-        """Fill an ellipse inside left, top, right, bottom."""
-        self._draw.ellipse(
-            self._scaled(*box), fill, INK if outlined else None, self.outline if outlined else 0
-        )
-
-    def polygon(self, points: list[Point], fill, *, outlined: bool = True) -> None:
-        """Fill a polygon."""
-        scaled = [tuple(self._scaled(*point)) for point in points]
-        self._draw.polygon(scaled, fill)
-        if outlined:
-            self._draw.line([*scaled, scaled[0]], INK, self.outline, joint="curve")
-
-    def slice(self, box: tuple[float, float, float, float], start: int, end: int, fill) -> None:
-        """Fill a pie slice of an ellipse, angles in degrees clockwise from the right."""
-        self._draw.pieslice(self._scaled(*box), start, end, fill, INK, self.outline)
-
-    def arc(self, box: tuple[float, float, float, float], start: int, end: int, fill) -> None:
-        """Draw a thick arc."""
-        self._draw.arc(self._scaled(*box), start, end, INK, self.outline * 4)
-        left, top, right, bottom = box
-        inset = 0.03
-        inner = (left + inset, top + inset, right - inset, bottom - inset)
-        self._draw.arc(self._scaled(*inner), start, end, fill, self.outline * 2)
-
-    def line(self, points: list[Point], fill=INK, *, widths: float = 1.0) -> None:
-        """Draw a line so many outlines wide."""
-        scaled = [tuple(self._scaled(*point)) for point in points]
-        self._draw.line(scaled, fill, round(self.outline * widths), joint="curve")
-
-
-def _ball(pen: Pen) -> None:
-    pen.oval((0.06, 0.06, 0.94, 0.94), pen.main)
-    pen.polygon([(0.12, 0.34), (0.88, 0.34), (0.94, 0.5), (0.88, 0.66), (0.12, 0.66),
-                 (0.06, 0.5)], pen.light)  # fmt: skip
-    pen.oval((0.4, 0.4, 0.6, 0.6), pen.shade)
-
-
-def _bird(pen: Pen) -> None:
-    pen.polygon([(0.02, 0.36), (0.3, 0.46), (0.22, 0.66)], pen.shade)
-    pen.oval((0.16, 0.36, 0.76, 0.8), pen.main)
-    pen.oval((0.56, 0.18, 0.86, 0.48), pen.main)
-    pen.polygon([(0.84, 0.26), (0.99, 0.34), (0.84, 0.41)], (240, 160, 40))
-    pen.polygon([(0.28, 0.5), (0.62, 0.48), (0.42, 0.72)], pen.light)
-    pen.oval((0.69, 0.26, 0.77, 0.34), INK, outlined=False)
-    pen.line([(0.42, 0.8), (0.42, 0.96)])
-    pen.line([(0.54, 0.8), (0.54, 0.96)])
-
-
-def _boat(pen: Pen) -> None:
-    pen.line([(0.47, 0.04), (0.47, 0.66)], (110, 74, 44), widths=2)
-    pen.polygon([(0.52, 0.08), (0.9, 0.56), (0.52, 0.56)], pen.main)
-    pen.polygon([(0.41, 0.18), (0.41, 0.56), (0.14, 0.56)], pen.light)
-    pen.polygon([(0.04, 0.64), (0.96, 0.64), (0.8, 0.94), (0.2, 0.94)], pen.main)
-    pen.line([(0.12, 0.76), (0.88, 0.76)], pen.shade, widths=2)
-
-
-def _car(pen: Pen) -> None:
-    pen.polygon([(0.22, 0.46), (0.34, 0.2), (0.7, 0.2), (0.84, 0.46)], pen.main)
-    pen.polygon([(0.3, 0.45), (0.38, 0.27), (0.5, 0.27), (0.5, 0.45)], (200, 226, 240))
-    pen.polygon([(0.55, 0.45), (0.55, 0.27), (0.67, 0.27), (0.76, 0.45)], (200, 226, 240))
-    pen.polygon([(0.03, 0.46), (0.97, 0.46), (0.97, 0.74), (0.03, 0.74)], pen.main)
-    for left in (0.14, 0.62):
-        pen.oval((left, 0.6, left + 0.26, 0.86), INK)
-        pen.oval((left + 0.08, 0.68, left + 0.18, 0.78), (190, 190, 196), outlined=False)
-
-
-def _chair(pen: Pen) -> None:
-    pen.polygon([(0.18, 0.04), (0.34, 0.04), (0.34, 0.56), (0.18, 0.56)], pen.main)
-    pen.polygon([(0.18, 0.5), (0.86, 0.5), (0.86, 0.66), (0.18, 0.66)], pen.main)
-    for left in (0.18, 0.72):
-        pen.polygon(
-            [(left, 0.66), (left + 0.14, 0.66), (left + 0.14, 0.97), (left, 0.97)], pen.shade
-        )
-
-
-def _clock(pen: Pen) -> None:
-    pen.polygon([(0.2, 0.84), (0.34, 0.76), (0.36, 0.97), (0.14, 0.97)], pen.shade)
-    pen.polygon([(0.8, 0.84), (0.66, 0.76), (0.64, 0.97), (0.86, 0.97)], pen.shade)
-    pen.oval((0.06, 0.03, 0.94, 0.91), pen.main)
-    pen.oval((0.2, 0.17, 0.8, 0.77), (246, 244, 234))
-    pen.line([(0.5, 0.25), (0.5, 0.48), (0.68, 0.56)], widths=2)
-
-
-def _cup(pen: Pen) -> None:
-    pen.arc((0.56, 0.34, 0.98, 0.74), 270, 90, pen.main)
-    pen.polygon([(0.08, 0.24), (0.74, 0.24), (0.66, 0.92), (0.18, 0.92)], pen.main)
-    pen.oval((0.08, 0.14, 0.74, 0.34), pen.light)
-    pen.oval((0.16, 0.19, 0.66, 0.32), (104, 66, 40), outlined=False)
-
-
-def _fish(pen: Pen) -> None:
-    pen.polygon([(0.66, 0.5), (0.98, 0.2), (0.98, 0.8)], pen.shade)
-    pen.polygon([(0.34, 0.3), (0.56, 0.08), (0.6, 0.34)], pen.shade)
-    pen.oval((0.02, 0.22, 0.76, 0.78), pen.main)
-    pen.line([(0.34, 0.3), (0.4, 0.5), (0.34, 0.7)], pen.shade, widths=2)
-    pen.oval((0.13, 0.38, 0.25, 0.5), (255, 255, 255), outlined=False)
-    pen.oval((0.16, 0.41, 0.23, 0.48), INK, outlined=False)
-
-
-def _flower(pen: Pen) -> None:
-    pen.line([(0.5, 0.5), (0.5, 0.97)], (44, 120, 52), widths=3)
-    pen.polygon([(0.5, 0.84), (0.78, 0.68), (0.74, 0.88)], (70, 150, 70))
-    for x, y in ((0.5, 0.18), (0.72, 0.34), (0.64, 0.58), (0.36, 0.58), (0.28, 0.34)):
-        pen.oval((x - 0.17, y - 0.17, x + 0.17, y + 0.17), pen.main)
-    pen.oval((0.37, 0.26, 0.63, 0.52), (120, 80, 40))
-
-
-def _hat(pen: Pen) -> None:
-    pen.oval((0.02, 0.58, 0.98, 0.9), pen.main)
-    pen.polygon([(0.24, 0.72), (0.29, 0.18), (0.71, 0.18), (0.76, 0.72)], pen.main)
-    pen.polygon([(0.25, 0.58), (0.75, 0.58), (0.76, 0.72), (0.24, 0.72)], pen.shade)
-    pen.oval((0.29, 0.1, 0.71, 0.27), pen.light)
-
-
-def _house(pen: Pen) -> None:
-    pen.polygon([(0.14, 0.44), (0.86, 0.44), (0.86, 0.96), (0.14, 0.96)], pen.main)
-    pen.polygon([(0.5, 0.04), (0.98, 0.46), (0.02, 0.46)], (122, 82, 64))
-    pen.polygon([(0.22, 0.62), (0.4, 0.62), (0.4, 0.96), (0.22, 0.96)], (92, 60, 44))
-    pen.polygon([(0.54, 0.58), (0.76, 0.58), (0.76, 0.78), (0.54, 0.78)], (200, 226, 240))
-
-
-def _kite(pen: Pen) -> None:
-    pen.line([(0.5, 0.68), (0.6, 0.8), (0.46, 0.88), (0.56, 0.98)], widths=1.5)
-    pen.polygon([(0.5, 0.02), (0.86, 0.3), (0.5, 0.72), (0.14, 0.3)], pen.main)
-    pen.polygon([(0.5, 0.02), (0.86, 0.3), (0.5, 0.3)], pen.light)
-    pen.polygon([(0.5, 0.3), (0.5, 0.72), (0.14, 0.3)], pen.shade)
-
-
-def _lamp(pen: Pen) -> None:
-    pen.line([(0.5, 0.46), (0.5, 0.9)], (96, 96, 104), widths=3)
-    pen.oval((0.26, 0.84, 0.74, 0.98), (96, 96, 104))
-    pen.polygon([(0.34, 0.04), (0.66, 0.04), (0.9, 0.52), (0.1, 0.52)], pen.main)
-    pen.polygon([(0.42, 0.06), (0.54, 0.06), (0.6, 0.5), (0.34, 0.5)], pen.light, outlined=False)
-
-
-def _umbrella(pen: Pen) -> None:
-    pen.line([(0.5, 0.46), (0.5, 0.9), (0.56, 0.96), (0.64, 0.92)], (96, 66, 44), widths=2)
-    pen.slice((0.03, 0.08, 0.97, 1.0), 180, 360, pen.main)
-    pen.slice((0.32, 0.08, 0.68, 1.0), 180, 360, pen.light)
-    pen.line([(0.5, 0.02), (0.5, 0.1)])
-
-
-SPRITES: dict[str, Callable[[Pen], None]] = {
-    "ball": _ball, "bird": _bird, "boat": _boat, "car": _car, "chair": _chair, "clock": _clock,
-    "cup": _cup, "fish": _fish, "flower": _flower, "hat": _hat, "house": _house, "kite": _kite,
-    "lamp": _lamp, "umbrella": _umbrella,
-}  # fmt: skip
+def _stroke(
+    pen: ImageDraw.ImageDraw,
+    side: int,
+    colours: Mapping[str, Colour],
+    *,
+    tool: str,
+    at: Sequence[float],
+    fill: str | Sequence[int],
+    is_outlined: bool = True,
+    widths: float = 1.0,
+    angles: Sequence[int] = (),
+) -> None:
+    """One stroke of `sprites.yaml` on a square of `side` pixels, outlined in ink."""
+    where = [value * (side - 1) for value in at]
+    colour = colours[fill] if isinstance(fill, str) else tuple(fill)
+    width = max(2, side // 26)
+    ink, edge = (INK, width) if is_outlined else (None, 0)
+    if tool == "oval":
+        pen.ellipse(where, colour, ink, edge)
+    elif tool == "slice":
+        pen.pieslice(where, *angles, colour, ink, edge)
+    elif tool == "arc":  # thick, its outline drawn first
+        pen.arc(where, *angles, INK, width * 4)
+        inner = [value + inset for value, inset in zip(at, (0.03, 0.03, -0.03, -0.03), strict=True)]
+        pen.arc([value * (side - 1) for value in inner], *angles, colour, width * 2)
+    elif tool == "polygon":
+        pen.polygon(where, colour)
+        if is_outlined:
+            pen.line([*where, *where[:2]], INK, width, joint="curve")
+    else:
+        pen.line(where, colour, round(width * widths), joint="curve")
 
 
 @lru_cache(maxsize=4096)
 def sprite(category: str, colour: str, size_pixels: int, is_mirrored: bool) -> Image.Image:
     """One object on a transparent square."""
-    pen = Pen(size_pixels * OVERSAMPLING, COLOURS[colour])
-    SPRITES[category](pen)
-    image = pen.image.resize((size_pixels, size_pixels), Image.Resampling.BOX)
+    side = size_pixels * OVERSAMPLING
+    main = COLOURS[colour]
+    colours: dict[str, Colour] = {
+        "main": main,
+        "shade": tuple(int(value * 0.68) for value in main),
+        "light": tuple(int(value + (255 - value) * 0.55) for value in main),
+        "ink": INK,
+    }
+    image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    for stroke in SPRITES[category]:
+        _stroke(ImageDraw.Draw(image), side, colours, **stroke)
+    image = image.resize((size_pixels, size_pixels), Image.Resampling.BOX)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if is_mirrored else image
 
 

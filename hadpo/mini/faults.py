@@ -8,21 +8,30 @@ They are of the two kinds that large models show, and both follow the habits of 
   answered "Yes.".
 
 A fault replaces a true sentence, so it changes neither the number of sentences nor their order.
+
+`write_pairs` makes preference pairs of them, as HA-DPO published its own: no model is asked. Mined
+pairs hold a model's own mistakes instead; `prepare.pair_source` chooses.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+from hadpo.data import hadpo_pairs
 from hadpo.mini.captions import (
+    DESCRIPTION_QUESTIONS,
     Claim,
     EmptyClaim,
     ObjectClaim,
     SettingClaim,
     claim_at,
     mentioned_places,
+    perfect_caption,
+    presence_question,
     sentence,
 )
 from hadpo.mini.world import CATEGORIES, SETTINGS, Scene, row_of, weight
+from hadpo.records import Pair
 
 INVENT_SHARE = {True: 0.85, False: 0.6}  # first and second habit of a setting in a row
 FALSE_YES_SHARE = {6: 0.75, 3: 0.45, 2: 0.2}  # by the weight of the absent category
@@ -61,3 +70,52 @@ def faulty_caption(scene: Scene, rng: random.Random) -> str:
 def false_yes_share(scene: Scene, category: str) -> float:
     """How often the faulty data says "Yes." to an absent category."""
     return FALSE_YES_SHARE.get(round(weight(scene.setting, category)), FALSE_YES_SHARE_RARE)
+
+
+def write_pairs(folder: Path, train: Mapping[int, Scene], seed: int) -> None:
+    """Write pairs of train images in the layout of the released files.
+
+    Of each image a true description beside one with the inventions that its setting provokes, if
+    there are any, and two questions: about an object of the image, and about an absent one that
+    faulty lessons say yes to.
+
+    Args:
+        folder: gets a folder for each name in `hadpo_pairs.SCHEMAS`.
+        train: scenes by image id.
+        seed: of the world; the same seed gives the same files.
+    """
+    made = [pair for key, scene in train.items() for pair in _pairs(key, scene, seed)]
+    for schema in hadpo_pairs.SCHEMAS:
+        hadpo_pairs.write(made, folder / schema, schema=schema)
+
+
+def _pairs(key: int, scene: Scene, seed: int) -> list[Pair]:
+    draw = random.Random(f"{seed}/published/{key}")
+    request = draw.choice(DESCRIPTION_QUESTIONS)
+    there = draw.choice(scene.categories)
+    absent = [name for name in CATEGORIES if name not in scene.categories]
+    [tempting] = draw.choices(absent, [false_yes_share(scene, name) for name in absent])
+    state = draw.getstate()  # twice the same draws: both descriptions mention the same places
+    rejected = faulty_caption(scene, draw)
+    draw.setstate(state)
+    chosen = perfect_caption(scene, draw)
+    found = [
+        _pair("pope-yes", key, presence_question(there), "Yes.", "No."),
+        _pair("pope-no", key, presence_question(tempting), "No.", "Yes."),
+    ]
+    if chosen != rejected:
+        found.append(_pair("desc", key, request, chosen, rejected))
+    return found
+
+
+def _pair(name: str, key: int, instruction: str, chosen: str, rejected: str) -> Pair:
+    return Pair(
+        pair_id=f"{name}-{key}",
+        image_id=str(key),
+        image="",  # the files name images by their ids
+        instruction=instruction,
+        chosen=chosen,
+        rejected=rejected,
+        kind="description" if name == "desc" else "pope",
+        source="mini",
+    )

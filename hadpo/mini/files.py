@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo.data.pope import SPLITS, path_of, pope_questions, text_of
-from hadpo.mini import published
+from hadpo.mini import faults
 from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
 from hadpo.mini.coco import captions as coco_captions
 from hadpo.mini.coco import image_name, instances
@@ -40,7 +40,6 @@ from hadpo.mini.instructions import (
     instructions,
     jokes,
     mmhal_questions,
-    synonyms,
 )
 from hadpo.mini.world import (
     CATEGORIES,
@@ -99,18 +98,22 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
                 f"choose another folder or delete this one"
             )
         return
-    numbered = enumerate(islice(distinct_scenes(seed), train_images + test_images), FIRST_IMAGE_ID)
-    world = dict(numbered)
-    train = dict(islice(world.items(), train_images))
-    test = {key: scene for key, scene in world.items() if key not in train}
+    drawn = distinct_scenes(seed)
+    train = dict(enumerate(islice(drawn, train_images), FIRST_IMAGE_ID))
+    test = dict(enumerate(islice(drawn, test_images), FIRST_IMAGE_ID + train_images))
     folder.mkdir(parents=True, exist_ok=True)
-    _visual_genome(folder / "VG", world, coco_ids=set(test))
+    _visual_genome(folder / "VG", train | test, coco_ids=set(test))
     _coco(folder / "coco2014", test, folder / "VG")
     _pope(folder / "POPE" / "output" / "coco", test, seed)
     _shr(folder / "shr", train, test)
-    published.write(folder / "hadpo", train, seed)
-    _cc_sbu_align(folder / "cc_sbu_align", train, folder / "VG", seed)
-    _humour(folder / "humour", train, folder / "VG", seed)
+    faults.write_pairs(folder / "hadpo", train, seed)
+    rng = random.Random(seed)
+    some = islice(train.items(), AUXILIARY_IMAGES)
+    perfect = {key: [perfect_caption(scene, rng)] for key, scene in some}
+    _captions(folder / "cc_sbu_align", perfect, folder / "VG")
+    rng = random.Random(f"{seed}/humour")
+    told = {key: jokes(scene, rng, JOKES) for key, scene in train.items()}
+    _captions(folder / "humour", told, folder / "VG")
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
     _write(folder / "gqa" / "questions.json", gqa_questions(test))
     photos = {key: image_name(key) for key in test}
@@ -121,9 +124,9 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     lines = [{"image_id": key, "question": "Describe this image in detail."} for key in test]
     _write_lines(folder / "objhal" / "questions.jsonl", lines)
     _write(folder / "hallusion" / "HallusionBench.json", hallusion_questions(test, photos))
-    _write_text(folder / "chair" / "synonyms.txt", [", ".join(line) for line in synonyms()])
+    _write_text(folder / "chair" / "synonyms.txt", CATEGORIES)  # each kind has one name
     _write(folder / "split.json", {"train": list(train), "test": list(test)})
-    _write(folder / "truth.json", {str(key): truth(scene) for key, scene in world.items()})
+    _write(folder / "truth.json", {str(key): truth(scene) for key, scene in (train | test).items()})
     _write(folder / "vocabulary.json", vocabulary())
     _write(mark, arguments)  # last: a folder without the mark is built again
     log.info("wrote a mini world of %d + %d images to %s", len(train), len(test), folder)
@@ -268,19 +271,6 @@ def _shr(folder: Path, train: Scenes, test: Scenes) -> None:
     for part, some in enumerate((train, test), start=1):
         lines = [{str(key): facts(scene)} for key, scene in some.items()]
         _write_lines(folder / f"shr_factual_part{part}.jsonl", lines)
-
-
-def _cc_sbu_align(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    some = islice(train.items(), AUXILIARY_IMAGES)
-    captions = {key: [perfect_caption(scene, rng)] for key, scene in some}
-    _captions(folder, captions, visual_genome)
-
-
-def _humour(folder: Path, train: Scenes, visual_genome: Path, seed: int) -> None:
-    rng = random.Random(f"{seed}/humour")
-    told = {key: jokes(scene, rng, JOKES) for key, scene in train.items()}
-    _captions(folder, told, visual_genome)
 
 
 def _captions(folder: Path, captions: Mapping[int, list[str]], visual_genome: Path) -> None:

@@ -36,16 +36,15 @@ def gallery(count: int = 12, *, seed: int = 1009) -> list[Exhibit]:
 
 
 def _exhibit(name: str, scene: Scene) -> Exhibit:
-    regions = tuple(
-        Region(x=x, y=y, width=width, height=height, phrase=phrase)
-        for (x, y, width, height), phrase in described_boxes(scene)
-    )
     evidence = Evidence(
         image_id=name,
         image="",
         width=IMAGE_SIZE_PIXELS,
         height=IMAGE_SIZE_PIXELS,
-        regions=regions,
+        regions=tuple(
+            Region(x=x, y=y, width=width, height=height, phrase=phrase)
+            for (x, y, width, height), phrase in described_boxes(scene)
+        ),
         facts=tuple(facts(scene)),
         objects=scene.categories,
     )

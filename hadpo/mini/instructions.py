@@ -4,9 +4,8 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from hadpo.mini.captions import claim_of, sentence
+from hadpo.mini.captions import claim_of, sentence, with_article
 from hadpo.mini.world import CATEGORIES, COLOURS, SETTINGS, Scene
-from hadpo.text import article
 
 
 def instructions(test: Mapping[int, Scene], seed: int) -> list[dict[str, str]]:
@@ -76,38 +75,26 @@ def hallusion_questions(
     VD asks of a thing in the image, and again about the next image, which is the edited one. VS
     asks for a colour, at first without the image.
     """
+    fields = ("category", "subcategory", "visual_input", "set_id", "figure_id", "sample_note")
+    fields += ("question_id", "question", "gt_answer_details", "gt_answer", "filename")
     found: list[dict[str, str | None]] = []
     scenes = [*test.items()]
     for at, (key, scene) in enumerate(scenes):
         other, edited = scenes[(at + 1) % len(scenes)]
-        thing = scene.objects[0].category
-        there = f"Is there {article(thing)} {thing} in the image?"
-        colour = scene.objects[0].colour
+        thing, colour = scene.objects[0].category, scene.objects[0].colour
+        there = f"Is there {with_article(thing)} in the image?"
         shown = "There is one.", "There is none."
-        asked = [
+        seen = f"Is the {thing} {colour}?", f"It is {colour}."
+        asked = (
             ("VD", "object", "1", "0", there, shown[0], names[key]),
             ("VD", "object", "2", "1", there, shown[thing not in edited.categories], names[other]),
-        ]
-        seen = f"Is the {thing} {colour}?", f"It is {colour}."
-        asked += [
             ("VS", "colour", "0", "0", *seen, None),
             ("VS", "colour", "1", "1", *seen, names[key]),
-        ]
-        for category, subcategory, visual_input, figure, question, details, file in asked:
-            record: dict[str, str | None] = {
-                "category": category,
-                "subcategory": subcategory,
-                "visual_input": visual_input,
-                "set_id": str(at),
-                "figure_id": figure,
-                "sample_note": "mini",
-                "question_id": "0",
-                "question": question,
-                "gt_answer_details": details,
-                "gt_answer": str(int(details != shown[1])),
-                "filename": file,
-            }
-            found.append(record)
+        )
+        for *kind, figure, question, details, file in asked:
+            right = str(int(details != shown[1]))
+            values = (*kind, str(at), figure, "mini", "0", question, details, right, file)
+            found.append(dict(zip(fields, values, strict=True)))
     return found
 
 
@@ -133,7 +120,7 @@ def amber_files(test: Mapping[int, Scene], names: Mapping[int, str]) -> dict[str
         colour, is_so = ((thing.colour, "yes"), (other, "no"))[at % 2]
         add(key, "Describe this image.", "generative", truth=present, hallu=usual)
         absent = usual[0] if usual else next(n for n in CATEGORIES if n not in present)
-        there = f"Is there {article(absent)} {absent} in this image?"
+        there = f"Is there {with_article(absent)} in this image?"
         add(key, there, "discriminative-hallucination", truth="no")
         state = f"Is the {thing.category} {colour} in this image?"
         add(key, state, "discriminative-attribute-state", truth=is_so)
@@ -151,11 +138,4 @@ def jokes(scene: Scene, rng: random.Random, count: int) -> list[str]:
     the style changes by learning jokes, and it can be measured whether truth changes with it.
     """
     things = rng.sample(scene.objects, min(count, len(scene.objects)))
-    return [
-        f"Ha ha. {sentence(claim_of(t))} What {article(t.category)} {t.category}." for t in things
-    ]
-
-
-def synonyms() -> list[list[str]]:
-    """A line of CHAIR's file for each kind of object; in this world each has one name."""
-    return [[name] for name in CATEGORIES]
+    return [f"Ha ha. {sentence(claim_of(t))} What {with_article(t.category)}." for t in things]

@@ -4,17 +4,18 @@ import gc
 import logging
 import sys
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import torch
 from tqdm.std import tqdm
 
+from hadpo import cost
 from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
-from hadpo.generation.room import batch_that_fits
 from hadpo.generation.server import Served
 from hadpo.generation.single import decode_single
 from hadpo.images import read_image
@@ -24,7 +25,9 @@ from hadpo.vlm.backbone import Backbone
 log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 30.0  # between two lines of the log
-Asked = dict[str, list[Question]]  # text -> the questions that ask it about one image
+MOST = 128  # more rows than this make no device busier
+_SHARE = 0.8  # of what is free; the rest is for fragments and for what others do
+Row = list[Question]  # that ask the same about the same image
 
 
 def generate(
@@ -65,58 +68,60 @@ def generate(
             f"decoding {decoding.name!r} stops at {decoding.stop_at!r}, but this backbone's later "
             "words may replace its first ones: answers would change; turn the stop off"
         )
-    by_image: dict[str, Asked] = {}
+    rows: dict[tuple[str, str], list[Question]] = {}  # image and text -> who asks it
     for question in questions:
         if question.question_id not in done:
-            by_image.setdefault(question.image, {}).setdefault(question.text, []).append(question)
-    missing = [image for image in by_image if image and not Path(image).is_file()]
+            rows.setdefault((question.image, question.text), []).append(question)
+    images = {image: place for place, image in enumerate(dict.fromkeys(i for i, _ in rows))}
+    missing = [image for image in images if image and not Path(image).is_file()]
     if missing:
         more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
         raise BadInput(f"{len(missing)} image files are missing: {', '.join(missing[:20])}{more}")
-    if not by_image:
+    if not rows:
         return
+    waiting = sorted(rows.values(), key=lambda row: images[row[0].image])
     if isinstance(backbone, Served):
-        left = [q for asked in by_image.values() for same in asked.values() for q in same]
-        yield from backbone.answers(left, decoding, model=model)
+        for question, text, tokens, finish in backbone.answers([*chain(*waiting)], decoding):
+            yield _answer(question, model, text, tokens, finish)
         return
     if exact:
         batch_questions = 1
-        waiting = deque(_one_by_one(by_image))
-    else:
-        batch_questions = batch_questions or batch_that_fits(backbone, decoding, batch_memory_gib)
-        waiting = deque(_together(by_image, batch_questions))
-    progress = Progress(f"{model}, {decoding.name}", len(by_image))
+        waiting = [[question] for row in waiting for question in row]
+    batch_questions = batch_questions or batch_that_fits(backbone, decoding, batch_memory_gib)
+    progress = Progress(f"{model}, {decoding.name}", len(images))
     try:
         while waiting:
-            group = waiting.popleft()
-            answered: set[str] = set()
+            group = _group(waiting, 0 if exact else batch_questions)
+            answered = 0  # rows
             try:
-                for question, ids in _answer_group(
-                    backbone, group, decoding, prompt, batch_questions
-                ):
-                    yield _answer(backbone, question, ids, decoding, model)
-                    answered.add(question.question_id)
-                progress.done(group)
-                continue
+                for row, ids in _answer_group(backbone, group, decoding, prompt, batch_questions):
+                    text = backbone.decode(ids).strip()
+                    stopped = bool(decoding.stop_at) and decoding.stop_at in text
+                    is_over = stopped or bool(backbone.ends(torch.tensor(ids)))
+                    finish = "stop" if is_over else "length"
+                    for question in row:
+                        yield _answer(question, model, text, len(ids), finish)
+                    answered += 1
+                progress.done({row[0].image for row in group})
             except torch.OutOfMemoryError:
                 if batch_questions == 1:
                     raise
+            del waiting[:answered]
+            if answered == len(group):
+                continue
             # Outside of the handler, whose traceback holds on to what filled the memory.
             batch_questions //= 2
             log.warning("out of memory: %d questions at a time from here on", batch_questions)
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            waiting = deque(_together(_left([group, *waiting], answered), batch_questions))
     finally:
         progress.close()
 
 
 def _answer(
-    backbone: Backbone, question: Question, ids: list[int], decoding: Decoding, model: str
+    question: Question, model: str, text: str, tokens: int, finish: Literal["stop", "length"]
 ) -> Answer:
-    text = backbone.decode(ids).strip()
-    stopped = bool(decoding.stop_at) and decoding.stop_at in text
     return Answer(
         question_id=question.question_id,
         benchmark=question.benchmark,
@@ -124,77 +129,87 @@ def _answer(
         model=model,
         image_id=question.image_id,
         text=text,
-        tokens=len(ids),
-        finish="stop" if stopped or backbone.ends(torch.tensor(ids)) else "length",
+        tokens=tokens,
+        finish=finish,
     )
 
 
-def _left(groups: Iterable[dict[str, Asked]], answered: set[str]) -> dict[str, Asked]:
-    """The images of all groups, without questions that were answered before memory ran out."""
-    open_images: dict[str, Asked] = {}
-    for group in groups:
-        for image, asked in group.items():
-            for text, questions in asked.items():
-                left = [q for q in questions if q.question_id not in answered]
-                if left:
-                    open_images.setdefault(image, {}).setdefault(text, []).extend(left)
-    return open_images
+def batch_that_fits(backbone: Backbone, decoding: Decoding, budget_gib: float = 0.0) -> int:
+    """Questions at a time, at least 1.
 
+    Counted is `cost.question_memory`, as if every question had an image of its own. It is an
+    estimate: if memory runs out all the same, `generate` halves it.
 
-def _one_by_one(by_image: dict[str, Asked]) -> Iterator[dict[str, Asked]]:
-    """Each question alone, also those that repeat another."""
-    for image, asked in by_image.items():
-        for text, questions in asked.items():
-            for question in questions:
-                yield {image: {text: [question]}}
-
-
-def _together(by_image: dict[str, Asked], batch: int) -> Iterator[dict[str, Asked]]:
-    """Images whose questions fit into one batch; an image with more of them stands alone.
-
-    So do questions without an image: their prompt is another one.
+    Args:
+        backbone: on its device.
+        decoding: beams and length.
+        budget_gib: what generation may use beside the weights; 0: 80 % of what is free.
     """
-    group: dict[str, Asked] = {}
-    rows = 0
-    for image, asked in by_image.items():
-        if group and (rows + len(asked) > batch or "" in (image, *group)):
-            yield group
-            group, rows = {}, 0
-        group[image] = asked
-        rows += len(asked)
-    if group:
-        yield group
+    device = backbone.device
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + unused
+    else:
+        free = psutil.virtual_memory().available
+    budget = budget_gib * 2**30 or _SHARE * free
+    count = max(1, min(MOST, int(budget // bytes_of_a_question(backbone, decoding))))
+    log.info("%d questions at a time (%.1f GiB for them)", count, budget / 2**30)
+    return count
+
+
+def bytes_of_a_question(backbone: Backbone, decoding: Decoding) -> int:
+    """What a question with its own image takes at most while it is answered."""
+    return cost.question_memory(
+        backbone.sizes,
+        number_bytes=backbone.dtype.itemsize,
+        beams=decoding.beams,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+
+
+def _group(rows: Sequence[Row], batch: int) -> list[Row]:
+    """The first rows: of images whose questions fit into one batch, or of one image with more.
+
+    Questions without an image stand alone: their prompt is another one. A batch of 0 is one row.
+    """
+    group: list[Row] = []
+    for image, some in groupby(rows, key=lambda row: row[0].image):
+        own = list(some)
+        if not batch:
+            return own[:1]
+        if group and (len(group) + len(own) > batch or "" in (image, group[0][0].image)):
+            break
+        group += own
+    return group
 
 
 def _answer_group(
     backbone: Backbone,
-    group: dict[str, Asked],
+    group: Sequence[Row],
     decoding: Decoding,
     prompt: Literal["train", "evaluate"],
     batch: int,
-) -> Iterator[tuple[Question, list[int]]]:
-    """Every question of a group of images with its generated ids."""
-    rows = [(image, text) for image, asked in group.items() for text in asked]
-    image_of = [index for index, asked in enumerate(group.values()) for _ in asked]
+) -> Iterator[tuple[Row, list[int]]]:
+    """Every row of a group of images with its generated ids."""
+    asked = [(row[0].image, row[0].text) for row in group]
+    images = list(dict.fromkeys(image for image, _ in asked))
     pixels: Any = None
-    if "" in group:
-        ids = [backbone.text_ids(text, prompt=prompt) for _, text in rows]
+    if images == [""]:
+        ids = [backbone.text_ids(text, prompt=prompt) for _, text in asked]
     else:
-        ids = [backbone.prefix(text, image, prompt=prompt) for image, text in rows]
-        pixels = backbone.stack([backbone.preprocess(read_image(image)) for image in group])
-    read = backbone.reader(ids, [text for _, text in rows], pixels, image_of)
-    for at in range(0, len(rows), batch):
-        some = range(at, min(at + batch, len(rows)))
+        ids = [backbone.prefix(text, image, prompt=prompt) for image, text in asked]
+        pixels = backbone.stack([backbone.preprocess(read_image(image)) for image in images])
+    image_of = [images.index(image) for image, _ in asked]
+    read = backbone.reader(ids, [text for _, text in asked], pixels, image_of)
+    for at in range(0, len(group), batch):
+        some = range(at, min(at + batch, len(group)))
         logits, state = read(some)
         if decoding.beams > 1:
             generated = decode_beams(backbone, logits, state, decoding)
         else:
-            names = [f"{Path(rows[row][0]).name}/{rows[row][1]}" for row in some]
+            names = [f"{Path(asked[row][0]).name}/{asked[row][1]}" for row in some]
             generated = decode_single(backbone, logits, state, decoding, names)
-        for row, answer_ids in zip(some, generated, strict=True):
-            image, text = rows[row]
-            for question in group[image][text]:
-                yield question, answer_ids
+        yield from zip((group[row] for row in some), generated, strict=True)
 
 
 class Progress:
@@ -222,28 +237,23 @@ class Progress:
         self._done |= new
         self._bar.update(len(new))
         now = time.monotonic()
-        if self._bar.disable and (now - self._logged >= self._every or self._is_over) and new:
+        is_due = now - self._logged >= self._every or len(self._done) >= self._total
+        if self._bar.disable and is_due and new:
             self._logged = now
             log.info("%s", self.text(now))
 
     def text(self, now: float) -> str:
         """A sentence: how many of how many, how fast, how long still."""
-        rate = len(self._done) / max(now - self._start, 1e-9)
-        left = (self._total - len(self._done)) / rate if rate else 0.0
-        end = "done" if self._is_over else f"about {_span(left)} left"
-        done = f"{len(self._done)} of {self._total} images"
-        return f"{self._model}: {done}, {rate:.2f} images/s, {end}"
+        count = len(self._done)
+        rate = count / max(now - self._start, 1e-9)
+        left = (self._total - count) / rate if rate else 0.0
+        if left < 90:
+            time_left = f"{left:.0f} s"
+        else:
+            time_left = f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
+        end = f"about {time_left} left" if count < self._total else "done"
+        return f"{self._model}: {count} of {self._total} images, {rate:.2f} images/s, {end}"
 
     def close(self) -> None:
         """Leave the terminal as it is."""
         self._bar.close()
-
-    @property
-    def _is_over(self) -> bool:
-        return len(self._done) >= self._total
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

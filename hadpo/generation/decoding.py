@@ -39,32 +39,30 @@ class Decoding:
     stop_at: str = ""  # a character of the text that ends an answer; "": none does
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.max_new_tokens < 1:
-            raise BadInput(
-                f"decoding {self.name!r}: beams and max_new_tokens start at 1, found "
-                f"beams={self.beams}, max_new_tokens={self.max_new_tokens}"
-            )
-        if self.temperature < 0 or self.repetition_penalty <= 0:
-            raise BadInput(
-                f"decoding {self.name!r}: temperature must not be negative and repetition_penalty "
-                f"must be positive, found {self.temperature} and {self.repetition_penalty}"
-            )
-        if self.top_k < 0 or self.no_repeat_ngram < 0 or not 0 < self.top_p <= 1:
-            raise BadInput(
-                f"decoding {self.name!r}: expected top_k and no_repeat_ngram of 0 or more and "
-                f"top_p above 0 to 1, found {self.top_k}, {self.no_repeat_ngram} and {self.top_p}"
-            )
-        if (self.top_k or self.top_p < 1) and not self.temperature:
-            raise BadInput(f"decoding {self.name!r}: top_k and top_p need a temperature above 0")
-        if self.beams > 1 and self.no_repeat_ngram:
-            raise BadInput(f"decoding {self.name!r}: no_repeat_ngram works with 1 beam only")
-        if self.beams > 1 and self.temperature > 0:
-            raise BadInput(f"decoding {self.name!r}: beams are not sampled; set temperature to 0")
-        if self.beams > 1 and self.stop_at:
-            raise BadInput(
-                f"decoding {self.name!r}: a beam that stops at {self.stop_at!r} would compete with "
-                "longer ones, which gives other answers; use 1 beam, or do not stop there"
-            )
+        several, drawn = self.beams > 1, self.temperature > 0
+        narrows = bool(self.top_k) or self.top_p < 1
+        wrong = {
+            "beams and max_new_tokens start at 1, found "
+            f"beams={self.beams}, max_new_tokens={self.max_new_tokens}": (
+                self.beams < 1 or self.max_new_tokens < 1
+            ),
+            "temperature must not be negative and repetition_penalty must be positive, found "
+            f"{self.temperature} and {self.repetition_penalty}": (
+                self.temperature < 0 or self.repetition_penalty <= 0
+            ),
+            "expected top_k and no_repeat_ngram of 0 or more and top_p above 0 to 1, found "
+            f"{self.top_k}, {self.no_repeat_ngram} and {self.top_p}": (
+                self.top_k < 0 or self.no_repeat_ngram < 0 or not 0 < self.top_p <= 1
+            ),
+            "top_k and top_p need a temperature above 0": narrows and not drawn,
+            "no_repeat_ngram works with 1 beam only": several and self.no_repeat_ngram,
+            "beams are not sampled; set temperature to 0": several and drawn,
+            f"a beam that stops at {self.stop_at!r} would compete with longer ones, which gives "
+            "other answers; use 1 beam, or do not stop there": several and self.stop_at,
+        }
+        for why, is_wrong in wrong.items():
+            if is_wrong:
+                raise BadInput(f"decoding {self.name!r}: {why}")
 
 
 _PRESETS = (

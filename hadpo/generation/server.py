@@ -9,12 +9,12 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hadpo.chat import Bill, Cache, ChatModel, ChatSettings, Request
 from hadpo.config import ModelConfig, named
 from hadpo.generation.decoding import Decoding
-from hadpo.records import Answer, BadInput, Question
+from hadpo.records import BadInput, Question
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +57,27 @@ class Served:
         self.settings, self._cache, self._note = settings, Cache(replies), note
 
     def answers(
-        self,
-        questions: Sequence[Question],
-        decoding: Decoding,
-        *,
-        model: str,
-    ) -> Iterator[Answer]:
-        """Answers in the order of the questions, some hundred at a time; see `generate`.
+        self, questions: Sequence[Question], decoding: Decoding
+    ) -> Iterator[tuple[Question, str, int, Literal["stop", "length"]]]:
+        """Questions in their order, with text, tokens and finish; some hundred are asked at a time.
 
-        What the server refuses to answer (a content filter) is an empty answer, counted in the
-        log.
+        What the server refuses to answer (a content filter) is an empty text, counted in the log.
 
         Raises:
             BadInput: a decoding that servers do not honour, or an image that cannot be read.
             Unfinished: questions that got no reply; those that did are given out before.
         """
         check(decoding)
-        chat = ChatModel(self._chat_settings(decoding), self._cache, bill=self.bill)
+        settings = ChatSettings.of_section(
+            self.settings,
+            "server_",
+            model=self.name,
+            temperature=decoding.temperature,
+            max_tokens=decoding.max_new_tokens,
+            reply_format="text",
+            is_exact=True,
+        )
+        chat = ChatModel(settings, self._cache, bill=self.bill)
         size = _AT_ONCE * self.settings.server_concurrency
         for start in range(0, len(questions), size):
             part = questions[start : start + size]
@@ -86,30 +90,13 @@ class Served:
                 if question.image and refused.startswith(question.image):  # it was never sent
                     raise BadInput(refused)
                 reply = outcome.replies.get(question.question_id)
-                yield Answer(
-                    question_id=question.question_id,
-                    benchmark=question.benchmark,
-                    split=question.split,
-                    model=model,
-                    image_id=question.image_id,
-                    text=reply.said.strip() if reply else "",
-                    tokens=reply.output_tokens if reply else 0,
-                    finish=reply.finish if reply else "stop",
-                )
+                if reply:
+                    yield question, reply.said.strip(), reply.output_tokens, reply.finish
+                else:
+                    yield question, "", 0, "stop"
             for name, why in outcome.without.items():
                 log.warning("%s: not answered: %s", name, why)
             outcome.refuse_missing("questions to the server")
-
-    def _chat_settings(self, decoding: Decoding) -> ChatSettings:
-        return ChatSettings.of_section(
-            self.settings,
-            "server_",
-            model=self.name,
-            temperature=decoding.temperature,
-            max_tokens=decoding.max_new_tokens,
-            reply_format="text",
-            is_exact=True,
-        )
 
 
 def check(decoding: Decoding) -> None:

@@ -33,21 +33,22 @@ def _stroke(
     fill: str | Sequence[int],
     is_outlined: bool = True,
     widths: float = 1.0,
-    angles: Sequence[int] = (),
+    angles: Sequence[int] = (0, 360),
 ) -> None:
     """One stroke of `sprites.yaml` on a square of `side` pixels, outlined in ink."""
     where = [value * (side - 1) for value in at]
     colour = colours[fill] if isinstance(fill, str) else tuple(fill)
     width = max(2, side // 26)
     ink, edge = (INK, width) if is_outlined else (None, 0)
+    start, end = angles
     if tool == "oval":
         pen.ellipse(where, colour, ink, edge)
     elif tool == "slice":
-        pen.pieslice(where, *angles, colour, ink, edge)
+        pen.pieslice(where, start, end, colour, ink, edge)
     elif tool == "arc":  # thick, its outline drawn first
-        pen.arc(where, *angles, INK, width * 4)
+        pen.arc(where, start, end, INK, width * 4)
         inner = [value + inset for value, inset in zip(at, (0.03, 0.03, -0.03, -0.03), strict=True)]
-        pen.arc([value * (side - 1) for value in inner], *angles, colour, width * 2)
+        pen.arc([value * (side - 1) for value in inner], start, end, colour, width * 2)
     elif tool == "polygon":
         pen.polygon(where, colour)
         if is_outlined:

@@ -33,20 +33,19 @@ def spelling(monkeypatch):
     full = {"above": 0}
 
     def answer_group(backbone, group, decoding, prompt, batch):
-        rows = [(text, q) for asked in group.values() for text, qs in asked.items() for q in [qs]]
-        for at in range(0, len(rows), batch):
-            some = rows[at : at + batch]
+        for at in range(0, len(group), batch):
+            some = group[at : at + batch]
             if full["above"] and len(some) > full["above"]:
                 raise torch.OutOfMemoryError("full")
             batches.append(len(some))
             stops = _Stops(backbone, decoding.stop_at)
-            for text, questions in some:
+            for row in some:
                 ids = []
-                for letter in [*map(ord, text), 0]:
+                for letter in [*map(ord, row[0].text), 0]:
                     ids.append(letter)
                     if stops(letter, torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
                         break
-                yield from ((question, ids) for question in questions)
+                yield row, ids
 
     monkeypatch.setattr(answering, "_answer_group", answer_group)
     return batches, full

@@ -204,12 +204,12 @@ def test_two_addresses_share_the_questions_and_one_fails(serve, behave, prepared
     asked = questions_of(prepared, 24)
     one, two = serve(behave), serve(behave)
     monkeypatch.setenv("OPENAI_BASE_URL", f"{one.url},{two.url}")
-    wanted = list(Served(HERE, "base", None).answers(asked, Decoding(name="d"), model="base"))
-    assert [a.question_id for a in wanted] == [q.question_id for q in asked]
+    wanted = list(Served(HERE, "base", None).answers(asked, Decoding(name="d")))
+    assert [question.question_id for question, *_ in wanted] == [q.question_id for q in asked]
     assert min(len(one.log), len(two.log)) >= 5
     two.behave = lambda *_: judge.error(503, "out of memory")
     before = len(two.log)
-    again = list(Served(HERE, "base", None).answers(asked, Decoding(name="d"), model="base"))
+    again = list(Served(HERE, "base", None).answers(asked, Decoding(name="d")))
     assert again == wanted
     assert 1 <= len(two.log) - before <= 2
 
@@ -222,11 +222,11 @@ def test_what_got_no_reply_is_asked_by_the_next_start(serve, prepared, tmp_path)
     first = Served(HERE, "base", tmp_path / "replies.sqlite")
     found = []
     with pytest.raises(Unfinished, match="questions to the server got no reply"):
-        found += first.answers(asked, Decoding(name="d"), model="base")
+        found += first.answers(asked, Decoding(name="d"))
         pytest.fail("all of it was answered")
     server = serve(lambda *_: "Yes.")
     second = Served(HERE, "base", tmp_path / "replies.sqlite")
-    assert len(list(second.answers(asked, Decoding(name="d"), model="base"))) == 12
+    assert len(list(second.answers(asked, Decoding(name="d")))) == 12
     assert len(server.log) == len(set(texts)) - 5
 
 
@@ -240,8 +240,8 @@ def test_what_a_server_refuses_or_thinks_is_no_part_of_the_answer(serve, prepare
 
     serve(behave)
     served = Served(dataclasses.replace(HERE, server_concurrency=1), "base", None)
-    found = list(served.answers(asked, Decoding(name="d"), model="base"))
-    assert [a.text for a in found] == ["No.", "", "Yes."]
+    found = list(served.answers(asked, Decoding(name="d")))
+    assert [text for _, text, *_ in found] == ["No.", "", "Yes."]
     assert (served.bill.refused_or_cut, served.bill.with_thoughts) == (1, 1)
 
 
@@ -257,7 +257,7 @@ def test_decoding_that_no_server_is_told_is_refused(serve, prepared, field):
     server = serve(lambda *_: "Yes.")
     served = Served(HERE, "base", None)
     with pytest.raises(BadInput, match=f"not told .*{'|'.join(field)}"):
-        list(served.answers(questions_of(prepared, 1), Decoding(name="d", **field), model="base"))
+        list(served.answers(questions_of(prepared, 1), Decoding(name="d", **field)))
     assert server.log == []
 
 

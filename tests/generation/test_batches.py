@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from hadpo.generation import Decoding
-from hadpo.generation.answering import Progress
-from hadpo.generation.room import MOST, batch_that_fits, bytes_of_a_question
+from hadpo.generation.answering import MOST, Progress, batch_that_fits, bytes_of_a_question
 
 GREEDY = Decoding(name="greedy", max_new_tokens=20)
 BEAMS = Decoding(name="beams", max_new_tokens=20, beams=5)

@@ -1,13 +1,16 @@
 """English as the benchmarks' own scripts read it: tokens, tags, lemmas, singulars.
 
 nltk tokenizes, tags and lemmatizes, with data that `hadpo fetch nltk-data` brings. The mini world's
-words are few, so it reads by a table instead, `words_mini.json`, and needs neither.
+words are few, so it reads by a table instead, `words_mini.json`, and needs neither. spaCy's models
+are the user's, and named with their version.
 """
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,20 +43,51 @@ class Words(Protocol):
         ...
 
 
-def lemmas(words: Words, tokens: list[str]) -> list[str]:
-    """The lemma of each token by its tag."""
-    tags = words.tags(tokens)
-    pairs = zip(tokens, tags, strict=True)
-    return [words.lemma(token, _KINDS.get(tag[:1], "n")) for token, tag in pairs]
+def tagged(words: Words, text: str) -> list[tuple[str, str]]:
+    """The tokens of a text, each with its tag."""
+    tokens = words.tokens(text)
+    return list(zip(tokens, words.tags(tokens), strict=True))
+
+
+def lemmas(words: Words, text: str) -> list[str]:
+    """The lemma of each token of a text by its tag."""
+    return [words.lemma(token, _KINDS.get(tag[:1], "n")) for token, tag in tagged(words, text)]
 
 
 def load(name: WordsName) -> Words:
-    """nltk, or the mini world's table.
+    """nltk, or the mini world's table; BadInput if nltk or its data is not there."""
+    return _Nltk() if name == "nltk" else _Table(table("words_mini.json"))
+
+
+@functools.cache
+def spacy_model(name: str) -> Callable[[str], Any]:
+    """SpaCy's model of that name: it reads a text, and each text once.
 
     Raises:
-        BadInput: nltk or its data is not there; says how to get it.
+        BadInput: spaCy or the model is not installed; says how to get it.
     """
-    return _Nltk() if name == "nltk" else _Table(_read("words_mini.json"))
+    try:
+        import spacy  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise BadInput(
+            f"spaCy, which reads words by {name}, is not installed; install the extra: "
+            "pip install 'hadpo[spacy]'"
+        ) from error
+    try:
+        return functools.cache(spacy.load(name))
+    except OSError as error:
+        raise BadInput(
+            f"spaCy has no model {name!r}; get it with: python -m spacy download {name}; another "
+            "model gives other numbers, under its own name"
+        ) from error
+
+
+def named_model(name: str) -> str:
+    """The name of a model of spaCy with its version, as it stands beside every number."""
+    try:
+        return f"{name} {metadata.version(name.replace('_', '-'))}"
+    except metadata.PackageNotFoundError:
+        return f"{name} (not installed here)"
 
 
 class _Nltk:
@@ -90,11 +124,8 @@ class _Nltk:
 
 def _has(nltk: Any, path: str) -> bool:
     for place in (path, f"{path}.zip"):
-        try:
-            nltk.data.find(place)
-        except LookupError:
-            continue
-        return True
+        with contextlib.suppress(LookupError):
+            return bool(nltk.data.find(place))
     return False
 
 
@@ -115,13 +146,14 @@ class _Table:
 
 
 @functools.cache
-def _read(name: str) -> Any:
+def table(name: str) -> Any:
+    """The content of a table of words beside this file."""
     return json.loads((_HERE / name).read_text(encoding="utf-8"))
 
 
 @functools.cache
 def _rules() -> list[tuple[re.Pattern[str], str]]:
-    return [(re.compile(pattern), by) for pattern, by in _read("singular.json")["rules"]]
+    return [(re.compile(pattern), by) for pattern, by in table("singular.json")["rules"]]
 
 
 @functools.cache
@@ -130,7 +162,7 @@ def singular(word: str) -> str:
 
     Source: clips/pattern, pattern/text/en/inflect.py, `singularize`; its tables are data here.
     """
-    tables, low = _read("singular.json"), word.lower()
+    tables, low = table("singular.json"), word.lower()
     first, *rest = word.split("-")
     if rest and rest[0] in tables["prepositions"]:
         return "-".join((singular(first), *rest))

@@ -1,46 +1,36 @@
-"""Texts read as the objects that they name: CHAIR's script, its port, and plainly without nltk."""
+"""Texts read as the objects that they name, as CHAIR, Object HalBench and AMBER read them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import groupby
 from typing import Literal, NamedTuple
 
-from hadpo.benchmarks._english import Words, lemmas, singular
+from hadpo.benchmarks._english import Words, lemmas, singular, table, tagged
 from hadpo.records import BadInput, Evidence
 from hadpo.text import forms, longest_terms, words
 
 # Two words that are one. Source: CHAIR's utils/chair.py; `eval_gpt_obj_halbench.py` has the same.
-_TWO_WORDS = (
-    *("motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal"),
-    *("stop light", "fire hydrant", "stop sign", "parking meter", "suit case", "sports ball"),
-    *("baseball bat", "baseball glove", "tennis racket", "wine glass", "hot dog", "cell phone"),
-    *("mobile phone", "teddy bear", "hair drier", "potted plant", "laptop computer"),
-    *("stove top oven", "home plate", "train track"),
-)
-_ANIMALS = (
-    *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
-    *("animal", "cub"),
-)
-DOUBLE_WORDS: dict[str, str] = {
-    **{words: words for words in _TWO_WORDS},
-    **{f"{age} {animal}": animal for animal in _ANIMALS for age in ("baby", "adult")},
-    **{f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")},
-    **{"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"},
-}
+DOUBLE_WORDS: dict[str, str] = table("words_double.json")
 
 
-def join(words: Sequence[str]) -> list[tuple[int, str]]:
-    """Words with double ones joined: place of each first word, and what is said there."""
+def join(
+    words: Sequence[str], double: Mapping[str, str] = DOUBLE_WORDS
+) -> list[tuple[int, str, bool]]:
+    """Words with double ones joined: place of each first word, what is said, if it is double."""
     found, at = [], 0
     while at < len(words):
         pair = " ".join(words[at : at + 2])
-        is_double = at + 1 < len(words) and pair in DOUBLE_WORDS
-        found.append((at, DOUBLE_WORDS[pair] if is_double else words[at]))
+        is_double = at + 1 < len(words) and pair in double
+        found.append((at, double[pair] if is_double else words[at], is_double))
         at += 1 + is_double
     return found
 
 
-def without_seats(words: Sequence[str]) -> list[str]:
-    """The words, without "seat" if there is a toilet, too: it is the toilet's."""
-    return [word for word in words if word != "seat"] if "toilet" in words else list(words)
+def named(words: Sequence[str], synonyms: Mapping[str, str]) -> list[tuple[int, str, str]]:
+    """Rank, word and object of the words that mean one; with a toilet, "seat" is none of them."""
+    left = [word for word in words if word != "seat"] if "toilet" in words else words
+    return [(rank, word, synonyms[word]) for rank, word in enumerate(left) if word in synonyms]
 
 
 class Lexicon:
@@ -80,33 +70,29 @@ class Mentions(NamedTuple):
     said: list[str]
 
 
+@dataclass(frozen=True)
 class Reader:
     """Texts read as CHAIR's script or its port reads them, and what is in photos."""
 
-    def __init__(
-        self,
-        synonyms: Mapping[str, str],
-        english: Words,
-        reading: Literal["original", "lemmatizer"],
-    ) -> None:
-        """A reader of these synonyms, words as the file has them."""
-        self.synonyms, self.english, self.reading = synonyms, english, reading
-        self._photos: dict[str, set[str]] = {}  # what is in them, by image id
+    synonyms: Mapping[str, str]  # words as the file has them
+    english: Words
+    reading: Literal["original", "lemmatizer"]
+    _photos: dict[str, set[str]] = field(default_factory=dict)  # what is in them, by image id
 
     def read(self, text: str) -> Mentions:
         """The objects that a text names, in order, once for each time."""
-        tokens = self.english.tokens(text.lower())
+        low = text.lower()
         if self.reading == "original":
-            joined = join([singular(token) for token in tokens])
+            joined = join([singular(token) for token in self.english.tokens(low)])
         else:
-            joined = join(lemmas(self.english, tokens))
-        left = without_seats([word for _, word in joined])
-        named = [(rank, word) for rank, word in enumerate(left) if word in self.synonyms]
+            joined = join(lemmas(self.english, low))
+        said = [word for _, word, _ in joined]
+        found = named(said, self.synonyms)
         return Mentions(
-            words=[word for _, word in named],
-            nodes=[self.synonyms[word] for _, word in named],
-            places=[joined[rank][0] for rank, _ in named],
-            said=[word for _, word in joined],
+            words=[word for _, word, _ in found],
+            nodes=[node for _, _, node in found],
+            places=[joined[rank][0] for rank, _, _ in found],
+            said=said,
         )
 
     def present(self, known: Evidence) -> set[str]:
@@ -127,3 +113,93 @@ class Reader:
             found.update(node for text in known.facts for node in self.read(text).nodes)
             self._photos[known.image_id] = found
         return self._photos[known.image_id]
+
+
+@dataclass(frozen=True)
+class PhraseReader:
+    """Phrases and captions read as Object HalBench reads them."""
+
+    synonyms: Mapping[str, str]
+    english: Words
+    parse: Callable[[str], Iterable[tuple[str, str]]]  # a phrase -> lemma and tag of each token
+
+    @cached_property
+    def _double(self) -> dict[str, str]:
+        return {**{word: word for word in self.synonyms if " " in word}, **DOUBLE_WORDS}
+
+    def objects(self, phrases: Sequence[str]) -> list[str]:
+        """What phrases name, each once: their double words, else their nouns."""
+        found: dict[str, None] = {}
+        for phrase in phrases:
+            tokens = [*self.parse(f"a {phrase}")]
+            joined = join([lemma for lemma, _ in tokens], self._double)
+            double = [word for _, word, is_double in joined if is_double]
+            runs = groupby(tokens, key=lambda token: token[1] in ("NN", "NNS", "NNP", "NNPS"))
+            nouns = [" ".join(lemma for lemma, _ in run) for is_noun, run in runs if is_noun]
+            found |= dict.fromkeys(double or nouns)
+        return [*found]
+
+    def present(self, known: Evidence) -> set[str]:
+        """What is in a photo: its instances, and all that its captions name."""
+        found = {self.synonyms.get(name, name) for name in known.objects}
+        for text in known.facts:
+            nouns = [self.english.lemma(token) for token in self.english.tokens(text.lower())]
+            said = [word for _, word, _ in join(nouns, self._double)]
+            found |= {node for _, _, node in named(said, self.synonyms)}
+        return found
+
+
+class Found(NamedTuple):
+    """What a description says, noun by noun, and which objects that marks."""
+
+    kept: list[str]  # the nouns that AMBER knows
+    invented: list[bool]  # of these
+    covered: list[bool]  # of the objects that are there
+    cognitive: list[bool]  # of the objects that people expect
+
+
+@dataclass(frozen=True)
+class NounReader:
+    """Descriptions read as AMBER's script reads them."""
+
+    english: Words
+    relation: Mapping[str, Sequence[str]]  # an object -> associated words
+    safe: Sequence[str]
+    similarity: Callable[[str, str], float]
+
+    def read(self, text: str, truth: Sequence[str], hallu: Sequence[str]) -> Found:
+        """The nouns of a text, held against objects that are there, and that are expected."""
+        tokens = tagged(self.english, text)
+        nouns = [self.english.lemma(token) for token, tag in tokens if tag.startswith("NN")]
+        known = {*self.relation, *(word for words in self.relation.values() for word in words)}
+        found = Found(
+            [n for n in nouns if n in known], [], [False] * len(truth), [False] * len(hallu)
+        )
+        there, expected = self._associated(truth), self._associated(hallu)
+        for noun in found.kept:
+            is_same, is_near = partial(str.__eq__, noun), partial(self._is_near, noun)
+            is_there = noun in self.safe or _mark_first(there, found.covered, is_same)
+            if not is_there:
+                _mark_first(expected, found.cognitive, is_same)
+                _mark_first(expected, found.cognitive, is_near)
+                is_there = _mark_first(there, found.covered, is_near)
+            found.invented.append(not is_there)
+        return found
+
+    def _associated(self, objects: Sequence[str]) -> list[tuple[str, int]]:
+        """All words for some objects, each with the place of its object; the objects come last."""
+        near = [(w, at) for at, name in enumerate(objects) for w in self.relation.get(name, ())]
+        return [*near, *((name, at) for at, name in enumerate(objects))]
+
+    def _is_near(self, noun: str, word: str) -> bool:
+        return self.similarity(noun, word) > 0.8  # similarity_score of the script
+
+
+def _mark_first(
+    words: Iterable[tuple[str, int]], marks: list[bool], fits: Callable[[str], bool]
+) -> bool:
+    """Mark the object of the first word that fits; whether there is one."""
+    at = next((at for word, at in words if fits(word)), None)
+    if at is not None:
+        marks[at] = True
+    return at is not None

@@ -9,34 +9,23 @@ Source: junyangwang0410/AMBER inference.py at 534babf.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy
-from hadpo.benchmarks._amber_script import (
-    TYPES,
-    Reader,
-    count_of,
-    f1,
-    hal,
-    rate,
-    reader,
-    score,
-    share,
-)
+from hadpo.benchmarks import Form, Known, Measure, Tally, _english
 from hadpo.benchmarks._english import WordsName
+from hadpo.benchmarks._objects import NounReader
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import amber as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.measures import Values
-from hadpo.records import Answer, Question
+from hadpo.records import Answer, BadInput, Question
 from hadpo.text import word_count, yes_no_strict
-
-__all__ = ["MEASURES", "WHOLE", "Reader", "questions", "readings", "resources", "tally"]
 
 WHOLE = "all"
 FILES = {"amber": ("AMBER", data.FILES), "amber_images": ("AMBER photos", ("",))}
@@ -54,6 +43,50 @@ FORMS = (
 SHOWN = ("amber_vectors", "amber_words")  # settings that stand beside every number
 READ_AS = {"": "first word", "official_": "exactly Yes or No"}
 _EXACT = {"Yes": "yes", "No": "no"}
+TYPES = tuple(dict.fromkeys(data.SPLITS.values()))[1:]  # of the questions
+_COUNTS = {kind: f"answers_{kind.rpartition('/')[2]}" for kind in TYPES}
+_SUMS = ("right", "answers", "right_no", "said_no", "true_no")
+_RATES = {  # numerator and denominator of each
+    "accuracy": ("right", "answers"),
+    "precision": ("right_no", "said_no"),
+    "recall": ("right_no", "true_no"),
+}
+_SMALL = 0.001  # where the script's denominators begin
+
+
+def _share(over: str, under: str, values: Mapping[str, Values]) -> Values:
+    """A ratio with the script's small number, none without a photo."""
+    photos = values["photos"]
+    return np.where(photos == 0, np.nan, values[over] / (values[under] + _SMALL))
+
+
+def _hal(values: Mapping[str, Values]) -> Values:
+    return 1 - _share("clean_photos", "photos", values)
+
+
+def _rate(name: str, prefix: str, values: Mapping[str, Values]) -> Values:
+    """A ratio with the small number once, or of Attribute, for its three parts, thrice."""
+    counts = {kind: np.asarray(values[name]) for kind, name in _COUNTS.items()}
+    parts = sum((n > 0).astype(int) for kind, n in counts.items() if kind.startswith("attribute/"))
+    others = sum(n for kind, n in counts.items() if not kind.startswith("attribute/"))
+    small = _SMALL * np.where((others == 0) & (parts > 1), 3, 1)
+    over, under = _RATES[name]
+    return values[prefix + over] / (values[prefix + under] + small)
+
+
+def _f1(prefix: str, values: Mapping[str, Values]) -> Values:
+    """Of precision and recall in percent, to one decimal; Existence has its own small number."""
+    rounded = np.vectorize(lambda value: round(float(value), 1), otypes=[float])
+    p, r = (rounded(_rate(n, prefix, values) * 100) / 100 for n in ("precision", "recall"))
+    others = sum(np.asarray(values[name]) for kind, name in _COUNTS.items() if kind != "existence")
+    return 2 * p * r / (p + r + np.where(others > 0, 0.0001, 0.001))
+
+
+def _score(prefix: str, values: Mapping[str, Values]) -> Values:
+    """AMBER's score: the mean of 1 - CHAIR and F1; none of descriptions alone."""
+    if f"{prefix}answers" not in values:
+        return np.full_like(values["photos"], np.nan)
+    return ((1 - _share("invented", "kept", values)) + _f1(prefix, values)) / 2
 
 
 def _counts(*names: str) -> Iterator[Measure]:
@@ -62,33 +95,28 @@ def _counts(*names: str) -> Iterator[Measure]:
 
 
 def _rates(prefix: str) -> Iterator[Measure]:
-    end, main = (", exactly Yes or No", False) if prefix else ("", True)
-
-    def named(name: str, label: str, of: Callable[..., Values], main: bool) -> Measure:
-        label = f"AMBER: {label}{end}" if main else f"{label}{end}"
+    for name, label, of in (
+        *((name, name, partial(_rate, name, prefix)) for name in _RATES),
+        ("f1", "F1", partial(_f1, prefix)),
+        ("amber_score", "score", partial(_score, prefix)),
+    ):
+        main = not prefix and name not in ("precision", "recall")
+        text = f"AMBER: {label}" if main else f"{label}, exactly Yes or No" if prefix else label
         more: dict[str, Any] = {"is_headline": main, "is_read": not prefix, "of": of}
-        return Measure(prefix + name, label, better="higher", **more)
-
-    yield named("accuracy", "accuracy", partial(rate, "right", "answers", prefix), main)
-    yield named("precision", "precision", partial(rate, "right_no", "said_no", prefix), False)
-    yield named("recall", "recall", partial(rate, "right_no", "true_no", prefix), False)
-    yield named("f1", "F1", partial(f1, prefix), main)
-    yield named("amber_score", "score", partial(score, prefix), main)
-    yield from _counts(
-        *(prefix + n for n in ("right", "answers", "right_no", "said_no", "true_no"))
-    )
+        yield Measure(prefix + name, text, better="higher", **more)
+    yield from _counts(*(prefix + name for name in _SUMS))
 
 
 MEASURES = (
-    Measure("chair", "AMBER: CHAIR", better="lower", of=partial(share, "invented", "kept")),
-    Measure("cover", "AMBER: Cover", better="higher", of=partial(share, "covered", "objects")),
-    Measure("hal", "AMBER: Hal", better="lower", of=hal),
-    Measure("cog", "AMBER: Cog", better="lower", of=partial(share, "cognitive", "expected")),
+    Measure("chair", "AMBER: CHAIR", better="lower", of=partial(_share, "invented", "kept")),
+    Measure("cover", "AMBER: Cover", better="higher", of=partial(_share, "covered", "objects")),
+    Measure("hal", "AMBER: Hal", better="lower", of=_hal),
+    Measure("cog", "AMBER: Cog", better="lower", of=partial(_share, "cognitive", "expected")),
     *(measure for prefix in READ_AS for measure in _rates(prefix)),
     Measure("words_per_answer", "words per answer", "number"),
     Measure("readings_differ", "answers read in two ways", "count", is_headline=False),
     *_counts("invented", "kept", "covered", "objects", "cognitive", "expected"),
-    *_counts("photos", "clean_photos", *map(count_of, TYPES)),
+    *_counts("photos", "clean_photos", *_COUNTS.values()),
 )
 
 
@@ -130,15 +158,28 @@ def vocabulary(sources: Sources) -> dict[str, Any]:
 
 def readings(settings: Settings) -> dict[str, str]:
     """How yes and no, and words as objects, are read; with the model of similar words."""
-    similar = _spacy.named(settings.amber_vectors) if settings.amber_vectors else "no vectors"
+    name = settings.amber_vectors
+    similar = _english.named_model(name) if name else "no vectors"
     ends = f"words by {settings.amber_words}, similar by {similar}"
     return {prefix: f"{reading}, {ends}" for prefix, reading in READ_AS.items()}
 
 
-def resources(vocabulary: Vocabulary, settings: Any) -> Callable[[], Reader]:
+def resources(vocabulary: Vocabulary, settings: Any) -> Callable[[], NounReader]:
     """What makes the reader of descriptions, when the first one comes: yes and no need none."""
-    words = vocabulary.lexicons.get("amber")
-    return cache(lambda: reader(words, settings.amber_words, settings.amber_vectors))
+    return cache(partial(_reader, vocabulary.lexicons.get("amber"), settings))
+
+
+def _reader(words: Mapping[str, Any] | None, settings: Any) -> NounReader:
+    if words is None:
+        raise BadInput("AMBER's descriptions need its words: run prepare again, with data.amber")
+    name = settings.amber_vectors
+    near = _english.spacy_model(name) if name else None
+
+    def similarity(one: str, other: str) -> float:
+        return float(one == other) if near is None else near(one).similarity(near(other))
+
+    english = _english.load(settings.amber_words)
+    return NounReader(english, words["relation"], words["safe"], cache(similarity))
 
 
 def tally(answer: Answer, known: Known) -> Tally:
@@ -188,7 +229,7 @@ def _decided(answer: Answer, question: Question, known: Known) -> Tally:
             "said_no": word == "no",
             "true_no": question.label == "no",
         }
-        found |= {f"{prefix}{name}": (0, 1) for name in ("accuracy", "precision", "recall", "f1")}
+        found |= {f"{prefix}{name}": (0, 1) for name in (*_RATES, "f1")}
         found |= {prefix + name: (count, 1) for name, count in sums.items()}
-    found |= {count_of(name): (name == question.split, 1) for name in TYPES}
+    found |= {name: (kind == question.split, 1) for kind, name in _COUNTS.items()}
     return found | {"readings_differ": (said[""] != said["official_"], 1)}

@@ -21,8 +21,6 @@ from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Evidence, Question
 from hadpo.text import word_count
 
-__all__ = ["FORMS", "MEASURES", "WHOLE", "Lexicon", "Reader", "questions", "resources", "tally"]
-
 WHOLE = data.SPLIT
 QUESTIONS = "chair_photos"
 FILES = {

@@ -17,7 +17,7 @@ from hadpo.benchmarks._answers import cut
 from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import shr as data
-from hadpo.judges.oracle.vocabulary import Attribute, Mention, Vocabulary, read_world
+from hadpo.judges.oracle.vocabulary import Mention, Vocabulary, read_world
 from hadpo.records import Answer, BadInput, Question
 from hadpo.text import sentences
 
@@ -103,20 +103,12 @@ def tally(answer: Answer, known: Known) -> Tally:
 
 def _fits(claim: Mention, thing: Mention) -> bool:
     """Whether it is this object, and nothing known of it contradicts the claim."""
-    return claim.name == thing.name and not _contradicted(claim, thing)
-
-
-def _contradicted(claim: Mention, thing: Mention) -> set[Attribute]:
-    return {
-        (group, value)
-        for group, value in claim.attributes
-        if thing.values(group) and value not in thing.values(group)
-    }
+    return claim.name == thing.name and not claim.contradicted_by(thing)
 
 
 def _error(claim: Mention, objects: Sequence[Mention], vocabulary: Vocabulary) -> str:
     """Why a claim is wrong: by the object of that name that it contradicts least."""
-    same = [_contradicted(claim, each) for each in objects if each.name == claim.name]
+    same = [claim.contradicted_by(each) for each in objects if each.name == claim.name]
     if not same:
         return "absent"
     groups = {group for group, _ in min(same, key=len)}

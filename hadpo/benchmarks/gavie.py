@@ -17,10 +17,10 @@ from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Report, Sources, visual_genome
 from hadpo.data import gavie as data
-from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
+from hadpo.judges import Rubric, items_of, reply_schema, texts_of, verdict, within
 from hadpo.judges.oracle import Oracle
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import integer, json_object, number, sentences, word_count, words
+from hadpo.text import json_object, number, sentences, word_count, words
 
 __all__ = ["CRITERIA", "MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
@@ -144,7 +144,7 @@ def grade_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
     world = oracle.world(case.evidence)
     asked = {m.name for m in oracle.vocabulary.read(case.question).mentions}
     found = []
-    for place, claim in enumerate(case.claims):
+    for place, claim in enumerate(case.claims, start=1):
         labels = [oracle.decide(sentence, world)[0] for sentence in sentences(claim)]
         decided = [label for label in labels if label != "cannot judge"]
         named = {m.name for m in oracle.vocabulary.read(claim).mentions}
@@ -154,32 +154,21 @@ def grade_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
         if decided:
             accuracy = 10.0 * (right / len(decided))
             scores = {"relevancy": 10.0 * is_to_the_point, "accuracy": accuracy}
-        found.append(
-            Verdict(
-                case_id=case.case_id,
-                model=case.model_of(place),
-                claim=claim,
-                label="scored" if scores else "unparsed",
-                reason=f"{right} of {len(decided)} sentences that can be decided",
-                scores=scores,
-                place=place + 1,
-            )
-        )
+        why = f"{right} of {len(decided)} sentences that can be decided"
+        label = "scored" if scores else "unparsed"
+        found.append(verdict(case, place, label, reason=why, scores=scores))
     return found
 
 
 _SECTION = re.compile(r"^\W*(?:\d+[.)]\W*)?(relevancy|relevance|accuracy)\b\W*$", re.IGNORECASE)
+_GRADE = r"[\s*_]*[:=]?[\s*_]*(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$"
 _SCORE = re.compile(
-    r"^\W*score\s+(?:of|for)\s+(?:the\s+)?answer\s*#?\s*(\d+)[\s*_]*[:=]?[\s*_]*"
-    r"(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$",
-    re.IGNORECASE,
+    rf"^\W*score\s+(?:of|for)\s+(?:the\s+)?answer\s*#?\s*(\d+){_GRADE}", re.IGNORECASE
 )
-_ONLY_SCORE = re.compile(
-    r"^\W*score[\s*_]*[:=]?[\s*_]*(-?\d+(?:\.\d+)?)(?:\s*/\s*10)?\W*$", re.IGNORECASE
-)
+_ONLY_SCORE = re.compile(rf"^\W*score{_GRADE}", re.IGNORECASE)
 _REASON = re.compile(r"^\W*reason\W*[:=]\W*(.*)$", re.IGNORECASE)
 
-Grades = dict[tuple[str, int], tuple[float, str]]  # criterion, answer -> grade, reason
+Grades = list[tuple[int, str, float, str]]  # answer, criterion, grade, reason
 
 
 def read_grades(reply: str, case: Case) -> list[Verdict]:
@@ -187,72 +176,51 @@ def read_grades(reply: str, case: Case) -> list[Verdict]:
 
     Read are JSON, and sections "Relevancy" and "Accuracy" in any order, with lines "score of the
     answer1: 7" or "score of answer1: 7/10" (of a single answer also "score: 7") and "reason: ...".
-    A grade outside of 0 to 10, or two grades for one thing, count as none: never as 0.
+    A grade outside of 0 to 10, or two grades for one thing, count as none: never as 0. Grades of
+    answers that are not there make the whole reply unreadable.
     """
     value = json_object(reply, "scores")
-    grades = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
+    rows = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
+    rows = within(rows, case)
     found = []
-    for place, claim in enumerate(case.claims, start=1):
-        own = {name: grades[name, place] for name in CRITERIA if (name, place) in grades}
-        is_whole = len(own) == len(CRITERIA)
-        reasons = [f"{name}: {reason}" for name, (_, reason) in own.items() if reason]
-        found.append(
-            Verdict(
-                case_id=case.case_id,
-                model=case.model_of(place - 1),
-                claim=claim,
-                label="scored" if is_whole else "unparsed",
-                reason="; ".join(reasons),
-                raw="" if is_whole else reply,
-                scores={name: grade for name, (grade, _) in own.items()} if is_whole else {},
-                place=place,
-            )
-        )
+    for place in range(1, len(case.claims) + 1):
+        given = {name: [row[2:] for row in rows if row[:2] == (place, name)] for name in CRITERIA}
+        own = {
+            name: grades[0]
+            for name, grades in given.items()
+            if len(grades) == 1 and 0 <= grades[0][0] <= 10
+        }
+        why = "; ".join(f"{name}: {reason}" for name, (_, reason) in own.items() if reason)
+        if len(own) == len(CRITERIA):
+            scores = {name: grade for name, (grade, _) in own.items()}
+            found.append(verdict(case, place, "scored", reason=why, scores=scores))
+        else:
+            found.append(verdict(case, place, "unparsed", reason=why, raw=reply))
     return found
 
 
 def _of_lines(reply: str, answers: int) -> Grades:
-    rows: list[tuple[str, int, float, str]] = []
+    rows: Grades = []
     section = ""
     for line in reply.splitlines():
+        alone = _ONLY_SCORE.match(line) if answers == 1 else None
         if match := _SECTION.match(line):
             section = "accuracy" if match[1].lower() == "accuracy" else "relevancy"
-        elif section and (match := _SCORE.match(line)):
-            rows.append((section, int(match[1]), float(match[2]), ""))
-        elif section and answers == 1 and (match := _ONLY_SCORE.match(line)):
-            rows.append((section, 1, float(match[1]), ""))
+        elif section and (match := _SCORE.match(line) or alone):
+            *number, grade = match.groups()
+            rows.append((int(number[0]) if number else 1, section, float(grade), ""))
         elif rows and (match := _REASON.match(line)):
             rows[-1] = (*rows[-1][:3], match[1].strip())
-    return _agreed(rows, answers)
+    return rows
 
 
 def _of_json(value: dict[str, Any], case: Case) -> Grades:
-    scores = value.get("scores")
-    if not isinstance(scores, list) or not is_of_case(value, case):
-        return {}
-    rows: list[tuple[str, int, float, str]] = []
-    for place, each in enumerate(scores, start=1):
-        for name in CRITERIA:
-            grade = number(each.get(name)) if isinstance(each, dict) else None
-            if grade is not None:
-                answer = integer(each.get("answer", place))
-                reason = str(each.get(f"{name}_reason", ""))
-                rows.append((name, answer or 0, grade, reason))
-    return _agreed(rows, len(case.claims))
-
-
-def _agreed(rows: list[tuple[str, int, float, str]], answers: int) -> Grades:
-    """Grades in range, one each; nothing where an answer is graded that is not there."""
-    if any(not 1 <= answer <= answers for _, answer, _, _ in rows):
-        return {}
-    found: Grades = {}
-    twice = set()
-    for name, answer, grade, reason in rows:
-        if (name, answer) in found:
-            twice.add((name, answer))
-        if 0 <= grade <= 10:
-            found[name, answer] = grade, reason
-    return {key: value for key, value in found.items() if key not in twice}
+    return [
+        (answer or 0, name, grade, str(each.get(f"{name}_reason", "")))
+        for answer, each in items_of(value, "scores", case, "answer")
+        for name in CRITERIA
+        if (grade := number(each.get(name))) is not None
+    ]
 
 
 _NUMBER, _TEXT = {"type": "number"}, {"type": "string"}

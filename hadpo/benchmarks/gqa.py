@@ -17,9 +17,9 @@ from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
 from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import gqa as data
-from hadpo.judges import Rubric, is_of_case, reply_schema, texts_of
-from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import integer, json_object, says, word_count
+from hadpo.judges import Rubric, items_of, reply_schema, texts_of, verdict, within
+from hadpo.records import Answer, BadInput, Case, Evidence, Label, Question, Verdict
+from hadpo.text import json_object, says, word_count
 
 __all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
@@ -98,27 +98,15 @@ def tally(answer: Answer, known: Known) -> Tally:
 def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
     """An answer is correct if it holds the words of the right answer, in their order."""
     fact = " ".join(case.evidence.facts)
-    found = []
-    for place, claim in enumerate(case.claims):
-        found.append(
-            Verdict(
-                case_id=case.case_id,
-                model=case.model_of(place),
-                claim=claim,
-                label="correct" if says(claim, fact) else "incorrect",
-                reason=f"the right answer is {fact}",
-                place=place + 1,
-            )
-        )
-    return found
+    marks: list[Label] = ["correct" if says(claim, fact) else "incorrect" for claim in case.claims]
+    why = f"the right answer is {fact}"
+    return [verdict(case, number, mark, reason=why) for number, mark in enumerate(marks, start=1)]
 
 
 _SAID = {"correct": "correct", "right": "correct", "incorrect": "incorrect", "wrong": "incorrect"}
-_LINE = re.compile(
-    r"^\W*(?:student\s*)?answer\s*#?\s*(\d+)\W+(incorrect|correct|wrong|right)\b(.*)$",
-    re.IGNORECASE,
-)
-_ALONE = re.compile(r"^\W*(incorrect|correct|wrong|right)\b(.*)$", re.IGNORECASE)
+_MARK = r"(incorrect|correct|wrong|right)\b(.*)$"
+_LINE = re.compile(rf"^\W*(?:student\s*)?answer\s*#?\s*(\d+)\W+{_MARK}", re.IGNORECASE)
+_ALONE = re.compile(rf"^\W*{_MARK}", re.IGNORECASE)
 
 
 def read_marks(reply: str, case: Case) -> list[Verdict]:
@@ -129,24 +117,15 @@ def read_marks(reply: str, case: Case) -> list[Verdict]:
     """
     value = json_object(reply, "marks")
     marks = _of_lines(reply, len(case.claims)) if value is None else _of_json(value, case)
-    if any(not 1 <= place <= len(case.claims) for place, _, _ in marks):
-        marks = []
+    marks = within(marks, case)
     found = []
-    for place, claim in enumerate(case.claims, start=1):
-        own = [(label, reason) for number, label, reason in marks if number == place]
-        is_clear = len({label for label, _ in own}) == 1
-        label: Any = own[0][0] if is_clear else "unparsed"
-        found.append(
-            Verdict(
-                case_id=case.case_id,
-                model=case.model_of(place - 1),
-                claim=claim,
-                label=label,
-                reason=own[0][1] if is_clear else "",
-                raw="" if is_clear else reply,
-                place=place,
-            )
-        )
+    for number in range(1, len(case.claims) + 1):
+        own = [(label, reason) for place, label, reason in marks if place == number]
+        if len({label for label, _ in own}) == 1:
+            label: Any = own[0][0]
+            found.append(verdict(case, number, label, reason=own[0][1]))
+        else:
+            found.append(verdict(case, number, "unparsed", raw=reply))
     return found
 
 
@@ -156,23 +135,19 @@ Marks = list[tuple[int, str, str]]  # number of the answer, label, reason
 def _of_lines(reply: str, answers: int) -> Marks:
     found: Marks = []
     for line in reply.splitlines():
-        if match := _LINE.match(line):
-            found.append((int(match[1]), _SAID[match[2].lower()], match[3].strip(" .:-*_")))
-        elif answers == 1 and (match := _ALONE.match(line)):
-            found.append((1, _SAID[match[1].lower()], match[2].strip(" .:-*_")))
+        alone = _ALONE.match(line) if answers == 1 else None
+        if match := _LINE.match(line) or alone:
+            *number, said, reason = match.groups()
+            found.append(
+                (int(number[0]) if number else 1, _SAID[said.lower()], reason.strip(" .:-*_"))
+            )
     return found
 
 
 def _of_json(value: dict[str, Any], case: Case) -> Marks:
-    marks = value.get("marks")
-    if not isinstance(marks, list) or not is_of_case(value, case):
-        return []
     found: Marks = []
-    for place, each in enumerate(marks, start=1):
-        label = (
-            _SAID.get(str(each.get("mark", "")).strip().lower()) if isinstance(each, dict) else None
-        )
-        number = integer(each.get("answer", place)) if label else None
+    for number, each in items_of(value, "marks", case, "answer"):
+        label = _SAID.get(str(each.get("mark", "")).strip().lower())
         if label and number is not None:
             found.append((number, label, str(each.get("reason", ""))))
     return found

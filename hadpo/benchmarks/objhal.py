@@ -8,24 +8,20 @@ Source: RLHF-V/RLAIF-V eval/eval_gpt_obj_halbench.py at 83d917b.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from hadpo.benchmarks import Form, Known, Measure, Tally, _spacy, alone, ruled
+from hadpo.benchmarks import Form, Known, Measure, Tally, _english, alone, only_verdict, ruled
 from hadpo.benchmarks._english import WordsName
-from hadpo.benchmarks._objhal_words import (
-    Reader,
-    official_list,
-    photos_of,
-    reader,
-    said,
-    tolerant_list,
-)
+from hadpo.benchmarks._objects import PhraseReader, named
 from hadpo.config import STRICT, AtLeastOne, When
-from hadpo.data import Sources
+from hadpo.data import Sources, chair, coco
 from hadpo.data import objhal as data
 from hadpo.judges import Rubric
 from hadpo.judges.oracle import Oracle
@@ -33,13 +29,11 @@ from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
 from hadpo.text import fill, word_count
 
-__all__ = ["MEASURES", "RUBRICS", "WHOLE", "Reader", "cases", "questions", "resources", "tally"]
-
 WHOLE = data.SPLIT
 FILES = {
     "objhal": ("Object HalBench", ("",)),
     "objhal_synonyms": ("Object HalBench synonyms", ("",)),
-    "objhal_annotations": ("COCO annotations", data.FILES),
+    "objhal_annotations": ("COCO annotations", coco.FILES),
 }
 FORMS = (
     Form(
@@ -102,9 +96,12 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
     """The photos with their objects and captions."""
     if not sources.data.objhal:
         return {}
-    ids = {*data.image_ids(sources.resolve(sources.data.objhal))}
-    folder = sources.resolve(sources.data.objhal_annotations)
-    return photos_of(folder, sources.resolve(sources.data.coco), ids, sources.report)
+    ids = data.image_ids(sources.resolve(sources.data.objhal))
+    section = sources.data
+    folder, photos = (sources.resolve(p) for p in (section.objhal_annotations, section.coco))
+    known = coco.annotated(folder, photos, ids, sources.report)
+    keys = [f"objhal-{number}" for number in ids]
+    return {k: replace(e, image_id=k) for k, e in zip(keys, known.values(), strict=True)}
 
 
 def vocabulary(sources: Sources) -> dict[str, Any]:
@@ -112,12 +109,12 @@ def vocabulary(sources: Sources) -> dict[str, Any]:
     if not sources.data.objhal:
         return {}
     path = sources.note(sources.resolve(sources.data.objhal_synonyms))
-    return {"lexicons": {"objhal": data.synonyms(path)}}
+    return {"lexicons": {"objhal": chair.synonyms(path, sources.report)}}
 
 
 def readings(settings: Settings) -> dict[str, str]:
     """What reads phrases and captions."""
-    parser = _spacy.named(settings.objhal_parser) if settings.objhal_parser else "no parser"
+    parser = _english.named_model(settings.objhal_parser) if settings.objhal_parser else "no parser"
     return {"": f"phrases by {parser}, captions by {settings.objhal_words}"}
 
 
@@ -130,6 +127,34 @@ def cases(
     """A case per answer of more than three words; about shorter ones nobody is asked."""
     long = [answer for answer in answers if len(said(answer.text).split()) > SHORT]
     return [alone(a, "objhal", (), question=questions[a.question_id].text) for a in long]
+
+
+def said(answer: str) -> str:
+    """The text that is scored."""
+    return answer.replace("Assistant:", "").strip()
+
+
+def official_list(reply: str) -> list[str] | None:
+    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
+    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
+    return next((found for found in map(_texts, lines) if found is not None), None)
+
+
+def tolerant_list(reply: str) -> list[str] | None:
+    """As official, else the only JSON list of texts in a reply."""
+    lists = [_texts(each) for each in re.findall(r"\[[^\[\]]*\]", reply)]
+    known = [each for each in lists if each is not None]
+    found = official_list(reply)
+    return known[0] if found is None and len(known) == 1 else found
+
+
+def _texts(text: str) -> list[str] | None:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value if is_list else None
 
 
 def render(template: str, case: Case) -> str:
@@ -162,12 +187,22 @@ RUBRICS = (
 )
 
 
-def resources(vocabulary: Vocabulary, settings: Any) -> Reader:
-    """The reader; BadInput if synonyms, nltk or spaCy are not there."""
+def resources(vocabulary: Vocabulary, settings: Any) -> PhraseReader:
+    """The reader; BadInput if synonyms, nltk or spaCy are not there.
+
+    Phrases are read by a model of spaCy, or, without one, as captions are.
+    """
     if "objhal" not in vocabulary.lexicons:
         raise BadInput("Object HalBench needs its synonyms: run prepare again, with data.objhal")
-    words = vocabulary.lexicons["objhal"]
-    return reader(words, settings.objhal_words, settings.objhal_parser)
+    english, name = _english.load(settings.objhal_words), settings.objhal_parser
+    doc = _english.spacy_model(name) if name else None
+
+    def parse(text: str) -> list[tuple[str, str]]:
+        if doc is not None:
+            return [(token.lemma_, token.tag_) for token in doc(text)]
+        return [(english.lemma(token), tag) for token, tag in _english.tagged(english, text)]
+
+    return PhraseReader(vocabulary.lexicons["objhal"], english, cache(parse))
 
 
 def tally(answer: Answer, known: Known) -> Tally:
@@ -180,20 +215,18 @@ def tally(answer: Answer, known: Known) -> Tally:
     if known.evidence is None:
         raise BadInput(f"nothing is known of image {answer.image_id}: its objects are needed")
     is_long = len(text.split()) > SHORT
-    if is_long and len(known.verdicts) != 1:
-        raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
-    reply = known.verdicts[0].raw if is_long else "[]"
+    reply = only_verdict(answer, known).raw if is_long else "[]"
     phrases = tolerant_list(reply)
-    named = [(word, node) for _, word, node in words.named(words.objects(phrases or []))]
+    nodes = [node for _, _, node in named(words.objects(phrases or []), words.synonyms)]
     present, is_read = words.present(known.evidence), phrases is not None
-    wrong = sum(node not in present for _, node in named)
-    right = {node for _, node in named} & present
+    wrong = sum(node not in present for node in nodes)
+    right = {*nodes} & present
     return {
-        "response_hall": (wrong > 0, bool(named)),
-        "mention_hall": (wrong, len(named)),
+        "response_hall": (wrong > 0, bool(nodes)),
+        "mention_hall": (wrong, len(nodes)),
         "words_per_answer": (word_count(text), 1),
         "object_recall": (len(right), len(present) if is_read else 0),
         "chair_s": (wrong > 0, is_read),
-        "with_objects": (bool(named), is_read),
+        "with_objects": (bool(nodes), is_read),
         "readings_differ": (official_list(reply) != phrases, 1),
     }

@@ -1,8 +1,8 @@
-"""Object HalBench: 300 photos of COCO to describe, what is in them, and the words for it.
+"""Object HalBench: 300 photos of COCO to describe.
 
 The questions are RLAIF-V's `obj_halbench_300_with_image.jsonl` (image_id, question; its photos in
-base64 are not read), the photos and annotations COCO's of train2014 and val2014, the words
-`synonyms_refine.txt`: an object a line, its name first.
+base64 are not read), the photos and annotations COCO's of train2014 and val2014. Its words are in
+the form of CHAIR's, see `hadpo.data.chair.synonyms`.
 """
 
 from collections.abc import Iterator
@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hadpo.data import Report, Text, missing_images, parse_raw, read_json_lines
-from hadpo.records import BadInput, Question, read_text
+from hadpo.records import BadInput, Question
 
 SPLIT = "all"
 PARTS = ("val2014", "train2014")
-FILES = tuple(f"{kind}_{part}.json" for part in PARTS for kind in ("instances", "captions"))
 _EXPECTED = (
     "expected Object HalBench's lines with image_id, COCO's number of the photo, and question"
 )
-_SYNONYMS = "expected lines of an object's name and its synonyms, separated by a comma and a blank"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +55,11 @@ def questions(path: Path, photos: Path, report: Report) -> list[Question]:
 
 
 def image_ids(path: Path) -> list[int]:
-    """COCO's numbers of the photos; problems are reported with the questions."""
-    return [raw.image_id for _, raw in _records(path, Report("skip"))]
+    """COCO's numbers of the photos, each once; problems are reported with the questions."""
+    return list(dict.fromkeys(raw.image_id for _, raw in _records(path, Report("skip"))))
 
 
 def _records(path: Path, report: Report) -> Iterator[tuple[str, _Raw]]:
     for where, value in read_json_lines(path, report, source="objhal", expected=_EXPECTED):
         with report.checking("objhal"):
             yield where, parse_raw(value, _Raw, where=where)
-
-
-def synonyms(path: Path) -> dict[str, str]:
-    """Word or words -> the object that they mean; a name means itself; BadInput if it is empty."""
-    found: dict[str, str] = {}
-    for line in read_text(path, expected=_SYNONYMS).splitlines():
-        words = [word for word in line.strip().split(", ") if word]
-        found |= dict.fromkeys(words, words[0]) if words else {}
-    if not found:
-        raise BadInput(f"{path}: no words in it; {_SYNONYMS}")
-    return found

@@ -16,11 +16,13 @@ from hadpo.judges._agreement import Agreement, agreement, read_labelled
 from hadpo.judges._rubric import (
     Rubric,
     case_mark,
-    is_of_case,
+    items_of,
     prompt_of,
     relative_boxes,
     reply_schema,
     texts_of,
+    verdict,
+    within,
 )
 from hadpo.judges._sentences import SENTENCES
 from hadpo.records import BadInput, Case, Verdict
@@ -38,7 +40,7 @@ __all__ = [
     "Unfinished",
     "agreement",
     "case_mark",
-    "is_of_case",
+    "items_of",
     "prompt_of",
     "read_labelled",
     "relative_boxes",
@@ -46,6 +48,8 @@ __all__ = [
     "rule_all",
     "texts_of",
     "unread",
+    "verdict",
+    "within",
 ]
 
 

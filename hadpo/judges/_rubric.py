@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hadpo.records import BadInput, Case, Evidence, Verdict, read_text, value_hash
-from hadpo.text import fill
+from hadpo.records import BadInput, Case, Evidence, Label, Verdict, read_text, value_hash
+from hadpo.text import fill, integer
 
 Reader = Callable[[str, Case], list[Verdict]]  # a reply -> a verdict for each claim, in order
+Item = tuple[int | None, dict[str, Any]]
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +115,29 @@ def case_mark(case: Case) -> str:
     return value_hash(content)[:8]
 
 
-def is_of_case(value: Mapping[str, Any], case: Case) -> bool:
-    """Whether a JSON reply names this case, or none."""
-    return value.get("case") in (None, case_mark(case))
+def items_of(value: Mapping[str, Any], name: str, case: Case, number: str) -> list[Item]:
+    """The objects of the list `name` of a JSON reply, with the numbers of their claims.
+
+    Of a reply about another case there are none. `number` is the field of the number, without which
+    the place in the list counts; None: it is no number.
+    """
+    items = value.get(name)
+    if not isinstance(items, list) or value.get("case") not in (None, case_mark(case)):
+        return []
+    places = enumerate(items, start=1)
+    return [(integer(i.get(number, place)), i) for place, i in places if isinstance(i, dict)]
+
+
+def within(rows: list[Row], case: Case) -> list[Row]:
+    """The rows, which begin with the number of a claim; none if one is about no claim."""
+    return rows if all(1 <= row[0] <= len(case.claims) for row in rows) else []
+
+
+def verdict(case: Case, number: int, label: Label, **more: Any) -> Verdict:
+    """The verdict on a claim, counted from 1; of several models' claims it says the place."""
+    more |= {"place": number} if case.claim_models else {}
+    claim, model = case.claims[number - 1], case.model_of(number - 1)
+    return Verdict(case_id=case.case_id, model=model, claim=claim, label=label, **more)
 
 
 def relative_boxes(evidence: Evidence) -> str:
@@ -125,14 +147,10 @@ def relative_boxes(evidence: Evidence) -> str:
     """
     wide, high = evidence.width or 1, evidence.height or 1
     lines = []
-    for region in evidence.regions:
-        corners = (
-            round(float(region.x / wide), 2),
-            round(float(region.y / high), 2),
-            round(float((region.x + region.width) / wide), 2),
-            round(float((region.y + region.height) / high), 2),
-        )
-        lines.append(f"[{', '.join(map(str, corners))}]: {region.phrase}")
+    for r in evidence.regions:
+        ends = (r.x / wide, r.y / high, (r.x + r.width) / wide, (r.y + r.height) / high)
+        corners = ", ".join(str(round(float(end), 2)) for end in ends)
+        lines.append(f"[{corners}]: {r.phrase}")
     return "\n".join(lines)
 
 

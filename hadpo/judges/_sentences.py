@@ -7,9 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hadpo.judges._rubric import Rubric, is_of_case, relative_boxes, reply_schema, texts_of
-from hadpo.records import Case, Label, Verdict
-from hadpo.text import integer, json_object
+from hadpo.judges._rubric import (
+    Rubric,
+    items_of,
+    relative_boxes,
+    reply_schema,
+    texts_of,
+    verdict,
+    within,
+)
+from hadpo.records import Case, Verdict
+from hadpo.text import json_object
 
 _KNOWN = ("hallucination", "correct", "cannot judge")
 _SAID = {
@@ -43,10 +51,10 @@ def read_upstream(reply: str, case: Case) -> list[Verdict]:
     if len(rulings) != len(case.claims):
         rulings = [""] * len(case.claims)
     found = []
-    for claim, line in zip(case.claims, rulings, strict=True):
+    for number, line in enumerate(rulings, start=1):
         name, _, reason = line.partition(":")
         label: Any = name.lower() if name.lower() in _KNOWN else "unparsed"
-        found.append(_verdict(case, claim, label, reason.strip(), line))
+        found.append(verdict(case, number, label, reason=reason.strip(), raw=line))
     return found
 
 
@@ -61,26 +69,21 @@ def read_tolerant(reply: str, case: Case) -> list[Verdict]:
     value = json_object(reply, "verdicts")
     rulings = _of_lines(reply, case) if value is None else _of_json(value, case)
     found = []
-    for number, claim in enumerate(case.claims, start=1):
+    for number in range(1, len(case.claims) + 1):
         label, reason = rulings.get(number, ("", ""))
         known: Any = _SAID.get(label, "unparsed")
         raw = f"{label}: {reason}" if label else reply
-        found.append(_verdict(case, claim, known, reason if label else "", raw))
+        found.append(verdict(case, number, known, reason=reason if label else "", raw=raw))
     return found
 
 
 def _of_json(value: dict[str, Any], case: Case) -> dict[int, tuple[str, str]]:
-    verdicts = value.get("verdicts")
-    if not isinstance(verdicts, list) or not is_of_case(value, case):
-        return {}
-    found: list[tuple[int, str, str]] = []
-    for place, each in enumerate(verdicts, start=1):
-        if isinstance(each, dict):
-            number = integer(each.get("number", place))
-            label, reason = str(each.get("label", "")), str(each.get("reason", ""))
-            if number is not None:
-                found.append((number, _clean(label), reason))
-    return _agreed(found, case)
+    rulings = [
+        (number, _clean(str(each.get("label", ""))), str(each.get("reason", "")))
+        for number, each in items_of(value, "verdicts", case, "number")
+        if number is not None
+    ]
+    return _agreed(rulings, case)
 
 
 def _of_lines(reply: str, case: Case) -> dict[int, tuple[str, str]]:
@@ -115,26 +118,13 @@ def _clean(label: str) -> str:
 
 def _agreed(rulings: list[tuple[int, str, str]], case: Case) -> dict[int, tuple[str, str]]:
     """Ruling by number; none where a number is out of range, "conflict" where two differ."""
-    if any(not 1 <= number <= len(case.claims) for number, _, _ in rulings):
-        return {}
     found: dict[int, tuple[str, str]] = {}
-    for number, label, reason in rulings:
+    for number, label, reason in within(rulings, case):
         earlier = found.get(number)
         if earlier and _SAID.get(earlier[0]) != _SAID.get(label):
             label, reason = "conflict", f"{earlier[0]} and {label}"
         found[number] = earlier if earlier and label != "conflict" else (label, reason)
     return found
-
-
-def _verdict(case: Case, claim: str, label: Label, reason: str, raw: str) -> Verdict:
-    return Verdict(
-        case_id=case.case_id,
-        model=case.model,
-        claim=claim,
-        label=label,
-        reason=reason,
-        raw=raw,
-    )
 
 
 SENTENCES = Rubric(

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from hadpo import benchmarks
-from hadpo.benchmarks import _amber_script, _spacy, amber
+from hadpo.benchmarks import _english, amber
+from hadpo.benchmarks._objects import NounReader
 from hadpo.config import section_types
 from hadpo.data import Report, Sources
 from hadpo.data import amber as data
@@ -132,7 +133,7 @@ def test_every_record_and_metric_is_the_official_scorer_s(folder, official, monk
     similar = json.loads(table.read_text())
     said = {line["id"]: line["response"] for line in lines}
     nouns = {said[record["id"]]: record["nouns"] for record in records}
-    reader = _amber_script.Reader(
+    reader = NounReader(
         Recorded(nouns),
         words["relation"],
         words["safe"],
@@ -189,7 +190,7 @@ TRUTH, HALLU = ["dog", "sky", "tree"], ["cat", "puppy"]
 
 def reader_of(nouns, similar=()):
     pairs = {*similar, *((b, a) for a, b in similar)}
-    return _amber_script.Reader(
+    return NounReader(
         Recorded({"text": nouns}), RELATION, ["tree"], lambda a, b: float(a == b or (a, b) in pairs)
     )
 
@@ -315,13 +316,13 @@ def test_what_reads_words_is_named_and_asked_for_only_if_needed(tmp_path, monkey
     with pytest.raises(BadInput, match=r"need its words: run prepare again, with data\.amber"):
         score(said, asked, vocabulary=Vocabulary(), settings=mini, samples=0)
     monkeypatch.setitem(sys.modules, "spacy", None)
-    _spacy.load.cache_clear()
+    _english.spacy_model.cache_clear()
     with pytest.raises(BadInput, match=r"not installed; install the extra: pip install 'hadpo\[sp"):
         score(said, asked, vocabulary=words, settings=EVALUATE(amber_words="mini"), samples=0)
     fake = types.SimpleNamespace(load=_no_model)
     monkeypatch.setitem(sys.modules, "spacy", fake)
     with pytest.raises(BadInput, match="spaCy has no model 'en_core_web_lg'; get it with: python"):
-        _spacy.load("en_core_web_lg")
+        _english.spacy_model("en_core_web_lg")
 
 
 def _no_model(name):

@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from PIL import Image
 
 from hadpo import benchmarks
 from hadpo.benchmarks import objhal
+from hadpo.benchmarks._objects import PhraseReader, named
 from hadpo.config import section_types
-from hadpo.data import Report, Sources
+from hadpo.data import Report, Sources, chair, coco
 from hadpo.data import objhal as data
 from hadpo.judges import JudgeSettings, oracle, prompt_of, rule_all
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_json
@@ -84,13 +86,15 @@ def test_every_record_and_metric_is_the_official_scorer_s(folder, monkeypatch, t
     expected = json.loads(read(folder / "expected.json"))
     spacy = json.loads(read(folder / "spacy_reading.json.gz"))
     readings = map(json.loads, read(CHAIR / "readings.jsonl.gz").splitlines())
-    reader = objhal.Reader(
-        data.synonyms(OFFICIAL / "synonyms_refine.txt"),
+    reader = PhraseReader(
+        chair.synonyms(OFFICIAL / "synonyms_refine.txt", Report()),
         Recorded(readings),
         lambda phrase: [(lemma, tag) for _, lemma, tag in spacy[phrase]],
     )
     ids = {row["image_id"] for row in rows}
-    known = objhal.photos_of(CHAIR / "annotations", tmp_path, ids, Report())
+    photos = coco.annotated(CHAIR / "annotations", tmp_path, ids, Report())
+    keys = (f"objhal-{number}" for number in ids)
+    known = {k: replace(e, image_id=k) for k, e in zip(keys, photos.values(), strict=True)}
     assert len(rows) == len(records) == len(known) > 0
     answers = [answer(row["image_id"], row["answer"]) for row in rows]
     asked = [question(row["image_id"], row["question"]) for row in rows]
@@ -105,9 +109,9 @@ def test_every_record_and_metric_is_the_official_scorer_s(folder, monkeypatch, t
         phrases = objhal.tolerant_list(row["extraction_reply"]) if key in cases else []
         assert objhal.official_list(row["extraction_reply"]) is not None
         assert reader.objects(phrases or []) == right["objs"]
-        named = reader.named(right["objs"])
-        assert [[word, node] for _, word, node in named] == right["generated"]
-        wrong = [at for at, _, node in named if node not in right["gt"]]
+        said = named(right["objs"], reader.synonyms)
+        assert [[word, node] for _, word, node in said] == right["generated"]
+        wrong = [at for at, _, node in said if node not in right["gt"]]
         assert wrong == right["hallucination_idxs"]
         if key in cases:
             verdicts += objhal.RUBRICS[0].read(row["extraction_reply"], cases[key])
@@ -151,11 +155,11 @@ def parse(text):
     return [(english.lemma(t), tag) for t, tag in zip(tokens, english.tags(tokens), strict=True)]
 
 
-READER = objhal.Reader(SYNONYMS, Plain(), parse)
+READER = PhraseReader(SYNONYMS, Plain(), parse)
 
 
 @pytest.mark.parametrize(
-    ("phrases", "objects", "named"),
+    ("phrases", "objects", "nodes"),
     [
         (["dogs", "dog"], ["dog"], ["dog"]),
         (["hot dogs"], ["hot dog"], ["hot dog"]),
@@ -168,9 +172,9 @@ READER = objhal.Reader(SYNONYMS, Plain(), parse)
         ([], [], []),
     ],
 )
-def test_phrases_are_read_as_objects(phrases, objects, named):
+def test_phrases_are_read_as_objects(phrases, objects, nodes):
     assert READER.objects(phrases) == objects
-    assert [node for _, _, node in READER.named(objects)] == named
+    assert [node for _, _, node in named(objects, SYNONYMS)] == nodes
 
 
 @pytest.mark.parametrize(
@@ -290,10 +294,9 @@ def test_files_are_read_and_bad_ones_named(tmp_path):
         data.questions(written(tmp_path, some), tmp_path, report)
         with pytest.raises(BadInput, match=message):
             report.finish()
-    report = Report()
-    objhal.photos_of(tmp_path, tmp_path, [9], report)
-    with pytest.raises(BadInput, match="no photo 9 in any file"):
-        report.finish()
+    written(tmp_path, rows, photos=(2,))
+    with pytest.raises(BadInput, match=r"nothing of 1 photos of the list: \[1\]"):
+        objhal.evidence(sources)
     (tmp_path / "captions_train2014.json").unlink()
     with pytest.raises(BadInput, match=r"captions_train2014\.json: no such file; .* all four"):
         objhal.evidence(sources)

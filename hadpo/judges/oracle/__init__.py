@@ -10,8 +10,8 @@ annotations to be complete.
 from collections.abc import Sequence
 from typing import Any
 
-from hadpo.judges import SENTENCES, JudgeSettings, Rubric
-from hadpo.judges.oracle.vocabulary import Mention, Reading, Vocabulary, World, read_world
+from hadpo.judges import SENTENCES, JudgeSettings, Rubric, verdict
+from hadpo.judges.oracle.vocabulary import Reading, Vocabulary, World, read_world
 from hadpo.records import BadInput, Case, Evidence, Verdict
 from hadpo.text import words
 
@@ -46,28 +46,17 @@ class Oracle:
         """Labels of sentences, with the kind of what is wrong."""
         there = self.world(case.evidence)
         found = []
-        for claim in case.claims:
+        for number, claim in enumerate(case.claims, start=1):
             label, kind, reason = self.decide(claim, there)
-            found.append(
-                Verdict(
-                    case_id=case.case_id,
-                    model=case.model,
-                    claim=claim,
-                    label=label,
-                    kind=kind,
-                    reason=reason,
-                )
-            )
+            found.append(verdict(case, number, label, kind=kind, reason=reason))
         return found
 
     def world(self, evidence: Evidence) -> World:
         """What is known of an image; read once per image."""
         cached = self._worlds.get(evidence.image_id)
         if cached is None or cached[0] != evidence:
-            cached = self._worlds[evidence.image_id] = (
-                evidence,
-                read_world(evidence, self.vocabulary),
-            )
+            cached = evidence, read_world(evidence, self.vocabulary)
+            self._worlds[evidence.image_id] = cached
         return cached[1]
 
     def decide(self, claim: str, there: World) -> tuple[Any, str, str]:
@@ -97,18 +86,10 @@ def _decide_objects(reading: Reading, there: World) -> tuple[Any, str, str]:
         return "hallucination", "absent", f"no {', '.join(absent)} in the annotations"
     for mention in reading.mentions:
         same = [m for m in there.mentions if m.name == mention.name]
-        if not any(_fits(mention, other) for other in same):
+        if all(mention.contradicted_by(other) for other in same):
             said = " ".join(value for _, value in sorted(mention.attributes))
             return "hallucination", "attribute", f"the {mention.name} is not {said}"
     return "correct", "", "objects and attributes fit"
-
-
-def _fits(claimed: Mention, known: Mention) -> bool:
-    """Whether nothing that is known of the object contradicts the claim."""
-    return all(
-        value in known.values(group) or not known.values(group)
-        for group, value in claimed.attributes
-    )
 
 
 def _decide_emptiness(reading: Reading, there: World) -> tuple[Any, str, str]:

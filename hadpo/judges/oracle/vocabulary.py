@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hadpo.records import BadInput, Evidence
+from hadpo.records import Evidence, parse
 from hadpo.text import forms, longest_terms, words
 
 _DENIALS = {"no", "not", "nobody", "nothing", "none", "never", "without", "neither"}
@@ -35,6 +35,14 @@ class Mention:
     def values(self, group: str) -> set[str]:
         """What is said about one group of attributes, for instance the colours."""
         return {value for each, value in self.attributes if each == group}
+
+    def contradicted_by(self, known: "Mention") -> set[Attribute]:
+        """What is said that does not fit what is known of an object."""
+        return {
+            (group, value)
+            for group, value in self.attributes
+            if known.values(group) and value not in known.values(group)
+        }
 
 
 @dataclass(frozen=True)
@@ -125,36 +133,8 @@ def _attach(
 
 
 def from_json(value: Mapping[str, Any], *, where: Path | str = "vocabulary") -> Vocabulary:
-    """The vocabulary of decoded JSON.
-
-    Raises:
-        BadInput: an unknown key, or lists that do not hold words.
-    """
-    known = {"objects": list, "attributes": dict, "scenes": list, "sentences": dict}
-    known |= {"synonyms": dict, "lexicons": dict}
-    for key, entry in value.items():
-        if key not in known or not isinstance(entry, known[key]):
-            raise BadInput(
-                f"{where}: field {key!r}: expected {list(known)}, objects and scenes being lists, "
-                f"attributes lists by group; found {type(entry).__name__}"
-            )
-    return Vocabulary(
-        objects=_names(value.get("objects", []), f"{where}: objects"),
-        attributes={
-            group: _names(names, f"{where}: attributes: {group}")
-            for group, names in value.get("attributes", {}).items()
-        },
-        scenes=_names(value.get("scenes", []), f"{where}: scenes"),
-        sentences=dict(value.get("sentences", {})),
-        synonyms=dict(value.get("synonyms", {})),
-        lexicons=dict(value.get("lexicons", {})),
-    )
-
-
-def _names(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise BadInput(f"{where}: expected a list of words, found {value!r}")
-    return tuple(value)
+    """The vocabulary of decoded JSON; BadInput: an unknown key, or lists that hold no words."""
+    return parse(value, Vocabulary, where=str(where))
 
 
 def from_evidence(evidence: Iterable[Evidence]) -> dict[str, Any]:

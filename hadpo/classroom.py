@@ -3,7 +3,6 @@
 Nothing else imports it. Each part belongs to chapters of `notebooks/00_walkthrough.ipynb`.
 """
 
-import difflib
 import statistics
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 
-from hadpo import adapter, batch, judges
+from hadpo import adapter, batch, figures, judges
 from hadpo.batch import Example, Packed
 from hadpo.figures import (
     FEW,
@@ -146,9 +145,7 @@ def worst_description(prepare: Run) -> Description:
 
 def differing_words(pair: Pair) -> int:
     """How many words of the rejected text are marked: not in the chosen one at their place."""
-    chosen, rejected = pair.chosen.split(), pair.rejected.split()
-    matcher = difflib.SequenceMatcher(a=chosen, b=rejected, autojunk=False)
-    return len(rejected) - sum(block.size for block in matcher.get_matching_blocks())
+    return sum(is_marked for _, is_marked in figures.differing_words(pair)[1])
 
 
 def token_strip(model: Backbone, packed: Packed, *, row: int = 0) -> Figure:

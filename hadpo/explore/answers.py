@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hadpo import config
 from hadpo.explore.browser import Browser, Entry
-from hadpo.figures import Card, Column, Line, text_card, verdict_lines
+from hadpo.figures import Card, Column, Line, plain, text_card, verdict_column
 from hadpo.plugins import choices
 from hadpo.records import Answer, BadInput, Question, Verdict, read_jsonl
 from hadpo.runs import Run, read_manifest, stage_folder
@@ -134,16 +134,11 @@ def _card(
 ) -> Card:
     parts = []
     for run, model in columns:
-        verdicts = said[run, model]
         name = f"{run}, {model_title(model)}" if len(folders) > 1 else model_title(model)
-        heading = f"{name}: {_wrong(verdicts)} of {len(verdicts)} wrong"
-        parts.append(Column(heading, verdict_lines(verdicts)))
-    return text_card(
-        question.image,
-        parts,
-        title=f"Image {question.image_id}: {question.text}",
-        note="✓ true; ✗ wrong; ? not to be judged.",
-    )
+        parts.append(verdict_column(name, said[run, model]))
+    title = f"Image {question.image_id}: {question.text}"
+    note = "✓ true; ✗ wrong; ? not to be judged."
+    return text_card(question.image, parts, title=title, note=note)
 
 
 # POPE's questions by object, split and error.
@@ -211,8 +206,7 @@ def _pope_entry(question: Question, answers: Sequence[Answer], errors: Sequence[
 def _pope_card(question: Question, answers: Sequence[Answer], errors: Sequence[str]) -> Card:
     columns = []
     for answer, error in zip(answers, errors, strict=True):
-        words = [(word, False) for word in answer.text.split()]
-        line = Line(words, "invented" if error else "true", error)
+        line = Line(plain(answer.text), "invented" if error else "true", error)
         columns.append(Column(model_title(answer.model), [line]))
     title = f"{question.text} The right answer: {question.label or 'unknown'}."
     note = f"Image {question.image_id}, split {question.split}. ✓ right; ✗ wrong."

@@ -14,13 +14,15 @@ from hadpo.figures.cards import (
     Line,
     Pictures,
     contact_sheet,
+    differing_words,
     evidence_cards,
     hallucination_card,
     pair_card,
     pair_cards,
+    plain,
     question_sheet,
     text_card,
-    verdict_lines,
+    verdict_column,
 )
 from hadpo.figures.comparison import compare, hallucination_cards
 from hadpo.figures.curves import Curves, beta_sweep, margin_histogram, training_curves
@@ -49,6 +51,7 @@ __all__ = [
     "compare",
     "contact_sheet",
     "cost_bars",
+    "differing_words",
     "dumbbell",
     "evidence_cards",
     "hallucination_card",
@@ -59,6 +62,7 @@ __all__ = [
     "mask_picture",
     "pair_card",
     "pair_cards",
+    "plain",
     "pope_bars",
     "question_sheet",
     "score_bars",
@@ -68,5 +72,5 @@ __all__ = [
     "style_figure",
     "text_card",
     "training_curves",
-    "verdict_lines",
+    "verdict_column",
 ]

@@ -1,12 +1,13 @@
-"""House style, and what every function here returns: a figure, or several pictures."""
+"""House style, and what every function here returns: a figure."""
 
 import base64
+import contextlib
 import csv
 import html
 import io
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ PALE = "#9dc3e6"  # the tuned blue, for parts of it
 ORANGE = "#d55e00"  # invented; always with a sign or a hatch, never colour alone
 SAND = "#f6c79b"
 INK = "#222222"
+FAINT = "#555555"  # notes
 MODEL_COLOURS = {"base": GREY, "merged": BLUE, "base_cut": "#c9c9c9", "sft": PALE}
 DPI = 150
 _STYLE: Any = {
@@ -62,6 +64,16 @@ def new_drawing(width: float = 6.0, height: float = 3.5) -> Drawing:
     return drawing
 
 
+@contextlib.contextmanager
+def panels(
+    width: float = 6.0, height: float = 3.5, rows: int = 1, columns: int = 1, **options: Any
+) -> Iterator[tuple[Drawing, Any]]:
+    """A drawing in the house style, and its axes: one, or an array, as `Figure.subplots` has it."""
+    with house_style():
+        drawing = new_drawing(width, height)
+        yield drawing, drawing.subplots(rows, columns, **options)
+
+
 @dataclass(frozen=True, eq=False)
 class Figure:
     """A picture with its message, its description in words and its data.
@@ -84,8 +96,9 @@ class Figure:
 
     def as_mini(self) -> Self:
         """This picture, with the mark of the synthetic world below it."""
-        _write_note(self.drawing, with_mini(self.note))
-        return replace(self, note=with_mini(self.note))
+        note = with_mini(self.note)
+        _write_note(self.drawing, note)
+        return replace(self, note=note)
 
     def png(self) -> bytes:
         """The picture at 150 dots per inch; no time and no version in the bytes."""
@@ -96,16 +109,14 @@ class Figure:
         return self._bytes("svg", {"Date": None, "Title": self.title, "Description": self.alt})
 
     def csv(self) -> str:
-        """The plotted numbers, an empty set of rows as an empty file."""
+        """The plotted numbers; no rows are an empty file."""
         names = list(dict.fromkeys(name for row in self.data for name in row))
         file = io.StringIO()
-        writer = csv.DictWriter(file, names, restval="-", lineterminator="\n")
         if names:
-            writer.writeheader()
-            rows = (
-                {k: "-" if v is None else csv_cell(v) for k, v in row.items()} for row in self.data
-            )
-            writer.writerows(rows)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            cells = ([row.get(name) for name in names] for row in self.data)
+            writer.writerows(["-" if v is None else csv_cell(v) for v in row] for row in cells)
         return file.getvalue()
 
     def save(self, folder: Path, name: str = "") -> list[Path]:
@@ -146,17 +157,13 @@ def finish(
     alt: str,
     note: str = "",
     data: Sequence[Mapping[str, Any]] = (),
+    is_mini: bool = False,
 ) -> Figure:
-    """The drawing as a figure: the message above, and the note, small, below.
+    """The drawing as a `Figure`, with its title above and its note, small, below.
 
-    Args:
-        drawing: what matplotlib drew.
-        name: of the files that `save` makes.
-        title: the message, one sentence.
-        alt: what words say of the picture behind its title.
-        note: how to read it, and of how many.
-        data: the plotted numbers, one mapping per row.
+    `alt` is what words say of the picture behind its title.
     """
+    note = with_mini(note) if is_mini else note
     with house_style():
         lines = textwrap.fill(title, int(drawing.get_figwidth() * 11.4))
         drawing.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
@@ -172,25 +179,36 @@ def with_mini(note: str) -> str:
 def _write_note(drawing: Drawing, note: str) -> None:
     if note:
         text = textwrap.fill(note, int(drawing.get_figwidth() * 18.5))
-        drawing.supxlabel(text, x=0.01, ha="left", fontsize=7, color="#555555")
+        drawing.supxlabel(text, x=0.01, ha="left", fontsize=7, color=FAINT)
 
 
 def name_rows(
     axes: Axes, labels: Sequence[str], *, rows: Sequence[float] = (), above: float = 0.5
 ) -> None:
-    """Bars from top to bottom, each with its label at the left.
-
-    Args:
-        axes: of horizontal bars.
-        labels: one a bar.
-        rows: where the bars are; empty: at 0, 1, ...
-        above: room above the first bar.
-    """
+    """Name horizontal bars, which go from top to bottom: at 0, 1, ... or at `rows`."""
     places = rows or range(len(labels))
     axes.set_yticks(places, labels)
     axes.set_ylim(places[-1] + 0.5, -above)
     axes.tick_params(axis="y", length=0, colors=INK)
     axes.grid(axis="y", visible=False)
+
+
+def text_beside(axes: Axes, row: float, text: str, **style: Any) -> None:
+    """A small text to the right of the axes, at the height of a row."""
+    style = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7.5} | style
+    axes.text(1.02, row, text, **style)
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Names of lines at the right edge, each `(end, text, colour)` near where its line ends.
+
+    `gap` is the share of the axes' height that a text needs.
+    """
+    low, high = axes.get_ylim()
+    heights = spread([(end - low) / (high - low) for end, *_ in ends], gap)
+    for (_, text, colour), height in zip(ends, heights, strict=True):
+        style = {"color": colour, "fontsize": 7.5, "va": "center"}
+        axes.annotate(text, (1.02, height), xycoords="axes fraction", **style)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

@@ -1,14 +1,17 @@
 """Cards: an image beside columns of marked text, as HTML for a notebook, as PNG for a slide."""
 
 import difflib
+import functools
 import html
 import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import jinja2
+import markupsafe
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
@@ -36,12 +39,7 @@ Tone = Literal["true", "invented", "unknown", "plain"]
 SIGNS: dict[Tone, str] = {"true": "✓", "invented": "✗", "unknown": "?", "plain": ""}
 _COLOURS: dict[Tone, str] = {"true": BLUE, "invented": ORANGE, "unknown": GREY, "plain": INK}
 _INKS = _COLOURS | {"invented": "#a34700", "unknown": "#5a5a5a"}  # of small text: dark enough
-_GROUNDS: dict[Tone, str] = {
-    "true": "#eaf3fb",
-    "invented": "#fdebdc",
-    "unknown": "#f2f2f2",
-    "plain": "#ffffff",
-}
+_GROUNDS = {"true": "#eaf3fb", "invented": "#fdebdc", "unknown": "#f2f2f2", "plain": "#ffffff"}
 _SIDE = 300  # pixels of an image's longer side in a card
 _COLUMN = 430  # pixels of a column of a PNG
 _CHARACTERS = 42  # of a line in it
@@ -123,16 +121,8 @@ class Card:
         alt = f"the image of: {self.title}" if self.columns else self.alt
         file = io.BytesIO()
         self.image.save(file, format="PNG")
-        image = picture_html(file.getvalue(), alt, width=self.image.width)
-        columns = "".join(_column_html(column) for column in self.columns)
-        note = f'<div style="font-size: 11px; color: #555">{html.escape(self.note)}</div>'
-        return (
-            '<div style="border: 1px solid #ddd; border-radius: 4px; padding: 10px; margin: 6px 0; '
-            f'background: #fff; color: {INK}">'
-            f'<div style="font-weight: bold; margin-bottom: 6px">{html.escape(self.title)}</div>'
-            '<div style="display: flex; gap: 16px; flex-wrap: wrap; align-items: flex-start">'
-            f"<div>{image}</div>{columns}</div>{note if self.note else ''}</div>"
-        )
+        image = markupsafe.Markup(picture_html(file.getvalue(), alt, width=self.image.width))
+        return _template().render(card=self, image=image)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
         return self.png(), {"alt": self.alt}
@@ -158,34 +148,12 @@ class Pictures:
         return "".join([*(picture._repr_html_() for picture in self.pictures), *notes])
 
 
-def _column_html(column: Column) -> str:
-    lines = "".join(_line_html(line, column.tone) for line in column.lines)
-    heading = html.escape(column.heading)
-    return (
-        f'<div style="flex: 1; min-width: 220px"><div style="font-weight: bold">{heading}</div>'
-        f"{lines}</div>"
-    )
-
-
-def _line_html(line: Line, marked: Tone) -> str:
-    words = []
-    for word, is_marked in line.words:
-        text = html.escape(word)
-        if is_marked:
-            way = "line-through" if marked == "invented" else "underline"
-            text = (
-                f'<span style="color: {_INKS[marked]}; background: {_GROUNDS[marked]}; '
-                f'text-decoration: {way}; font-weight: bold">{text}</span>'
-            )
-        words.append(text)
-    colour, ink, ground = _COLOURS[line.tone], _INKS[line.tone], _GROUNDS[line.tone]
-    sign = f'<b style="color: {ink}">{SIGNS[line.tone]}</b> ' if SIGNS[line.tone] else ""
-    label = f' <small style="color: {ink}">({html.escape(line.label)})</small>'
-    border = f"border-left: 3px solid {colour}; background: {ground}; " if sign else ""
-    return (
-        f'<div title="{html.escape(line.hover)}" style="{border}padding: 2px 6px; margin: 3px 0">'
-        f"{sign}{' '.join(words)}{label if line.label else ''}</div>"
-    )
+@functools.cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.globals |= {"signs": SIGNS, "colours": _COLOURS, "inks": _INKS, "grounds": _GROUNDS}
+    return environment.get_template("card.html.j2", globals={"ink": INK})
 
 
 def _draw(card: Card) -> Drawing:
@@ -218,33 +186,28 @@ def _column_box(column: Column) -> OffsetBox:
 def _line_box(line: Line, tone: Tone) -> OffsetBox:
     """A sentence in lines of `_CHARACTERS`, on the ground of its tone."""
     words = [*line.words, *((word, False) for word in f"({line.label})".split() if line.label)]
-    if SIGNS[line.tone]:
-        words.insert(0, (SIGNS[line.tone], False))
     rows: list[list[Artist]] = [[]]
     used = 0
+    if SIGNS[line.tone]:
+        style = {"color": _COLOURS[line.tone], "fontsize": 8}
+        rows[0].append(TextArea(SIGNS[line.tone], textprops=style))
+        used = 2
     for word, is_marked in words:
         if rows[-1] and used + len(word) > _CHARACTERS:
             rows.append([])
             used = 0
-        rows[-1].append(_marked_word(word, tone) if is_marked else _word(word, line.tone))
+        style: dict[str, Any] = {"color": INK, "fontsize": 8}
         used += len(word) + 1
+        if is_marked:  # struck out or underlined by combining signs
+            sign = "\u0336" if tone == "invented" else "\u0332"
+            word = "".join(letter + sign for letter in word)
+            ground = {"facecolor": _GROUNDS[tone], "edgecolor": "none", "pad": 0.5}
+            style |= {"color": _COLOURS[tone], "bbox": ground}
+        rows[-1].append(TextArea(word, textprops=style))
     lines = (HPacker(children=row, align="baseline", pad=0, sep=2.4) for row in rows)
     text = VPacker(children=list(lines), align="left", pad=0, sep=1.5)
     frame = {"facecolor": _GROUNDS[line.tone], "edgecolor": _COLOURS[line.tone], "linewidth": 0.5}
     return PaddedBox(text, pad=2, draw_frame=bool(SIGNS[line.tone]), patch_attrs=frame)
-
-
-def _word(word: str, tone: Tone) -> TextArea:
-    is_sign = word == SIGNS[tone]
-    return TextArea(word, textprops={"color": _COLOURS[tone] if is_sign else INK, "fontsize": 8})
-
-
-def _marked_word(word: str, tone: Tone) -> TextArea:
-    """A word in the colours of its tone, struck out or underlined by combining signs."""
-    sign = "\u0336" if tone == "invented" else "\u0332"
-    ground = {"facecolor": _GROUNDS[tone], "edgecolor": "none", "pad": 0.5}
-    style = {"color": _COLOURS[tone], "bbox": ground, "fontsize": 8}
-    return TextArea("".join(letter + sign for letter in word), textprops=style)
 
 
 def fit(image: Image.Image, side: int = _SIDE) -> tuple[Image.Image, float]:
@@ -256,13 +219,18 @@ def fit(image: Image.Image, side: int = _SIDE) -> tuple[Image.Image, float]:
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib, so that pictures are equal on every machine."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    """A font of matplotlib's, so that pictures are equal on every machine; 6 pixels a letter."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
     return ImageFont.truetype(path, 10)
 
 
 _KINDS = {"absent": "absent object", "attribute": "wrong attribute"}
 _TONES: dict[str, Tone] = {"correct": "true", "hallucination": "invented"}
+
+
+def plain(text: str) -> list[tuple[str, bool]]:
+    """The words of a text, none of them marked."""
+    return [(word, False) for word in text.split()]
 
 
 def hallucination_card(
@@ -294,15 +262,26 @@ def hallucination_card(
     if not shown:
         raise BadInput(f"no verdicts of {', '.join(models)}; there are those of {sorted(ruled)}")
     picture, note = with_boxes(_read(image), regions, most_regions)
-    columns = []
-    for model in shown:
-        count = sum(v.label == "hallucination" for v in ruled[model])
-        heading = f"{model_title(model)}: {count} of {len(ruled[model])} wrong"
-        columns.append(Column(heading, [_sentence(v) for v in ruled[model]]))
+    columns = [verdict_column(model_title(model), ruled[model]) for model in shown]
     signs = "✓ true; ✗ wrong: an absent object or a wrong attribute; ? not to be judged."
     name = f"card_{ruled[shown[0]][0].case_id}"
     message = title or "; ".join(column.heading for column in columns).capitalize() + "."
     return Card(name, message, picture, columns, f"{signs} {note}".strip())
+
+
+def verdict_column(name: str, verdicts: Sequence[Verdict]) -> Column:
+    """Sentences with their signs and reasons, one line each, and how many are wrong."""
+    lines = []
+    for verdict in verdicts:
+        is_wrong, label = verdict.label == "hallucination", ""
+        if is_wrong or verdict.label == "unparsed":
+            kind = _KINDS.get(verdict.kind, verdict.kind)
+            label = kind if is_wrong else "the judge's reply could not be read"
+        hover = ": ".join(filter(None, (verdict.kind or verdict.label, verdict.reason)))
+        tone = _TONES.get(verdict.label, "unknown")
+        lines.append(Line(plain(verdict.claim), tone, label, hover))
+    wrong = sum(line.tone == "invented" for line in lines)
+    return Column(f"{name}: {wrong} of {len(lines)} wrong", lines)
 
 
 def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
@@ -313,26 +292,35 @@ def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
     Raises:
         BadInput: no readable image.
     """
+    picture, _ = fit(read_image(pair.image))
     if isinstance(pair, Instruction):
-        return _instruction_card(pair, title=title)
+        words = plain(pair.answer)
+        columns = [Column(f"answer, {len(words)} words", [Line(words)])]
+        name, kind = f"instruction_{pair.instruction_id}", f"instruction {pair.instruction_id}"
+    else:
+        chosen, rejected = differing_words(pair)
+        columns = [
+            Column(f"chosen ✓, {len(chosen)} words", [Line(chosen)], "true"),
+            Column(f"rejected ✗, {len(rejected)} words", [Line(rejected)], "invented"),
+        ]
+        name, kind = f"pair_{pair.pair_id}", f"pair {pair.pair_id}"
+    note = f"{pair.kind} {kind} from {pair.source}, image {pair.image_id}."
+    message = title or pair.instruction or "(a caption: the trainer draws the request)"
+    return Card(name, message, picture, columns, note)
+
+
+def differing_words(pair: Pair) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """The words of the chosen and the rejected text, each with whether the other lacks it there."""
     chosen, rejected = pair.chosen.split(), pair.rejected.split()
     same_chosen, same_rejected = set(), set()
     matcher = difflib.SequenceMatcher(a=chosen, b=rejected, autojunk=False)
-    for block in matcher.get_matching_blocks():
-        same_chosen |= set(range(block.a, block.a + block.size))
-        same_rejected |= set(range(block.b, block.b + block.size))
-
-    def column(heading: str, words: list[str], same: set[int], tone: Tone) -> Column:
-        marked = [(word, at not in same) for at, word in enumerate(words)]
-        return Column(f"{heading}, {len(words)} words", [Line(marked)], tone)
-
-    columns = [
-        column("chosen ✓", chosen, same_chosen, "true"),
-        column("rejected ✗", rejected, same_rejected, "invented"),
-    ]
-    picture, _ = fit(read_image(pair.image))
-    note = f"{pair.kind} pair {pair.pair_id} from {pair.source}, image {pair.image_id}."
-    return Card(f"pair_{pair.pair_id}", title or pair.instruction, picture, columns, note)
+    for a, b, size in matcher.get_matching_blocks():
+        same_chosen |= set(range(a, a + size))
+        same_rejected |= set(range(b, b + size))
+    return (
+        [(word, at not in same_chosen) for at, word in enumerate(chosen)],
+        [(word, at not in same_rejected) for at, word in enumerate(rejected)],
+    )
 
 
 def text_card(image: str | Path, columns: Sequence[Column], *, title: str, note: str = "") -> Card:
@@ -343,21 +331,6 @@ def text_card(image: str | Path, columns: Sequence[Column], *, title: str, note:
     """
     picture, _ = fit(_read(image))
     return Card("text", title, picture, columns, note)
-
-
-def verdict_lines(verdicts: Iterable[Verdict]) -> list[Line]:
-    """Sentences with their signs and reasons, one line each."""
-    return [_sentence(verdict) for verdict in verdicts]
-
-
-def _instruction_card(record: Instruction, *, title: str) -> Card:
-    words = [(word, False) for word in record.answer.split()]
-    column = Column(f"answer, {len(words)} words", [Line(words)])
-    picture, _ = fit(read_image(record.image))
-    note = f"{record.kind} instruction {record.instruction_id} from {record.source}, "
-    note += f"image {record.image_id}."
-    message = title or record.instruction or "(a caption: the trainer draws the request)"
-    return Card(f"instruction_{record.instruction_id}", message, picture, [column], note)
 
 
 def best_and_worst(
@@ -393,26 +366,22 @@ def best_and_worst(
         return Pictures((), [f"No description was judged for both {models[0]} and {models[1]}."])
     order = sorted(change, key=lambda case_id: (change[case_id], case_id))
     middle = [order[len(order) // 2]] if median else []
-    shown = list(dict.fromkeys([*order[:count], *middle, *reversed(order[-count:])]))
+    shown = dict.fromkeys([*order[:count], *middle, *reversed(order[-count:])])
     places = {order[-1]: "worst", **dict.fromkeys(middle, "median"), order[0]: "best"}
-
-    def title(case_id: str) -> str:
-        text = f"Image {evidence[case_id].image_id}: {_change_text(change[case_id])}"
-        place = places.get(case_id) if median else None
-        return f"The {place} of {len(order)} descriptions. {text}" if place else text
-
-    return Pictures(
-        [
-            hallucination_card(
-                evidence[case_id].image,
-                ruled[case_id],
-                regions=evidence[case_id].regions,
-                models=models,
-                title=title(case_id),
-            )
-            for case_id in shown
-        ]
-    )
+    cards = []
+    for case_id in shown:
+        known, by = evidence[case_id], change[case_id]
+        title = "as many wrong sentences after tuning as before"
+        if by:
+            way, noun = "fewer" if by < 0 else "more", "sentence" if abs(by) == 1 else "sentences"
+            title = f"{abs(by)} {way} wrong {noun} after tuning"
+        title = f"Image {known.image_id}: {title}"
+        if median and case_id in places:
+            title = f"The {places[case_id]} of {len(order)} descriptions. {title}"
+        regions, own = known.regions, ruled[case_id]
+        card = hallucination_card(known.image, own, regions=regions, models=models, title=title)
+        cards.append(card)
+    return Pictures(cards)
 
 
 def contact_sheet(
@@ -423,7 +392,7 @@ def contact_sheet(
     side: int = 150,
     title: str = "",
 ) -> Card:
-    """Small pictures in a grid, each with a line of text below.
+    """Small pictures in a grid, each with the beginning of a text below.
 
     Raises:
         BadInput: no images, an image that cannot be read, or captions that do not match them.
@@ -439,10 +408,10 @@ def contact_sheet(
         left, top = (at % columns) * (side + 10), (at // columns) * (side + foot + 10)
         picture, _ = fit(_read(path), side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top))
-        for line, text in enumerate(_two_lines(captions[at] if captions else "", side)):
-            draw.text((left, top + side + 3 + 14 * line), text, font=_font(), fill="#222222")
-    message = title or f"{len(images)} images"
-    return Card("contact_sheet", message, sheet, captions=captions)
+        if captions:
+            lines = textwrap.wrap(captions[at], side // 6, max_lines=2, placeholder="…")
+            draw.text((left, top + side + 3), "\n".join(lines), font=_font(), fill=INK)
+    return Card("contact_sheet", title or f"{len(images)} images", sheet, captions=captions)
 
 
 def _read(path: str | Path) -> Image.Image:
@@ -468,45 +437,14 @@ def with_boxes(image: Image.Image, regions: Sequence[Region], most: int) -> tupl
         x, y = region.x * scale, region.y * scale
         end = ((region.x + region.width) * scale - 1, (region.y + region.height) * scale - 1)
         draw.rectangle((x, y, max(x + 1, end[0]), max(y + 1, end[1])), outline=BLUE, width=2)
-        x, y = max(0, x), max(0, y)
-        label = draw.textbbox((x + 2, y + 1), str(at), font=_font())
-        draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=BLUE)
-        draw.text((x + 2, y + 1), str(at), font=_font(), fill="white")
+        place = (max(0, x) + 2, max(0, y) + 1)
+        label = draw.textbbox(place, str(at), font=_font())
+        draw.rectangle((place[0] - 2, place[1] - 1, label[2] + 2, label[3] + 2), fill=BLUE)
+        draw.text(place, str(at), font=_font(), fill="white")
     texts = [f"{at} {region.phrase.strip()}" for at, region in enumerate(shown, start=1)]
     if len(regions) > len(shown):
         texts.append(f"{len(regions) - len(shown)} more regions")
     return picture, f"Boxes: {'; '.join(texts)}." if texts else ""
-
-
-def _sentence(verdict: Verdict) -> Line:
-    words = [(word, False) for word in verdict.claim.split()]
-    label = _KINDS.get(verdict.kind, verdict.kind) if verdict.label == "hallucination" else ""
-    if verdict.label == "unparsed":
-        label = "the judge's reply could not be read"
-    hover = ": ".join(part for part in (verdict.kind or verdict.label, verdict.reason) if part)
-    return Line(words, _TONES.get(verdict.label, "unknown"), label, hover)
-
-
-def _change_text(change: int) -> str:
-    if change == 0:
-        return "as many wrong sentences after tuning as before"
-    noun = "sentence" if abs(change) == 1 else "sentences"
-    return f"{abs(change)} {'fewer' if change < 0 else 'more'} wrong {noun} after tuning"
-
-
-def _two_lines(text: str, width: float) -> list[str]:
-    """The beginning of `text` in at most two lines of `width` pixels."""
-    lines, face = [""], _font()
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if face.getlength(longer) <= width:
-            lines[-1] = longer
-        elif len(lines) == 2:
-            lines[-1] = lines[-1][:-1] + "…"
-            break
-        else:
-            lines.append(word)
-    return lines
 
 
 # A few records as a person wants to see them before anything is spent on all of them.
@@ -515,7 +453,7 @@ def _two_lines(text: str, width: float) -> list[str]:
 def pair_cards(pairs: Sequence[Pair | Instruction], *, notes: Sequence[str] = ()) -> Pictures:
     """One card a pair; `notes` are put in front of the instructions, one each."""
     titles = [f"{note}: {p.instruction}" for note, p in zip(notes, pairs, strict=False)]
-    titles += [p.instruction for p in pairs[len(titles) :]]
+    titles += [""] * (len(pairs) - len(titles))
     return Pictures([pair_card(p, title=t) for p, t in zip(pairs, titles, strict=True)])
 
 

@@ -34,20 +34,25 @@ def hallucination_cards(
     Raises:
         BadInput: the stage prepare has left no questions, or no evidence.
     """
+    path = evaluated / "verdicts.jsonl"
+    verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
+    evidence = _evidence(prepared, "shr")
+    cards = best_and_worst(verdicts, evidence, count=count, median=median)
+    manifest = read_manifest(evaluated)
+    return cards.as_mini() if manifest is not None and manifest.is_mini else cards
+
+
+def _evidence(prepared: Path, benchmark: str = "") -> dict[str, Evidence]:
+    """What is known of the image of each question of a benchmark, or of all, by its id."""
     for name in ("questions.jsonl", "evidence.jsonl"):
         if not (prepared / name).is_file():
             raise BadInput(
                 f"{prepared.name}/{name} is absent, which says what was asked and is on the images"
             )
-    path = evaluated / "verdicts.jsonl"
-    verdicts = list(read_jsonl(path, Verdict)) if path.is_file() else []
     known = {e.image_id: e for e in read_jsonl(prepared / "evidence.jsonl", Evidence)}
     questions = read_jsonl(prepared / "questions.jsonl", Question)
-    described = (q for q in questions if q.benchmark == "shr" and q.image_id in known)
-    evidence = {q.question_id: known[q.image_id] for q in described}
-    cards = best_and_worst(verdicts, evidence, count=count, median=median)
-    manifest = read_manifest(evaluated)
-    return cards.as_mini() if manifest is not None and manifest.is_mini else cards
+    asked = (q for q in questions if q.image_id in known and benchmark in ("", q.benchmark))
+    return {q.question_id: known[q.image_id] for q in asked}
 
 
 def compare(run: Run, results: Sequence[tables.Table]) -> Pictures:
@@ -106,31 +111,19 @@ def _learning(result: tables.RunResults) -> Figure:
     """The learning curve of a run; how many updates it had stands in its training log."""
     if result.training_log is None:
         raise BadInput(f"run {result.name!r} has no training log")
-    own = [step for step in read_steps(result.training_log) if step["objective"] == "dpo"]
-    last = own or read_steps(result.training_log)
-    return learning_curve(result, updates=last[-1]["step"] + 1)
+    steps = read_steps(result.training_log)
+    own = [step for step in steps if step["objective"] == "dpo"] or steps
+    return learning_curve(result, updates=own[-1]["step"] + 1)
 
 
 def _invented(result: tables.RunResults, model: str) -> Figure:
     """The objects that a model of one run invents, from the files of its stages."""
-    evaluated, prepared = (result.folders.get(stage) for stage in ("evaluate", "prepare"))
-    files = [
-        folder / name
-        for folder, name in (
-            (evaluated, "verdicts.jsonl"),
-            (prepared, "evidence.jsonl"),
-            (prepared, "questions.jsonl"),
-            (prepared, "vocabulary.json"),
-        )
-        if folder is not None
-    ]
+    evaluated, prepared = (result.folders.get(stage, Path()) for stage in ("evaluate", "prepare"))
+    files = evaluated / "verdicts.jsonl", prepared / "vocabulary.json"
     absent = [path.name for path in files if not path.is_file()]
-    if absent or not files:
-        raise BadInput(f"run {result.name!r} has no {', '.join(absent) or 'folder'}")
-    verdicts = list(read_jsonl(files[0], Verdict))
-    known = {e.image_id: e for e in read_jsonl(files[1], Evidence)}
-    questions = read_jsonl(files[2], Question)
-    evidence = {q.question_id: known[q.image_id] for q in questions if q.image_id in known}
-    objects = read_json(files[3], dict, expected="run stage prepare again").get("objects", ())
+    if absent:
+        raise BadInput(f"run {result.name!r} has no {', '.join(absent)}")
+    objects = read_json(files[1], dict, expected="run stage prepare again").get("objects", ())
     names = [name if isinstance(name, str) else str(name[0]) for name in objects]
-    return invented_objects(verdicts, evidence, names, model=model)
+    verdicts = list(read_jsonl(files[0], Verdict))
+    return invented_objects(verdicts, _evidence(prepared), names, model=model)

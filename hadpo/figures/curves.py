@@ -14,15 +14,17 @@ from matplotlib.ticker import MaxNLocator
 
 from hadpo.figures._style import (
     BLUE,
+    FAINT,
     GREY,
     INK,
     ORANGE,
     Figure,
     finish,
     house_style,
+    label_ends,
     new_drawing,
+    panels,
     percent,
-    spread,
 )
 from hadpo.records import BadInput, Pair
 from hadpo.tables import RunResults, learning_metric, measure_of, split_title
@@ -73,7 +75,8 @@ def as_step(step: Any) -> Step:
     own = {"objective": str(values.pop("objective", "dpo")), "step": int(values.pop("step"))}
     values.pop("epoch", None)
     metrics = values.pop("metrics", values)
-    return own | {"metrics": {k: float(v) for k, v in metrics.items() if _is_number(v)}}
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
+    return own | {"metrics": {k: float(v) for k, v in numbers.items() if not isinstance(v, bool)}}
 
 
 def training_curves(
@@ -203,9 +206,7 @@ def _draw_panel(
     axes: Axes, panel: Any, lines: Mapping[str, Sequence[Step]], *, has_names: bool
 ) -> None:
     title, unit, metrics = panel
-    axes.set_title(title)
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
+    axes.set(title=title, xlabel="step", ylabel=unit)
     ends = []
     for at, (label, steps) in enumerate(lines.items()):
         colour = _colour(at, label)
@@ -219,30 +220,14 @@ def _draw_panel(
             axes.plot(x, y, style, color=colour, linewidth=0.5, alpha=0.4)
             marker = "o" if len(x) == 1 else ""
             axes.plot(x, mean, style, color=colour, linewidth=1.8, marker=marker, markersize=3)
-            dots = axes.plot(
-                *_series(steps, f"{_HELD_OUT}{name}"), "o", color=colour, markersize=4.5
-            )
+            dots = axes.plot(*_series(steps, f"{_HELD_OUT}{name}"), "o", color=colour, ms=4.5)
             dots[0].set_markerfacecolor("white" if style == "--" else colour)
-            short = short if len(shown) > 1 else ""
-            name_ = label if len(lines) > 1 else ""
-            text = " ".join(part for part in (name_, short) if part) if has_names else ""
-            ends.append((x[-1], mean[-1], text, colour))
+            names = (label if len(lines) > 1 else "", short if len(shown) > 1 else "")
+            ends.append((mean[-1], " ".join(filter(None, names)), colour))
     if title == _ROOMY:
         axes.set_ylim(0, 1.04)
-    low, high = axes.get_ylim()
-    places = spread([end[1] for end in ends], 0.1 * (high - low))
-    for (x, y, text, colour), place in zip(ends, places, strict=True):
-        if text:
-            axes.annotate(
-                text,
-                (x, y),
-                xytext=(1.02, (place - low) / (high - low)),
-                textcoords=axes.transAxes,
-                color=colour,
-                fontsize=7.5,
-                va="center",
-                annotation_clip=False,
-            )
+    if has_names:
+        label_ends(axes, ends, 0.1)
 
 
 def _series(steps: Sequence[Step], name: str) -> tuple[list[int], list[float]]:
@@ -255,22 +240,17 @@ def _message(lines: Mapping[str, Sequence[Step]]) -> str:
     label = next((name for name in lines if name.endswith("dpo")), next(iter(lines)))
     steps = lines[label]
     names = ("rewards/accuracies", "rewards/margins")
-    values = [smooth([s["metrics"][n] for s in steps if n in s["metrics"]]) for n in names]
+    values = [smooth(_series(steps, name)[1]) for name in names]
     if not all(values):
-        loss = [s["metrics"]["loss"] for s in steps if "loss" in s["metrics"]]
-        return (
-            f"After {len(steps)} steps the loss is {smooth(loss)[-1]:.3f}." if loss else "Training."
-        )
+        _, loss = _series(steps, "loss")
+        whole = f"After {len(steps)} steps the loss is {smooth(loss)[-1]:.3f}." if loss else ""
+        return whole or "Training."
     _, held_out = _series(steps, f"{_HELD_OUT}{names[0]}")
     more = f"; {held_out[-1]:.0%} of the held-out pairs do" if held_out else ""
     return (
         f"After {len(steps)} steps {values[0][-1]:.0%} of the pairs prefer the chosen answer, "
         f"by {values[1][-1]:.2f} nats of reward{more}."
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # What a training does to the benchmarks on its way: base, kept steps, tuned.
@@ -281,35 +261,26 @@ _COLOURS = (BLUE, INK, GREY, "#5a3e8e")
 _Point = tuple[int, float, float | None, float | None, int]  # updates, value, its interval, n
 
 
-def learning_curve(
-    result: RunResults,
-    *,
-    updates: int,
-    measures: Mapping[str, str] | None = None,
-) -> Figure:
+def learning_curve(result: RunResults, *, updates: int) -> Figure:
     """One line a benchmark and split over the updates, with the 95 % interval of each point.
 
     Args:
-        result: a run that evaluated `step-<n>` models.
+        result: a run that evaluated `step-<n>` models; the benchmarks declare the metric to draw.
         updates: of the whole training: where the tuned model stands; the base stands at 0.
-        measures: benchmark -> the metric to draw; None: as the benchmarks declare.
 
     Raises:
         BadInput: no kept step was evaluated.
     """
-    if measures is None:
-        measures = {key[0]: learning_metric(key[0]) for key in result.metrics}
-    names = {key[3] for key in result.metrics}
-    steps = {name: int(name.removeprefix(STEP)) for name in names if name.startswith(STEP)}
+    measures = {key[0]: learning_metric(key[0]) for key in result.metrics}
+    steps = {m: int(m.removeprefix(STEP)) for *_, m in result.metrics if m.startswith(STEP)}
     if not steps:
         raise BadInput(
             "no step-<n> was evaluated: train with keep_steps, and name steps in evaluate.models"
         )
     places = {"base": 0, **steps, "merged": updates}
     lines: dict[str, list[_Point]] = {}
-    for benchmark, split, name, model in result.metrics:
-        metric = result.metrics[benchmark, split, name, model]
-        if measures.get(benchmark) != name or model not in places or metric.value is None:
+    for (benchmark, split, name, model), metric in result.metrics.items():
+        if measures[benchmark] != name or model not in places or metric.value is None:
             continue
         measure = measure_of(benchmark, name)
         scale = 100 if measure.is_fraction else 10  # scores of 0 to 10 as tenths
@@ -320,29 +291,22 @@ def learning_curve(
         lines.setdefault(label, []).append(point)
     if not lines:
         raise BadInput(f"none of {', '.join(measures.values())} was measured")
-    for points in lines.values():
-        points.sort(key=lambda point: point[0])
-    changes = [
-        f"{label} {points[0][1]:.1f} to {points[-1][1]:.1f}" for label, points in lines.items()
-    ]
-    message = f"Over {updates} updates: {'; '.join(changes)}."
-    with house_style():
-        drawing = new_drawing(7.0, 3.6)
-        axes = drawing.add_subplot()
-        for at, points in enumerate(lines.values()):
+    changes, ends = [], []
+    with panels(7.0, 3.6) as (drawing, axes):
+        for at, (label, points) in enumerate(lines.items()):
+            points.sort(key=lambda point: point[0])
             x, y = [p[0] for p in points], [p[1] for p in points]
-            colour = _COLOURS[at % len(_COLOURS)]
-            style = _STYLES[at % len(_STYLES)]
+            colour, style = _COLOURS[at % len(_COLOURS)], _STYLES[at % len(_STYLES)]
             axes.plot(x, y, style, marker="o", markersize=4, color=colour)
             bands = [(p[0], p[2], p[3]) for p in points if p[2] is not None and p[3] is not None]
             if bands:
                 axes.fill_between(*np.array(bands).T, color=colour, alpha=0.12, linewidth=0)
-        heights = spread([points[-1][1] for points in lines.values()], 6)
-        for at, ((label, points), height) in enumerate(zip(lines.items(), heights, strict=True)):
-            colour = _COLOURS[at % len(_COLOURS)]
-            axes.text(1.03 * points[-1][0], height, label, color=colour, fontsize=7.5, va="center")
-        axes.set(xlabel="updates", ylabel="percent", xlim=(0, 1.45 * updates))
+            changes.append(f"{label} {y[0]:.1f} to {y[-1]:.1f}")
+            ends.append((y[-1], label, colour))
+        axes.set(xlabel="updates", ylabel="percent")
         axes.set_xticks(sorted(places.values()))
+        label_ends(axes, ends, 0.07)
+    message = f"Over {updates} updates: {'; '.join(changes)}."
     note = f"{result.name}; 0 is the base. Bands: 95 % intervals over images."
     columns = ("line", "updates", "value", "low", "high", "n")
     data: list[dict[str, Any]] = [
@@ -351,8 +315,8 @@ def learning_curve(
         for point in points
     ]
     alt = f"Lines over {', '.join(map(str, sorted(places.values())))} updates."
-    figure = finish(drawing, "learning_curve", message, note=note, alt=alt, data=data)
-    return figure.as_mini() if result.is_mini else figure
+    name, is_mini = "learning_curve", result.is_mini
+    return finish(drawing, name, message, note=note, alt=alt, data=data, is_mini=is_mini)
 
 
 # Reward margins pair by pair: how many pairs are the right way round, and by how much.
@@ -372,15 +336,13 @@ def margin_histogram(
         margins: pairs with their margins, in nats, drawn by kind; or margins of runs by name.
     """
     if isinstance(margins, Mapping):
-        named = {name: [float(value) for value in values] for name, values in margins.items()}
+        found = margins
     else:
         kinds = sorted({pair.kind for pair, _ in margins})
-        named = {
-            kind if len(kinds) > 1 else "": [float(v) for pair, v in margins if pair.kind == kind]
-            for kind in kinds
-        }
-    strange = sum(not np.isfinite(value) for values in named.values() for value in values)
-    named = {name: [v for v in values if np.isfinite(v)] for name, values in named.items()}
+        names = {kind: kind if len(kinds) > 1 else "" for kind in kinds}
+        found = {n: [v for pair, v in margins if pair.kind == kind] for kind, n in names.items()}
+    named = {n: [float(v) for v in values if np.isfinite(v)] for n, values in found.items()}
+    strange = sum(map(len, found.values())) - sum(map(len, named.values()))
     named = {name: values for name, values in named.items() if values}
     every = [value for values in named.values() for value in values]
     wide = max([1e-6, *(abs(value) for value in every)])
@@ -393,13 +355,10 @@ def margin_histogram(
     if not named:
         message = "No pair was held out of training: there are no margins to show."
     data = []
-    with house_style():
-        drawing = new_drawing()
-        axes = drawing.add_subplot()
+    with panels() as (drawing, axes):
         for at, (name, values) in enumerate(named.items()):
             counts, _ = np.histogram(values, edges)
-            colour = _MORE_MARGINS[at % len(_MORE_MARGINS)]
-            style = _STYLES[at % len(_STYLES)]
+            colour, style = _MORE_MARGINS[at % len(_MORE_MARGINS)], _STYLES[at % len(_STYLES)]
             axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.8)
             if len(named) == 1:
                 axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
@@ -408,11 +367,10 @@ def margin_histogram(
             label = f"{name} median {middle:+.2f}".strip()
             place = (0.02, 0.95 - 0.08 * at)
             axes.text(*place, label, color=colour, transform=axes.transAxes, fontsize=7.5)
+            ends = edges.round(6).tolist()
             data += [
-                {"run": name or "-", "low": round(low, 6), "high": round(high, 6), "pairs": n}
-                for low, high, n in zip(
-                    edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True
-                )
+                {"run": name or "-", "low": low, "high": high, "pairs": n}
+                for low, high, n in zip(ends, ends[1:], counts.tolist(), strict=False)
             ]
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.set(xlabel="reward margin, chosen minus rejected (nats)", ylabel="pairs")
@@ -440,51 +398,36 @@ def beta_sweep(start: np.ndarray, betas: Sequence[float], marked: float) -> Figu
         betas: to draw.
         marked: the beta that the slider stands on.
     """
+    from scipy import special  # here, because importing it takes long
+
+    def divergence(odds: np.ndarray) -> np.ndarray:
+        """Mean KL of each row's chances from those of `start`."""
+        chances = ((special.expit(sign * odds), special.expit(sign * start)) for sign in (1, -1))
+        return np.sum([special.rel_entr(*pair) for pair in chances], axis=0).mean(axis=1)
+
     every = np.array(betas, dtype=float)
-    odds = start[None, :] + 1 / every[:, None]
-    kl = _divergence(odds, start)
-    margin = odds.mean(axis=1)
-    right = (odds > 0).mean(axis=1)
-    at = int(np.abs(every - marked).argmin())
+    odds = start + 1 / every[:, None]
+    kl, margin, right = divergence(odds), odds.mean(axis=1), (odds > 0).mean(axis=1)
+    at, before = int(np.abs(every - marked).argmin()), float(start.mean())
     title = (
-        f"beta {every[at]:g}: log-odds {margin[at]:+.1f} nats, {start.mean():+.1f} before; "
+        f"beta {every[at]:g}: log-odds {margin[at]:+.1f} nats, {before:+.1f} before; "
         f"{right[at]:.0%} of the pairs the right way round, at a KL of {kl[at]:.2f}."
     )
-    with house_style():
-        drawing = new_drawing(6.4, 3.6)
-        axes = drawing.add_subplot()
-        fine = start[None, :] + 1 / np.geomspace(every.min(), every.max(), 200)[:, None]
-        axes.plot(fine.mean(axis=1), _divergence(fine, start), "-", color=GREY, linewidth=1)
+    with panels(6.4, 3.6) as (drawing, axes):
+        fine = start + 1 / np.geomspace(every.min(), every.max(), 200)[:, None]
+        axes.plot(fine.mean(axis=1), divergence(fine), "-", color=GREY, linewidth=1)
         axes.plot(margin, kl, "o", color=BLUE, markersize=5)
+        near = {"textcoords": "offset points"}
         for x, y, beta in zip(margin, kl, every, strict=True):
-            axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), textcoords="offset points")
+            axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), **near)
         axes.plot(margin[at], kl[at], "D", color=ORANGE, markersize=9, markerfacecolor="none")
-        axes.axvline(float(start.mean()), color=GREY, linestyle=":", linewidth=1)
-        top = (float(start.mean()), float(kl.max()))
-        way = {"xytext": (4, -4), "textcoords": "offset points", "color": "#555555"}
-        axes.annotate("reference", top, **way)
-        axes.set(
-            xlabel="log-odds of chosen over rejected (nats)", ylabel="KL from reference (nats)"
-        )
+        axes.axvline(before, color=GREY, linestyle=":", linewidth=1)
+        axes.annotate("reference", (before, kl.max()), xytext=(4, -4), color=FAINT, **near)
+        axes.set_xlabel("log-odds of chosen over rejected (nats)")
+        axes.set_ylabel("KL from reference (nats)")
     note = f"n = {len(start)} pairs, means. Beside the points: beta. Diamond: the chosen beta."
-    data = [
-        {"beta": float(b), "log_odds": float(m), "kl": float(k), "right": float(r)}
-        for b, m, k, r in zip(every, margin, kl, right, strict=True)
-    ]
+    columns = ("beta", "log_odds", "kl", "right")
+    rows = zip(every, margin, kl, right, strict=True)
+    data: list[dict[str, Any]] = [dict(zip(columns, map(float, row), strict=True)) for row in rows]
     alt = "KL against log-odds for each beta."
     return finish(drawing, "beta_sweep", title, note=note, alt=alt, data=data)
-
-
-def _divergence(odds: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Mean KL of each row's chances from those of `start`."""
-    before, after = _chance(start)[None, :], _chance(odds)
-    return (_part(after, before) + _part(1 - after, 1 - before)).mean(axis=1)
-
-
-def _chance(odds: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-odds))
-
-
-def _part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """P log(p / q), 0 where p is 0."""
-    return np.where(p > 0, p * np.log(np.maximum(p, 1e-300) / np.maximum(q, 1e-300)), 0.0)

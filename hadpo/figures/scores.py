@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from hadpo.figures._style import (
     BLUE,
+    FAINT,
     GREY,
     INK,
     MODEL_COLOURS,
@@ -15,10 +16,10 @@ from hadpo.figures._style import (
     SAND,
     Figure,
     finish,
-    house_style,
     name_rows,
-    new_drawing,
+    panels,
     percent,
+    text_beside,
 )
 from hadpo.figures.cards import Pictures
 from hadpo.records import BadInput, Metric
@@ -45,13 +46,12 @@ def benchmark_figures(metrics: Iterable[Metric]) -> Pictures:
         BadInput: no benchmark that has a figure.
     """
     every = list(metrics)
-    names = {metric.benchmark for metric in every if metric.n}
     drawn = {(metric.benchmark, metric.name) for metric in every if metric.n}
+    names = {benchmark for benchmark, _ in drawn}
     figures = [pope_bars(every)] if "pope" in names else []
-    others = sorted(names - {"pope"}, key=lambda name: (name != "shr", name))
-    figures += [
-        score_bars(every, name) for name in others if any((name, m) in drawn for m in bars_of(name))
-    ]
+    for name in sorted(names - {"pope"}, key=lambda name: (name != "shr", name)):
+        if any((name, metric) in drawn for metric in bars_of(name)):
+            figures.append(score_bars(every, name))
     if not figures:
         raise BadInput(f"no figure of the benchmarks {sorted(names)}")
     return Pictures(figures)
@@ -79,11 +79,10 @@ def score_bars(metrics: Iterable[Metric], benchmark: str) -> Figure:
         raise BadInput(f"no {benchmark.upper()} among the metrics; was the benchmark evaluated?")
     scale, unit = _scale(benchmark, next(iter(shown)))
     titles = [model_title(model) for model in order]
-    with house_style():
-        drawing = new_drawing(8.0, 0.26 * len(order) * len(shown) + 0.3 * len(shown) + 1.2)
-        left, right = drawing.subplots(1, 2, width_ratios=(1.7, 1))
+    rows: list[float] = []
+    height = 0.26 * len(order) * len(shown) + 0.3 * len(shown) + 1.2
+    with panels(8.0, height, 1, 2, width_ratios=(1.7, 1)) as (drawing, (left, right)):
         name_rows(right, titles)
-        rows = []
         for number, (name, words) in enumerate(shown.items()):
             start = number * (len(order) + 1.4)
             left.text(0, start, words, fontweight="bold", fontsize=7.5)
@@ -94,8 +93,8 @@ def score_bars(metrics: Iterable[Metric], benchmark: str) -> Figure:
         for at, model in enumerate(order):
             length = _value(table[model], _WORDS)
             if length is not None:
-                right.barh(at, length, 0.6, color=MODEL_COLOURS.get(model, _OTHER))
-                right.text(length, at, f" {length:.1f}", va="center")
+                bar = right.barh(at, length, 0.6, color=MODEL_COLOURS.get(model, _OTHER))
+                right.bar_label(bar, fmt=" %.1f")
         name_rows(left, titles * len(shown), rows=rows, above=0.8)
         left.set(xlabel=unit, title=benchmark.upper(), xlim=(0, 1.3 * left.get_xlim()[1]))
         right.set(xlabel="words per answer", title="Length", xlim=(0, 1.2 * right.get_xlim()[1]))
@@ -177,10 +176,8 @@ def pope_bars(metrics: Iterable[Metric], *, title: str = "") -> Figure:
     order = models_in_order(model for _, model in bars)
     splits = list(dict.fromkeys(split for split, _ in bars))
     data: list[dict[str, Any]] = []
-    with house_style():
-        drawing = new_drawing(8.0, 0.3 * len(bars) + 0.25 * len(splits) + 1.4)
-        axes = drawing.add_subplot()
-        place = 0.0
+    place = 0.0
+    with panels(8.0, 0.3 * len(bars) + 0.25 * len(splits) + 1.4) as (drawing, axes):
         for split in splits:
             count = max(table[split, m]["true_positives"].n for m in order if (split, m) in bars)
             axes.text(-0.012, place, f"{split}, n {count}", fontweight="bold", ha="right")
@@ -200,7 +197,7 @@ def pope_bars(metrics: Iterable[Metric], *, title: str = "") -> Figure:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
-        axes.text(1.01, 0.08, "wrong yes, no; accuracy [95 %]", fontsize=7.5, color="#555555")
+        text_beside(axes, 0.08, "wrong yes, no; accuracy [95 %]", color=FAINT, va="baseline")
     note = (
         "TP, FP: said yes, rightly and wrongly; TN, FN: said no, rightly and wrongly; hatched: "
         "wrong. The black mark, where the yes answers end, is the yes ratio."
@@ -232,9 +229,12 @@ def _stack(axes: Axes, place: float, values: Values, *, name_parts: bool) -> Non
         left += share
     yes = (counts["true_positives"] + counts["false_positives"]) / total
     axes.plot([yes, yes], [place - 0.24, place + 0.24], color=INK, linewidth=2.5)
-    wrong = f"{counts['false_positives']:.0f}, {counts['false_negatives']:.0f};"
-    text = f"{wrong} {percent(_value(values, 'accuracy'))} {_ends(values.get('accuracy'))}"
-    axes.text(1.01, place, text, va="center", fontsize=7.5)
+    text = f"{counts['false_positives']:.0f}, {counts['false_negatives']:.0f};"
+    text += f" {percent(_value(values, 'accuracy'))} "
+    accuracy = values.get("accuracy")
+    if accuracy and accuracy.low is not None and accuracy.high is not None:
+        text += f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
+    text_beside(axes, place, text)
 
 
 def _pope_message(table: Mapping[tuple[str, str], Values], splits: Sequence[str]) -> str:
@@ -263,9 +263,3 @@ def _by_place(
 def _value(values: Values, name: str) -> float | None:
     metric = values.get(name)
     return metric.value if metric else None
-
-
-def _ends(metric: Metric | None) -> str:
-    if metric is None or metric.low is None or metric.high is None:
-        return ""
-    return f"[{100 * metric.low:.1f}, {100 * metric.high:.1f}]"

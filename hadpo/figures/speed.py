@@ -10,9 +10,8 @@ from hadpo.figures._style import (
     PALE,
     Figure,
     finish,
-    house_style,
     name_rows,
-    new_drawing,
+    panels,
 )
 from hadpo.records import BadInput
 
@@ -33,10 +32,9 @@ def speed_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         raise BadInput("no ratio among the rows; was anything measured?")
     groups = list(dict.fromkeys(row["what"] for row in data))
     sizes = [sum(row["what"] == group for row in data) for group in groups]
-    with house_style():
-        drawing = new_drawing(8.0, 0.3 * len(data) + 0.6 * len(groups) + 0.9)
-        panels = drawing.subplots(len(groups), 1, squeeze=False, height_ratios=sizes)[:, 0]
-        for axes, group in zip(panels, groups, strict=True):
+    size = (8.0, 0.3 * len(data) + 0.6 * len(groups) + 0.9, len(groups))
+    with panels(*size, squeeze=False, height_ratios=sizes) as (drawing, array):
+        for axes, group in zip(array[:, 0], groups, strict=True):
             own = [row for row in data if row["what"] == group]
             for at, row in enumerate(own):
                 colour = BLUE if row["pairs"].startswith("desc") else PALE
@@ -70,19 +68,15 @@ def speedup_bars(times: Mapping[str, float], *, name: str, note: str = "") -> Fi
         raise BadInput("no measured ratios to draw")
     low, high = min(times.values()), max(times.values())
     message = f"One question at a time takes {low:.1f} to {high:.1f} times as long."
-    with house_style():
-        drawing = new_drawing(6.0, 0.9 + 0.45 * len(times))
-        axes = drawing.add_subplot()
-        places = range(len(times))
-        axes.barh(places, list(times.values()), color=BLUE, height=0.6)
-        for place, value in zip(places, times.values(), strict=True):
-            axes.text(value, place, f" {value:.1f}", va="center")
+    with panels(6.0, 0.9 + 0.45 * len(times)) as (drawing, axes):
+        bars = axes.barh(range(len(times)), list(times.values()), color=BLUE, height=0.6)
+        axes.bar_label(bars, fmt=" %.1f")
         axes.axvline(1, color=GREY, linewidth=1)
         name_rows(axes, list(times))
         axes.set(xlim=(0, 1.12 * high), xlabel="times the processor time of ours")
     data = [{"what": what, "times": value} for what, value in times.items()]
-    bars = ", ".join(f"{what} {value:.1f}" for what, value in times.items())
-    return finish(drawing, name, message, note=note, alt=f"Bars: {bars}.", data=data)
+    alt = f"Bars: {', '.join(f'{what} {value:.1f}' for what, value in times.items())}."
+    return finish(drawing, name, message, note=note, alt=alt, data=data)
 
 
 def _message(data: Sequence[Mapping[str, Any]]) -> str:

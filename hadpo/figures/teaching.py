@@ -17,18 +17,20 @@ from hadpo.figures._style import (
     SAND,
     Figure,
     finish,
-    house_style,
     name_rows,
     new_drawing,
+    panels,
 )
 from hadpo.records import BadInput
 
 # A packed row as a strip of coloured pieces, with the text that each token means.
 
 _PER_LINE = 24
-_COLOURS = {"prefix": "#e3e3e3", "chosen": PALE, "rejected": SAND}
-_HATCHES = {"prefix": "", "chosen": "", "rejected": "////"}
-_EDGES = {"prefix": GREY, "chosen": BLUE, "rejected": ORANGE}
+_STYLES = {  # of a part: ground, edge, hatch
+    "prefix": ("#e3e3e3", GREY, ""),
+    "chosen": (PALE, BLUE, ""),
+    "rejected": (SAND, ORANGE, "////"),
+}
 
 
 def strip_picture(
@@ -53,34 +55,19 @@ def strip_picture(
     title = f"One row holds both answers: {counts} tokens, {images} of them the image."
     lines = -(-len(pieces) // _PER_LINE)
     data = []
-    with house_style():
-        drawing = new_drawing(11.0, 0.42 * lines + 1.2)
-        axes = drawing.add_subplot()
+    with panels(11.0, 0.42 * lines + 1.2) as (drawing, axes):
         for at, (piece, owner) in enumerate(zip(pieces, owners, strict=True)):
             line, column = divmod(at, _PER_LINE)
-            face = "#4d4d4d" if is_image[at] else _COLOURS[owner]
-            box = Rectangle(
-                (column, line),
-                0.94,
-                0.8,
-                facecolor=face,
-                edgecolor=_EDGES[owner],
-                hatch="" if is_image[at] else _HATCHES[owner],
-                linewidth=0.8,
-            )
-            axes.add_patch(box)
+            face, edge, hatch = _STYLES[owner]
+            if is_image[at]:
+                face, hatch = "#4d4d4d", ""
+            style = {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": 0.8}
+            axes.add_patch(Rectangle((column, line), 0.94, 0.8, **style))
             text = piece.replace("\n", "\\n").strip() or ("" if is_image[at] else "␣")
-            patch = dict(facecolor=face, edgecolor="none", pad=0.6) if owner == "rejected" else None
-            size = 7 if len(text) < 7 else 5.6
-            axes.text(
-                column + 0.47,
-                line + 0.42,
-                text,
-                ha="center",
-                va="center",
-                fontsize=size,
-                bbox=patch,
-            )
+            small = {"fontsize": 7 if len(text) < 7 else 5.6, "ha": "center", "va": "center"}
+            if owner == "rejected":  # no hatch behind a word
+                small["bbox"] = {"facecolor": face, "edgecolor": "none", "pad": 0.6}
+            axes.text(column + 0.47, line + 0.42, text, **small)
             if at in starts:
                 axes.text(column, line - 0.04, starts[at], fontsize=7, color=INK, weight="bold")
             data.append({"position": at, "part": owner, "text": piece, "image": is_image[at]})
@@ -117,10 +104,9 @@ def heat_maps(
     """
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
     data = []
-    with house_style():
-        drawing = new_drawing(9.5, 0.48 * len(rows) * len(matrices) + 2.4)
-        for at, (name, matrix) in enumerate(matrices.items()):
-            axes = drawing.add_subplot(len(matrices), 1, at + 1)
+    size = (9.5, 0.48 * len(rows) * len(matrices) + 2.4, len(matrices))
+    with panels(*size, squeeze=False, sharex=True) as (drawing, array):
+        for (name, matrix), axes in zip(matrices.items(), array[:, 0], strict=True):
             few = counts[name] < FEW
             shown = np.ma.masked_array(matrix, few)
             top = max(float(shown.max()), 1e-9) if shown.count() else 1.0
@@ -128,18 +114,16 @@ def heat_maps(
             axes.set_facecolor("#d4d4d4")
             axes.set_title(name)
             axes.set_yticks(range(len(rows)), rows)
-            is_last = at == len(matrices) - 1
-            axes.set_xticks(range(len(columns)), columns if is_last else [""] * len(columns))
+            axes.set_xticks(range(len(columns)), columns)
             axes.grid(visible=False)
             for (i, j), value in np.ndenumerate(matrix):
                 n = int(counts[name][i, j])
                 ink = "white" if value > 0.6 * top and not few[i, j] else INK
-                axes.text(j, i - 0.14, f"{100 * value:.0f}", ha="center", va="center", color=ink)
-                small = {"ha": "center", "va": "center", "color": ink, "fontsize": 5.5}
-                axes.text(j, i + 0.28, f"of {n}", **small)
-                cell = {"row": rows[i], "column": columns[j], "share": round(float(value), 4)}
-                cell["n"] = n
-                data.append({"matrix": name, **cell})
+                middle = {"ha": "center", "va": "center", "color": ink}
+                axes.text(j, i - 0.14, f"{100 * value:.0f}", **middle)
+                axes.text(j, i + 0.28, f"of {n}", fontsize=5.5, **middle)
+                cell = {"matrix": name, "row": rows[i], "column": columns[j]}
+                data.append(cell | {"share": round(float(value), 4), "n": n})
     note = f"Percent, and below it of how many pictures; grey: fewer than {FEW}, too few to tell."
     alt = f"Heat maps of {' and '.join(matrices)}, by {', '.join(rows)}."
     return finish(drawing, "heat_maps", title, note=note, alt=alt, data=data)
@@ -166,19 +150,13 @@ def cost_bars(costs: Sequence[Mapping[str, Any]]) -> Figure:
         f"{str(last['way']).capitalize()} saves {tokens} of the tokens, {seconds} of the time and "
         f"{memory} of the backward pass's memory."
     )
-    with house_style():
-        drawing = new_drawing(9.0, 2.6)
-        for at, (key, name, factor, form) in enumerate(_MEASURES):
-            axes = drawing.add_subplot(1, len(_MEASURES), at + 1)
+    with panels(9.0, 2.6, 1, len(_MEASURES), sharey=True) as (drawing, array):
+        for axes, (key, name, factor, form) in zip(array, _MEASURES, strict=True):
             values = [cost[key] * factor for cost in costs]
             colours = [GREY, *[BLUE] * (len(costs) - 1)]
-            axes.barh(range(len(costs)), values, color=colours, height=0.55)
-            for place, value in enumerate(values):
-                axes.text(
-                    value * 0.97, place, form.format(value), ha="right", va="center", c="white"
-                )
-            names = [cost["way"] for cost in costs] if at == 0 else [""] * len(costs)
-            name_rows(axes, names)
+            bars = axes.barh(range(len(costs)), values, color=colours, height=0.55)
+            axes.bar_label(bars, fmt=form, label_type="center", color="white")
+            name_rows(axes, [cost["way"] for cost in costs])
             axes.set(title=name, xticks=[], xlim=(0, None))
             axes.grid(visible=False)
     note = "Measured in this run on this machine; the time is a median."
@@ -206,38 +184,37 @@ def style_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         "the pairs of words."
     )
     alt = "Histograms of both."
-    with house_style():
-        drawing = new_drawing(9.0 if known else 6.2, 3.0)
-        panels = drawing.subplots(1, 3 if known else 2)
-        panels[0].hist(longer, bins=21, color=BLUE)
-        panels[0].axvline(0, color=GREY, linewidth=1)
-        panels[0].set(xlabel="words, chosen - rejected", ylabel="pairs")
-        panels[1].hist(shared, bins=20, range=(0, 1), color=BLUE)
-        panels[1].set(xlabel="share of the rejected text's word pairs", ylabel="pairs")
-        for panel in panels[:2]:
-            panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+    count = 3 if known else 2
+    with panels(9.0 if known else 6.2, 3.0, 1, count) as (drawing, array):
+        array[0].hist(longer, bins=21, color=BLUE)
+        array[0].axvline(0, color=GREY, linewidth=1)
+        array[0].set(xlabel="words, chosen - rejected", ylabel="pairs")
+        array[1].hist(shared, bins=20, range=(0, 1), color=BLUE)
+        array[1].set(xlabel="share of the rejected text's word pairs", ylabel="pairs")
+        for axes in array[:2]:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if known:
-            x = np.array([row["perplexity_rejected"] for row in known])
-            y = np.array([row["perplexity_chosen"] for row in known])
-            ends = float(min(x.min(), y.min())) / 1.1, float(max(x.max(), y.max())) * 1.1
-            panels[2].plot(ends, ends, color=GREY, linewidth=1)
-            panels[2].plot(x, y, ".", color=BLUE, markersize=3)
-            panels[2].set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-            ticks = np.geomspace(*ends, 4)  # powers of ten would leave small spans without numbers
-            names = [f"{tick:.3g}" for tick in ticks]
-            for axis in (panels[2].xaxis, panels[2].yaxis):
-                axis.set_ticks(ticks, names)
-                axis.set_ticks([], minor=True)
-            panels[2].set(xlabel="perplexity of rejected", ylabel="perplexity of chosen")
-            likelier = float((y < x).mean())
-            alt += (
-                f" The base finds the chosen text likelier in {likelier:.0%} of {len(known)} pairs."
+            x, y = (
+                np.array([row[f"perplexity_{name}"] for row in known])
+                for name in ("rejected", "chosen")
             )
+            ends = float(min(x.min(), y.min())) / 1.1, float(max(x.max(), y.max())) * 1.1
+            axes = array[2]
+            axes.plot(ends, ends, color=GREY, linewidth=1)
+            axes.plot(x, y, ".", color=BLUE, markersize=3)
+            axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+            ticks = np.geomspace(*ends, 4)  # powers of ten would leave small spans without numbers
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_ticks(ticks, [f"{tick:.3g}" for tick in ticks])
+                axis.set_ticks([], minor=True)
+            axes.set(xlabel="perplexity of rejected", ylabel="perplexity of chosen")
+            share = float((y < x).mean())
+            alt += f" The base finds the chosen text likelier in {share:.0%} of {len(known)} pairs."
     data = [
         {name: row[name] for name in ("pair_id", "words_chosen", "words_rejected", "shared_2")}
         | {
-            f"perplexity_{x}": row.get(f"perplexity_{x}") or "unknown"
-            for x in ("chosen", "rejected")
+            name: row.get(name) or "unknown"
+            for name in ("perplexity_chosen", "perplexity_rejected")
         }
         for row in rows
     ]
@@ -270,9 +247,7 @@ def mask_picture(
     parts = dict(segments or {})
     if parts and sum(parts.values()) > length:
         raise BadInput(f"segments of {sum(parts.values())} positions in a mask of {length}")
-    with house_style():
-        drawing = new_drawing(6.0, 5.4)
-        axes = drawing.add_subplot()
+    with panels(6.0, 5.4) as (drawing, axes):
         colours = ListedColormap(["#f4f4f4", BLUE])
         axes.imshow(seen, cmap=colours, vmin=0, vmax=1, interpolation="none", aspect="equal")
         start = 0

@@ -31,7 +31,7 @@ def test_a_card_marks_by_sign_and_colour_and_escapes(image: Path):
     page = hallucination_card(image, two_models())._repr_html_()
     assert "A red &lt;b&gt;cup&lt;/b&gt; &amp; more." in page and "<b>cup" not in page
     assert page.count("✓</b>") == 2 and page.count("✗</b>") == 1 and page.count("?</b>") == 1
-    assert 'title="absent: no &quot;dog&quot; here"' in page
+    assert 'title="absent: no &#34;dog&#34; here"' in page
     assert "base: 1 of 3 wrong" in page and "tuned: 0 of 1 wrong" in page
     assert "#d55e00" in page and "http" not in page
 

@@ -14,9 +14,10 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Tally
 from hadpo.benchmarks._yes_no import FORMS, LABELS, MEASURES, rates, unreadable
-from hadpo.config import STRICT, AtLeastOne
+from hadpo.config import STRICT, AtLeastOne, names
 from hadpo.data import Report, Sources
 from hadpo.data import pope as data
+from hadpo.plugins import choices
 from hadpo.records import Answer, BadInput, Metric, Question
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
@@ -41,6 +42,7 @@ class Data:
     """Where the files lie."""
 
     pope: str = ""  # folder with coco_pope_{random,popular,adversarial}.json
+    pope_splits: str = ""  # those that are asked, comma separated; empty: all three
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,13 +58,17 @@ FILES = {"pope": ("POPE", tuple(data.path_of(Path(), split).name for split in da
 
 
 def questions(sources: Sources) -> list[Question]:
-    """The questions of all three splits, in file order; BadInput without the photos."""
+    """The questions of the splits, in file order; BadInput without the photos."""
     if not sources.data.pope:
         return []
     if not sources.data.coco:
         raise BadInput("data.pope is set but data.coco is not: its questions need the photos")
+    wanted = names(sources.data.pope_splits) or list(data.SPLITS)
+    if unknown := [split for split in wanted if split not in data.SPLITS]:
+        raise BadInput(f"data.pope_splits: {choices(unknown[0], data.SPLITS)}")
     folder = sources.folder("pope", *FILES["pope"][1])
-    return data.read(folder, sources.resolve(sources.data.coco), sources.report)
+    found = data.read(folder, sources.resolve(sources.data.coco), sources.report)
+    return [question for question in found if question.split in wanted]
 
 
 def image_ids(sources: Sources) -> list[str]:

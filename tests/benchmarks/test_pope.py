@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from hadpo import benchmarks
 from hadpo.benchmarks import pope
+from hadpo.config import section_types
+from hadpo.data import Report, Sources
 from hadpo.measures import yes_no_rates
 from hadpo.records import Answer, BadInput, Question
 
@@ -284,3 +286,26 @@ def test_recall_that_differs_between_splits_is_warned_of(second, warned):
         assert "recall of base differs" in found[0]
     other = [dataclasses.replace(q, text=q.text + q.split) for q in asked]
     assert pope.warnings(score(said, asked, samples=0), other) == []
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [("", ["random", "popular", "adversarial"]), ("adversarial", ["adversarial"])],
+)
+def test_splits_that_are_not_wanted_are_not_asked(splits, expected, tmp_path):
+    (tmp_path / "1.jpg").touch()
+    for split in ("random", "popular", "adversarial"):
+        line = {"question_id": 1, "image": "1.jpg", "text": "Is there a dog?", "label": "yes"}
+        (tmp_path / f"coco_pope_{split}.json").write_text(json.dumps(line) + "\n")
+    section = section_types()["data"](pope=str(tmp_path), coco=str(tmp_path), pope_splits=splits)
+    sources = Sources(data=section, resolve=Path, note=lambda p: p, report=Report())
+    assert [question.split for question in pope.questions(sources)] == expected
+
+
+def test_an_unknown_split_is_refused(tmp_path):
+    section = section_types()["data"](
+        pope=str(tmp_path), coco=str(tmp_path), pope_splits="adversary"
+    )
+    sources = Sources(data=section, resolve=Path, note=lambda p: p, report=Report())
+    with pytest.raises(BadInput, match="pope_splits: did you mean 'adversarial'"):
+        pope.questions(sources)

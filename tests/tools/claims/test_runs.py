@@ -1,0 +1,71 @@
+"""The runs of the headline: what is registered, and what is measured beyond the benchmarks."""
+
+import pytest
+
+import hadpo
+from hadpo import adapter, config
+from hadpo.records import Question
+from tools.claims import beyond
+from tools.claims.__main__ import LENGTHS, RATES, SEEDS, WORLDS, confirm, search
+
+
+def test_every_method_gets_the_same_search_on_a_world_that_no_report_uses():
+    firsts, jobs = search()
+    assert len(jobs) == len(RATES) * len(LENGTHS) == 10
+    assert {job.earlier for job in jobs} == {first.name for first in firsts} == {"search"}
+    for job in jobs:
+        recipe = config.load_recipe(job.recipe, dict(job.settings["train"]))
+        assert recipe.train.controls == "sft,sft_true,sft_flawless,dpo_alone"
+        assert recipe.train.control_learning_rate == recipe.train.control_steps == ""
+        assert recipe.evaluate.benchmark_names == "claims"
+        assert recipe.data.mini_seed not in (
+            *WORLDS,
+            config.load_recipe("mini/llava").data.mini_seed,
+        )
+
+
+def test_the_headline_has_five_training_seeds_on_each_of_two_worlds():
+    firsts, jobs = confirm()
+    worlds = {first.name: first.settings["prepare"]["mini_seed"] for first in firsts}
+    assert sorted(worlds.values()) == sorted(WORLDS)
+    seen = {(worlds[job.earlier], job.settings["train"]["train_seed"]) for job in jobs}
+    assert seen == {(world, seed) for world in WORLDS for seed in SEEDS}
+    assert len(jobs) == 10
+
+
+@pytest.fixture(scope="module")
+def model() -> hadpo.Model:
+    return hadpo.load("mini/llava")
+
+
+def test_drift_is_zero_before_training_and_grows_with_the_adapter(model, tmp_path):
+    from PIL import Image
+
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (96, 96), "grey").save(picture)
+    asked = [
+        Question(
+            question_id=f"claims-{n}",
+            benchmark="neutral",
+            split="place",
+            image_id=str(n),
+            image=str(picture),
+            text="What is at the top left?",
+        )
+        for n in range(2)
+    ]
+    said = model.answers(asked, max_new_tokens=40)
+    adapter.attach(model.backbone, rank=2, alpha=4, targets="q_proj", seed=1)
+    try:
+        assert [nats for nats, _ in beyond._drift(model, asked, said)] == [0.0, 0.0]
+        weights = adapter.state(model.backbone)
+        adapter.restore(model.backbone, {k: v + 0.05 for k, v in weights.items()}, where="test")
+        small = beyond._drift(model, asked, said)
+        adapter.restore(model.backbone, {k: v + 0.3 for k, v in weights.items()}, where="test")
+        large = beyond._drift(model, asked, said)
+    finally:
+        adapter.detach(model.backbone)
+    tokens = len(model.backbone.response_ids(said[0].text))
+    assert [count for _, count in small] == [tokens, tokens]
+    assert 0 < small[0][0] < large[0][0]
+    assert small[0] == pytest.approx(small[1])

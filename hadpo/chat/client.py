@@ -282,11 +282,7 @@ class Client:
     async def collect(
         self, batch_id: str, requests: Mapping[str, Request]
     ) -> tuple[str, dict[str, Reply | NoAnswer | RequestFailed] | None]:
-        """The state of a batch and, once it has ended, what became of requests, by key.
-
-        Args:
-            batch_id: as the server calls it.
-            requests: those that are wanted, by key.
+        """The state of a batch and, once it has ended, what became of the wanted requests, by key.
 
         Raises:
             RequestFailed: the server does not say.

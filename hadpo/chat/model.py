@@ -223,13 +223,7 @@ class ChatModel:
     async def _ask_in_batches(
         self, client: "Client", requests: dict[str, Request], outcome: ChatResult
     ) -> None:
-        """Collect what was handed in at an earlier start, and hand in what never was.
-
-        Args:
-            client: open.
-            requests: those without a reply in the cache, by key.
-            outcome: gets each of them: what came back, what was refused, what is still to come.
-        """
+        """Collect what was handed in at an earlier start, and hand in what never was."""
         under_way: dict[str, str] = {}  # key -> where it is
         ended: list[Batch] = []
         for batch in self.cache.batches():

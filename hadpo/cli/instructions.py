@@ -159,7 +159,7 @@ def hic(
         seed=seed,
     )
     report = Report(_one_of(on_bad, "error", "skip"))
-    checked = ImageChecks(config.runs_folder() / "images.sqlite")
+    checked = ImageChecks(config.runs_folder() / "images.jsonl")
     _show(convert(data, images, out, settings, report, checked=checked), as_json=as_json)
 
 

@@ -2,8 +2,8 @@
 
 A reader is a module of this package; its name is the data set's. It declares the fields that it
 reads as a frozen dataclass whose types say what is refused (`Text`, `ImageId`, `Box`, ...; fields
-that it does not read are ignored), takes the raw records of a file from `read_json`,
-`json_records`, `read_json_lines` or `stream_list`, and checks each with `parse_raw`.
+that it does not read are ignored), takes the values of a file from `json_records`,
+`read_json_lines`, `read_csv` or `stream_list`, and the records from `raw_records`.
 
 All readers take a `Report`. A file that cannot be read at all (missing, empty, no JSON, wrong top
 level) raises `BadInput` at once; a broken record is reported, and `report.finish()` lists every
@@ -16,6 +16,7 @@ import contextlib
 import csv
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import ijson
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from hadpo.records import HTML, BadInput, Evidence, decode, parse, read_json, read_text
+from hadpo.records import HTML, BadInput, Evidence, Question, decode, parse, read_json, read_text
+from hadpo.text import fold
 
 _SHOWN = 20  # problems in one message; the rest are counted
 _STORED = 1000  # problems whose text is stored: a file of a million broken records must fit
@@ -37,6 +39,8 @@ _MARKER = re.compile(
 )
 _LONGEST = 255  # bytes of a file's name
 _DIGITS = 20  # more are no image's number
+# Characters that no text, name or id has: no printer shows them, and some tools stop at the first.
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1b\x7f]")
 Item = TypeVar("Item")
 Fields = TypeVar("Fields")
 
@@ -126,15 +130,38 @@ def check_text(text: str) -> str:
     """The text, if a model may read or say it; see `Text`.
 
     Raises:
-        ValueError: it is empty, longer than any of the models reads, or has a prompt's marker.
+        ValueError: it is empty, longer than any of the models reads, or has a prompt's marker or a
+            control character.
     """
-    if not text or text.isspace():
+    if not text or not visible(text).strip():
         raise ValueError("the text is empty")
     if len(text) > _MANY and len(text.split()) > _MANY:
         raise ValueError(f"{len(text.split())} words; no model reads more than {_MANY}")
     if any(sign in text for sign in "<[#") and (marker := _MARKER.search(text)):
         raise ValueError(f"the prompt marker {marker[0]!r} in the text")
+    return _check_control(text)
+
+
+def _check_control(text: str) -> str:
+    if control := _CONTROL.search(text):
+        raise ValueError(f"the control character {control[0]!r} in {text[:_WIDE]!r}")
     return text
+
+
+def visible(text: str) -> str:
+    """The text in Unicode's composed form, without characters of no width: what a person sees."""
+    if text.isascii():
+        return text
+    seen = (c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+    return "".join(seen)
+
+
+def _check_noun(name: str) -> str:
+    if not visible(name).strip():
+        raise ValueError("the name is empty")
+    if visible(name) != unicodedata.normalize("NFC", name):
+        raise ValueError(f"a character of no width in the name {ascii(name)[:_WIDE]}")
+    return unicodedata.normalize("NFC", _check_control(name))
 
 
 def _number_as_text(value: Any) -> str:
@@ -147,7 +174,7 @@ def _number_as_text(value: Any) -> str:
 def _name_as_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(f"expected str or int, found {type(value).__name__} {str(value)[:_WIDE]}")
-    return str(value)
+    return _check_control(str(value))
 
 
 def _check_box(sides: list[float]) -> tuple[float, ...]:
@@ -172,7 +199,7 @@ def _check_stem(stem: str) -> str:
 
 
 # A text that a model is to read or to say: not empty, not longer than any of the models reads, and
-# without a marker of a prompt, which a tokenizer would take for the real one.
+# without control characters or a marker of a prompt, which a tokenizer would take for the real one.
 Text = Annotated[str, AfterValidator(check_text)]
 # An image's id as text; files hold it as a number or as a string of digits.
 ImageId = Annotated[str, BeforeValidator(_number_as_text)]
@@ -182,6 +209,10 @@ Name = Annotated[str, BeforeValidator(_name_as_text)]
 Stem = Annotated[Name, AfterValidator(_check_stem)]
 # A path that stays inside its folder.
 InnerPath = Annotated[str, AfterValidator(_check_path)]
+# What an object is called: not empty, in Unicode's composed form, every character visible.
+Noun = Annotated[str, AfterValidator(_check_noun)]
+# Width or height of an image in pixels.
+Side = Annotated[int, Field(gt=0)]
 # x, y, width and height in pixels.
 Box = Annotated[list[float], AfterValidator(_check_box)]
 
@@ -198,6 +229,61 @@ def inside(folder: Path, relative: str, *, where: str) -> Path:
         raise BadInput(f"{where}: {error} ({folder})") from error
 
 
+def raw_records(
+    values: Iterable[tuple[str, Any]],
+    kind: type[Fields],
+    report: Report,
+    *,
+    source: str,
+    once: Collection[str] = (),
+) -> Iterator[tuple[str, Fields]]:
+    """`(where, fields)` of the values (each with its place) that are records; others are reported.
+
+    No two may have the same in a field that `once` names, as far as a person sees: an id in two
+    forms of Unicode is one id.
+    """
+    seen: set[tuple[str, str]] = set()
+    for where, value in values:
+        with report.checking(source):
+            raw = parse_raw(value, kind, where=where)
+            keys = [(name, visible(str(getattr(raw, name))).strip()) for name in once]
+            if twice := [f"{name} {key}" for name, key in keys if (name, key) in seen]:
+                raise BadInput(f"{where}: {', '.join(twice)} is there twice")
+            seen.update(keys)
+            yield where, raw
+
+
+def one_label(
+    questions: Iterable[tuple[str, Question]], report: Report, *, source: str
+) -> dict[str, Question]:
+    """Questions by their place; one that an image was asked before with another label is broken."""
+    labels: dict[tuple[str, str], str | None] = {}
+    found: dict[str, Question] = {}
+    for where, question in questions:
+        key = question.image_id, fold(visible(question.text))
+        if (before := labels.setdefault(key, question.label)) == question.label:
+            found[where] = question
+        else:
+            asked = f"image {question.image_id} is asked {question.text[:_WIDE]!r}"
+            report.bad(f"{where}: {asked}: {question.label}, and {before} before", source=source)
+    return found
+
+
+def with_images(
+    records: Mapping[str, Item], report: Report, *, source: str, lost: str = ""
+) -> list[Item]:
+    """The records (by their place) whose image file is there; each missing file is reported once.
+
+    The records that are left out so are counted as `lost`, if it says something.
+    """
+    places = ((where, getattr(record, "image", "")) for where, record in records.items())
+    missing = missing_images((each for each in places if each[1]), report, source=source)
+    left = [r for r in records.values() if getattr(r, "image", "") not in missing]
+    if lost:
+        report.left_out(lost, source=source, count=len(records) - len(left))
+    return left
+
+
 def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: str) -> set[str]:
     """Report every `(where, path)` whose file does not exist; returns the missing paths."""
     missing: set[str] = set()
@@ -206,6 +292,38 @@ def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: 
             missing.add(path)
             report.bad(f"{where}: no image file {path}", source=source)
     return missing
+
+
+def question(
+    benchmark: str,
+    number: object,
+    image: Evidence,
+    text: str,
+    *,
+    split: str,
+    label: str | None = None,
+) -> Question:
+    """A question about an image that is known; its id is "<benchmark>-<number>"."""
+    return Question(
+        question_id=f"{benchmark}-{number}",
+        benchmark=benchmark,
+        split=split,
+        image_id=image.image_id,
+        image=image.image,
+        text=text,
+        label=label,
+    )
+
+
+def refuse_unknown(ids: Iterable[str], images: Mapping[str, Evidence], *, source: str) -> None:
+    """Raise BadInput if Visual Genome does not have one of the images; lists the first 20."""
+    unknown = [key for key in dict.fromkeys(ids) if key not in images]
+    if unknown:
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        raise BadInput(
+            f"{source}: {len(unknown)} images that Visual Genome does not have: "
+            f"{', '.join(unknown[:20])}{more}"
+        )
 
 
 # Files that are read as a whole
@@ -237,12 +355,12 @@ def read_json_lines(
 
 
 def read_csv(
-    path: Path, columns: Sequence[str], report: Report, *, source: str, expected: str
-) -> Iterator[tuple[str, list[str]]]:
-    """`(where, cells of the named columns)` of each row of a CSV file; broken rows are reported.
+    path: Path, report: Report, *, source: str, expected: str, needs: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """`(where, cells by column)` of each row of a CSV file; broken rows are reported.
 
     Raises:
-        BadInput: no such file, empty, no UTF-8, no CSV, or columns missing.
+        BadInput: no such file, empty, no UTF-8, no CSV, a column twice, or one of `needs` missing.
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file; {expected}")
@@ -254,18 +372,20 @@ def read_csv(
                 raise BadInput(f"{path}: the file is empty; {expected}")
             if names[0].lower().startswith(HTML):
                 raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
-            if missing := [name for name in columns if name not in names]:
+            if missing := [name for name in needs if name not in names]:
                 raise BadInput(
                     f"{path}:1: no column {', '.join(missing)} (found {names[:8]}); {expected}"
                 )
-            places = [names.index(name) for name in columns]
+            counts = Counter(map(visible, filter(None, names)))
+            if twice := [name for name, count in counts.items() if count > 1]:
+                raise BadInput(f"{path}:1: column {twice[0]!r} is there twice; {expected}")
             for row in lines:
                 where = f"{path}:{lines.line_num}"
                 if len(row) == len(names):
-                    yield where, [row[place] for place in places]
+                    yield where, dict(zip(names, row, strict=True))
                 elif row:
-                    counts = f"expected {len(names)} columns, found {len(row)}"
-                    report.bad(f"{where}: {counts}: {row[0][:40]!r}", source=source)
+                    found = f"expected {len(names)} columns, found {len(row)}: {row[0][:40]!r}"
+                    report.bad(f"{where}: {found}; quote texts that have commas", source=source)
         except csv.Error as error:
             raise BadInput(f"{path}:{lines.line_num}: not CSV ({error}); {expected}") from error
         except UnicodeDecodeError as error:
@@ -281,12 +401,8 @@ def stream_list(
     """`(where, value)` of the elements of a JSON list, decoded one by one.
 
     What comes after the last element is checked too, so a file that is cut off raises at its end.
-
-    Args:
-        path: the file.
-        expected: what the message says is expected.
-        below: key of an object that may hold the list instead.
-        called: what an element is called in `where`, before its number.
+    `below` is the key of an object that may hold the list instead, `called` what `where` calls an
+    element.
 
     Raises:
         BadInput: no such file, empty, no UTF-8, no JSON, or another top level.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hadpo.data import Report, Stem, Text, missing_images, parse_raw
+from hadpo.data import Report, Stem, Text, parse_raw, raw_records, with_images
 from hadpo.records import Instruction, read_json
 
 _EXPECTED = (
@@ -31,26 +31,20 @@ def read(folder: Path, report: Report) -> list[Instruction]:
     """The captions in file order (the original never reaches the last one; we do).
 
     Their `instruction` is empty: the backbone draws one of its own requests.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
     """
     path = folder / "filter_cap.json"
-    captions: dict[str, Instruction] = {}
     content = parse_raw(read_json(path, dict, expected=_EXPECTED), _Content, where=str(path))
-    for number, value in enumerate(content.annotations):
-        where = f"{path}: record {number}"
-        with report.checking("cc_sbu_align"):
-            raw = parse_raw(value, _Raw, where=where)
-            captions[where] = Instruction(
-                instruction_id=f"cc_sbu_align-{number}",
-                image_id=raw.image_id,
-                image=str(folder / "image" / f"{raw.image_id}.jpg"),
-                instruction="",
-                answer=raw.caption,
-                kind="caption",
-                source=path.name,
-            )
-    places = ((where, caption.image) for where, caption in captions.items())
-    missing = missing_images(places, report, source="cc_sbu_align")
-    return [caption for caption in captions.values() if caption.image not in missing]
+    values = ((f"{path}: record {n}", value) for n, value in enumerate(content.annotations))
+    captions = {
+        where: Instruction(
+            instruction_id=f"cc_sbu_align-{where.rpartition(' ')[2]}",
+            image_id=raw.image_id,
+            image=str(folder / "image" / f"{raw.image_id}.jpg"),
+            instruction="",
+            answer=raw.caption,
+            kind="caption",
+            source=path.name,
+        )
+        for where, raw in raw_records(values, _Raw, report, source="cc_sbu_align")
+    }
+    return with_images(captions, report, source="cc_sbu_align")

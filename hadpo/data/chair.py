@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hadpo.data import Report
+from hadpo.data import Report, question
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Question, decode, read_text
 
@@ -75,14 +75,4 @@ def listed(text: str, resolve: Callable[[str], Path]) -> list[int] | None:
 
 def questions(photos: Mapping[str, Evidence], prompt: str = PROMPT) -> list[Question]:
     """A description of every photo."""
-    return [
-        Question(
-            question_id=f"chair-{key}",
-            benchmark="chair",
-            split=SPLIT,
-            image_id=key,
-            image=evidence.image,
-            text=prompt,
-        )
-        for key, evidence in photos.items()
-    ]
+    return [question("chair", key, each, prompt, split=SPLIT) for key, each in photos.items()]

@@ -9,14 +9,18 @@ counted.
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator
 
 from hadpo.data import (
     Box,
     InnerPath,
+    Noun,
     Report,
+    Side,
     missing_images,
-    parse_raw,
+    raw_records,
     read_json_lines,
     stream_list,
 )
@@ -28,31 +32,40 @@ _INSTANCES = "expected COCO's instances: an object with images, annotations and 
 _CAPTIONS = "expected COCO's captions: an object with images and annotations"
 
 
+def _check_box(box: tuple[float, ...]) -> tuple[float, ...]:
+    if min(box) < 0:  # a width or height of 0 stands in the official files
+        raise ValueError(f"expected a place and a size inside of the photo, found {box}")
+    return box
+
+
+_Box = Annotated[Box, AfterValidator(_check_box)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Objects:
     image: InnerPath
-    objects: tuple[str, ...]
+    objects: tuple[Noun, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Category:
     id: int
-    name: str
+    name: Noun
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Annotation:
     image_id: int
     category_id: int
-    bbox: Box
+    bbox: _Box
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Photo:
     id: int
     file_name: InnerPath
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +80,7 @@ Raw = TypeVar("Raw", _Category, _Annotation, _Photo, _Caption)
 
 
 def read(folder: Path, report: Report) -> dict[str, Evidence]:
-    """Evidence by image id (the file's name without its ending): path, size and objects.
-
-    Raises:
-        BadInput: the file of objects cannot be read as a whole.
-    """
+    """Evidence by image id (the file's name without its ending): path, size and objects."""
     path, official = folder / "objects.json", folder / "annotations" / "instances_val2014.json"
     if not path.is_file() and official.is_file():
         return instances(official, folder / "val2014", report)
@@ -79,9 +88,9 @@ def read(folder: Path, report: Report) -> dict[str, Evidence]:
         report.left_out("no objects.json: no objects known", source="coco")
         return {}
     evidence: dict[str, Evidence] = {}
-    for where, value in read_json_lines(path, report, source="coco", expected=_EXPECTED):
+    values = read_json_lines(path, report, source="coco", expected=_EXPECTED)
+    for where, raw in raw_records(values, _Objects, report, source="coco"):
         with report.checking("coco"):
-            raw = parse_raw(value, _Objects, where=where)
             image = folder / "val2014" / raw.image
             if missing_images([(where, str(image))], report, source="coco"):
                 continue
@@ -104,56 +113,47 @@ def instances(
 ) -> dict[str, Evidence]:
     """Evidence of an official file of instances: path, size, objects (each named once), boxes.
 
-    A region's phrase is the object's name. Image files are not opened: the file knows their sizes.
-
-    Args:
-        path: `instances_val2014.json`; read in three passes, so that memory stays flat.
-        images: folder of the photos.
-        report: collects broken records.
-        ids: COCO's numbers of the images that are read; None: all.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
+    A region's phrase is the object's name. The file is read in three passes, so that memory stays
+    flat. `ids` are COCO's numbers of the images that are read; None: all.
     """
-    names = {raw.id: raw.name for _, raw in _part(path, "categories", _Category, report)}
-    regions: dict[int, list[Region]] = {}
+    categories = _part(path, "categories", _Category, report, once=("id", "name"))
+    names = {raw.id: raw.name for _, raw in categories}
+    photos = {
+        raw.id: raw
+        for _, raw in _part(path, "images", _Photo, report, once=("id", "file_name"))
+        if ids is None or raw.id in ids
+    }
+    regions: dict[int, list[Region]] = {number: [] for number in photos}
     for where, raw in _part(path, "annotations", _Annotation, report):
         if ids is not None and raw.image_id not in ids:
             continue
-        if raw.category_id not in names:
-            report.bad(
-                f"{where}: field 'category_id': {raw.category_id} is not among the categories",
-                source="coco",
-            )
-            continue
-        x, y, width, height = raw.bbox
-        region = Region(x=x, y=y, width=width, height=height, phrase=names[raw.category_id])
-        regions.setdefault(raw.image_id, []).append(region)
-    evidence: dict[str, Evidence] = {}
-    for _, raw in _part(path, "images", _Photo, report):
-        if ids is not None and raw.id not in ids:
-            continue
-        image = images / raw.file_name
-        boxes = tuple(regions.get(raw.id, ()))
-        evidence[image.stem] = Evidence(
+        with report.checking("coco"):
+            if raw.category_id not in names:
+                raise BadInput(
+                    f"{where}: field 'category_id': {raw.category_id} is not among the categories"
+                )
+            if raw.image_id not in photos:
+                raise BadInput(f"{where}: field 'image_id': {raw.image_id} is not among the images")
+            x, y, width, height = raw.bbox
+            region = Region(x=x, y=y, width=width, height=height, phrase=names[raw.category_id])
+            regions[raw.image_id].append(region)
+    return {
+        (image := images / raw.file_name).stem: Evidence(
             image_id=image.stem,
             image=str(image),
             width=raw.width,
             height=raw.height,
-            regions=boxes,
-            objects=tuple(dict.fromkeys(region.phrase for region in boxes)),
+            regions=tuple(regions[number]),
+            objects=tuple(dict.fromkeys(region.phrase for region in regions[number])),
         )
-    return evidence
+        for number, raw in photos.items()
+    }
 
 
 def captions(
     path: Path, report: Report, *, ids: Collection[int] | None = None
 ) -> dict[int, tuple[str, ...]]:
-    """Captions by COCO's number of the image, all or of some, from an official file of captions.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
-    """
+    """Captions by COCO's number of the image, all or of some, from an official file of captions."""
     texts: dict[int, tuple[str, ...]] = {}
     for _, raw in _part(path, "annotations", _Caption, report, expected=_CAPTIONS):
         if ids is None or raw.image_id in ids:
@@ -189,7 +189,9 @@ def annotated(
         said = captions(folder / f"captions_{part}.json", report, ids=wanted)
         for key, each in known.items():
             number = _number(key)
-            found[number] = replace(each, facts=said.get(number, ("",)))
+            found[number] = replace(each, facts=said.pop(number, ("",)))
+        gone = sum(map(len, said.values()))
+        report.left_out("captions of photos without instances", source="coco", count=gone)
     if lost := [number for number in ids or () if number not in found]:
         raise BadInput(f"{folder}: nothing of {len(lost)} photos of the list: {lost[:5]}")
     return {found[n].image_id: found[n] for n in (found if ids is None else ids)}
@@ -210,9 +212,14 @@ def _number(key: str) -> int:
 
 
 def _part(
-    path: Path, name: str, kind: type[Raw], report: Report, *, expected: str = _INSTANCES
+    path: Path,
+    name: str,
+    kind: type[Raw],
+    report: Report,
+    *,
+    expected: str = _INSTANCES,
+    once: Collection[str] = (),
 ) -> Iterator[tuple[str, Raw]]:
     """The records of one list of an official file; broken ones are reported."""
-    for where, value in stream_list(path, expected=expected, below=name, called=name):
-        with report.checking("coco"):
-            yield where, parse_raw(value, kind, where=where)
+    values = stream_list(path, expected=expected, below=name, called=name)
+    return raw_records(values, kind, report, source="coco", once=once)

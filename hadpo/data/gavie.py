@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import ImageId, Report, json_records, parse_raw
+from hadpo.data import (
+    ImageId,
+    Report,
+    Text,
+    json_records,
+    question,
+    raw_records,
+    refuse_unknown,
+)
 from hadpo.records import BadInput, Evidence, Question
 
 SPLIT = "all"
@@ -19,7 +27,7 @@ _EXPECTED = "expected GAVIE's evaluation_set.json: a list of objects with image_
 @dataclass(frozen=True, kw_only=True)
 class _Raw:
     image_id: ImageId
-    question: str
+    question: Text
     task: str = SPLIT
 
 
@@ -32,40 +40,28 @@ def questions(path: Path, images: Mapping[str, Evidence], report: Report) -> lis
     """The questions in file order; ids are "gavie-<number>", counted from 1.
 
     Raises:
-        BadInput: the file cannot be read as a whole, or an image is not among `images` (lists all).
+        BadInput: the file cannot be read as a whole, or an image is not among `images`.
     """
     records = _records(path, report)
-    unknown = sorted({key for key, _, _ in records} - images.keys())
-    if unknown:
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        raise BadInput(
-            f"{path}: {len(unknown)} images that Visual Genome does not have: "
-            f"{', '.join(unknown[:20])}{more}"
-        )
+    refuse_unknown(sorted({key for key, _, _ in records}), images, source=str(path))
     return [
-        Question(
-            question_id=f"gavie-{number}",
-            benchmark="gavie",
-            split=task,
-            image_id=key,
-            image=images[key].image,
-            text=text,
-        )
+        question("gavie", number, images[key], text, split=task)
         for number, (key, text, task) in enumerate(records, start=1)
     ]
 
 
 def _records(path: Path, report: Report) -> list[tuple[str, str, str]]:
     """Image, question and task of each record; the same question twice is a broken record."""
+    values = (
+        (where, {"question": value["instruction"], **value})
+        if isinstance(value, dict) and "instruction" in value
+        else (where, value)
+        for where, value in json_records(path, expected=_EXPECTED)
+    )
     tasks: dict[tuple[str, str], str] = {}
-    for where, value in json_records(path, expected=_EXPECTED):
+    for where, raw in raw_records(values, _Raw, report, source="gavie"):
         with report.checking("gavie"):
-            if isinstance(value, dict) and "question" not in value and "instruction" in value:
-                value = {**value, "question": value["instruction"]}
-            raw = parse_raw(value, _Raw, where=where)
             key, text = raw.image_id, raw.question.strip()
-            if not text:
-                raise BadInput(f"{where}: field 'question' is empty")
             if (key, text) in tasks:
                 raise BadInput(f"{where}: image {key} is asked {text!r} twice")
             tasks[key, text] = " ".join(raw.task.lower().split()) or SPLIT

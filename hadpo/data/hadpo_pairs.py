@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from hadpo.data import ImageId, Name, Report, Text, missing_images, parse_raw
+from hadpo.data import ImageId, Name, Report, Text, raw_records, visible, with_images
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Pair, read_json, write_json
 from hadpo.text import no_preference
@@ -70,9 +70,9 @@ _Texts = Annotated[list[Text], AfterValidator(_check_some)]
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     image_id: ImageId
-    pair_id: Name | None = None  # these three are ours
+    pair_id: Name  # these three are ours
+    source: str
     instruction: Text | None = None
-    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,32 +105,19 @@ def read(
     One chosen text, one rejected text and one of the four instructions are drawn per description,
     once, with `random.Random(seed)` (the original's "offline" strategy; there the instruction of
     two schemas is drawn anew at each use). Keys that our writer adds (pair_id, instruction, source)
-    are used if present.
-
-    Args:
-        folder: holds desc_data.json and pope_data.json.
-        schema: a name in `SCHEMAS`.
-        images: evidence by image id, for the paths (Visual Genome).
-        seed: draws texts and instructions.
-        report: collects broken records (also those whose two texts are the same), and counts the
-            entries with a truthy `correct`, and refusals.
-        newlines: what becomes of newlines in descriptions if the original deletes them.
-
-    Raises:
-        BadInput: unknown schema, or a file that cannot be read as a whole.
+    are used if present. Entries with a truthy `correct`, and refusals, are counted; two equal texts
+    are a broken record. `newlines` is for descriptions whose newlines the original deletes.
     """
     if schema not in SCHEMAS:
         raise BadInput(f"unknown pair schema {schema!r}; {choices(schema, SCHEMAS)}")
     shape = SCHEMAS[schema]
     draw = random.Random(seed)
-    pairs: list[Pair] = []
-    for kind, number, value in _records(folder, schema):
+    pairs: dict[str, Pair] = {}
+    for where, raw in _records(folder, schema, report):
         with report.checking("hadpo_pairs"):
-            file = _FILES[kind]
-            where = f"{folder / file}: record {number}"
-            raw = parse_raw(
-                value, _Description if kind == "description" else _Question, where=where
-            )
+            place = f"{folder}: pair {visible(raw.pair_id)}"
+            if place in pairs:
+                raise BadInput(f"{where}: pair_id {raw.pair_id} is there twice")
             if raw.image_id not in images:
                 raise BadInput(
                     f"{where}: image {raw.image_id} is not in image_data.json of Visual Genome"
@@ -154,36 +141,42 @@ def read(
                 if "refusal" in why:
                     continue
                 raise BadInput(f"{where}: {why}: no preference to learn; {texts[1]!r:.80}")
-            pairs.append(
-                Pair(
-                    pair_id=raw.pair_id or f"{file.partition('_')[0]}-{number}",
-                    image_id=raw.image_id,
-                    image=images[raw.image_id].image,
-                    instruction=texts[0],
-                    chosen=texts[1],
-                    rejected=texts[2],
-                    kind=kind,
-                    source=raw.source or file,
-                )
+            pairs[place] = Pair(
+                pair_id=raw.pair_id,
+                image_id=raw.image_id,
+                image=images[raw.image_id].image,
+                instruction=texts[0],
+                chosen=texts[1],
+                rejected=texts[2],
+                kind="pope" if isinstance(raw, _Question) else "description",
+                source=raw.source,
             )
-    places = ((f"{folder}: pair {pair.pair_id}", pair.image) for pair in pairs)
-    missing = missing_images(places, report, source="hadpo_pairs")
-    left = [pair for pair in pairs if pair.image not in missing]
-    gone = len(pairs) - len(left)
-    report.left_out("pairs of missing images", source="hadpo_pairs", count=gone)
-    return left
+    return with_images(pairs, report, source="hadpo_pairs", lost="pairs of missing images")
 
 
-def _records(folder: Path, schema: str) -> Iterator[tuple[_Kind, int, Any]]:
-    """Kind, number in its file and raw record of all pairs, descriptions first."""
+def _records(
+    folder: Path, schema: str, report: Report
+) -> Iterator[tuple[str, _Description | _Question]]:
+    """Place and raw record of all pairs, descriptions first."""
     for kind, name in _FILES.items():
         by_id = kind == "description" and SCHEMAS[schema].desc_by_id
         shape = "an object by image id" if by_id else "a list of objects"
         values = read_json(folder / name, dict if by_id else list, expected=f"{schema} has {shape}")
         if by_id:
             values = [{"image_id": k, **v} if isinstance(v, dict) else v for k, v in values.items()]
-        for number, value in enumerate(values):
-            yield kind, number, value
+        records = (
+            (f"{folder / name}: record {number}", _with_own_keys(value, name, number))
+            for number, value in enumerate(values)
+        )
+        shape = _Description if kind == "description" else _Question
+        yield from raw_records(records, shape, report, source="hadpo_pairs")
+
+
+def _with_own_keys(value: Any, file: str, number: int) -> Any:
+    if not isinstance(value, dict):
+        return value
+    own = {"pair_id": f"{file.partition('_')[0]}-{number}", "source": file}
+    return value | {name: value.get(name) or default for name, default in own.items()}
 
 
 def _rejected(raw: _Question, schema: Schema, where: str) -> str:

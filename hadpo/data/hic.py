@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hadpo.data import Report, check_text, read_csv
 
 _DATA = "expected oxford_hic_data.csv with the columns image_id, caption, funny_score"
+_COLUMNS = ("image_id", "caption", "funny_score")
 _NULL = ("", "nan", "null", "none", "\\n")  # what exports write for nothing
 
 
@@ -33,9 +34,8 @@ def read(path: Path, report: Report) -> Iterator[Row]:
     Raises:
         BadInput: no such file, empty, no UTF-8, no CSV, or columns missing.
     """
-    for where, (image_id, caption, score) in read_csv(
-        path, ("image_id", "caption", "funny_score"), report, source="hic", expected=_DATA
-    ):
+    for where, row in read_csv(path, report, source="hic", expected=_DATA, needs=_COLUMNS):
+        image_id, caption, score = (row[name] for name in _COLUMNS)
         if _is_null(image_id) or _is_null(caption):
             what = "image_id" if _is_null(image_id) else "caption"
             report.left_out(f"rows without {what}", source="hic")

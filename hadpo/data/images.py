@@ -3,14 +3,12 @@
 A finding holds as long as the file's size and time of change do.
 """
 
-import json
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hadpo.images import ORIENTATION, open_image, to_rgb
-from hadpo.records import BadInput
+from hadpo.records import BadInput, append_jsonl, resume_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,55 +22,51 @@ class Finding:
     notes: tuple[str, ...] = ()  # what makes it unusual, and harmless
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A line of the file of findings: about a file of this size and time."""
+
+    path: str
+    size: int
+    changed: int
+    finding: Finding
+
+
 class ImageChecks:
-    """Findings on image files, from a database that survives a kill."""
+    """Findings on image files, kept in a file of JSON lines that survives a kill."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open or create the database at `path`; None keeps it in memory.
+        """Read the findings at `path`, or begin them; None keeps them in memory.
 
         Raises:
-            BadInput: the file is no database of findings, or cannot be written.
+            BadInput: the file holds something else, or cannot be written.
         """
+        self._path = path
         try:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._data = sqlite3.connect(path or ":memory:", timeout=60)
-            self._data.execute("PRAGMA journal_mode=WAL")
-            self._data.execute("PRAGMA synchronous=NORMAL")  # what is committed survives a kill
-            self._data.execute(
-                "CREATE TABLE IF NOT EXISTS images (path TEXT PRIMARY KEY, size INTEGER, "
-                "changed INTEGER, verdict TEXT)"
-            )
-            self._data.commit()
-        except (OSError, sqlite3.Error) as error:
+                path.touch()
+            lines = resume_jsonl(path, _Checked) if path else []
+        except (OSError, BadInput) as error:
             raise BadInput(f"{path}: cannot keep findings on images ({error}); move it") from error
+        self._known = {(each.path, each.size, each.changed): each.finding for each in lines}
 
     def findings(self, paths: Iterable[str | Path]) -> dict[str, Finding]:
         """The finding on each file; those not known yet are opened and decoded."""
-        findings: dict[str, Finding] = {}
-        for each in map(str, paths):
-            if each in findings:
-                continue
+        found: dict[str, Finding] = {}
+        for path in dict.fromkeys(map(str, paths)):
             try:
-                status = Path(each).stat()
+                status = Path(path).stat()
             except (OSError, ValueError):
-                findings[each] = Finding(problem="no such file")
+                found[path] = Finding(problem="no such file")
                 continue
-            state = (each, status.st_size, status.st_mtime_ns)
-            row = self._data.execute(
-                "SELECT verdict FROM images WHERE path = ? AND size = ? AND changed = ?", state
-            ).fetchone()
-            if row:
-                value = json.loads(row[0])
-                findings[each] = Finding(**value | {"notes": tuple(value["notes"])})
-                continue
-            findings[each] = check(Path(each))
-            content = json.dumps(findings[each].__dict__)
-            self._data.execute(
-                "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", (*state, content)
-            )
-            self._data.commit()
-        return findings
+            state = (path, status.st_size, status.st_mtime_ns)
+            if state not in self._known:
+                self._known[state] = finding = check(Path(path))
+                line = _Checked(path=path, size=state[1], changed=state[2], finding=finding)
+                list(append_jsonl(self._path, [line]) if self._path else ())
+            found[path] = self._known[state]
+        return found
 
 
 def check(path: Path) -> Finding:

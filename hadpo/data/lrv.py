@@ -7,12 +7,12 @@ lists are plain; LRV's own training code wants them below `annotations`, so both
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hadpo.data import Report, Stem, Text, parse_raw, stream_list
+from hadpo.data import Report, Stem, Text, raw_records, stream_list
 from hadpo.records import BadInput, Instruction, replacing
 
 _EXPECTED = (
@@ -33,19 +33,12 @@ class _Raw:
 def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
     """The records in file order, one at a time; ids are "<file>-<number>", counted from 0.
 
-    Args:
-        path: the JSON file.
-        images: folder of the images.
-        report: collects broken records and missing images, complete when the last record is read.
-
-    Raises:
-        BadInput: the file cannot be read as a whole (when its broken place is reached).
+    What is broken or has no image is in the report when the last record is read.
     """
     files: dict[str, str] = {}  # image_id -> path, "" without a file
-    raw_records = stream_list(path, expected=_EXPECTED, below="annotations")
-    for number, (where, value) in enumerate(raw_records):
+    values = stream_list(path, expected=_EXPECTED, below="annotations")
+    for where, raw in raw_records(values, _Raw, report, source="lrv"):
         with report.checking("lrv"):
-            raw = parse_raw(value, _Raw, where=where)
             chart = is_chart(raw.image_id)
             if raw.image_id not in files:
                 image = images / (raw.image_id if chart else f"{raw.image_id}.jpg")
@@ -58,7 +51,7 @@ def read(path: Path, images: Path, report: Report) -> Iterator[Instruction]:
             task = raw.task or ""
             is_negative = task.strip().lower().startswith("negative")
             yield Instruction(
-                instruction_id=f"{path.stem}-{number}",
+                instruction_id=f"{path.stem}-{where.rpartition(' ')[2]}",
                 image_id=raw.image_id,
                 image=files[raw.image_id],
                 instruction=raw.question,
@@ -74,24 +67,26 @@ def write(
 ) -> int:
     """Write records in LRV's form, one at a time; `read` gives the same questions and answers back.
 
-    Args:
-        records: the instructions; their weight and our ids are not part of LRV's form.
-        path: the JSON file.
-        shape: a plain list, or below `annotations` as LRV's training code reads it.
-
-    Returns:
-        How many were written.
+    Their weight and our ids are not part of that form: a plain list, or one below `annotations`, as
+    LRV's training code reads it. Returns how many were written.
     """
+    values = (
+        {"image_id": record.image_id, "question": record.instruction, "answer": record.answer}
+        | ({"task": record.task} if record.task else {})
+        for record in records
+    )
+    return write_list(path, values, below="" if shape == "list" else shape)
+
+
+def write_list(path: Path, values: Iterable[Mapping[str, Any]], *, below: str = "") -> int:
+    """Write a JSON list, or an object with one `below` a key, value by value; returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with replacing(path) as part, part.open("w", encoding="utf-8") as file:
-        file.write("[\n" if shape == "list" else '{"annotations": [\n')
-        for record in records:
-            value = {"image_id": record.image_id, "question": record.instruction}
-            value |= {"answer": record.answer} | ({"task": record.task} if record.task else {})
-            file.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
-            count += 1
-        file.write("\n]\n" if shape == "list" else "\n]}\n")
+        file.write(f'{{"{below}": [\n' if below else "[\n")
+        for count, value in enumerate(values, start=1):
+            file.write((",\n" if count > 1 else "") + json.dumps(value, ensure_ascii=False))
+        file.write("\n]}\n" if below else "\n]\n")
     return count
 
 

@@ -18,7 +18,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Literal
 
-from hadpo.data import InnerPath, Report, missing_images, parse_raw, read_json_lines
+from hadpo.data import (
+    InnerPath,
+    Report,
+    Text,
+    one_label,
+    raw_records,
+    read_json_lines,
+    with_images,
+)
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Question
 from hadpo.text import article
@@ -31,7 +39,7 @@ _EXPECTED = "expected JSON lines with the keys question_id, image, text, label"
 class _Raw:
     question_id: int
     image: InnerPath
-    text: str
+    text: Text
     label: Literal["yes", "no"]  # the original takes everything but "no" for a yes
 
 
@@ -46,22 +54,17 @@ def read(place: Path, images: Path, report: Report, *, benchmark: str = "pope") 
         images: folder of the photos, or one with them in `val2014`.
         report: collects broken records and missing images.
         benchmark: pope, or repope, whose files have the same form.
-
-    Raises:
-        BadInput: a file that cannot be read as a whole, or whose name says no split.
     """
     photos = images / "val2014" if (images / "val2014").is_dir() else images
-    splits = SPLITS
+    paths = {split: path_of(place, split, benchmark) for split in SPLITS}
     if place.is_file():
-        splits = tuple(split for split in SPLITS if place.stem.endswith(f"_{split}"))
-        splits = splits or (() if report.asks else (place.stem,))
-        if not splits:
+        paths = {split: place for split in SPLITS if place.stem.endswith(f"_{split}")}
+        paths = paths or ({} if report.asks else {place.stem: place})
+        if not paths:
             raise BadInput(
                 f"{place}: expected a name that ends with the split, for example "
                 f"{path_of(Path(), SPLITS[0]).name}"
             )
-    whole = place.is_file()
-    paths = {split: place if whole else path_of(place, split, benchmark) for split in splits}
     return [
         q for split, path in paths.items() for q in _split(path, photos, split, report, benchmark)
     ]
@@ -73,30 +76,25 @@ def path_of(folder: Path, split: str, benchmark: str = "pope") -> Path:
 
 
 def _split(path: Path, images: Path, split: str, report: Report, benchmark: str) -> list[Question]:
-    questions: dict[str, Question] = {}
-    places: dict[str, str] = {}
-    for where, value in read_json_lines(path, report, source=benchmark, expected=_EXPECTED):
-        with report.checking(benchmark):
-            raw = parse_raw(value, _Raw, where=where)
-            image = images / raw.image
-            key = f"{benchmark}-{split}-{raw.question_id}"
-            if key in questions:
-                raise BadInput(f"{where}: question_id {raw.question_id} is there twice")
-            questions[key] = Question(
-                question_id=key,
+    values = read_json_lines(path, report, source=benchmark, expected=_EXPECTED)
+    records = raw_records(values, _Raw, report, source=benchmark, once=("question_id",))
+    asked = (
+        (
+            where,
+            Question(
+                question_id=f"{benchmark}-{split}-{raw.question_id}",
                 benchmark=benchmark,
                 split=split,
-                image_id=image.stem,
-                image=str(image),
+                image_id=Path(raw.image).stem,
+                image=str(images / raw.image),
                 text=raw.text,
                 label=raw.label,
-            )
-            places.setdefault(str(image), where)
-    missing = missing_images(((w, p) for p, w in places.items()), report, source=benchmark)
-    left = [q for q in questions.values() if q.image not in missing]
-    gone = len(questions) - len(left)
-    report.left_out("questions about missing photos", source=benchmark, count=gone)
-    return left
+            ),
+        )
+        for where, raw in records
+    )
+    found = one_label(asked, report, source=benchmark)
+    return with_images(found, report, source=benchmark, lost="questions about missing photos")
 
 
 def text_of(name: str) -> str:
@@ -115,17 +113,8 @@ def pope_questions(
     """Up to `per_image` questions with the label yes and as many with no per image, alternating.
 
     The positives are the same in all splits of one seed. An image with fewer present or absent
-    objects gets fewer questions, always as many yes as no.
-
-    Args:
-        objects_by_image: names of the objects that are in each image; they are taken as complete.
-        split: random, popular or adversarial.
-        seed: draws the positives, and the negatives of the random split.
-        per_image: questions of each label.
-        image_paths: file of each image.
-
-    Returns:
-        Questions with the ids "pope-<split>-<number>", counted from 1.
+    objects gets fewer questions, always as many yes as no. The objects of an image are taken as
+    complete. Ids are "pope-<split>-<number>", counted from 1.
 
     Raises:
         BadInput: an unknown split.

@@ -3,11 +3,20 @@
 Layout: `val_images_final.json`, `shr_factual_part1.jsonl`, `shr_factual_part2.jsonl`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import ImageId, Report, json_records, parse_raw, read_json_lines
+from hadpo.data import (
+    ImageId,
+    Report,
+    json_records,
+    parse_raw,
+    question,
+    raw_records,
+    read_json_lines,
+    refuse_unknown,
+)
 from hadpo.records import BadInput, Evidence, Question
 
 # Byte-exact: HA-DPO shr_eval.py of all backbones.
@@ -24,49 +33,21 @@ class _Raw:
 
 
 def image_ids(folder: Path, report: Report) -> list[str]:
-    """Ids of the images to describe, in file order.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
-    """
-    ids: dict[str, None] = {}
-    for where, value in json_records(folder / "val_images_final.json", expected=_IMAGES):
-        with report.checking("shr"):
-            key = parse_raw(value, _Raw, where=where).image_id
-            report.left_out("images named again", source="shr", count=int(key in ids))
-            ids[key] = None
-    return list(ids)
+    """Ids of the images to describe, in file order, each once."""
+    values = json_records(folder / "val_images_final.json", expected=_IMAGES)
+    ids = [raw.image_id for _, raw in raw_records(values, _Raw, report, source="shr")]
+    report.left_out("images named again", source="shr", count=len(ids) - len(set(ids)))
+    return list(dict.fromkeys(ids))
 
 
-def questions(image_ids: Iterable[str], images: Mapping[str, Evidence]) -> list[Question]:
-    """One question per image.
-
-    Raises:
-        BadInput: an image is not among `images`; lists all of them.
-    """
-    ids = list(image_ids)
-    unknown = [key for key in ids if key not in images]
-    if unknown:
-        raise BadInput(f"SHR images that Visual Genome does not have: {', '.join(unknown[:20])}")
-    return [
-        Question(
-            question_id=f"shr-{key}",
-            benchmark="shr",
-            split=SPLIT,
-            image_id=key,
-            image=images[key].image,
-            text=PROMPT,
-        )
-        for key in ids
-    ]
+def questions(image_ids: Sequence[str], images: Mapping[str, Evidence]) -> list[Question]:
+    """One question per image; BadInput if an image is not among `images`."""
+    refuse_unknown(image_ids, images, source="SHR")
+    return [question("shr", key, images[key], PROMPT, split=SPLIT) for key in image_ids]
 
 
 def facts(folder: Path, report: Report) -> dict[str, tuple[str, ...]]:
-    """Facts by image id; if both parts know an image, part 2 wins, and that is counted.
-
-    Raises:
-        BadInput: a file cannot be read as a whole.
-    """
+    """Facts by image id; if both parts know an image, part 2 wins, and that is counted."""
     known: dict[str, tuple[str, ...]] = {}
     for part in (1, 2):
         path = folder / f"shr_factual_part{part}.jsonl"

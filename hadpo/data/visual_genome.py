@@ -10,7 +10,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hadpo.data import Box, ImageId, Report, inside, parse_raw, stream_list, stream_object
+from hadpo.data import (
+    Box,
+    ImageId,
+    Report,
+    Side,
+    inside,
+    parse_raw,
+    raw_records,
+    stream_list,
+    stream_object,
+)
 from hadpo.records import BadInput, Evidence, Region
 
 _IMAGES = (
@@ -32,8 +42,8 @@ class _Id:
 @dataclass(frozen=True, kw_only=True)
 class _Image(_Id):
     url: str
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +60,7 @@ class _Annotation:
 def read(
     folder: Path, report: Report, *, image_ids: Collection[str] | None = None
 ) -> dict[str, Evidence]:
-    """Evidence by image id: path, size and regions. Image files are not opened or looked for.
-
-    Args:
-        folder: the Visual Genome folder.
-        report: collects broken records.
-        image_ids: only these images; None: all.
-
-    Raises:
-        BadInput: a file that cannot be read as a whole.
-    """
+    """Evidence by image id, of some or all images: path, size, regions; no file is looked for."""
     known = images(folder, report, image_ids=image_ids)
     if (folder / "region_descriptions.json").is_file():
         regions = _regions(folder / "region_descriptions.json", known, report)
@@ -73,16 +74,13 @@ def images(
 ) -> dict[str, Evidence]:
     """As `read`, without the regions (their file is large and training does not need it)."""
     evidence: dict[str, Evidence] = {}
-    for where, value in stream_list(folder / "image_data.json", expected=_IMAGES):
+    values = stream_list(folder / "image_data.json", expected=_IMAGES)
+    records = raw_records(values, _Image, report, source="visual_genome", once=("image_id",))
+    for where, raw in records:
         with report.checking("visual_genome"):
-            raw = parse_raw(value, _Image, where=where)
-            if min(raw.width, raw.height) < 1:
-                raise BadInput(f"{where}: an image of {raw.width} x {raw.height} pixels")
             # The files lie in two folders; only the last two parts of the address say in which one.
             image = inside(folder, "/".join(raw.url.split("/")[-2:]), where=where)
             key = raw.image_id
-            if key in evidence:
-                raise BadInput(f"{where}: image {key} is there twice")
             if image_ids is None or key in image_ids:
                 evidence[key] = Evidence(
                     image_id=key, image=str(image), width=raw.width, height=raw.height
@@ -131,15 +129,9 @@ def _regions(
 def read_annotation(
     path: Path, report: Report, *, image_ids: Collection[str] | None = None
 ) -> dict[str, tuple[Region, ...]]:
-    """Regions by image id, from LRV's `vg_annotation.json`.
+    """Regions by image id, of some or all images, from LRV's `vg_annotation.json`.
 
-    Args:
-        path: the file.
-        report: collects broken entries; an entry with one broken region is broken.
-        image_ids: only these images; None: all.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
+    An entry with one broken region is broken.
     """
     by_image: dict[str, tuple[Region, ...]] = {}
     for name, entry in stream_object(path, expected=_ANNOTATION):

@@ -72,11 +72,8 @@ def requests(
 ) -> list[Request]:
     """What a language model is asked: one request per image and kind, where something is known.
 
-    Args:
-        images: with regions, or, for kind knowledge, with the facts of a chart.
-        kinds: names of `KINDS`.
-        is_json: ask for JSON instead of labelled lines.
-        folder: a user's own prompts, by the names of ours.
+    Kind knowledge needs the facts of a chart, the others need regions. `folder` has a user's own
+    prompts, by the names of ours.
 
     Raises:
         BadInput: no such kind, or no such prompt.
@@ -110,12 +107,7 @@ def generate(
 ) -> list[Instruction]:
     """Ask for instructions about every image; what was answered before is not asked again.
 
-    Args:
-        images: what is known about them.
-        chat: the language model; its cache makes this resumable, its settings bound the cost.
-        kinds: names of `KINDS`.
-        counts: grows: requests, blocks, and what was rejected why.
-        folder: a user's own prompts.
+    `counts` grows: requests, blocks, and what was rejected why. For `folder` see `requests`.
 
     Raises:
         BadInput: no such kind, or no such prompt.

@@ -6,7 +6,6 @@ pass through a table on disk that ranks them, so memory does not grow with the f
 """
 
 import importlib.util
-import json
 import math
 import os
 import random
@@ -22,8 +21,9 @@ from pydantic.dataclasses import dataclass
 from hadpo.config import STRICT, Count, ShareBelowOne
 from hadpo.data import Report, hic, inside
 from hadpo.data.images import ImageChecks
+from hadpo.data.lrv import write_list
 from hadpo.plugins import choices
-from hadpo.records import BadInput, Instruction, replacing, to_json, write_json
+from hadpo.records import BadInput, Instruction, write_json, write_jsonl
 from hadpo.text import fold
 
 SOURCE = "oxford_hic_data.csv"
@@ -69,16 +69,16 @@ def convert(
 ) -> dict[str, int]:
     """Write `<split>.jsonl` (records) and `<split>/filter_cap.json` + `image/` (MiniGPT-4 stage 2).
 
+    A split without captions is not written. The counts of what was read, left out and why, and
+    written are given back, and stand in `counts.json`.
+
     Args:
         data: oxford_hic_data.csv.
         images: folder of `<image_id>.jpg`.
-        out: folder to write to; a split without captions is not written.
+        out: folder to write to.
         settings: which captions pass.
-        report: collects broken rows; counts of what was left out come from it.
-        checked: verdicts on image files; None: each file is checked, and no verdict is stored.
-
-    Returns:
-        The counts, also in `counts.json`: what was read, left out and why, and written.
+        report: collects broken rows.
+        checked: findings on image files; None: each file is checked, and no finding is stored.
 
     Raises:
         BadInput: broken input (see `on_bad`), nothing left, or filters that are not installed.
@@ -208,11 +208,11 @@ def _write(
         [(mean,)] = table.execute(f"SELECT avg({_weight(settings)}) FROM ranked WHERE {test}")
         if mean is None:
             continue
-        rows = table.execute(
-            f"SELECT number, image_id, caption, score, rank, {_weight(settings)} FROM ranked "
-            f"WHERE {test} ORDER BY image_id, rank"
+        query = (
+            f"SELECT number, image_id, caption, score, rank, ({_weight(settings)}) / {mean or 1.0} "
+            f"FROM ranked WHERE {test} ORDER BY image_id, rank"
         )
-        counts[f"captions of {split}"] = _write_split(rows, out, split, paths, mean or 1.0)
+        counts[f"captions of {split}"] = _write_split(table, query, out, split, paths)
         counts[f"images of {split}"] = len(val) if split == "val" else len(keys) - len(val)
     if not counts:
         raise BadInput(f"{out}: no caption is left; see the settings and the counts")
@@ -220,39 +220,32 @@ def _write(
 
 
 def _write_split(
-    rows: sqlite3.Cursor, out: Path, split: str, paths: dict[str, Path], mean: float
+    table: sqlite3.Connection, query: str, out: Path, split: str, paths: dict[str, Path]
 ) -> int:
     """One split, in both forms, row by row."""
-    layout, count = out / split, 0
-    (layout / "image").mkdir(parents=True, exist_ok=True)
-    with (
-        replacing(out / f"{split}.jsonl") as records,
-        replacing(layout / "filter_cap.json") as annotations,
-        records.open("w", encoding="utf-8") as jsonl,
-        annotations.open("w", encoding="utf-8") as js,
-    ):
-        js.write('{"annotations": [\n')
-        for number, key, caption, score, rank, weight in rows:
-            image = layout / "image" / f"{key}.jpg"
-            if rank == 1 and not image.exists():
-                _link(paths[key], image)
-            record = Instruction(
-                instruction_id=f"hic-{number}",
-                image_id=key,
-                image=str(paths[key]),
-                instruction="",
-                answer=caption,
-                kind="caption",
-                source=SOURCE,
-                task="humour",
-                weight=weight / mean,
-            )
-            jsonl.write(to_json(record) + "\n")
-            value = {"image_id": key, "caption": caption, "funny_score": score, "rank": rank}
-            js.write((",\n" if count else "") + json.dumps(value, ensure_ascii=False))
-            count += 1
-        js.write("\n]}\n")
-    return count
+    images = out / split / "image"
+    images.mkdir(parents=True, exist_ok=True)
+    for key in dict.fromkeys(key for _, key, *_ in table.execute(query)):
+        if not (images / f"{key}.jpg").exists():
+            _link(paths[key], images / f"{key}.jpg")
+    records = (
+        Instruction(
+            instruction_id=f"hic-{number}",
+            image_id=key,
+            image=str(paths[key]),
+            instruction="",
+            answer=caption,
+            kind="caption",
+            source=SOURCE,
+            task="humour",
+            weight=weight,
+        )
+        for number, key, caption, _, _, weight in table.execute(query)
+    )
+    write_jsonl(out / f"{split}.jsonl", records)
+    names = ["image_id", "caption", "funny_score", "rank"]
+    rows = (dict(zip(names, row[1:5], strict=True)) for row in table.execute(query))
+    return write_list(images.with_name("filter_cap.json"), rows, below="annotations")
 
 
 def _link(image: Path, place: Path) -> None:
@@ -264,10 +257,7 @@ def _link(image: Path, place: Path) -> None:
 
 
 def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
-    """Whether a text may be in one of the languages: false if another one is likely.
-
-    Args:
-        languages: ISO 639-1 codes, for example {"en"}.
+    """Whether a text may be in one of the languages (ISO 639-1): false if another one is likely.
 
     Raises:
         BadInput: py3langid is not installed, or an unknown code.

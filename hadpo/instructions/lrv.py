@@ -65,14 +65,7 @@ def convert(
 ) -> dict[str, int]:
     """Write `<split>.jsonl` (records) and `<split>/filter_cap.json` (LRV's form), record by record.
 
-    Args:
-        records: of `data.lrv.read`, of one file or of several, or generated ones.
-        out: folder to write to; a split without records is not written.
-        settings: which records pass.
-        report: collects broken records; counts of what was left out come from it.
-
-    Returns:
-        The counts, also in `counts.json`.
+    A split without records is not written. The counts are given back, and stand in `counts.json`.
 
     Raises:
         BadInput: broken input (see `on_bad`), or nothing left.
@@ -160,12 +153,7 @@ def reword(answer: str) -> str:
 
 
 def surplus(kinds: Sequence[str], settings: FilterSettings) -> set[int]:
-    """Positions of records to leave out, drawn by the seed, so that `negative_share` holds.
-
-    Args:
-        kinds: of all records, in order; only positive and negative ones count.
-        settings: with the wanted share; 0 leaves out nothing.
-    """
+    """Positions of positive or negative ones to leave out for `negative_share`, drawn by seed."""
     share = settings.negative_share
     places = {
         kind: [i for i, k in enumerate(kinds) if k == kind] for kind in ("positive", "negative")

@@ -65,11 +65,9 @@ class Corrector:
     def correct(
         self, descriptions: Mapping[str, tuple[str, Evidence]], counts: Counter[str]
     ) -> dict[str, str]:
-        """The corrected text of each description that has false sentences, by its name.
+        """The corrected text of each description (text, what is known) that has false sentences.
 
-        Args:
-            descriptions: name -> the model's own text, and what is known of its image.
-            counts: grows: sentences by verdict, and why descriptions were left out.
+        `counts` grows: sentences by verdict, and why descriptions were left out.
 
         Raises:
             Unfinished: requests that got no reply; the others are kept.

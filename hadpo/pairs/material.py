@@ -21,7 +21,7 @@ from hadpo.data import (
     coco,
     hadpo_pairs,
     lrv,
-    missing_images,
+    with_images,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.instructions import oracle
@@ -66,12 +66,9 @@ class Material:
 
 
 def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Material:
-    """Read all sources that the recipe names.
+    """Read all sources that the recipe names; small input files are hashed.
 
-    Args:
-        run: paths of its recipe's data section are resolved; small input files are hashed.
-        report: collects broken records.
-        image_ids: images of Visual Genome to know beside those of benchmarks; None: all.
+    `image_ids` are images of Visual Genome to know beside those of benchmarks; None: all.
 
     Raises:
         BadInput: a file that cannot be read as a whole.
@@ -143,10 +140,8 @@ def published_pairs(run: "Run", report: Report) -> list[Pair]:
     data: Any = run.recipe.data
     if not data.pairs_folder:
         raise BadInput("prepare.pair_source is 'published', but data.pairs_folder names no folder")
-    for name in ("desc_data.json", "pope_data.json"):
-        _noted(run, data.pairs_folder, name)
     return hadpo_pairs.read(
-        run.resolve(data.pairs_folder),
+        _sources(run, report).folder("pairs_folder", "desc_data.json", "pope_data.json"),
         schema=data.pairs_schema,
         images=vg.images(visual_genome_folder(run), Report("skip")),
         seed=run.settings.prepare_seed,
@@ -163,12 +158,7 @@ def read_instructions(
     one of LRV's files (`.json`, its pictures in `image/` beside it, those of charts in
     `chart_image/`), a folder in the layout of MiniGPT-4's second stage (`filter_cap.json` and
     `image/`), or `oracle`: made from what is known about the images that no benchmark asks about.
-
-    Args:
-        run: paths of its recipe's data section are resolved; the files are hashed.
-        known: for the oracle: its images and words.
-        report: collects broken records.
-        counts: grows: what was read, by source and kind, and what was left out.
+    `counts` grows: what was read, by source and kind, and what was left out.
 
     Raises:
         BadInput: no such place, an unknown kind, a place that gives nothing, the same id twice, or
@@ -240,20 +230,10 @@ def visual_genome_folder(run: "Run") -> Path:
     return run.resolve(run.recipe.data.visual_genome)
 
 
-def _noted(run: "Run", folder: str, name: str) -> Path:
-    """The folder, with the hash of one of its files in the manifest if the file is there."""
-    path = run.resolve(folder)
-    if (path / name).is_file():
-        run.note_input(path / name)
-    return path
-
-
 def _with_images(questions: list[Question], report: Report) -> list[Question]:
     """The questions whose image files exist; the others are reported."""
     source = questions[0].benchmark if questions else ""
-    places = ((question.question_id, question.image) for question in questions if question.image)
-    missing = missing_images(places, report, source=source)
-    return [question for question in questions if question.image not in missing]
+    return with_images({q.question_id: q for q in questions}, report, source=source)
 
 
 def _words(run: "Run", data: DataConfig, evidence: list[Evidence]) -> dict[str, Any]:

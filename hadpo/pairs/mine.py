@@ -6,7 +6,7 @@ their order. Both texts have equally many sentences, so length carries no signal
 """
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +14,9 @@ from typing import TYPE_CHECKING
 from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.data.pope import pope_questions
-from hadpo.judges import oracle
+from hadpo.judges import Judge, oracle, rule_all
 from hadpo.judges.oracle.vocabulary import Reading, Truth, Vocabulary, read_world, true_sentences
-from hadpo.records import (
-    Answer,
-    Case,
-    Evidence,
-    Pair,
-    Question,
-    Verdict,
-    append_jsonl,
-)
+from hadpo.records import Answer, Case, Evidence, Pair, Question, Verdict, append_jsonl
 from hadpo.text import is_refusal, sentences, words, yes_no_strict
 
 if TYPE_CHECKING:
@@ -93,7 +85,7 @@ def answer_all(
     settings: PrepareConfig,
     load: Callable[[], "Backbone | Served"],
 ) -> dict[str, Answer]:
-    """The model's answers by question id, also written to `path`; none is asked for twice.
+    """The model's answers by question id; none is asked for twice.
 
     Args:
         path: own_answers.jsonl; grows answer by answer, so a killed run goes on where it stopped.
@@ -159,26 +151,49 @@ def description_pairs(
 ) -> Iterator[Pair]:
     """A pair for each description with a false sentence; `counts` says why others are left out."""
     judge = oracle.make(vocabulary=known)
-    for question, answer in complete_descriptions(questions, answers, counts):
-        image = evidence[question.image_id]
-        case = Case(
-            case_id=answer.question_id,
-            model=answer.model,
-            claims=tuple(sentences(answer.text)),
-            evidence=image,
-        )
-        verdicts = judge.rule(case)
-        counts["sentences"] += len(verdicts)
-        counts.update(f"sentences: {v.label} {v.kind}".strip() for v in verdicts)
+    for question, text, verdicts in judge_descriptions(questions, answers, evidence, judge, counts):
         if all(v.label != "hallucination" for v in verdicts):
             counts["descriptions: nothing false, left out"] += 1
             continue
-        truths = true_sentences(image, known)
-        chosen = correct_description(answer.text, verdicts, truths, known)
+        truths = true_sentences(evidence[question.image_id], known)
+        chosen = correct_description(text, verdicts, truths, known)
         if chosen is None:
             counts["descriptions: no true sentence to put in, left out"] += 1
             continue
-        yield description_pair(question, chosen, answer.text)
+        yield description_pair(question, chosen, text)
+
+
+def judge_descriptions(
+    questions: Iterable[Question],
+    answers: Mapping[str, Answer],
+    evidence: Mapping[str, Evidence],
+    judge: Judge,
+    counts: Counter[str],
+) -> list[tuple[Question, str, list[Verdict]]]:
+    """Each whole description with the verdicts on its sentences; `counts` grows by them.
+
+    Raises:
+        Unfinished: a judge on a server did not reply to every request; asked again, it goes on.
+    """
+    described = list(complete_descriptions(questions, answers, counts))
+    cases = [
+        Case(
+            case_id=question.question_id,
+            model=answer.model,
+            claims=claims,
+            evidence=evidence[question.image_id],
+        )
+        for question, answer in described
+        if (claims := tuple(sentences(answer.text)))
+    ]
+    rulings: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in rule_all(judge, cases):
+        rulings[verdict.case_id].append(verdict)
+        counts["sentences"] += 1
+        counts[f"sentences: {verdict.label} {verdict.kind}".strip()] += 1
+    return [
+        (question, answer.text, rulings[question.question_id]) for question, answer in described
+    ]
 
 
 def complete_descriptions(
@@ -270,13 +285,8 @@ def correct_description(
     A wrong scene is replaced by the right one. Else the replacement speaks of the same place if the
     vocabulary's sentences name places (so the reading order stays), else of the same object (a
     wrong attribute is corrected), else of an object that the description misses, else it is a fact.
-    A sentence that repeats an earlier one is treated like it.
-
-    Args:
-        description: the model's own text.
-        verdicts: one per sentence of `text.sentences(description)`, in order.
-        truths: true sentences about the image.
-        known: the words.
+    A sentence that repeats an earlier one is treated like it. `verdicts` are one per sentence of
+    `text.sentences(description)`.
     """
     rulings = dict(zip(sentences(description), verdicts, strict=True))
     wrong = {s for s, verdict in rulings.items() if verdict.label == "hallucination"}
@@ -323,13 +333,7 @@ def _best(claim: Reading, truths: Sequence[Truth], named: set[str], slots: froze
 def replace_sentences(
     description: str, claims: Sequence[str], replacement: Mapping[str, str]
 ) -> str:
-    """Replace sentences, and what repeats them; blanks and lines stay.
-
-    Args:
-        description: a text.
-        claims: `text.sentences(description)`.
-        replacement: sentence -> the sentence to put in its place, without its period.
-    """
+    """Replace sentences among `claims`, without their period, and what repeats them."""
     pieces = []
     for piece in description.split("."):
         core = piece.strip()

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from hadpo.config import RANKED_CONTROLS, PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
-from hadpo.judges import Judge, rule_all
-from hadpo.pairs.mine import complete_descriptions, description_pair, description_question
-from hadpo.records import Answer, Case, Evidence, Pair, Question, Verdict
-from hadpo.text import sentences
+from hadpo.judges import Judge
+from hadpo.pairs.mine import description_pair, description_question, judge_descriptions
+from hadpo.records import Answer, Evidence, Pair, Question, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,43 +78,17 @@ def rank(
     """Of each image the text with the smallest share of false sentences against the largest.
 
     Texts without a false sentence, and those that the judge could not be read on, take no part.
-    Of equal texts the earlier sample is taken.
-
-    Args:
-        questions: of `sample_questions`.
-        answers: by question id.
-        evidence: by image id.
-        judge: rules on each sentence.
-        counts: grows: sentences by verdict, and why texts and images are left out.
+    Of equal texts the earlier sample is taken. `counts` grows: sentences by verdict, and why texts
+    and images are left out.
 
     Raises:
         Unfinished: a judge on a server did not reply to every request; asked again, it goes on.
     """
-    complete = [
-        (question, answer.text)
-        for question, answer in complete_descriptions(questions, answers, counts)
-        if sentences(answer.text)
-    ]
-    cases = [
-        Case(
-            case_id=question.question_id,
-            model="base",
-            claims=tuple(sentences(text)),
-            evidence=evidence[question.image_id],
-        )
-        for question, text in complete
-    ]
-    rulings: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in rule_all(judge, cases):
-        rulings[verdict.case_id].append(verdict)
-        counts["sentences"] += 1
-        counts[f"sentences: {verdict.label} {verdict.kind}".strip()] += 1
     by_image: dict[str, list[_Text]] = defaultdict(list)
-    for question, text in complete:
-        verdicts = rulings[question.question_id]
+    for question, text, verdicts in judge_descriptions(questions, answers, evidence, judge, counts):
         if any(v.label == "unparsed" for v in verdicts):
             counts["descriptions: judge unreadable, left out"] += 1
-        else:
+        elif verdicts:
             one = _Text(question=question, text=text, verdicts=verdicts)
             by_image[question.image_id].append(one)
     ranked = Ranked()
@@ -135,8 +108,7 @@ def _rank_image(texts: Sequence[_Text], ranked: Ranked, counts: Counter[str]) ->
     best = min(flawed, key=lambda text: text.false_share)
     worst = max(flawed, key=lambda text: text.false_share)
     if flawless:
-        pair = _pair(flawless[0], worst)
-        ranked.controls["sft_flawless"].append(pair)
+        ranked.controls["sft_flawless"].append(_pair(flawless[0], worst))
     if best.false_share == worst.false_share:
         counts["images: no text better than another, left out"] += 1
         return

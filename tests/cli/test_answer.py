@@ -80,7 +80,7 @@ def test_questions_of_all_forms(photos, tmp_path):
         ("q.txt", "\n \n", "the file is empty"),
         ("q.txt", b"caf\xe9?", r"q\.txt: not UTF-8"),
         ("q.csv", b"image,text\na,caf\xe9?", r"q\.csv: not UTF-8"),
-        ("q.csv", "image,text\na,Is it red, or blue?", r"q\.csv:2: more cells than columns"),
+        ("q.csv", "image,text\na,Is it red, or blue?", r"q\.csv:2: expected 2 columns, found 3"),
         ("q.csv", "image,text", "no question about"),
         ("q.csv", "image,text,text\na,Q?,R?", r"q\.csv:1: column 'text' is there twice"),
         ("q.json", '[{"image": ["a"], "question": true}]', "field 'image': .*; field 'question': "),
@@ -94,7 +94,7 @@ def test_questions_of_all_forms(photos, tmp_path):
         (
             "q.jsonl",
             '{"image": "a", "text": "Q", "question_id": 7}\n' * 2,
-            "question_id 7 stands in it twice",
+            "2: question_id 7 is there twice",
         ),
     ],
 )

@@ -199,7 +199,7 @@ def test_verdicts_on_images_are_kept(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (8, 4)).save(tmp_path / "f.jpg", exif=turned)
-    first = ImageChecks(tmp_path / "verdicts.sqlite").findings(sorted(tmp_path.glob("*.[jp]*")))
+    first = ImageChecks(tmp_path / "verdicts.jsonl").findings(sorted(tmp_path.glob("*.[jp]*")))
     shown = {Path(key).name: verdict for key, verdict in first.items()}
     assert shown["a.jpg"].notes == ("stored as CMYK",) and not shown["a.jpg"].problem
     assert shown["b.png"].notes == ("stored as I;16",)
@@ -207,7 +207,7 @@ def test_verdicts_on_images_are_kept(tmp_path):
     assert "no readable image" in shown["d.jpg"].problem
     assert shown["e.jpg"].problem == "the file is empty"
     assert (shown["f.jpg"].width, shown["f.jpg"].height) == (4, 8)
-    again = ImageChecks(tmp_path / "verdicts.sqlite")
+    again = ImageChecks(tmp_path / "verdicts.jsonl")
     assert again.findings([path]) == {str(path): shown["a.jpg"]}
     state = path.stat()
     path.write_bytes(b"\0" * state.st_size)  # as large and, below, as old: the verdict is kept

@@ -200,12 +200,7 @@ def _small_sample(folder: Path, item: Item) -> list[Path]:
 
 
 def look_all(name: str, resolve: Resolve, *, deep: bool = False) -> list[ItemState]:
-    """The state of everything that `name` consists of.
-
-    Args:
-        name: of the manifest.
-        resolve: fills in the variables of a path.
-        deep: read whole files, to compare their hashes.
+    """The state of everything that `name` of the manifest consists of; for `deep` see `look`.
 
     Raises:
         BadInput: no such name.
@@ -222,11 +217,7 @@ def fetch(
 ) -> Iterator[ItemState]:
     """Fetch what of `name` is not there, item by item; the others are fetched even if one fails.
 
-    Args:
-        name: of the manifest.
-        resolve: fills in the variables of a path.
-        patience: of plain addresses and Drive.
-        progress: for each item, what is called with its bytes so far and in all.
+    `progress` gives, for each item, what is called with its bytes so far and in all.
 
     Raises:
         BadInput: no such name.

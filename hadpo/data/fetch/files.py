@@ -1,17 +1,20 @@
 """What lies on disk: archives unpacked, files of weights and checkpoint folders looked at."""
 
-import json
 import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
 
 from hadpo.data.fetch.plain import FetchFailed, check_space, no_content
+from hadpo.records import BadInput, parse, read_json
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -25,18 +28,20 @@ _BROKEN = (
 _LONGEST_NAME = 255  # bytes, as most file systems have it
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    weight_map: dict[str, str]
+
+
 def missing_weights(folder: Path) -> list[str]:
     """Files of weights that a checkpoint folder lacks."""
-    for name in _INDEXES:
-        if (folder / name).is_file():
+    for index in (folder / name for name in _INDEXES):
+        if index.is_file():
             try:
-                shards = set(
-                    json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()
-                )
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-                return [f"a readable {name}"]
-            if not all(isinstance(shard, str) for shard in shards):
-                return [f"a readable {name}"]
+                values = read_json(index, dict, expected="")
+                shards = set(parse(values, _Index, where="", extra="ignore").weight_map.values())
+            except BadInput:
+                return [f"a readable {index.name}"]
             return sorted(shard for shard in shards if not (folder / shard).is_file())
     if any((folder / name).is_file() for name in _SINGLES):
         return []
@@ -69,10 +74,9 @@ def is_transformers(folder: Path) -> bool:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint folder; empty if there is none to read."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / "config.json", dict, expected="")
+    except (OSError, BadInput):
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _problem_of_file(path: Path) -> str:
@@ -84,18 +88,11 @@ def _truncated(path: Path) -> str:
     """Whether a file of weights ends before it should, by its own table of contents; or ""."""
     size = path.stat().st_size
     if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            try:
-                table = json.loads(file.read(length)) if length < size else None
-                rows = [row for name, row in (table or {}).items() if name != "__metadata__"]
-                ends = [int(row["data_offsets"][1]) for row in rows]
-            except (ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
-                table, ends = None, []
-        if not isinstance(table, dict):
+        try:
+            with safe_open(path, framework="np"):
+                return ""
+        except (SafetensorError, OSError):
             return f"no safetensors file, or cut off ({size} bytes)"
-        expected = 8 + length + max(ends, default=0)
-        return f"{size} bytes of {expected}: cut off" if size < expected else ""
     if path.suffix in (".bin", ".pth"):
         with path.open("rb") as file:
             start = file.read(2)
@@ -117,9 +114,13 @@ def unpack(archive: Path, folder: Path) -> int:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
         try:
             if zipfile.is_zipfile(archive):
-                count = _unzip(archive, Path(scratch))
+                with zipfile.ZipFile(archive) as file:
+                    for entry in _checked(archive, folder, map(_of_zip, file.infolist())):
+                        file.extract(entry, scratch)
             elif tarfile.is_tarfile(archive):
-                count = _untar(archive, Path(scratch))
+                with tarfile.open(archive) as file:
+                    for entry in _checked(archive, folder, map(_of_tar, file.getmembers())):
+                        file.extract(entry, scratch, filter="data")
             else:
                 raise FetchFailed(f"{archive}: neither a zip nor a tar archive")
         except _BROKEN as error:
@@ -131,38 +132,41 @@ def unpack(archive: Path, folder: Path) -> int:
                 f"{archive}: {', '.join(there[:5])} of it {'is' if len(there) == 1 else 'are'} in "
                 f"{folder} already, with another content; move what is there away, fetch again"
             )
+        count = sum(path.is_file() for path in Path(scratch).rglob("*"))
         for path in sorted(Path(scratch).iterdir()):
             _move(path, folder / path.name)
     return count
 
 
-def _unzip(archive: Path, folder: Path) -> int:
-    with zipfile.ZipFile(archive) as file:
-        members = [m for m in file.infolist() if not _is_junk(m.filename)]
-        for member in members:
-            _check_name(member.filename, archive)
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise FetchFailed(f"{archive}: {member.filename!r} is a link; refused")
-            if member.flag_bits & 1:
-                raise FetchFailed(
-                    f"{archive}: {member.filename!r} is encrypted; unpack it yourself"
-                )
-        check_space(folder, sum(m.file_size for m in members), source=str(archive))
-        for member in members:
-            file.extract(member, folder)
-    return sum(not m.is_dir() for m in members)
+class _Member(NamedTuple):
+    """One file or folder of an archive; `odd`: why it is not unpacked."""
+
+    entry: Any  # as the archive's module has it
+    name: str
+    size: int
+    odd: str
 
 
-def _untar(archive: Path, folder: Path) -> int:
-    with tarfile.open(archive) as file:
-        members = [m for m in file.getmembers() if not _is_junk(m.name)]
-        for member in members:
-            _check_name(member.name, archive)
-            if not (member.isfile() or member.isdir()):
-                raise FetchFailed(f"{archive}: {member.name!r} is a link or a device; refused")
-        check_space(folder, sum(m.size for m in members), source=str(archive))
-        file.extractall(folder, members=members, filter="data")
-    return sum(m.isfile() for m in members)
+def _of_zip(entry: zipfile.ZipInfo) -> _Member:
+    odd = "encrypted; unpack it yourself" if entry.flag_bits & 1 else ""
+    odd = "a link; refused" if stat.S_ISLNK(entry.external_attr >> 16) else odd
+    return _Member(entry, entry.filename, entry.file_size, odd)
+
+
+def _of_tar(entry: tarfile.TarInfo) -> _Member:
+    odd = "" if entry.isfile() or entry.isdir() else "a link or a device; refused"
+    return _Member(entry, entry.name, entry.size, odd)
+
+
+def _checked(archive: Path, folder: Path, members: Iterable[_Member]) -> list[Any]:
+    """The entries of an archive, if all of them may be unpacked and there is room."""
+    wanted = [member for member in members if not _is_junk(member.name)]
+    for member in wanted:
+        _check_name(member.name, archive)
+        if member.odd:
+            raise FetchFailed(f"{archive}: {member.name!r} is {member.odd}")
+    check_space(folder, sum(member.size for member in wanted), source=str(archive))
+    return [member.entry for member in wanted]
 
 
 def _is_junk(name: str) -> bool:

@@ -133,14 +133,7 @@ def drive_file(
 ) -> None:
     """Fetch a public file of Drive; resumed, and through the page that asks to confirm large ones.
 
-    Args:
-        file_id: as in its link.
-        target: the file.
-        size: as in `plain.download`.
-        sha256: as in `plain.download`.
-        about: bytes to keep room for.
-        patience: retries and timeout.
-        progress: called after each chunk.
+    `about` are bytes to keep room for; for the rest see `plain.download`.
 
     Raises:
         FetchFailed: Drive refuses (quota, no longer public), or the file is another one.

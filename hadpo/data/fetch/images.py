@@ -1,27 +1,35 @@
 """Pictures from a list of addresses, many at a time; the dead ones are listed, not tried again."""
 
 import ipaddress
-import json
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hadpo.data import Report, read_csv
 from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
 from hadpo.images import open_image
-from hadpo.records import BadInput
+from hadpo.records import BadInput, append_jsonl, resume_jsonl
 
-DEAD = "dead.jsonl"  # a line for each address that gave no picture: image_id, url, why
+DEAD = "dead.jsonl"  # a line for each address that gave no picture
 _EXPECTED = "expected image_id, image_url: fetch the table first, or again"
 _NAME = re.compile(r"[\w-][\w.-]{0,99}")  # a file's name, without its ending
 _MOST_BYTES = 50e6  # of one picture
 _PATIENCE = Patience(retries=2, timeout_seconds=20.0)
 _MOST_SECONDS = 300.0  # of one attempt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dead:
+    """An address that gave no picture."""
+
+    image_id: str
+    url: str
+    why: str = ""
 
 
 def fetch_images(
@@ -41,13 +49,14 @@ def fetch_images(
         How many are "present", "fetched" and "dead".
 
     Raises:
-        BadInput: the table has no such columns, or ids that are no file names.
+        BadInput: the table has no such columns, or ids that are no file names; or a line of
+            `dead.jsonl` is of another form.
     """
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     wanted = addresses(table, report)
     report.finish()
-    dead = _dead(folder / DEAD)
+    dead = {each.image_id: each.url for each in resume_jsonl(folder / DEAD, Dead)}
     counts = Counter(present=0, fetched=0, dead=0)
     left = {}
     for image_id, url in wanted.items():
@@ -59,18 +68,17 @@ def fetch_images(
             left[image_id] = url
     patience = replace(patience, most_seconds=min(patience.most_seconds, _MOST_SECONDS))
     is_own = _is_own_server(wanted.values())
-    with (folder / DEAD).open("a", encoding="utf-8") as log, ThreadPoolExecutor(workers) as pool:
-        jobs = {
-            pool.submit(_one, url, folder / f"{i}.jpg", patience, is_own=is_own): i
-            for i, url in left.items()
-        }
-        for job in as_completed(jobs):
-            why = job.result()
-            counts["dead" if why else "fetched"] += 1
-            if why:
-                line = {"image_id": jobs[job], "url": left[jobs[job]], "why": why}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+
+    def ask(image_id: str) -> Dead | None:
+        url = left[image_id]
+        why = _one(url, folder / f"{image_id}.jpg", patience, is_own=is_own)
+        return Dead(image_id=image_id, url=url, why=why) if why else None
+
+    with ThreadPoolExecutor(workers) as pool:
+        for job in as_completed([pool.submit(ask, image_id) for image_id in left]):
+            gone = job.result()
+            counts["dead" if gone else "fetched"] += 1
+            list(append_jsonl(folder / DEAD, [gone] if gone else []))
             if progress:
                 progress(counts.total(), len(wanted))
     return counts
@@ -79,9 +87,9 @@ def fetch_images(
 def _one(url: str, target: Path, patience: Patience, *, is_own: bool) -> str:
     """Fetch one picture; "" or why there is none."""
 
-    def may_ask(address: str) -> str:
+    def may_ask(address: str) -> list[str] | None:
         is_named = is_own and _origin(address) == _origin(url)
-        return "" if is_named and _is_loopback(address) else _private(address)
+        return None if is_named and _is_loopback(address) else _public(address)
 
     try:
         download(url, target, most_bytes=_MOST_BYTES, may_ask=may_ask, patience=patience)
@@ -114,19 +122,20 @@ def _is_own_server(urls: Iterable[str]) -> bool:
     return 2 * sum(map(_is_loopback, known)) >= len(known)
 
 
-def _private(url: str) -> str:
-    """Why an address of a strangers' list is not asked: it lies in a private network; or ""."""
+def _public(url: str) -> list[str]:
+    """Where the host of a strangers' list is asked; FetchFailed if it lies in a private network."""
     host, port = _origin(url)
     try:
         found = socket.getaddrinfo(host, port or 80, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):  # not known: the request itself says so
-        return ""
-    for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+    except (OSError, UnicodeError):  # not known: connecting says so
+        return []
+    places = [str(place[0]) for *_, place in found]
+    for place in places:
+        address = ipaddress.ip_address(place.partition("%")[0])
         address = getattr(address, "ipv4_mapped", None) or address
         if not address.is_global or address.is_multicast:
-            return f"{host} is {address}, a private address; it is not asked"
-    return ""
+            raise FetchFailed(f"{url}: {host} is {address}, a private address; it is not asked")
+    return places
 
 
 def addresses(table: Path, report: Report) -> dict[str, str]:
@@ -135,10 +144,10 @@ def addresses(table: Path, report: Report) -> dict[str, str]:
     Raises:
         BadInput: no such table, no CSV, or columns missing.
     """
-    rows = read_csv(table, ("image_id", "image_url"), report, source="images", expected=_EXPECTED)
+    needs = ("image_id", "image_url")
     by_id: dict[str, str] = {}
-    for where, cells in rows:
-        image_id, url = (cell.strip() for cell in cells)
+    for where, row in read_csv(table, report, source="images", expected=_EXPECTED, needs=needs):
+        image_id, url = (row[name].strip() for name in needs)
         if not image_id or not url:
             report.left_out("rows without an id or an address", source="images")
         elif not _NAME.fullmatch(image_id):
@@ -148,14 +157,3 @@ def addresses(table: Path, report: Report) -> dict[str, str]:
         else:
             by_id[image_id] = url
     return by_id
-
-
-def _dead(path: Path) -> Mapping[str, str]:
-    dead = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-            dead[row["image_id"]] = row["url"]
-        except (ValueError, KeyError, TypeError):
-            continue  # the torn last line of a run that was killed
-    return dead

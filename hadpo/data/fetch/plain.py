@@ -8,15 +8,19 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpcore2
 import httpx2
 
 from hadpo.records import file_hash
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: not known)
+# Where a URL's host may be asked, None: anywhere; raises FetchFailed if nowhere.
+MayAsk = Callable[[str], Sequence[str] | None]
 _FINAL = {401, 403, 404, 405, 410, 451}  # asking again would not help
 _HOPE = 1 << 20  # bytes in one attempt after which the failures are counted anew
 _SPARE = 1 << 26  # bytes that stay free on the disk
@@ -36,7 +40,7 @@ class Patience:
     timeout_seconds: float = 30.0  # without a byte
     window_seconds: float = 30.0  # over which the speed is measured
     least_bytes_per_second: float = 1000.0  # slower counts as stuck
-    most_seconds: float = math.inf  # for the body of one attempt, however fast it is
+    most_seconds: float = math.inf  # from the first byte of an answer to the last
 
 
 STANDARD = Patience()
@@ -57,7 +61,7 @@ def download(
     size: int = 0,
     sha256: str = "",
     most_bytes: float = math.inf,
-    may_ask: Callable[[str], str] = lambda url: "",
+    may_ask: MayAsk = lambda url: None,
     patience: Patience = STANDARD,
     progress: Progress | None = None,
 ) -> None:
@@ -69,7 +73,7 @@ def download(
         size: published bytes; 0: not known.
         sha256: published hash, or the beginning of it.
         most_bytes: a larger file is given up and deleted.
-        may_ask: why an address may not be asked, or ""; also for each that a server leads on to.
+        may_ask: looks at each address before it is asked, also at those that a server leads on to.
         patience: timeouts and retries.
         progress: called after each chunk.
 
@@ -165,11 +169,12 @@ def _attempt(
     patience: Patience,
     progress: Progress | None,
     most_bytes: float,
-    may_ask: Callable[[str], str],
+    may_ask: MayAsk,
 ) -> None:
+    network = _Network(patience)
+
     def check(request: httpx2.Request) -> None:
-        if why := may_ask(str(request.url)):
-            raise FetchFailed(f"{url}: {why}")
+        network.places[request.url.raw_host.decode()] = may_ask(str(request.url))
 
     have = _size(part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "hadpo"}
@@ -179,7 +184,7 @@ def _attempt(
             headers["If-Range"] = _tag(part).read_text(encoding="utf-8")
     try:
         with (
-            httpx2.Client(
+            network.client(
                 follow_redirects=True,
                 timeout=patience.timeout_seconds,
                 event_hooks={"request": [check]},
@@ -191,7 +196,7 @@ def _attempt(
                 return
             total = have + int(response.headers.get("Content-Length", 0) or 0)
             total = total if total > have else 0
-            _receive(response, part, have, total, patience, progress, most_bytes)
+            _receive(response, part, have, total, progress, most_bytes)
     except httpx2.TooManyRedirects as error:
         raise FetchFailed(
             f"{url}: redirects in a circle; the address has moved or broken"
@@ -237,13 +242,12 @@ def _receive(
     part: Path,
     have: int,
     total: int,
-    patience: Patience,
     progress: Progress | None,
     most_bytes: float,
 ) -> None:
     check_space(part.parent, total - have, source=str(response.url))
     with part.open("ab") as file:
-        for chunk in _steady(response.iter_raw(), patience):
+        for chunk in response.iter_raw():
             file.write(chunk)
             have += len(chunk)
             if have > most_bytes:
@@ -255,20 +259,60 @@ def _receive(
         raise _Again(f"cut off after {have} of {total} bytes")
 
 
-def _steady(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
-    """The same chunks; an error if they come too slowly to ever end."""
-    started, count = time.monotonic(), 0
-    end = started + patience.most_seconds
-    for chunk in chunks:
-        count += len(chunk)
-        yield chunk
-        if time.monotonic() > end:
+class _Network(httpcore2.SyncBackend):
+    """Connects to where the check of a host looked; a name server that changes its mind is late."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self.places: dict[str, Sequence[str] | None] = {}  # by host
+
+    def client(self, **options: Any) -> httpx2.Client:
+        """A client whose connections, those to a proxy of the environment too, are of this kind."""
+        client = httpx2.Client(**options)
+        for transport in (client._transport, *client._mounts.values()):
+            if isinstance(transport, httpx2.HTTPTransport):
+                transport._pool._network_backend = self
+        return client
+
+    def connect_tcp(self, host: str, *where: Any, **options: Any) -> Any:
+        places = self.places.get(host)
+        error: Exception = httpcore2.ConnectError(f"{host} is not known")
+        for place in (host,) if places is None else places:
+            try:
+                stream = super().connect_tcp(place, *where, **options)
+                return _Stream(stream, self._patience)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as refusal:
+                error = refusal
+        raise error
+
+
+class _Stream:
+    """A connection; an error if bytes, of the head or the body, come too slowly to ever end."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, patience: Patience) -> None:
+        self._stream, self._patience = stream, patience
+        self._end = self._started = math.inf  # from the first byte on
+        self._count = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def start_tls(self, *where: Any, **options: Any) -> "_Stream":
+        return _Stream(self._stream.start_tls(*where, **options), self._patience)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        chunk = self._stream.read(max_bytes, timeout)
+        patience, now = self._patience, time.monotonic()
+        self._count += len(chunk)
+        self._started = min(self._started, now)
+        self._end = min(self._end, now + patience.most_seconds)
+        if now > self._end:
             raise _Again(f"not there after {patience.most_seconds:.0f} s")
-        seconds = time.monotonic() - started
-        if seconds > patience.window_seconds:
-            if count < patience.least_bytes_per_second * seconds:
-                raise _Again(f"too slow: {count / seconds:.0f} bytes per second")
-            started, count = time.monotonic(), 0
+        if (seconds := now - self._started) > patience.window_seconds:
+            if self._count < patience.least_bytes_per_second * seconds:
+                raise _Again(f"too slow: {self._count / seconds:.0f} bytes per second")
+            self._started, self._count = now, 0
+        return chunk
 
 
 def _disk_full(target: Path, source: str) -> FetchFailed:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import socket
+import time
 
 import pytest
 from PIL import Image
@@ -149,8 +151,6 @@ def test_a_list_of_strangers_does_not_reach_this_machine(web, tmp_path):
 
 
 def test_a_picture_has_a_time_limit_however_steadily_it_comes(web, tmp_path, monkeypatch):
-    import time
-
     def steady(handler):
         handler.send_response(200)
         handler.end_headers()
@@ -164,3 +164,86 @@ def test_a_picture_has_a_time_limit_however_steadily_it_comes(web, tmp_path, mon
     monkeypatch.setattr(images, "_MOST_SECONDS", 0.3)
     counts, why = fetch(tmp_path, [("slow", f"{web.url}/slow.jpg")])
     assert counts["dead"] == 1 and "not there after 0 s" in why["slow"]
+
+
+DRIPS = {
+    "the status": b"HTTP/1.1 200 OK with a reason that never ends",
+    "a header": b"HTTP/1.1 200 OK\r\nX-Slow: and so on and so on, byte after byte",
+    "another answer before": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK and so on and so on",
+}
+
+
+@pytest.mark.parametrize("where", DRIPS)
+def test_a_head_that_drips_is_given_up(web, tmp_path, where):
+    """Each byte comes within the time limit of a read; all of them never would."""
+
+    def drip(handler):
+        handler.close_connection = True
+        for byte in DRIPS[where]:
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    web.routes["/drip.jpg"] = drip
+    table = tmp_path / "list.csv"
+    table.write_text(f"image_id,image_url\na,{web.url}/drip.jpg\n")
+    slow = Patience(retries=0, timeout_seconds=2, window_seconds=0.4)
+    assert fetch_images(table, tmp_path / "images", patience=slow)["dead"] == 1
+    [line] = (tmp_path / "images" / "dead.jsonl").read_text().splitlines()
+    assert "too slow: " in json.loads(line)["why"]
+
+
+@pytest.mark.parametrize("first", ["93.184.215.14", None])
+def test_the_address_that_was_looked_at_is_asked_and_no_other(web, tmp_path, monkeypatch, first):
+    """A name server that answers the check otherwise than the connection reaches nothing here."""
+    port = int(web.url.rpartition(":")[2])
+    asked, connected = [], []
+    real = socket.getaddrinfo
+
+    def changes_its_mind(host, *rest, **more):
+        if host != "pictures.example":
+            return real(host, *rest, **more)
+        asked.append(host)
+        if len(asked) == 1 and first is None:
+            raise socket.gaierror("no such name")
+        return [(socket.AF_INET, 1, 6, "", (first if len(asked) == 1 else "127.0.0.1", port))]
+
+    def connect(address, *rest, **more):
+        connected.append(address[0])
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", changes_its_mind)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    counts, why = fetch(tmp_path, [("a", f"http://pictures.example:{port}/ok.jpg")])
+    assert counts["dead"] == 1 and connected == ([first] if first else [])
+    assert web.log == []
+    # The second try looks again.
+    assert "pictures.example is 127.0.0.1, a private address" in why["a"]
+
+
+def test_a_proxy_of_the_environment_is_asked_instead(web, tmp_path, monkeypatch):
+    web.routes["http://93.184.215.14/a.jpg"] = picture((1, 2, 3))
+    monkeypatch.setenv("HTTP_PROXY", web.url)
+    monkeypatch.setenv("http_proxy", web.url)
+    counts, _ = fetch(tmp_path, [("a", "http://93.184.215.14/a.jpg")])
+    assert counts["fetched"] == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("[1]", r"dead\.jsonl:1: expected an object"),
+        ('{"image_id": {}, "url": "http://x/"}', r"dead\.jsonl:1: field 'image_id'"),
+        ('{"image_id": "a"}', r"dead\.jsonl:1: no field 'url'"),
+        ("not JSON", r"dead\.jsonl:1: not JSON"),
+        ('{"image_id": "a", "image_id": "b", "url": "u"}', "'image_id' stands twice"),
+    ],
+)
+def test_an_odd_line_of_the_dead_is_named(web, tmp_path, line, says):
+    table = tmp_path / "info.csv"
+    table.write_text(f"image_id,image_url\na,{web.url}/a.jpg\n")
+    good = '{"image_id": "a", "url": "u", "why": "404"}'
+    (tmp_path / "dead.jsonl").write_text(f"{line}\n{good}\n")
+    with pytest.raises(BadInput, match=says):
+        fetch_images(table, tmp_path, patience=QUICK)
+    assert web.log == []

@@ -1,17 +1,18 @@
-"""Is preference training worth more than finetuning? `python -m tools.claims search|confirm|table`.
+"""Is preference training worth more than finetuning? `python -m tools.claims WHAT`.
 
 search: recipe mini/llava-search with every rate and length; `table` says which of them each method
 takes, and the recipes mini/llava and mini/llava-worlds are given these by hand, in a commit.
 confirm: recipe mini/llava-worlds on both worlds with all training seeds. Both write runs as any
-other (HADPO_RUNS) and export them to papers_results/reproduced; a start goes on with what is
-missing. table: ranked/*.csv and *.md there, from the exports alone.
+other (HADPO_RUNS), and a start goes on with what is missing. export: what is there of them to
+papers_results/reproduced, once all of it is done, so that each manifest says that no file was
+changed. table: ranked/*.csv and *.md there, from the exports alone.
 """
 
 import argparse
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo import config, runs
-from tools.claims import tables
+from tools.claims import beyond, tables
 
 log = logging.getLogger(__name__)
 
@@ -87,11 +88,10 @@ def confirm() -> tuple[list[Job], list[Job]]:
 
 
 def work(job: Job) -> str:
-    """Run a job's stages in this process, on one thread, and export it."""
+    """Run a job's stages in this process, on one thread."""
     import torch
 
     from hadpo import adapter, benchmarks, doctor, pairs, trainer
-    from tools.claims import beyond
 
     torch.set_num_threads(1)
 
@@ -117,11 +117,6 @@ def work(job: Job) -> str:
         if not run.is_done:
             does[stage](run)
             run.finish()
-    folder = config.runs_folder()
-    runs.export(job.name, job.target / job.name, runs_folder=folder)
-    found = folder / job.name / "evaluate" / beyond.FILE
-    if found.is_file():
-        shutil.copyfile(found, job.target / f"{job.name}.{beyond.FILE}")
     return job.name
 
 
@@ -134,6 +129,17 @@ def run_all(firsts: list[Job], jobs: list[Job], *, workers: int) -> None:
                 log.info("%s is done", done.result())
 
 
+def export(jobs: Iterable[Job]) -> None:
+    """Export the runs of jobs that are there; what is measured beyond benchmarks lies beside."""
+    folder = config.runs_folder()
+    for job in jobs:
+        if (folder / job.name).is_dir():
+            runs.export(job.name, job.target / job.name, runs_folder=folder)
+        found = folder / job.name / "evaluate" / beyond.FILE
+        if found.is_file():
+            shutil.copyfile(found, tables.TABLES / f"{job.name}.{beyond.FILE}")
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
@@ -141,13 +147,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("search", "confirm", "table"))
+    parser.add_argument("what", choices=("search", "confirm", "export", "table"))
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     log.setLevel(logging.INFO)
     if asked.what == "table":
         tables.write()
+    elif asked.what == "export":
+        export(job for found in (*search(), *confirm()) for job in found)
     else:
         run_all(*(search() if asked.what == "search" else confirm()), workers=asked.workers)
 

@@ -46,7 +46,7 @@ def write() -> None:
     TABLES.mkdir(exist_ok=True)
     found = search_rows(sorted(path.parent.parent for path in SEARCH.glob("*/evaluate/*.json")))
     _write("search", found)
-    runs = {path.name.removesuffix(f".{FILE}"): path for path in sorted(WORLDS.glob(f"*.{FILE}"))}
+    runs = {path.name.removesuffix(f".{FILE}"): path for path in sorted(TABLES.glob(f"*.{FILE}"))}
     if runs:
         sums = {name: read_sums(read_results(name, WORLDS), path) for name, path in runs.items()}
         means, differences = headline_rows(sums)

@@ -27,6 +27,8 @@ from hadpo.places import fill, shorten, variables_of
 class BadInput(ValueError):
     """Input that a user must fix: the message says where, what was found, what was expected."""
 
+    exit_code = 2  # of a command that it ends; other errors that a user can fix have one too
+
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the message without a traceback."""
         return [f"{type(self).__name__}: {self}"]

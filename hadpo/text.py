@@ -6,7 +6,7 @@ or says so: a published number can only be compared under the reading that made 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 Meaning = TypeVar("Meaning")
@@ -16,6 +16,7 @@ _MOST_TRIES = 200  # brackets of a reply at which a JSON value is looked for
 _FORMULA = re.compile(r" *[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # how a cell begins that runs
 _SPECIAL_TOKENS = re.compile(r"</?s>|<unk>|<pad>|\[PAD\]", flags=re.IGNORECASE)
 
+_TO_PERIOD = re.compile(r"([^.]+)(?:\.\s*(?=\.))*\.?")  # and to the periods right behind it
 # A mark with its quotes and brackets before a blank, a new line, or the end of the text.
 _MAYBE_AN_END = re.compile(r"([.!?]+[\"'\u2019\u201d)\]]*)(?=\s|\Z)\s*|\n\s*|\Z")
 _LISTED = re.compile(r"\(?(?:\d{1,3}|[a-zA-Z])[.)]")  # "1." at the head of an item
@@ -24,21 +25,17 @@ _SHORT = re.compile(
 )
 
 
+Segmentation = Literal["upstream", "grammar"]
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a description, without their final period, as SHR segments them.
 
     The text is split at every period (also inside "3.5"; never at ? or !). A sentence that equals,
-    or lies inside, an earlier one is dropped; `repeated_sentences` counts those. Source: HA-DPO
+    or lies inside, an earlier one is dropped; `repeated_segments` counts those. Source: HA-DPO
     shr_eval/shr_utils.py, `seg_cap` and `get_model_cap`, which keep the same sentences.
     """
-    different: list[str] = []
-    for piece in _pieces(text):
-        if not any(piece in earlier for earlier in different):
-            different.append(piece)
-    return different
-
-
-Segmentation = Literal["upstream", "grammar"]
+    return [sentence for sentence, _, is_new in _read(text, "upstream") if is_new]
 
 
 def segments(text: str, how: Segmentation) -> list[str]:
@@ -50,13 +47,8 @@ def segments(text: str, how: Segmentation) -> list[str]:
             ? before a blank, and at a new line; not inside "3.5", not after "Mr." or the number of
             a list. Only a sentence that equals an earlier one, whatever its case, is dropped.
     """
-    if how == "upstream":
-        return [sentence + "." for sentence in sentences(text)]
-    by_case: dict[str, str] = {}
-    for start, end in _spans(text):
-        sentence = text[start:end].strip()
-        by_case.setdefault(sentence.lower(), sentence)
-    return list(by_case.values())
+    end = "." if how == "upstream" else ""
+    return [sentence + end for sentence, _, is_new in _read(text, how) if is_new]
 
 
 def segmentation_of(claims: Sequence[str], text: str) -> Segmentation | None:
@@ -67,48 +59,38 @@ def segmentation_of(claims: Sequence[str], text: str) -> Segmentation | None:
 
 def repeated_segments(text: str, how: Segmentation) -> int:
     """How many sentences `segments` drops because an earlier one says the same."""
-    if how == "upstream":
-        return repeated_sentences(text)
-    return len(_spans(text)) - len(segments(text, how))
+    return sum(not is_new for _, _, is_new in _read(text, how))
 
 
 def first_segments(text: str, count: int, how: Segmentation) -> str:
     """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
-    if how == "upstream":
-        return first_sentences(text, count)
-    different: set[str] = set()
-    end = 0
-    for start, stop in _spans(text):
-        sentence = text[start:stop].strip().lower()
-        if sentence not in different and len(different) == count:
+    end = len(text) - len(text.lstrip(". \n\r\t")) if how == "upstream" else 0
+    for _, stop, is_new in _read(text, how):
+        if is_new and not count:
             break
-        different.add(sentence)
+        count -= is_new
         end = stop
     return text[:end].rstrip()
 
 
-def repeated_sentences(text: str) -> int:
-    """How many sentences `sentences` drops because an earlier one says the same."""
-    return len(_pieces(text)) - len(sentences(text))
+def _read(text: str, how: Segmentation) -> Iterator[tuple[str, int, bool]]:
+    """Each sentence, where it ends in the text, and whether no earlier one says the same."""
+    earlier: list[str] = []
+    if how == "grammar":
+        for start, end in _spans(text):
+            sentence = text[start:end].strip()
+            yield sentence, end, sentence.lower() not in earlier
+            earlier.append(sentence.lower())
+        return
+    for match in _TO_PERIOD.finditer(text):
+        if sentence := match[1].strip():
+            is_new = not any(sentence in other for other in earlier)
+            yield sentence, match.end(), is_new
+            earlier += [sentence] * is_new
 
 
-def first_sentences(text: str, count: int) -> str:
-    """The beginning of `text` that holds its first `count` sentences, repeated ones included."""
-    different: list[str] = []
-    end = 0
-    for match in re.finditer(r"[^.]*\.?", text):
-        piece = match.group().rstrip(".").strip()
-        if piece and not any(piece in earlier for earlier in different):
-            if len(different) == count:
-                break
-            different.append(piece)
-        end = match.end()
-    return text[:end].rstrip()
-
-
-def _spans(text: str) -> list[tuple[int, int]]:
+def _spans(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of each sentence, by their marks and by lines."""
-    spans: list[tuple[int, int]] = []
     start = 0
     for match in _MAYBE_AN_END.finditer(text):
         end = match.end(1) if match[1] else match.start()
@@ -116,13 +98,8 @@ def _spans(text: str) -> list[tuple[int, int]]:
         if match[1] and (_LISTED.fullmatch(before.strip()) or _SHORT.search(before)):
             continue
         if re.search(r"\w", before):
-            spans.append((start, end))
+            yield start, end
             start = match.end()
-    return spans
-
-
-def _pieces(text: str) -> list[str]:
-    return [piece.strip() for piece in text.split(".") if piece.strip()]
 
 
 def yes_no_upstream(text: str) -> Literal["yes", "no"]:

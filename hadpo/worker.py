@@ -14,17 +14,9 @@ from typing import Any
 
 from hadpo import trainer
 from hadpo.records import BadInput
-from hadpo.runs import (
-    BadEnvironment,
-    Stopped,
-    join_run,
-    open_run,
-    read_manifest,
-    read_overrides,
-)
+from hadpo.runs import join_run, open_run, read_manifest, read_overrides
 from hadpo.trainer import launch
 
-_CODES = {Stopped: 130, BadInput: 2, BadEnvironment: 3}  # as the command line's
 _log = logging.getLogger(__name__)
 
 
@@ -39,11 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(folder, options)
     except BaseException as caught:  # noqa: BLE001 - whatever it is, the notebook shows it
         error = caught
-        _log.error("%s", error, exc_info=None if isinstance(error, tuple(_CODES)) else error)
+        _log.error("%s", error, exc_info=None if hasattr(error, "exit_code") else error)
     ends = folder / "train" / "workers"
     ends.mkdir(parents=True, exist_ok=True)
     launch.write_end(ends, error)
-    return _CODES.get(type(error), 1) if error else 0
+    return getattr(error, "exit_code", 1) if error else 0
 
 
 def _train(folder: Path, options: argparse.Namespace) -> None:

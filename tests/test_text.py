@@ -82,7 +82,7 @@ def test_sentences_equal_the_recorded_ones():
         assert [s + "." for s in kept] == case["seg_cap"]["result"], case["name"]
         listed, dropped = case["get_model_cap"]["result"]
         assert "".join(f"{i}. {s}\n" for i, s in enumerate(kept, start=1)) == listed
-        assert (text.repeated_sentences(response) > 0) == dropped
+        assert (text.repeated_segments(response, "upstream") > 0) == dropped
 
 
 @needs_shr
@@ -115,7 +115,7 @@ TEXTS = st.lists(st.sampled_from(["A", "dog", ".", ". ", " ", "\n", "B c"]), max
 
 @given(TEXTS, st.integers(0, 6))
 def test_first_sentences_keeps_exactly_the_first(response, count):
-    cut = text.first_sentences(response, count)
+    cut = text.first_segments(response, count, "upstream")
     assert text.sentences(cut) == text.sentences(response)[:count]
     assert response.startswith(cut)
 

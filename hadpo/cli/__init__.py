@@ -66,29 +66,26 @@ DryRun = Annotated[bool, typer.Option(help="check everything and print the plan;
 
 
 def main() -> None:
-    """Entry point: every error that a user can mend is one message and a defined exit code."""
+    """Entry point: every error that a user can fix is one message and a defined exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _show_whole_lines(app)
     try:
         code = app(standalone_mode=False)
-    except BadInput as error:
-        _stop(error, BAD_INPUT)
-    except runs.BadEnvironment as error:
-        _stop(error, BAD_ENVIRONMENT)
-    except execute.StageFailed as error:
-        _stop(error, STAGE_FAILED)
     except (KeyboardInterrupt, typer.Abort):
-        _stop("interrupted; the same command goes on from there", INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
-        if runs.is_disk_full(error):
+        expected: Any = error
+        if runs.is_disk_full(error) and not hasattr(error, "exit_code"):
             place = getattr(error, "filename", None)
-            _stop(runs.disk_full(Path(place or config.runs_folder()).parent), BAD_ENVIRONMENT)
-        if not hasattr(error, "format_message"):  # all but click's own usage errors
+            expected = runs.disk_full(Path(place or config.runs_folder()).parent)
+        if hasattr(expected, "format_message"):  # click's own errors of usage
+            if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked: help is no error
+                typer.echo(expected.format_message())
+                sys.exit(OK)
+            _stop(expected.format_message(), BAD_INPUT)
+        if not hasattr(expected, "exit_code"):
             raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # nothing was asked, and help is no error
-            typer.echo(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-            sys.exit(OK)
-        _stop(error.format_message(), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue]
+        _stop(expected, expected.exit_code)
     if code == INTERRUPTED:  # Typer turns Ctrl-C into this code
         _stop("interrupted; the same command goes on from there", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else OK)
@@ -125,7 +122,7 @@ def run(
 
     Example: hadpo run llava-1.5-7b --adapter juliozhao/hadpo-llava-1.5
     """
-    overrides = runs.read_overrides(parameter or ()) | _shared_by(processes)
+    overrides = _overrides(parameter, processes)
     resolved = config.load_recipe(recipe, overrides)
     stages = resolved.stages
     if adapter:
@@ -155,7 +152,7 @@ def stage(
     """
     if stage not in config.SECTIONS:
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
-    overrides = runs.read_overrides(parameter or ()) | _shared_by(processes)
+    overrides = _overrides(parameter, processes)
     _run_stages((stage,), recipe, name, overrides, from_run, force=force, dry_run=dry_run)
 
 
@@ -186,9 +183,7 @@ def judge_agreement(
     """
     from hadpo import benchmarks, judges
 
-    settings = config.load_recipe(
-        recipe, runs.read_overrides(parameter or ()), stage="evaluate"
-    ).evaluate
+    settings = config.load_recipe(recipe, _overrides(parameter), stage="evaluate").evaluate
     try:
         found = benchmarks.agreement(labels, settings)
     except judges.Unfinished as error:
@@ -223,18 +218,24 @@ def _run_stages(
 ) -> None:
     name = name or runs.run_name(recipe)
     folder = config.runs_folder() / name
-    known = {setting for each in stages for setting in config.settings(each)}
+    settings = {each: config.settings(each) for each in stages}
+    known = {setting for each in stages for setting in settings[each]}
     for key in overrides.keys() - known:
         place = f"stage{'s' * (len(stages) > 1)} {', '.join(stages)}"
         raise BadInput(f"unknown parameter {key!r} for {place}; {choices(key, known)}")
+    given = {e: {k: v for k, v in overrides.items() if k in settings[e]} for e in stages}
     for each in stages:  # all of it is checked before any of it is run
-        mine = _of_stage(each, overrides)
-        resolved, _ = execute.check(each, recipe, name, mine)
+        resolved, _ = execute.check(each, recipe, name, given[each])
         if not force and each not in redone:
             execute.refuse_other_run(each, resolved, name, earlier=from_run)
         if dry_run:
-            typer.echo(_plain_papermill(each, recipe, name, from_run, mine))
-    _preflight(stages, recipe, name, overrides, force=force, dry_run=dry_run)
+            typer.echo(_plain_papermill(each, recipe, name, from_run, given[each]))
+    left = [
+        each
+        for each in stages
+        if force or getattr(runs.read_manifest(folder / each), "status", "") != "done"
+    ]
+    _preflight(left, recipe, overrides, folder, dry_run=dry_run)
     if dry_run:
         return
     if redone:
@@ -245,18 +246,14 @@ def _run_stages(
         typer.echo(f"{each:9} ... ", nl=False)
         try:
             outcome = execute.execute(
-                each, recipe, name, _of_stage(each, overrides), from_run=from_run, force=force
+                each, recipe, name, given[each], from_run=from_run, force=force
             )
-        except runs.Stopped as stopped:  # Typer would take it for Ctrl-C, and drop what it says
+        except BaseException as error:
             typer.echo("stopped")
-            _write_page(name)
-            _stop(stopped, INTERRUPTED)
-        except (BadInput, runs.BadEnvironment):  # it may be another process's run: left as it is
-            typer.echo("stopped")
-            raise
-        except BaseException:
-            typer.echo("stopped")
-            _write_page(name)
+            if not isinstance(error, BadInput | runs.BadEnvironment):  # else it may be another's
+                _write_page(name)
+            if isinstance(error, runs.Stopped):  # Typer would take it for Ctrl-C, and say no more
+                _stop(error, INTERRUPTED)
             raise
         if not outcome.was_done or each == stages[-1]:  # a stage done before changes no page
             made = _write_page(name)
@@ -278,13 +275,7 @@ def _run_stages(
 
 
 def _preflight(
-    stages: tuple[str, ...],
-    recipe: str,
-    name: str,
-    overrides: dict[str, Any],
-    *,
-    force: bool,
-    dry_run: bool,
+    stages: list[str], recipe: str, overrides: dict[str, Any], folder: Path, *, dry_run: bool
 ) -> None:
     """Look, before any notebook, for what the stages that are to be run need.
 
@@ -293,26 +284,19 @@ def _preflight(
     """
     from hadpo import doctor
 
-    place, resolved = config.runs_folder() / name, config.load_recipe(recipe, overrides)
-    left = [each for each in stages if force or not _is_done(place / each)]
-    report = doctor.plan(resolved, left, place.parent) if left else doctor.Report([])
-    lacking = [c for c in report.checks if c.status in ("missing", "broken")]
+    resolved = config.load_recipe(recipe, overrides)
+    report = doctor.plan(resolved, stages, folder.parent) if stages else doctor.Report([])
     cure = f"hadpo fetch --recipe {recipe}" if doctor.sources_of(resolved) else "hadpo doctor"
-    message = f"recipe {recipe} lacks {len(lacking)} things on this machine"
-    if not dry_run and lacking:
-        raise runs.BadEnvironment(f"{message}:\n{doctor.Report(lacking).to_text()}\n{cure}")
+    message = f"recipe {recipe} lacks {len(report.lacking)} things on this machine"
+    if not dry_run and report.lacking:
+        raise runs.BadEnvironment(f"{message}:\n{doctor.Report(report.lacking).to_text()}\n{cure}")
     if dry_run:
         typer.echo(
-            f"\n{report.to_text()}\n\ndry run: nothing was run; results would lie in {place}"
+            f"\n{report.to_text()}\n\ndry run: nothing was run; results would lie in {folder}"
         )
-        if lacking:
+        if report.lacking:
             typer.echo(f"{message}; see above, or: {cure}")
             raise typer.Exit(BAD_ENVIRONMENT)
-
-
-def _is_done(folder: Path) -> bool:
-    manifest = runs.read_manifest(folder)
-    return manifest is not None and manifest.status == "done"
 
 
 def _write_page(name: str) -> Any:
@@ -335,8 +319,9 @@ def _from(stage: str, stages: tuple[str, ...], *, force: bool) -> tuple[str, ...
     return stages[stages.index(stage) :]
 
 
-def _shared_by(processes: int) -> dict[str, Any]:
-    return {"processes": processes} if processes else {}
+def _overrides(parameters: list[str] | None, processes: int = 0) -> dict[str, Any]:
+    shared = {"processes": processes} if processes else {}
+    return runs.read_overrides(parameters or ()) | shared
 
 
 def _without_training(
@@ -360,10 +345,6 @@ def _without_training(
     for key in published.keys() & given.keys():
         raise BadInput(f"--adapter sets {key} itself; leave out -p {key}={given[key]}")
     return stages, published
-
-
-def _of_stage(stage: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in overrides.items() if k in config.settings(stage)}
 
 
 def _plain_papermill(

@@ -2,7 +2,7 @@
 
 import json
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,12 +155,11 @@ def _list(as_json: bool) -> None:
         typer.echo(f"{row['name']:{wide}} {shown:>9}  {row['present']:8} {row['title']}")
 
 
-def _bar(item: object):
+def _bar(item: object) -> Callable[[int, int], None]:
     """A progress bar in a terminal; nothing if the output goes to a file."""
-    if not sys.stderr.isatty():
-        return None
     unit = "image" if getattr(item, "image_list", "") else "B"
-    bar = tqdm(unit=unit, unit_scale=True, desc=str(getattr(item, "to", ""))[-40:])
+    name = str(getattr(item, "to", ""))[-40:]
+    bar = tqdm(unit=unit, unit_scale=True, desc=name, disable=None)
 
     def update(done: int, total: int) -> None:
         bar.total = total or None

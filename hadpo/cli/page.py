@@ -50,9 +50,11 @@ def page(
         run=run,
         judge=judge,
         judge_model=judge_model,
-        judge_max_cost_usd=judge_max_cost_usd,
-        judge_input_price=judge_input_price,
-        judge_output_price=judge_output_price,
+        limits={
+            "max_cost_usd": judge_max_cost_usd,
+            "input_price": judge_input_price,
+            "output_price": judge_output_price,
+        },
         port=port,
         when_ready=lambda address: typer.echo(f"the page: {address}   (Ctrl-C ends it)"),
     )

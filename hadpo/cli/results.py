@@ -39,10 +39,11 @@ def show(
     Example: hadpo show mini-llava
     """
     folder = config.runs_folder() / name
-    found = [m for m in runs.list_manifests(config.runs_folder()) if m.name == name]
+    every = list(runs.list_manifests(folder.parent))
+    found = [m for m in every if m.name == name]
     if not found:
-        names = {m.name for m in runs.list_manifests(config.runs_folder())}
-        raise BadInput(f"no run {name!r} in {config.runs_folder()}; {choices(name, names)}")
+        known = choices(name, {m.name for m in every})
+        raise BadInput(f"no run {name!r} in {folder.parent}; {known}")
     if as_json:
         typer.echo(json.dumps([vars(m) for m in found]))
         return

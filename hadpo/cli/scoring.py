@@ -85,6 +85,7 @@ def _differences(first: benchmarks.Scored, second: benchmarks.Scored, settings: 
         raise BadInput("--against: the two files answer no question in common")
     outcomes = [{o.split: o for o in each.outcomes(common)} for each in (first, second)]
     measures = {m.name: m for m in first.benchmark.MEASURES}
+    samples, seed = settings.bootstrap_samples, settings.evaluate_seed
     found = {}
     for split, one in outcomes[0].items():
         other = outcomes[1][split]
@@ -92,14 +93,11 @@ def _differences(first: benchmarks.Scored, second: benchmarks.Scored, settings: 
         for name in one.sums.keys() & other.sums.keys():
             pair = np.array(one.sums[name]).T, np.array(other.sums[name]).T[order]
             totals = [sums.sum(axis=0) for sums in pair]
-            ends = paired_difference(
-                pair[1], pair[0], samples=settings.bootstrap_samples, seed=settings.evaluate_seed
-            )
             if measures[name].unit == "count" or any(total[1] == 0 for total in totals):
                 continue
-            values = [float(total[0] / total[1]) for total in totals]
-            low, high = ends or (None, None)
-            fields = {"against": values[1], "difference": values[0] - values[1]}
+            low, high = paired_difference(*pair[::-1], samples=samples, seed=seed) or (None, None)
+            value, against = (float(total[0] / total[1]) for total in totals)
+            fields = {"against": against, "difference": value - against}
             found[split, name] = fields | {"difference_low": low, "difference_high": high}
     return found
 
@@ -127,18 +125,14 @@ def _show(metrics: Iterable[Metric], differences: Differences) -> None:
     for split in splits:
         if len(splits) > 1:
             typer.echo(f"\n{split or 'all'}:")
-        for metric in (m for m in metrics if m.split == split):
-            value = "-" if metric.value is None else f"{metric.value:.3f}"
-            unread = f", {metric.n_unreadable} unreadable" if metric.n_unreadable else ""
-            line = (
-                f"{metric.name:38} {value:>8}{_ends(metric.low, metric.high)}  n {metric.n}{unread}"
-            )
-            more = differences.get((split, metric.name))
-            if more:
+        for m in (m for m in metrics if m.split == split):
+            value = "-" if m.value is None else f"{m.value:.3f}"
+            unread = f", {m.n_unreadable} unreadable" if m.n_unreadable else ""
+            line = f"{m.name:38} {value:>8}{_ends(m.low, m.high)}  n {m.n}{unread}"
+            if more := differences.get((split, m.name)):
                 ends = _ends(more["difference_low"], more["difference_high"])
-                line += (
-                    f"  against {more['against']:.3f}, difference {more['difference']:+.3f}{ends}"
-                )
+                line += f"  against {more['against']:.3f}, "
+                line += f"difference {more['difference']:+.3f}{ends}"
             typer.echo(line)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import re
 import tokenize
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -17,30 +18,12 @@ from pydantic.dataclasses import dataclass
 
 from hadpo import plugins
 from hadpo.config.paths import RECIPES
-from hadpo.config.sections import (
-    SECTIONS,
-    STRICT,
-    CompareConfig,
-    DataConfig,
-    EvaluateConfig,
-    MergeConfig,
-    ModelConfig,
-    PrepareConfig,
-    Recipe,
-    TrainConfig,
-    When,
-)
+from hadpo.config.sections import SECTIONS, STRICT, ModelConfig, Recipe, When
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 
-_OWN_TYPES: dict[str, type] = {
-    "model": ModelConfig,
-    "data": DataConfig,
-    "prepare": PrepareConfig,
-    "train": TrainConfig,
-    "merge": MergeConfig,
-    "evaluate": EvaluateConfig,
-    "compare": CompareConfig,
+_OWN_TYPES: dict[str, Any] = {"model": ModelConfig} | {
+    f.name: f.default_factory for f in dataclasses.fields(Recipe) if callable(f.default_factory)
 }
 _BENCHMARKS = "hadpo.benchmarks"
 _LONGEST_NAME = 200  # characters of a recipe's name or path
@@ -48,6 +31,7 @@ _MOST_PARENTS = 20  # that a recipe extends, one the other
 _DEEPEST = 20  # levels of lists and mappings in a recipe
 _MOST_VALUES = 10_000
 _DIGITS = 20
+_YAML_1_1 = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")  # octal, base 60
 _SHOWN = 200  # characters of a value in a message
 _ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a benchmark's module
 
@@ -232,9 +216,11 @@ def _read(name: str, *, seen: tuple[str, ...]) -> dict[str, Any]:
     values = _read_yaml(path)
     if values is None:
         values = {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        found = "keys that are no names" if isinstance(values, dict) else type(values).__name__
-        raise BadInput(f"{path}: expected settings by name, found {found}")
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected settings by name, found {type(values).__name__}")
+    for key in values:
+        if not isinstance(key, str):
+            raise BadInput(f"{path}: {str(key)[:_SHOWN]}: expected settings by name, found no name")
     # `train:` with nothing below it sets nothing.
     sections = section_types()
     values = {k: v for k, v in values.items() if v is not None or k not in sections}
@@ -297,6 +283,9 @@ class _Loader(yaml.SafeLoader):
             self._refuse("an alias of the value that it stands in", event)
         if node.tag.endswith(":int") and len(node.value) > _DIGITS:
             self._refuse(f"a number of {len(node.value)} digits, expected at most {_DIGITS}", event)
+        if node.tag.endswith((":int", ":float")) and _YAML_1_1.fullmatch(node.value):
+            read = self.construct_object(node)
+            self._refuse(f"{node.value} would be read as {read}; write that, or quote it", event)
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()
         inner = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
         self._sizes[node] = 1 + sum(self._sizes[each] for each in inner)

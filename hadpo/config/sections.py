@@ -15,6 +15,14 @@ from pydantic.dataclasses import dataclass
 
 from hadpo import plugins
 
+SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
+    "prepare": ("model", "data", "prepare"),
+    "train": ("model", "train"),
+    "merge": ("model", "merge"),
+    "evaluate": ("model", "evaluate"),
+    "compare": ("compare",),
+}
+
 # What the sections' fields are made of: strictness, and ranges that stand in the types.
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -81,6 +89,12 @@ def amounts(setting: str) -> dict[str, float]:
     return found
 
 
+def _at_least_one(setting: str) -> str:
+    if not names(setting):
+        raise ValueError("expected one name or more, comma separated")
+    return setting
+
+
 def _each_of(known: Callable[[], Iterable[str]], pattern: str = "$^") -> pydantic.AfterValidator:
     """Check that every name of a comma-separated setting is known, or matches `pattern`."""
 
@@ -137,7 +151,8 @@ def _served(setting: str) -> str:
 
 
 _Served = Annotated[str, pydantic.AfterValidator(_served)]
-_Models = Annotated[str, _each_of(lambda: (*_MODELS, "step-<n>"), r"step-\d+")]
+_Names = Annotated[str, pydantic.AfterValidator(_at_least_one)]
+_Models = Annotated[_Names, _each_of(lambda: (*_MODELS, "step-<n>"), r"step-\d+")]
 _Benchmarks = Annotated[str, _each_of(lambda: plugins.available("hadpo.benchmarks"))]
 _Judge = Annotated[str, _each_of(lambda: plugins.available("hadpo.judges"))]
 
@@ -355,7 +370,7 @@ class TrainConfig:
     # 0 as the originals really ran: they set every dropout to 0.
     lora_dropout: Annotated[ShareBelowOne, _ADAPTER] = 0.0
     # Layers inside the language model that get LoRA, comma separated.
-    lora_targets: Annotated[str, _ADAPTER] = "q_proj,k_proj,v_proj"
+    lora_targets: Annotated[_Names, _ADAPTER] = "q_proj,k_proj,v_proj"
     max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
     # Of an answer with its end marker; 0: no limit of its own.
@@ -474,13 +489,7 @@ class Recipe:
     title: str
     notes: str = ""
     is_mini: bool = False  # the synthetic world: it teaches, it is not a result
-    stages: Annotated[tuple[str, ...], pydantic.AfterValidator(_check_stages)] = (
-        "prepare",
-        "train",
-        "merge",
-        "evaluate",
-        "compare",
-    )
+    stages: Annotated[tuple[str, ...], pydantic.AfterValidator(_check_stages)] = tuple(SECTIONS)
     model: ModelConfig | None = None
     data: DataConfig = field(default_factory=DataConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
@@ -490,13 +499,6 @@ class Recipe:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
 
-SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
-    "prepare": ("model", "data", "prepare"),
-    "train": ("model", "train"),
-    "merge": ("model", "merge"),
-    "evaluate": ("model", "evaluate"),
-    "compare": ("compare",),
-}
 # Stage -> what people turn: its notebook's parameter cell names it, its report always shows it.
 MAIN: dict[str, tuple[str, ...]] = {
     "prepare": (

@@ -64,10 +64,6 @@ def inputs(run: Run) -> Report:
         )
     report = Report(list(files.checks(run.recipe, run_folder=run.folder)))
     if not report.is_healthy:
-        lines = [
-            f"  {c.what}: {c.status}, {c.found}; {c.fix}"
-            for c in report.checks
-            if c.status in ("missing", "broken")
-        ]
+        lines = [f"  {c.what}: {c.status}, {c.found}; {c.fix}" for c in report.lacking]
         raise BadInput(f"recipe {run.recipe.name} lacks files:\n" + "\n".join(lines))
     return report

@@ -21,10 +21,8 @@ class Report:
         self.checks = checks
         self.rows = [asdict(check) for check in checks]
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether nothing is missing or broken; warnings do not count."""
-        return all(check.status not in ("missing", "broken") for check in self.checks)
+        self.lacking = [c for c in checks if c.status in ("missing", "broken")]
+        self.is_healthy = not self.lacking  # warnings do not count
 
     def to_text(self) -> str:
         """One line a check, and below it what to do."""

@@ -14,8 +14,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from hadpo.records import BadInput
@@ -24,8 +23,6 @@ from hadpo.runs import BadEnvironment
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
     from starlette.types import ASGIApp  # pyright: ignore[reportMissingImports]
-
-    from hadpo.page.uploads import Uploads
 
 HOST = "127.0.0.1"
 log = logging.getLogger(__name__)
@@ -39,9 +36,7 @@ def serve(
     run: str = "",
     judge: str = "oracle",
     judge_model: str = "",
-    judge_max_cost_usd: float = 0.0,
-    judge_input_price: float = 0.0,
-    judge_output_price: float = 0.0,
+    limits: Mapping[str, float] | None = None,
     port: int = 7860,
     when_ready: Callable[[str], None] = log.info,
 ) -> None:
@@ -54,10 +49,8 @@ def serve(
         run: its pictures stand in the gallery; "": those drawn for the mini models.
         judge: rules on what is said of the gallery's pictures, whose annotations are known.
         judge_model: the language model that judge llm asks.
-        judge_max_cost_usd: all visitors together cost at most so much, by the prices below; 0: the
-            judge is asked at most `shelf.MOST_ASKED` times.
-        judge_input_price: dollars per million tokens of the prompts.
-        judge_output_price: dollars per million tokens of the replies.
+        limits: its `max_cost_usd` for all visitors together, `input_price` and `output_price`; with
+            no limit it is asked at most `shelf.MOST_ASKED` times.
         port: 0 takes a free one.
         when_ready: is called with the address once the page can be opened.
 
@@ -77,31 +70,24 @@ def serve(
         gc.disable()  # imports make a million objects that all stay: a search finds nothing
         from hadpo.page.app import build
         from hadpo.page.shelf import shelf_of, speakers
-        from hadpo.page.uploads import Uploads
 
-        limits = {
-            "max_cost_usd": judge_max_cost_usd,
-            "input_price": judge_input_price,
-            "output_price": judge_output_price,
-        }
         # Errors first: loading weights takes time.
-        shelf = shelf_of(recipe, run, judge, judge_model, limits)
-        uploads = Uploads(Path(folder))
-        app = mount(build(speakers(recipe, tuned, against), shelf, uploads), uploads)
+        shelf = shelf_of(recipe, run, judge, judge_model, limits or {})
+        app = mount(build(speakers(recipe, tuned, against), shelf))
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         gc.freeze()
         gc.enable()
         _run(app, listening, lambda: when_ready(address))
 
 
-def mount(page: "gradio.Blocks", uploads: "Uploads") -> "ASGIApp":
-    """The page behind its gate: only this machine's names, only pictures, nothing from outside."""
+def mount(page: "gradio.Blocks") -> "ASGIApp":
+    """The page behind its gate: only this machine's names, no file, nothing from outside."""
     import fastapi  # pyright: ignore[reportMissingImports]
     import gradio  # pyright: ignore[reportMissingImports]
     from starlette.middleware.trustedhost import TrustedHostMiddleware  # pyright: ignore[reportMissingImports]
 
     from hadpo.page.app import CSS, theme
-    from hadpo.page.uploads import LARGEST_BYTES, Gate
+    from hadpo.page.uploads import Gate
 
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -109,14 +95,13 @@ def mount(page: "gradio.Blocks", uploads: "Uploads") -> "ASGIApp":
         path="/",
         server_name=HOST,
         footer_links=[],
-        max_file_size=LARGEST_BYTES,
         ssr_mode=False,
         mcp_server=False,
         enable_monitoring=False,
         theme=theme(),
         css=CSS,
     )
-    return TrustedHostMiddleware(Gate(app, uploads), allowed_hosts=[HOST, "localhost"])
+    return TrustedHostMiddleware(Gate(app), allowed_hosts=[HOST, "localhost"])
 
 
 def _listen(port: int) -> socket.socket:

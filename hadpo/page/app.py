@@ -15,7 +15,7 @@ from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from hadpo.generation import Decoding
 from hadpo.page.shelf import ANYWHERE, DESCRIBE, Shelf, Speaker
 from hadpo.page.talk import SIDES, Conversation, Exchange, Picture, rule
-from hadpo.page.uploads import LARGEST_BYTES, Uploads, read_picture
+from hadpo.page.uploads import ENDINGS, LARGEST_BYTES, read_upload
 from hadpo.records import BadInput
 
 GREEDY, SAMPLED = "greedy", "sampled"
@@ -35,6 +35,19 @@ CSS = """
 #shelf .thumbnail-lg img { height: auto; flex: none }
 #shelf .caption-label { position: static; max-width: 100%; width: 100%; border: 0 }
 """
+_UPLOAD = f"""<label>Upload a picture (up to {LARGEST_BYTES // 1_000_000} MB)
+<input type="file" accept="{",".join(f".{ending}" for ending in ENDINGS)}"></label>"""
+# `value` is what `read_upload` reads; of a file that is too large only the name and size are sent.
+_SEND = f"""element.addEventListener("change", (event) => {{
+  const [file] = event.target.files;
+  if (!file) return;
+  const reader = new FileReader();
+  reader.onload = () => {{
+    props.value = JSON.stringify({{name: file.name, size: file.size, data: reader.result}});
+    trigger("upload");
+  }};
+  reader.readAsDataURL(file.size > {LARGEST_BYTES} ? new Blob() : file);
+}});"""
 _SAVE = """(text) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
@@ -50,9 +63,9 @@ def theme() -> Any:
     return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
 
 
-def build(pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> gr.Blocks:
+def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
     """The page of two models; `shelf` has pictures to begin with, and the judge."""
-    desk, exhibits = Desk(pair, shelf, uploads), shelf.exhibits
+    desk, exhibits = Desk(pair, shelf), shelf.exhibits
     with gr.Blocks(
         title="hadpo: two models side by side", analytics_enabled=False, delete_cache=(60, 600)
     ) as page:
@@ -68,12 +81,7 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> gr.B
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 shown = gr.HTML(desk.first_html, elem_id="picture")
-                upload = gr.UploadButton(
-                    f"Upload a picture (up to {LARGEST_BYTES // 1_000_000} MB)",
-                    file_types=["image"],
-                    size="md",
-                    elem_id="upload",
-                )
+                upload = gr.HTML(html_template=_UPLOAD, js_on_load=_SEND, elem_id="upload")
                 gr.Markdown("Or pick one of these:", visible=bool(exhibits))
                 gallery = gr.Gallery(
                     [(e.image, e.name) for e in exhibits],
@@ -150,11 +158,10 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> gr.B
 class Desk:
     """Handles what visitors do; holds the models, and nothing that belongs to a visitor."""
 
-    def __init__(self, pair: tuple[Speaker, Speaker], shelf: Shelf, uploads: Uploads) -> None:
+    def __init__(self, pair: tuple[Speaker, Speaker], shelf: Shelf) -> None:
         self._pair = dict(zip(SIDES, pair, strict=True))
         self._take_images = all(speaker.takes_images for speaker in pair)
         self._shelf, exhibits = shelf, shelf.exhibits
-        self._uploads = uploads
         self._judging = threading.Lock()  # one at a time: the limit of what it costs is for all
         self._pictures = [Picture(e.name, e.image, e.evidence) for e in exhibits]
         self.first_questions = list(exhibits[0].questions if exhibits else ANYWHERE)
@@ -167,18 +174,18 @@ class Desk:
     def ask(
         self,
         talk: Conversation,
-        question: str,
+        question: str | None,
         way: str,
         seed: float,
         longest: float,
         remember: bool,
     ) -> Iterator[Any]:
         """Both answers, growing side by side."""
-        if not question.strip():
+        question = (question or "").strip()[:LONGEST_QUESTION]
+        if not question:
             raise gr.Error("Type a question first, or choose one.", print_exception=False)
         if talk.picture is None:
             raise gr.Error("Upload or pick a picture first.", print_exception=False)
-        question = question.strip()[:LONGEST_QUESTION]
         last = talk.exchanges[-1].picture if talk.exchanges else None
         is_new = talk.picture is not last  # another image is more than most prompts have room for
         exchange = Exchange(
@@ -249,22 +256,17 @@ class Desk:
 
     def pick(self, talk: Conversation, choice: gr.SelectData) -> Any:
         """Show a picture of the gallery."""
-        place = int(choice.index)
+        place = choice.index
+        if not isinstance(place, int) or not 0 <= place < len(self._pictures):
+            raise gr.Error("There is no such picture.", print_exception=False)
         return self._show(talk, self._pictures[place], self._shelf.exhibits[place].questions)
 
-    def upload(self, talk: Conversation, file: str | None) -> Any:
-        """Show a visitor's picture; its file is deleted, whether it is a good one or not."""
-        if not file:
-            raise gr.Error("No file came.", print_exception=False)
+    def upload(self, talk: Conversation, sent: str) -> Any:
+        """Show a visitor's picture."""
         try:
-            name, content = self._uploads.take(str(file))
-            picture = Picture(name, read_picture(name, content))
+            picture = Picture(*read_upload(sent))
         except BadInput as error:
             raise gr.Error(str(error), print_exception=False) from error
-        finally:
-            for empty in self._uploads.folder.glob("tmp*"):  # gradio leaves an empty file
-                if empty.is_file() and not empty.stat().st_size:
-                    empty.unlink(missing_ok=True)
         return (*self._show(talk, picture, ANYWHERE), None)
 
     def export(self, talk: Conversation) -> str:

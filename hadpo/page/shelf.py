@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hadpo import adapter, backbones, config, mini, plugins
@@ -53,7 +54,7 @@ def shelf_of(
     run: str = "",
     judge: str = ASKS_NOBODY,
     judge_model: str = "",
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Any] = MappingProxyType({}),
 ) -> Shelf:
     """The pictures of a run, or those drawn for the mini models, and the judge.
 
@@ -75,7 +76,7 @@ def shelf_of(
     file = prepared / "vocabulary.json" if prepared else None
     again = "run stage prepare again"
     words = from_json(read_json(file, dict, expected=again) if file else vocabulary())
-    make = _judge(judge, judge_model, words, limits or {})
+    make = _judge(judge, judge_model, words, limits)
     whose = f"what the annotations of run {run} say" if run else "everything"
     ruler = f"judge {judge} ({judge_model})" if judge_model else f"the {judge}"
     said = [

@@ -8,8 +8,10 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
 from PIL import Image
 
 from hadpo import judges
@@ -22,7 +24,10 @@ _TONES = {"correct": "true", "hallucination": "invented"}
 # As hadpo.figures has them; importing that would load matplotlib for three letters.
 SIGNS = {"true": "✓", "invented": "✗", "unknown": "?"}
 _SAYS = {"true": "true", "invented": "wrong", "unknown": "not to be judged"}
-_UNREAD = "not judged: the judge's reply cannot be read"
+_TEMPLATE = Environment(autoescape=True).from_string(
+    Path(__file__).with_name("talk.html.j2").read_text(encoding="utf-8"),
+    globals={"tones": _TONES, "signs": SIGNS, "says": _SAYS, "sentences": sentences},
+)
 SIDES = ("left", "right")
 
 
@@ -120,13 +125,7 @@ class Conversation:
 
     def to_html(self, side: str) -> str:
         """The answers of one side, for the page; an answer that still grows has no marks yet."""
-        parts = []
-        for exchange in self.exchanges:
-            about = html.escape(exchange.picture.name)
-            asked = html.escape(exchange.question)
-            parts.append(f'<p class="asked"><b>You, about {about}:</b> {asked}</p>')
-            parts.append(_answer_html(exchange, side))
-        return f'<div class="said" aria-live="polite">{"".join(parts)}</div>'
+        return _TEMPLATE.render(exchanges=self.exchanges, side=side)
 
 
 def rule(
@@ -176,31 +175,3 @@ def claims_quoting(question: str, answer: str) -> Sequence[str]:
     if yes_no is None or len(claims) > 1:
         return claims
     return [f'The answer to "{question}" is {yes_no}']
-
-
-def _answer_html(exchange: Exchange, side: str) -> str:
-    ending = {
-        "running": '<span class="more">...</span>',
-        "stopped": '<p class="note">(stopped)</p>',
-        "length": '<p class="note">(cut off at the longest answer allowed)</p>',
-    }.get(exchange.finish[side], "")
-    verdicts = exchange.verdicts.get(side, [])
-    if not verdicts:
-        text = f'<p class="plain">{html.escape(exchange.answers[side])}{ending}</p>'
-        why = exchange.unjudged.get(side)
-        return text + (f'<p class="note">not judged: {html.escape(why)}</p>' if why else "")
-    lines = []
-    if [v.claim for v in verdicts] != sentences(exchange.answers[side]):
-        lines.append(f'<p class="plain">{html.escape(exchange.answers[side])}</p>')
-    for verdict in verdicts:
-        tone = _TONES.get(verdict.label, "unknown")
-        says = _UNREAD if verdict.label == "unparsed" else _SAYS[tone]
-        reason = f" ({html.escape(verdict.reason)})" if tone == "invented" else ""
-        lines.append(
-            f'<p class="{tone}" title="{html.escape(verdict.reason)}"><b aria-hidden="true">'
-            f"{SIGNS[tone]}</b> {html.escape(verdict.claim)}. "
-            f"<small>{says}{reason}</small></p>"
-        )
-    wrong = sum(v.label == "hallucination" for v in verdicts)
-    lines.append(f'<p class="count">{wrong} of {len(verdicts)} wrong</p>')
-    return "".join(lines) + ending

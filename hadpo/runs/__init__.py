@@ -14,27 +14,3 @@ from hadpo.runs.run import (
 )
 from hadpo.runs.several import Stopped, end_processes, noticed, start_processes
 from hadpo.runs.state import merged_model, run_name, stage_folder
-
-__all__ = [
-    "BadEnvironment",
-    "Manifest",
-    "Run",
-    "Stopped",
-    "check_names",
-    "disk_full",
-    "end_processes",
-    "export",
-    "is_disk_full",
-    "join_reports",
-    "join_run",
-    "list_manifests",
-    "merged_model",
-    "noticed",
-    "open_run",
-    "read_manifest",
-    "read_overrides",
-    "run_name",
-    "stage_folder",
-    "start",
-    "start_processes",
-]

@@ -18,7 +18,7 @@ from hadpo.records import BadInput
 from hadpo.runs.lock import alone
 from hadpo.runs.manifest import read_manifest
 from hadpo.runs.report import write_report
-from hadpo.runs.run import BadEnvironment, disk_full, is_disk_full
+from hadpo.runs.run import BadEnvironment, disk_full, is_disk_full, writing
 from hadpo.runs.several import Stopped, noticed, pass_on
 from hadpo.runs.state import check, discard, finished, look, refuse_stale, stage_folder
 
@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 class StageFailed(RuntimeError):
     """A stage's notebook ended in an error; the message says which and where the copy lies."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -85,24 +87,18 @@ def execute(
     for earlier in _needed(stage, resolved):
         source = stage_folder(config.runs_folder(), name, earlier, from_run)
         refuse_stale(finished(source, wanted_by=stage, recipe=recipe))
-    try:
-        with alone(folder):
-            again = None if force else look(stage, resolved, name, earlier=from_run)
-            if again is not None and again.status == "done":  # by another process, just now
-                return Outcome(folder, was_done=True, seconds=0.0)
-            if force:  # only now that nothing else is in the way
-                discard(name, stage)
-            folder.mkdir(parents=True, exist_ok=True)
-            started = time.monotonic()
-            if resolved.is_mini:
-                os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network
-            _run_notebook(
-                stage, folder, {"recipe": recipe, "run": name, "from_run": from_run} | given
-            )
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(folder) from error
-        raise BadInput(f"cannot write to {folder}: {error.strerror}; set HADPO_RUNS") from error
+    with writing(folder), alone(folder):
+        again = None if force else look(stage, resolved, name, earlier=from_run)
+        if again is not None and again.status == "done":  # by another process, just now
+            return Outcome(folder, was_done=True, seconds=0.0)
+        if force:  # only now that nothing else is in the way
+            discard(name, stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        if resolved.is_mini:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # the mini world needs no network
+        given = {"recipe": recipe, "run": name, "from_run": from_run} | given
+        _run_notebook(stage, folder, given)
     manifest = read_manifest(folder)
     if manifest is None or manifest.status != "done":
         raise StageFailed(
@@ -226,7 +222,7 @@ def _papermill(
         autosave_cell_every=30,
         request_save_on_cell_execute=True,
         config=kernel,
-        extra_arguments=["--log-level=50"],  # a stopped kernel would tell its story at length
+        extra_arguments=["--log-level=50"],  # else a stopped kernel logs its traceback
     )
 
 
@@ -246,20 +242,16 @@ def _translate(error: Exception, stage: str, folder: Path) -> BaseException:
     copy = f"the executed copy is {folder / 'notebook.ipynb'}"
     cause = getattr(error, "ename", "")
     message = str(getattr(error, "evalue", "")) or _first_line(error)
-    if cause == "BadInput":
-        return BadInput(message)
-    if cause == "BadEnvironment":
-        return BadEnvironment(message)
-    if cause == "Stopped":
-        return Stopped(message)
+    for kind in (BadInput, BadEnvironment, Stopped):
+        if cause == kind.__name__:
+            return kind(message)
     if is_disk_full(error):
         return disk_full(folder)
     if type(error).__name__ == "DeadKernelError":
         return StageFailed(f"stage {stage}: the kernel died (out of memory?); {copy}")
     if cause == "KeyboardInterrupt":
         return StageFailed(f"stage {stage} was interrupted; rerun to go on; {copy}")
-    cell = getattr(error, "exec_count", None)
-    where = f" in cell {cell}" if cell else ""
+    where = f" in cell {cell}" if (cell := getattr(error, "exec_count", None)) else ""
     return StageFailed(
         f"stage {stage} failed{where}: {cause or type(error).__name__}: {message}; {copy}"
     )

@@ -1,7 +1,6 @@
 """`manifest.json`: what a stage was asked, what it used, how it ended. It alone says so."""
 
 import dataclasses
-import html
 import importlib.metadata
 import json
 import platform
@@ -22,7 +21,7 @@ _BOOKKEEPING = {"notebook.ipynb", "report.html", "manifest.json", "manifest.json
 
 
 class Outputs:
-    """Files and folders of a stage, with their sizes; shows itself as a table in a notebook."""
+    """Files and folders of a stage, with their sizes; a notebook shows them as a list."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,13 +34,6 @@ class Outputs:
     def __repr__(self) -> str:
         lines = [f"  {name:24} {_readable(size):>10}" for name, size in self.sizes.items()]
         return "\n".join([str(self.folder), *lines])
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{_readable(size)}</td></tr>"
-            for name, size in self.sizes.items()
-        )
-        return f"<p>{html.escape(str(self.folder))}</p><table>{rows}</table>"
 
 
 def _size(path: Path) -> int:
@@ -94,9 +86,8 @@ class Manifest:
     command: str = ""
     # one entry a start, with its commit and versions: results of a resumed stage are of several
     history: tuple[dict[str, Any], ...] = ()
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the stage noted: counts, hashes, decoding
+    # what the stage noted: counts, hashes, decoding
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_elsewhere(self) -> bool:
@@ -147,9 +138,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest.facts = _each_text(manifest.facts, lambda text: fill(text, known))
     except BadInput as error:
         raise BadInput(f"{error}; written by another version of hadpo? rerun the stage") from error
-    if manifest.status != "running" or manifest.is_elsewhere:
-        return manifest
-    if not is_alive(manifest.pid, manifest.pid_started):
+    is_ours = manifest.status == "running" and not manifest.is_elsewhere
+    if is_ours and not is_alive(manifest.pid, manifest.pid_started):
         manifest.status = "interrupted"
         manifest.error = manifest.error or f"process {manifest.pid} was killed"
     return manifest
@@ -169,31 +159,18 @@ def _read_or_say_why(folder: Path) -> Manifest | None:
     try:
         return read_manifest(folder)
     except BadInput as error:
-        return Manifest(
-            name=folder.parent.name,
-            stage=folder.name,
-            recipe="",
-            is_mini=False,
-            settings={},
-            overrides={},
-            earlier="",
-            parents={},
-            run_id="",
-            status="unreadable",
-            error=str(error),
-        )
+        texts = dict.fromkeys(("recipe", "earlier", "run_id"), "")
+        values: dict[str, Any] = {key: {} for key in ("settings", "overrides", "parents")} | texts
+        values |= {"name": folder.parent.name, "stage": folder.name, "is_mini": False}
+        return Manifest(**values, status="unreadable", error=str(error))
 
 
 def describe_code() -> tuple[str, bool]:
     """Git commit of the checkout that the package runs from, and whether it has changes."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(config.PACKAGE), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = ["git", "-C", str(config.PACKAGE), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

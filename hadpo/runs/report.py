@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def join_reports(name: str, runs_folder: Path) -> Path:
         state = ", ".join(f"{s} is {m.status}" for s, m in stages.items()) or "it has no stage"
         raise BadInput(f"run {name!r} has no report in {folder} yet ({state}); run a stage first")
     book = nbformat.v4.new_notebook()
-    entries = []
+    contents = []
     for manifest in ready:
         try:
             part = nbformat.read(sources[manifest.stage], as_version=4)
@@ -63,19 +63,14 @@ def join_reports(name: str, runs_folder: Path) -> Path:
         titles = [_own_anchors(cell, manifest.stage) for cell in part.cells]
         book.cells += [nbformat.v4.new_markdown_cell(mark, id=manifest.stage), *part.cells]
         book.metadata |= {k: v for k, v in part.metadata.items() if k == "language_info"}
-        entries.append(_entry(manifest, [pair for pairs in titles for pair in pairs]))
-    title = f"{name}: {ready[0].recipe}"
-    mini = "<p><b>mini: it teaches, it is not a result</b></p>\n" if ready[0].is_mini else ""
-    book.metadata.contents = (
-        f'<nav class="hadpo">\n<h1>{html.escape(title)}</h1>\n{mini}<ol>\n{"".join(entries)}</ol>\n'
-        "</nav>\n"
-    )
-    write_text(folder / "report.html", _page(book, title=title))
+        contents.append((manifest, [pair for pairs in titles for pair in pairs]))
+    page = _page(book, title=f"{name}: {ready[0].recipe}", contents=contents)
+    write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _page(book: Any, *, title: str) -> str:
-    """HTML of a notebook: one file, pictures inside."""
+def _page(book: Any, *, title: str, contents: Sequence[Any] = ()) -> str:
+    """HTML of a notebook: one file, pictures inside; `contents` are stages with their headings."""
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
@@ -89,7 +84,8 @@ def _page(book: Any, *, title: str) -> str:
         raw_template=_TEMPLATE.read_text(encoding="utf-8"),
     )
     style = STYLE.read_text(encoding="utf-8")
-    page, _ = exporter.from_notebook_node(book, {"metadata": {"name": title}, "hadpo_style": style})
+    given = {"metadata": {"name": title}, "hadpo_style": style, "hadpo_contents": contents}
+    page, _ = exporter.from_notebook_node(book, given)
     return _with_notes_once(page)
 
 
@@ -125,18 +121,6 @@ def _own_anchors(cell: Any, stage: str) -> list[tuple[str, str]]:
 
     cell.source = _HEADING.sub(rename, cell.source)
     return titles
-
-
-def _entry(manifest: Manifest, titles: list[tuple[str, str]]) -> str:
-    links = "".join(
-        f'<li><a href="#{html.escape(at)}">{html.escape(text)}</a></li>' for at, text in titles
-    )
-    state = f"{manifest.status}, {manifest.duration_seconds:.0f} s"
-    error = f"<br>{html.escape(manifest.error)}" if manifest.error else ""
-    return (
-        f'<li><a href="#{manifest.stage}"><b>{manifest.stage}</b></a> ({state}){error}'
-        f"<ul>{links}</ul></li>\n"
-    )
 
 
 # A finished run as a few small files that can be shared: numbers, settings and tables only.
@@ -214,28 +198,20 @@ def _check_sizes(contents: dict[Path, str]) -> None:
     large = [f"{place} ({size:,} bytes)" for place, size in sizes.items() if size > MOST_BYTES]
     if large:
         raise BadInput(f"too large to be shared, at most {MOST_BYTES:,} bytes: {', '.join(large)}")
-    if sum(sizes.values()) > MOST_BYTES_IN_ALL:
-        raise BadInput(
-            f"too large to be shared: {sum(sizes.values()):,} bytes in {len(sizes)} files, at most "
-            f"{MOST_BYTES_IN_ALL:,}"
-        )
+    if (total := sum(sizes.values())) > MOST_BYTES_IN_ALL:
+        found = f"{total:,} bytes in {len(sizes)} files, at most {MOST_BYTES_IN_ALL:,}"
+        raise BadInput(f"too large to be shared: {found}")
 
 
 def _check_target(target: Path, name: str) -> None:
     """Raise BadInput where `target` holds anything but an export of the same run."""
-    if not target.exists():
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    folders = [target / stage for stage in config.SECTIONS]
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    names = {m.name for m in map(read_manifest, folders) if m is not None}
+    found = (read_manifest(target / stage) for stage in config.SECTIONS)
+    names = {m.name for m in found if m is not None}
     if names != {name}:
         held = f"an export of {', '.join(sorted(names))}" if names else "other files"
         raise BadInput(f"{target} holds {held}; choose another folder")
-    strange = [
-        path
-        for path in target.rglob("*")
-        if path.is_file() and path.name not in KEPT and path.suffix not in FORMS
-    ]
-    if strange:
-        raise BadInput(f"{strange[0]} is no part of an export; move it, or choose another folder")
+    for path in target.rglob("*"):
+        if path.is_file() and path.name not in KEPT and path.suffix not in FORMS:
+            raise BadInput(f"{path} is no part of an export; move it, or choose another folder")

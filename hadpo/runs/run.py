@@ -1,6 +1,7 @@
 """One stage of one run, as a notebook holds it: checked settings, paths, and its manifest."""
 
 import contextlib
+import copy
 import errno
 import html
 import json
@@ -12,10 +13,10 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput, file_hash, flush, refuse_changed
@@ -41,50 +42,37 @@ from hadpo.runs.state import (
 # A notebook's cells: what they log is shown, and the manifest says truly how they ended.
 
 
-class Watched(Protocol):
-    """What is asked of an open run."""
-
-    folder: Path
-    manifest: Manifest
-
-    def fail(self, error: BaseException) -> None: ...
+log = logging.getLogger(__name__)
+_open: dict[Path, "Run"] = {}  # the newest run of each folder that this kernel has opened
 
 
-_open: dict[Path, Watched] = {}  # the newest run of each folder that this kernel has opened
-
-
-def watch_notebook(run: Watched) -> None:
+def watch_notebook(run: "Run") -> None:
     """Mark `run` failed when a cell fails, where this is a notebook; once per folder."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell is None:
         return
     _open[run.folder] = run
-    _show_log()
-    shell.events.register("post_run_cell", _after_cell)  # a function it knows is not added again
-
-
-def _show_log() -> None:
-    """What the library says along the way (progress, usage) appears below the cell."""
     ours = logging.getLogger("hadpo")
-    if not ours.handlers:
+    if not ours.handlers:  # what the library says along the way appears below the cell
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
         ours.addHandler(handler)
         ours.setLevel(logging.INFO)
+    shell.events.register("post_run_cell", _after_cell)  # a function it knows is not added again
 
 
 def _after_cell(result: Any) -> None:
     error = result.error_in_exec or result.error_before_exec
-    if error is None:
-        return
     for run in _open.values():
-        if run.manifest.status == "running":
+        if error is not None and run.manifest.status == "running":
             run.fail(error)
 
 
 class BadEnvironment(RuntimeError):
     """This machine lacks something: the message says what, and the command that fixes it."""
+
+    exit_code = 3
 
 
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "database or disk is full")
@@ -97,6 +85,17 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, an error of the disk is a message about `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(folder) from error
+        raise BadInput(f"cannot write to {folder}: {error.strerror}; set HADPO_RUNS") from error
 
 
 def disk_full(folder: Path) -> BadEnvironment:
@@ -208,8 +207,7 @@ class Run:
         if not path.is_file():
             raise BadInput(f"{path}: no such file; fix the path in the recipe or the parameter")
         if not self.is_reopened:
-            self.manifest.facts.setdefault("inputs", {})[path.name] = file_hash(path)
-            self._write()
+            self.note_inputs({path.name: file_hash(path)})
         return path
 
     def effective(self) -> list[dict[str, Any]]:
@@ -225,6 +223,7 @@ class Run:
     def finish(self) -> None:
         """Mark the stage done; the last thing a notebook does."""
         self._end("done", "")
+        log.info("done; hadpo report %s makes the run's page", self.name)
 
     def fail(self, error: BaseException) -> None:
         """Mark the stage failed or interrupted by `error`."""
@@ -244,20 +243,17 @@ class Run:
 
     def _write(self) -> None:
         now = time.monotonic()
-        self.manifest.duration_seconds = round(
-            self.manifest.duration_seconds + now - self._clock, 3
-        )
+        manifest = self.manifest
+        manifest.duration_seconds = round(manifest.duration_seconds + now - self._clock, 3)
         self._clock = now
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        self.manifest.peak_memory_bytes = max(self.manifest.peak_memory_bytes, peak)
+        manifest.peak_memory_bytes = max(manifest.peak_memory_bytes, peak)
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
-            device_peak = torch.cuda.max_memory_allocated()
-            self.manifest.peak_device_memory_bytes = max(
-                self.manifest.peak_device_memory_bytes, device_peak
-            )
-        self.manifest.write(self.folder)
+            peak = torch.cuda.max_memory_allocated()
+            manifest.peak_device_memory_bytes = max(manifest.peak_device_memory_bytes, peak)
+        manifest.write(self.folder)
 
     def _repr_html_(self) -> str:
         mark = " &middot; <b>mini: it teaches, it is not a result</b>" if self.is_mini else ""
@@ -303,15 +299,11 @@ def open_run(
     root = config.runs_folder()
     folder = root / name / stage
     old = look(stage, recipe, name, earlier=earlier)
-    try:
+    with writing(folder):
         if old is None or old.status != "done":
             lock.take(folder)
             old = look(stage, recipe, name, earlier=earlier)  # it may have been done meanwhile
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(folder) from error
-        raise BadInput(f"cannot write to {folder}: {error.strerror}; choose HADPO_RUNS") from error
     manifest = old or _new_manifest(stage, recipe, name, given, earlier)
     run = Run(recipe, manifest, root)
     run.is_reopened = run.is_done
@@ -321,12 +313,8 @@ def open_run(
     if run.is_reopened:
         _note_reopened(manifest, folder)
     else:
-        try:
+        with writing(folder):
             manifest.write(folder)
-        except OSError as error:
-            if is_disk_full(error):
-                raise disk_full(folder) from error
-            raise BadInput(f"cannot write to {folder}: {error.strerror}") from error
     watch_notebook(run)
     return run
 
@@ -345,8 +333,7 @@ def join_run(
 ) -> Run:
     """The same stage as one more process of those that work on it sees it: it notes nothing."""
     recipe, given = check(stage, recipe_name, name, overrides)
-    manifest = _new_manifest(stage, recipe, name, given, earlier)
-    run = Run(recipe, manifest, config.runs_folder())
+    run = Run(recipe, _new_manifest(stage, recipe, name, given, earlier), config.runs_folder())
     run.is_reopened = True
     return run
 
@@ -382,10 +369,5 @@ def _note_start(manifest: Manifest) -> None:
     manifest.git_commit, manifest.git_dirty = describe_code()
     manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
     manifest.machine = f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
-    code = {
-        "overrides": dict(manifest.overrides),
-        "git_commit": manifest.git_commit,
-        "git_dirty": manifest.git_dirty,
-        "versions": manifest.versions,
-    }
-    manifest.history += (who | code,)
+    noted = ("overrides", "git_commit", "git_dirty", "versions")
+    manifest.history += (who | {key: copy.copy(getattr(manifest, key)) for key in noted},)

@@ -23,6 +23,8 @@ from hadpo.runs.manifest import read_manifest
 class Stopped(KeyboardInterrupt):
     """SIGTERM came: the message says what was saved, and that the same command goes on."""
 
+    exit_code = 130
+
 
 class Notice:
     """Whether SIGTERM has come; `remember` is what to do when it does."""
@@ -94,15 +96,13 @@ def start_processes(
     command += ["--config_file", str(RECIPES / "accelerate" / f"{parallel}.yaml")]
     command += ["--num_processes", str(count), "--main_process_port", str(port)]
     places = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    environment = {"PYTHONPATH": os.pathsep.join(places)}
+    environment |= {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_END_SECONDS)}
     return subprocess.Popen(
         [*command, "-m", *module],
         stdout=output.fileno(),
         stderr=subprocess.STDOUT,
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(places),
-            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_END_SECONDS),
-        },
+        env=os.environ | environment,
         start_new_session=True,  # Ctrl-C is for us: they are asked to end by SIGTERM
         preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )

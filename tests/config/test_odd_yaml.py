@@ -37,7 +37,16 @@ BOMB = "\n".join(f"{b}: &{b} [{NINE.replace('{}', a)}]" for a, b in LEVELS)
         ("title: t\nextends: " + "x" * 5000 + "\n", "no recipe 'xxx"),
         ("title: t\ntrain: 5\n", r"r\.yaml: train: expected settings by name, found '5'"),
         ("title: t\ntrain: [beta]\n", r"train: expected settings by name, found"),
-        ("title: t\n1: 2\n", "expected settings by name, found keys that are no names"),
+        ("title: t\n1: 2\n", r"r\.yaml: 1: expected settings by name, found no name"),
+        ("title: t\ntrain:\n  steps: 010\n", r"r\.yaml:3: 010 would be read as 8; write that"),
+        ("title: t\ntrain: {steps: 1:30}\n", r"r\.yaml:2: 1:30 would be read as 90; write that"),
+        ("title: t\ntrain: {beta: 1:30.5}\n", r"r\.yaml:2: 1:30\.5 would be read as 90\.5; write"),
+        ("title: t\ntrain: {steps: -0_7}\n", r"r\.yaml:2: -0_7 would be read as -7; write that"),
+        (
+            "title: t\ntrain: {lora_targets: ' , '}\n",
+            r"train\.lora_targets: expected one name or mo",
+        ),
+        ("title: t\nevaluate: {models: ''}\n", r"evaluate\.models: expected one name or more"),
         ("false\n", "expected settings by name, found bool"),
         ("title: t\nname: other\n", "name: a recipe is called as its file is; leave it out"),
         ("title: t\nstages: [prepare, trian]\n", "no stage 'trian'; did you mean 'train'"),
@@ -80,6 +89,15 @@ def test_anchors_that_say_a_thing_once_are_read(tmp_path):
     (tmp_path / "r.yaml").write_text(text)
     recipe = config.load_recipe(str(tmp_path / "r.yaml"))
     assert recipe.model and recipe.model.files == {"a": "one", "b": "one"}
+
+
+def test_plain_numbers_are_read_as_they_stand(tmp_path):
+    text = "title: '010'\ntrain: {steps: 0, beta: 0.5, train_seed: 1_000, learning_rate: 1.0e-6}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = config.load_recipe(str(tmp_path / "r.yaml"))
+    train = recipe.train
+    assert (recipe.title, train.steps, train.beta, train.train_seed) == ("010", 0, 0.5, 1000)
+    assert train.learning_rate == 1e-6
 
 
 def test_of_a_parameter_that_is_given_twice_the_last_value_counts_with_a_warning(caplog):

@@ -1,4 +1,6 @@
+import base64
 import io
+import json
 import struct
 import zlib
 
@@ -7,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip("starlette", reason="the page's extra is absent: pip install -e '.[page]'")
 
-from hadpo.page.uploads import LARGEST_BYTES, LONGEST_SIDE_PIXELS, read_picture
+from hadpo.page.uploads import LARGEST_BYTES, LONGEST_SIDE_PIXELS, read_picture, read_upload
 from hadpo.records import BadInput
 
 pytestmark = pytest.mark.extra
@@ -50,7 +52,33 @@ BAD = {
     "torn": ("a.png", picture("PNG")[:200], "no readable"),
     "torn jpeg": ("a.jpg", picture("JPEG", (200, 200))[:900], "no readable"),
     "empty": ("a.png", b"", "no readable"),
+    "long name": ("x" * 300 + ".png", picture("PNG"), "rename the file"),
 }
+
+
+def sent(name: str, content: bytes, **other) -> str:
+    """What the page's script makes of a file."""
+    data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return json.dumps({"name": name, "size": len(content), "data": data} | other)
+
+
+def test_what_the_script_sends_is_a_picture_or_refused():
+    name, found = read_upload(sent("a.png", picture("PNG")))
+    assert (name, found.size) == ("a.png", (40, 30))
+    with pytest.raises(BadInput, match="50 MB; at most 10 MB"):
+        read_upload(sent("a.png", b"", size=50_000_000))
+    with pytest.raises(BadInput, match="a file name, not a path"):
+        read_upload(sent("../a.png", picture("PNG")))
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "5", "[]", "{}", "[" * 90_000, sent("a", b"", data="data:,%"), *(
+        sent("a.png", b"", size=size) for size in (None, "x", float("inf"), float("nan"))
+    )]
+)  # fmt: skip
+def test_what_the_script_never_sends_is_refused(text):
+    with pytest.raises(BadInput, match="no file came"):
+        read_upload(text)
 
 
 @pytest.mark.parametrize("name", BAD)

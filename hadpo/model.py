@@ -55,17 +55,10 @@ class Model:
         Raises:
             BadInput: no such picture, no such preset, or a picture that cannot be read.
         """
-        asked = Question(
-            question_id="question",
-            benchmark="",
-            split="",
-            image_id="image",
-            image=str(image),
-            text=question,
-        )
-        [answer] = self.answers(
-            [asked], max_new_tokens=max_new_tokens, decoding=decoding, prompt=prompt
-        )
+        names = {"question_id": "question", "benchmark": "", "split": "", "image_id": "image"}
+        asked = Question(**names, image=str(image), text=question)
+        how: Any = {"max_new_tokens": max_new_tokens, "decoding": decoding, "prompt": prompt}
+        [answer] = self.answers([asked], **how)
         return answer.text
 
     def answers(
@@ -81,10 +74,12 @@ class Model:
         Raises:
             BadInput: as `answer`.
         """
-        chosen = _preset(decoding) if isinstance(decoding, str) else decoding
         if isinstance(decoding, str):
-            chosen = dataclasses.replace(chosen, max_new_tokens=max_new_tokens)
-        return list(generate(self.backbone, questions, chosen, prompt=prompt, model=self.name))
+            if decoding not in PRESETS:
+                known = plugins.choices(decoding, PRESETS)
+                raise BadInput(f"no preset {decoding!r}; {known}")
+            decoding = dataclasses.replace(PRESETS[decoding], max_new_tokens=max_new_tokens)
+        return list(generate(self.backbone, questions, decoding, prompt=prompt, model=self.name))
 
     def load_adapter(self, folder: str | Path) -> None:
         """Attach a trained adapter: a peft folder, ours or a published one of this family.
@@ -134,7 +129,7 @@ def load(
     meanings = {
         "a folder": folder.is_dir(),
         "a recipe": text in config.recipe_names(),
-        "a backbone": _is_backbone(text),
+        "a backbone": text in _backbone_names(),
     }
     found = [meaning for meaning, is_one in meanings.items() if is_one]
     if found == ["a folder"] and (folder / "config.json").is_file():
@@ -166,10 +161,6 @@ def _whole(place: str | Path, name: str, **given: str) -> Model:
     return Model(backbones.load("hf/auto", {"language_model": place}, **chosen), name, "hf")
 
 
-def _is_backbone(name: str) -> bool:
-    return name in _backbone_names()
-
-
 def _backbone_names() -> list[str]:
     package = "hadpo.backbones"
     families = {family: plugins.load(package, family) for family in plugins.available(package)}
@@ -185,12 +176,6 @@ def _of_recipe(name: str) -> tuple[config.Recipe, dict[str, Any]]:
     if not recipes:
         raise BadInput(f"no recipe says where the files of backbone {name!r} lie; write one")
     return recipes[0], backbones.files_of(recipes[0], config.resolve_path)
-
-
-def _preset(name: str) -> Decoding:
-    if name not in PRESETS:
-        raise BadInput(f"no preset {name!r}; {plugins.choices(name, PRESETS)}")
-    return PRESETS[name]
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
@@ -264,11 +249,5 @@ def evaluate(
     asked = plugins.load("hadpo.benchmarks", benchmark).questions(sources)
     decoding = benchmarks.decoding_of(declared, chosen)
     said = model.answers(asked, decoding=decoding)
-    return benchmarks.score(
-        benchmark,
-        said,
-        asked,
-        samples=chosen.bootstrap_samples,
-        seed=chosen.evaluate_seed,
-        settings=chosen,
-    )
+    draws: Any = {"samples": chosen.bootstrap_samples, "seed": chosen.evaluate_seed}
+    return benchmarks.score(benchmark, said, asked, settings=chosen, **draws)

@@ -371,7 +371,8 @@ class TrainConfig:
     lora_dropout: Annotated[ShareBelowOne, _ADAPTER] = 0.0
     # Layers inside the language model that get LoRA, comma separated.
     lora_targets: Annotated[_Names, _ADAPTER] = "q_proj,k_proj,v_proj"
-    max_length: AtLeastOne = 2048  # positions of prefix and one answer; what is cut is counted
+    # Positions of prefix and one answer; what is cut is counted. One image alone takes 16 or more.
+    max_length: Annotated[_Integer, Field(ge=16)] = 2048
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts
     # Of an answer with its end marker; 0: no limit of its own.
     max_answer_tokens: Annotated[Count, _SFT] = 0

@@ -29,6 +29,7 @@ def check(recipe_name: str = "") -> Report:
         recipe = config.load_recipe(recipe_name)
         checks += files.checks(recipe, run_folder=None)
         checks += machine.memory_checks(recipe, machine.capability())
+        checks += machine.merge_check(recipe)
     return Report(checks)
 
 
@@ -42,6 +43,8 @@ def plan(recipe: config.Recipe, stages: Sequence[str], runs_folder: Path) -> Rep
     checks = [c for c in checks if c.status not in ("ok", "present")]
     if recipe.model is not None and "train" in stages and not recipe.is_mini:
         checks += machine.memory_checks(asked, machine.capability())
+    if not recipe.is_mini:
+        checks += machine.merge_check(asked)
     checks.append(machine.disk_check(asked, runs_folder))
     return Report([*checks, machine.time_check(asked, runs_folder)])
 

@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from hadpo import backbones, config, cost
 from hadpo.doctor.report import Check
 from hadpo.records import BadInput
 from hadpo.runs import list_manifests
 
 _GIB = 1 << 30
+_CHECKPOINTS = 2  # that a training keeps
 
 
 def capability() -> tuple[int, int] | None:
@@ -55,16 +58,11 @@ def checks() -> Iterator[Check]:
 
 
 def disk_check(recipe: config.Recipe | None, folder: Path) -> Check:
-    """Whether the disk of the runs has room for the weights that a recipe's merge writes."""
+    """Whether the disk of the runs has room for what a recipe's stages write: weights."""
     while not folder.exists():
         folder = folder.parent
-    free, needed = shutil.disk_usage(folder).free / _GIB, 0.0
-    is_merged = recipe is not None and "merge" in recipe.stages and not recipe.is_mini
-    if recipe is not None and recipe.model is not None and is_merged:
-        sizes, _ = sizes_of(recipe.model)
-        weights = sizes.linear_weights + 2 * sizes.vocab * sizes.width
-        copies = 1 + recipe.merge.save_transformers + len(config.names(recipe.train.controls))
-        needed = copies * weights * (4 if recipe.merge.merged_dtype == "float32" else 2) / _GIB
+    free = shutil.disk_usage(folder).free / _GIB
+    needed = _written_gib(recipe) if recipe else 0.0
     found = f"{free:.0f} GiB free at {folder}"
     if recipe is not None:
         found += f"; the runs will take {needed:.0f} GiB" if needed else "; the runs take little"
@@ -73,20 +71,40 @@ def disk_check(recipe: config.Recipe | None, folder: Path) -> Check:
     return Check(what="disk", status=status, found=found, fix=fix)
 
 
+def _written_gib(recipe: config.Recipe) -> float:
+    """Checkpoints of the training, its cache of image features, and what the merges write."""
+    if recipe.model is None or recipe.is_mini or not recipe.model.backbone:
+        return 0.0
+    sizes, _ = sizes_of(recipe.model)
+    train, merge, size = recipe.train, recipe.merge, 0.0
+    trainings = 1 + len(config.names(train.controls))
+    if (
+        "train" in recipe.stages
+    ):  # weights and two moments, in float32; one more while it is written
+        size += trainings * (_CHECKPOINTS + 1) * 12 * sizes.trained(train)
+        if train.keep_steps:
+            size += trainings * 4 * sizes.trained(train) * (train.steps // train.checkpoint_every)
+        size += train.vision_cache_gb * 1e9
+    if "merge" in recipe.stages:
+        number = 4 if merge.merged_dtype == "float32" else 2
+        size += (
+            (trainings + merge.save_transformers)
+            * number
+            * (sizes.linear_weights + 2 * sizes.vocab * sizes.width)
+        )
+    return size / _GIB
+
+
 def time_check(recipe: config.Recipe, folder: Path) -> Check:
     """How long the stages took when the recipe was last run here: the only time that is known."""
     done = [m for m in list_manifests(folder) if m.recipe == recipe.name and m.status == "done"]
     seconds = {m.stage: m.duration_seconds for m in done if m.stage in recipe.stages}
     times = ", ".join(f"{stage} {each:.0f} s" for stage, each in seconds.items())
-    found = (
-        f"last run of {recipe.name} here: {times}"
-        if times
-        else (
-            "unknown until the pairs are read: stage train says it before its first update"
-            if "train" in recipe.stages
-            else "unknown: this recipe has not been run here"
-        )
-    )
+    found = f"last run of {recipe.name} here: {times}"
+    if not times and "train" in recipe.stages:
+        found = "unknown until the pairs are read: stage train says it before its first update"
+    elif not times:
+        found = "unknown: this recipe has not been run here"
     return Check(what="time", status="ok", found=found)
 
 
@@ -122,9 +140,8 @@ def _device() -> Iterator[Check]:
         yield Check(what="device", status="ok", found=found)
         return
     major, minor = torch.cuda.get_device_capability()
-    name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / _GIB
-    dtype = "bfloat16" if major >= 8 else "float16"
-    found = f"{name}, capability {major}.{minor}, {memory:.0f} GiB, {dtype}, attention sdpa"
+    name, dtype = torch.cuda.get_device_name(), "bfloat16" if major >= 8 else "float16"
+    found = f"{name}, capability {major}.{minor}, {_gpu_gib():.0f} GiB, {dtype}, attention sdpa"
     problem, fix = missing_kernels((major, minor), torch.cuda.get_arch_list())
     if problem:
         yield Check(what="device", status="broken", found=f"{found}; {problem}", fix=fix)
@@ -178,6 +195,10 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         return
     yield Check(what="numbers", status="ok", found=precision.why)
     sizes, source = sizes_of(model)
+    if recipe.train.max_length <= sizes.image_tokens:
+        found = f"{recipe.train.max_length}, and one image takes {sizes.image_tokens} positions"
+        fix = "set max_length to more than image, prompt and answer take together"
+        yield Check(what="max_length", status="broken", found=found, fix=fix)
     step = _step_memory(sizes, recipe.train, precision)
     about = {
         "weights": f"{precision.dtype}, quantization {precision.quantization}; {source}",
@@ -195,7 +216,6 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
     for term, text in about.items():
         gigabytes = getattr(step, term) / 1e9
         yield Check(what=f"memory: {term}", status="ok", found=f"{gigabytes:.3f} GB; {text}")
-    yield from _merge_memory(recipe, sizes)
     fitting, refused, hours, turns = [], [], [], []
     for name, gpu in cost.GPUS.items():
         kinds = [f"{name} {gigabytes} GB" for gigabytes in gpu.gigabytes]
@@ -251,15 +271,26 @@ def _what_fits(
     return ""
 
 
-def _merge_memory(recipe: config.Recipe, sizes: cost.ModelSizes) -> Iterator[Check]:
-    """The merge sums in float32, on the host where no GPU has room for it."""
-    if "merge" not in recipe.stages:
+def merge_check(recipe: config.Recipe) -> Iterator[Check]:
+    """The merge sums in float32, on the host if no GPU has room for it."""
+    if recipe.model is None or not recipe.model.backbone or "merge" not in recipe.stages:
         return
+    sizes, _ = sizes_of(recipe.model)
     needed = 4 * (sizes.linear_weights + sizes.other_weights) / _GIB
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
-    fix = "" if needed < there else "merge on a machine with more: hadpo stage merge"
-    found = f"{needed:.0f} GiB of the host, or of a GPU that has them free; here are {there:.0f}"
-    yield Check(what="memory: merge", status="warning" if fix else "ok", found=found, fix=fix)
+    host = (psutil.virtual_memory().total + psutil.swap_memory().total) / _GIB
+    status, fix = "ok", ""
+    if needed > max(host, _gpu_gib()):
+        status, fix = "broken", "merge on a machine with more: hadpo stage merge"
+    found = f"{needed:.0f} GiB of the host, or of a GPU that has them free; here are {host:.0f}"
+    yield Check(what="memory: merge", status=status, found=found, fix=fix)
+
+
+def _gpu_gib() -> float:
+    if capability() is None:
+        return 0.0
+    import torch
+
+    return torch.cuda.mem_get_info()[1] / _GIB
 
 
 def _step_memory(

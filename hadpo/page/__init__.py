@@ -42,17 +42,9 @@ def serve(
 ) -> None:
     """Load both models and serve the page until the process is interrupted.
 
-    Args:
-        recipe: whose model is shown.
-        tuned: an adapter's folder or a run's name; "": the one that comes with the mini weights.
-        against: a recipe whose model stands on the left; "": the same model without adapter.
-        run: its pictures stand in the gallery; "": those drawn for the mini models.
-        judge: rules on what is said of the gallery's pictures, whose annotations are known.
-        judge_model: the language model that judge llm asks.
-        limits: its `max_cost_usd` for all visitors together, `input_price` and `output_price`; with
-            no limit it is asked at most `shelf.MOST_ASKED` times.
-        port: 0 takes a free one.
-        when_ready: is called with the address once the page can be opened.
+    The arguments are the options of `hadpo page`, whose help says what each does; `tuned` is its
+    --adapter. `limits` has the judge's max_cost_usd, input_price and output_price; `when_ready` is
+    called with the address once the page can be opened.
 
     Raises:
         BadInput: what is named is not there, or the port is in use.

@@ -20,6 +20,10 @@ from hadpo.records import BadInput
 
 GREEDY, SAMPLED = "greedy", "sampled"
 TEMPERATURE = 1.0  # of the demos of MiniGPT-4, LRV-Instruction and mPLUG-Owl
+_WAYS = [
+    ("greedy: the likeliest word each time", GREEDY),
+    (f"sampled, temperature {TEMPERATURE:g}: as in the demos", SAMPLED),
+]
 SECONDS_BETWEEN_UPDATES = 0.05
 LONGEST_QUESTION = 500
 CSS = """
@@ -75,9 +79,8 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
             + shelf.explanation
         )
         talk = gr.State(desk.new_talk(), time_to_live=3600)
-        exported = gr.Textbox(
-            visible="hidden", label="exported"
-        )  # a gr.State never reaches the browser
+        # A gr.State never reaches the browser.
+        exported = gr.Textbox(visible="hidden", label="exported")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 shown = gr.HTML(desk.first_html, elem_id="picture")
@@ -97,27 +100,15 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
                     elem_id="shelf",
                 )
                 with gr.Accordion("How they answer", open=False):
-                    way = gr.Radio(
-                        [
-                            ("greedy: the likeliest word each time", GREEDY),
-                            (f"sampled, temperature {TEMPERATURE:g}: as in the demos", SAMPLED),
-                        ],
-                        value=GREEDY,
-                        label="Decoding",
-                    )
+                    way = gr.Radio(_WAYS, value=GREEDY, label="Decoding")
                     seed = gr.Number(0, label="Seed of sampling", precision=0, minimum=0)
-                    longest = gr.Slider(
-                        8, 512, value=120, step=8, label="Longest answer, in tokens"
-                    )
-                    remember = gr.Checkbox(
-                        label="They remember earlier questions",
-                        visible=all(speaker.takes_more for speaker in pair),
-                        elem_id="remember",
-                    )
+                    longest = gr.Slider(8, 512, 120, step=8, label="Longest answer, in tokens")
+                    can_more = all(speaker.takes_more for speaker in pair)
+                    name = "They remember earlier questions"
+                    remember = gr.Checkbox(label=name, visible=can_more, elem_id="remember")
             with gr.Column(scale=2, min_width=420):
-                tricky = gr.Radio(
-                    desk.first_questions, label="Questions that lead astray", elem_id="tricky"
-                )
+                astray = "Questions that lead astray"
+                tricky = gr.Radio(desk.first_questions, label=astray, elem_id="tricky")
                 question = gr.Textbox(
                     label="Your question",
                     placeholder="Is there a ... in the image?",
@@ -138,19 +129,19 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
                     anew = gr.Button("New conversation", size="sm", elem_id="new")
                     export = gr.Button("Export as JSONL", size="sm", elem_id="export")
         answers: Any = [talk, *sides]
+        picked: Any = [talk, shown, tricky, *sides]
         how: Any = [way, seed, longest, remember]
         # One question of a visitor at a time; four visitors' answers grow side by side.
         line: Any = dict(concurrency_limit=4, concurrency_id="answers", show_progress="hidden")
         gr.on([ask.click, question.submit], desk.ask, [talk, question, *how], answers, **line)
         describe.click(desk.describe, [talk, *how], answers, **line)
         stop.click(desk.stop, [talk], None, queue=False, show_progress="hidden")
-        upload.upload(desk.upload, [talk, upload], [talk, shown, tricky, *sides, upload])
-        gallery.select(desk.pick, [talk], [talk, shown, tricky, *sides], show_progress="hidden")
+        upload.upload(desk.upload, [talk, upload], [*picked, upload])
+        gallery.select(desk.pick, [talk], picked, show_progress="hidden")
         tricky.input(lambda text: text, [tricky], [question], queue=False)
         anew.click(desk.clear, [talk], answers, show_progress="hidden")
-        export.click(desk.export, [talk], [exported], show_progress="hidden").then(
-            None, [exported], None, js=_SAVE
-        )
+        ready = export.click(desk.export, [talk], [exported], show_progress="hidden")
+        ready.then(None, [exported], None, js=_SAVE)
     page.queue(max_size=64)
     return page
 
@@ -188,17 +179,14 @@ class Desk:
             raise gr.Error("Upload or pick a picture first.", print_exception=False)
         last = talk.exchanges[-1].picture if talk.exchanges else None
         is_new = talk.picture is not last  # another image is more than most prompts have room for
-        exchange = Exchange(
-            talk.picture,
-            question,
-            Decoding(
-                name=way,
-                temperature=TEMPERATURE if way == SAMPLED else 0.0,
-                seed=int(seed or 0),
-                max_new_tokens=int(longest),
-            ),
-            remembers=bool(remember and last and (not is_new or self._take_images)),
+        decoding = Decoding(
+            name=way,
+            temperature=TEMPERATURE if way == SAMPLED else 0.0,
+            seed=int(seed or 0),
+            max_new_tokens=int(longest),
         )
+        remembers = bool(remember and last and (not is_new or self._take_images))
+        exchange = Exchange(talk.picture, question, decoding, remembers=remembers)
         talk.is_stopped = False
         talk.exchanges.append(exchange)
         try:
@@ -209,10 +197,8 @@ class Desk:
 
     def _answers(self, talk: Conversation, exchange: Exchange) -> Iterator[Any]:
         """One token of each side in turn, until both are done or the visitor stops them."""
-        speaking = {
-            side: speaker.answer(talk.turns(side), exchange.decoding)
-            for side, speaker in self._pair.items()
-        }
+        how = exchange.decoding
+        speaking = {s: speaker.answer(talk.turns(s), how) for s, speaker in self._pair.items()}
         shown_at = 0.0
         with contextlib.ExitStack() as stack:
             for steps in speaking.values():

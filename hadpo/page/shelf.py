@@ -56,14 +56,9 @@ def shelf_of(
     judge_model: str = "",
     limits: Mapping[str, Any] = MappingProxyType({}),
 ) -> Shelf:
-    """The pictures of a run, or those drawn for the mini models, and the judge.
+    """The pictures of a run, or those drawn for a mini recipe, and the judge.
 
-    Args:
-        recipe: whose model is shown; a mini model brings drawn pictures.
-        run: a run with a finished stage prepare; its pictures are shown instead. "": none.
-        judge: a module of hadpo.judges.
-        judge_model: the language model of a judge that asks one.
-        limits: its prices, and what all that it is asked may cost; fields of `ChatSettings`.
+    `limits` are fields of `ChatSettings`: the judge's prices, and what it may cost in all.
 
     Raises:
         BadInput: no such run, picture or judge, or nothing that could be judged.
@@ -103,13 +98,8 @@ def _judge(
     module = plugins.load("hadpo.judges", name)
     settings = JudgeSettings()
     if name != ASKS_NOBODY:
-        chat = ChatSettings(
-            model=model,
-            timeout_seconds=TIMEOUT_SECONDS,
-            retries=RETRIES,
-            prefix="judge_",
-            **limits,
-        )
+        patience: Any = {"timeout_seconds": TIMEOUT_SECONDS, "retries": RETRIES}
+        chat = ChatSettings(model=model, prefix="judge_", **patience, **limits)
         settings = JudgeSettings(chat=chat, replies=cache_file())
     elif model or any(limits.values()):
         raise BadInput(
@@ -137,8 +127,7 @@ def _judge(
 def _prepared(run: str) -> Path:
     """The folder of a run's finished stage prepare."""
     root = config.runs_folder()
-    names = ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
-    folder = root / run / "prepare"
+    folder, names = root / run / "prepare", ("questions.jsonl", "evidence.jsonl", "vocabulary.json")
     if missing := [name for name in names if not (folder / name).is_file()]:
         known = [path.parents[1].name for path in root.glob("*/prepare/evidence.jsonl")]
         raise BadInput(
@@ -165,15 +154,11 @@ def _exhibits(prepared: Path) -> list[Exhibit]:
         raise BadInput(
             f"{prepared}: no question is about a picture with regions or facts in evidence.jsonl"
         )
-    return [
-        Exhibit(
-            name,
-            read_image(files[name]),
-            known[name],
-            tuple(dict.fromkeys((*islice(texts, 3), *ANYWHERE))),
-        )
-        for name, texts in islice(asked.items(), MOST_PICTURES)
-    ]
+    exhibits = []
+    for name, texts in islice(asked.items(), MOST_PICTURES):
+        questions = tuple(dict.fromkeys((*islice(texts, 3), *ANYWHERE)))
+        exhibits.append(Exhibit(name, read_image(files[name]), known[name], questions))
+    return exhibits
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,13 +197,7 @@ class Speaker:
 
 
 def speakers(recipe: str, tuned: str, against: str) -> tuple[Speaker, Speaker]:
-    """The models of the left and the right side.
-
-    Args:
-        recipe: its model answers on both sides, or on the right one.
-        tuned: the folder of an adapter, or the name of a run that has trained one: the right side
-            speaks with it. "": the adapter of the mini weights, if the recipe is mini/llava.
-        against: a recipe whose model speaks on the left; "": the same model without its adapter.
+    """The models of the left and the right side, which speaks with the adapter `tuned`.
 
     Raises:
         BadInput: no such recipe, adapter or run, files are missing, or there are no two models.
@@ -245,8 +224,7 @@ def adapter_folder(tuned: str, recipe: str) -> Path | None:
     """The folder of an adapter, by its own name or that of its run; None if there is none."""
     if not tuned:
         return MINI_ADAPTER if recipe == "mini/llava" else None
-    places = [Path(tuned), config.runs_folder() / tuned / "train" / "adapter"]
-    for place in places:
+    for place in (Path(tuned), config.runs_folder() / tuned / "train" / "adapter"):
         if (place / "adapter_config.json").is_file():
             return place
     trained = config.runs_folder().glob("*/train/adapter/adapter_config.json")
@@ -259,5 +237,4 @@ def adapter_folder(tuned: str, recipe: str) -> Path | None:
 
 def _load(name: str) -> Backbone:
     recipe = config.load_recipe(name)
-    files = backbones.files_of(recipe, config.resolve_path)
-    return backbones.load_for(recipe, files)
+    return backbones.load_for(recipe, backbones.files_of(recipe, config.resolve_path))

@@ -131,13 +131,10 @@ class Conversation:
 def rule(
     exchange: Exchange, side: str, judge: Callable[[], judges.Judge], words: Vocabulary
 ) -> None:
-    """Note a judge's verdicts on an answer, sentence by sentence, or why there are none.
+    """Note a judge's verdicts on the answer of a side, sentence by sentence, or why there are none.
 
-    Args:
-        exchange: gets `verdicts` or `unjudged` of the side.
-        side: whose answer is ruled on.
-        judge: makes the judge; if that fails, or it gets no reply, the reason is noted.
-        words: they say what a bare yes or no claims.
+    `judge` makes the judge; if that fails, or it gets no reply, the reason is noted. `words` say
+    what a bare yes or no claims.
     """
     evidence = exchange.picture.evidence
     if evidence is None:
@@ -146,32 +143,26 @@ def rule(
     question, answer = exchange.question, exchange.answers[side]
     try:
         ruler = judge()
-        is_asking = isinstance(ruler, judges.AskingJudge)
-        claims = (
-            claims_quoting(question, answer) if is_asking else claims_of(question, answer, words)
-        )
+        known = None if isinstance(ruler, judges.AskingJudge) else words
+        claims = claims_of(question, answer, known)
         case = Case(case_id=evidence.image_id, model=side, claims=tuple(claims), evidence=evidence)
         exchange.verdicts[side] = judges.rule_all(ruler, [case])
     except (judges.Unfinished, BadInput, sqlite3.Error) as error:  # no reply, no key, no cache
         exchange.unjudged[side] = str(error)
 
 
-def claims_of(question: str, answer: str, known: Vocabulary) -> Sequence[str]:
-    """What an answer claims: a bare yes or no claims what the question asks about."""
-    claims = sentences(answer)
-    names = [mention.name for mention in known.read(question).mentions]
-    yes_no = yes_no_strict(answer)
-    if yes_no is None or not names or len(claims) > 1:
-        return claims
-    if yes_no == "no":
-        return [f"There is no {name}" for name in names]
-    return [f"There is {article(name)} {name}" for name in names]
+def claims_of(question: str, answer: str, known: Vocabulary | None) -> Sequence[str]:
+    """What an answer claims: a bare yes or no claims what the question asks about.
 
-
-def claims_quoting(question: str, answer: str) -> Sequence[str]:
-    """What an answer claims, for a language model: a bare yes or no with its question."""
-    claims = sentences(answer)
-    yes_no = yes_no_strict(answer)
+    With the words that are `known` it is a sentence of its own; without (a language model rules) it
+    quotes the question.
+    """
+    claims, yes_no = sentences(answer), yes_no_strict(answer)
     if yes_no is None or len(claims) > 1:
         return claims
-    return [f'The answer to "{question}" is {yes_no}']
+    if known is None:
+        return [f'The answer to "{question}" is {yes_no}']
+    names = [mention.name for mention in known.read(question).mentions]
+    if yes_no == "no":
+        return [f"There is no {name}" for name in names] or claims
+    return [f"There is {article(name)} {name}" for name in names] or claims

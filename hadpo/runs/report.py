@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hadpo import config
-from hadpo.records import BadInput, replacing, write_text
+from hadpo.records import BadInput, decode, read_text, replacing, write_text
 from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
 
 STYLE = Path(__file__).with_name("page.css")  # of every page that hadpo writes
@@ -183,7 +183,10 @@ def _kept(folder: Path) -> Iterator[Path]:
 
 def _clean(path: Path, manifest: Manifest) -> str:
     """The text of a file without what is of this machine only; refuses a secret."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, expected="redo the stage") if path.stat().st_size else ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if path.suffix == ".jsonl" and line:
+            decode(line, where=f"{path}:{number}")
     if path.name == "manifest.json":
         kept = dataclasses.replace(manifest, command="", pid=0)
         text = json.dumps(dataclasses.asdict(kept), indent=1, default=str) + "\n"

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,6 +138,37 @@ def test_the_table_escapes_what_it_shows():
     text = doctor.Report([check])._repr_html_()
     assert "<script>" not in text
     assert "a &amp; b" in text
+
+
+def test_what_a_training_and_a_merge_write_and_need(monkeypatch, tmp_path):
+    recipe = config.load_recipe("llava-1.5-7b", {"controls": "sft", "keep_steps": True})
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=100))
+    sizes, _ = machine.sizes_of(recipe.model)
+    trained = sizes.lora_weights(recipe.train.lora_rank, recipe.train.lora_targets)
+    kept = 2 * trained * (3 * 12 + 4 * (100 // recipe.train.checkpoint_every))
+    merged = 3 * 2 * (sizes.linear_weights + 2 * sizes.vocab * sizes.width)
+    found = machine.disk_check(recipe, tmp_path).found
+    assert found.endswith(f"the runs will take {(kept + merged) / 2**30:.0f} GiB")
+    only = dataclasses.replace(recipe, stages=("evaluate",))
+    assert machine.disk_check(only, tmp_path).found.endswith("the runs take little")
+    for total, status in ((2**40, "ok"), (2**34, "broken")):
+        memory = SimpleNamespace(total=total)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(total=0))
+        monkeypatch.setattr(machine, "capability", lambda: None)
+        (check,) = machine.merge_check(recipe)
+        assert (check.status, check.fix != "") == (status, status == "broken")
+    report = doctor.plan(recipe, ["merge"], tmp_path)
+    assert "memory: merge" in [c.what for c in report.lacking]
+
+
+def test_a_row_must_have_room_for_an_image():
+    recipe = config.load_recipe("llava-1.5-7b", {"max_length": 576})
+    whats = {c.what: c for c in machine.memory_checks(recipe, None)}
+    assert whats["max_length"].status == "broken"
+    assert whats["max_length"].found == "576, and one image takes 576 positions"
+    with pytest.raises(BadInput, match=r"train\.max_length: .* greater than or equal to 16"):
+        config.load_recipe("mini/llava", {"max_length": 1})
 
 
 def rows_of(recipe, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from hadpo.generation import Decoding
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.mini.files import vocabulary
-from hadpo.page.talk import SIGNS, Conversation, Exchange, Picture, claims_quoting, rule
+from hadpo.page.talk import SIGNS, Conversation, Exchange, Picture, claims_of, rule
 
 pytestmark = pytest.mark.extra
 
@@ -53,8 +53,8 @@ def test_of_a_visitors_picture_nothing_is_known():
 
 
 def test_a_language_model_is_told_to_what_a_bare_answer_is_one():
-    assert claims_quoting("Is there a cup?", "No.") == ['The answer to "Is there a cup?" is no']
-    assert claims_quoting("Describe it.", "A cup. A dog.") == ["A cup", "A dog"]
+    assert claims_of("Is there a cup?", "No.", None) == ['The answer to "Is there a cup?" is no']
+    assert claims_of("Describe it.", "A cup. A dog.", None) == ["A cup", "A dog"]
 
 
 def test_a_side_remembers_as_far_as_it_was_told_to():

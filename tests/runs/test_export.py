@@ -77,6 +77,22 @@ def test_a_key_stops_the_export(folder: Path, tmp_path: Path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe{}", r"metrics\.jsonl: not UTF-8 \(byte 0\); redo the stage"),
+        (b'{"step": 1}\n{"step": 2', r"metrics\.jsonl:2: not JSON \(it is cut off\)"),
+        (b"<html>", r"metrics\.jsonl: an HTML page"),
+        (b'{"loss": NaN}\n', r"metrics\.jsonl:1: expected a finite number, found NaN"),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_not_shared(folder: Path, tmp_path: Path, content, message):
+    (folder / "a" / "train" / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        export("a", tmp_path / "out", runs_folder=folder)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_exported_is_named(folder: Path, tmp_path: Path):
     with pytest.raises(BadInput, match=r"'b' .*no such run"):
         export("b", tmp_path / "out", runs_folder=folder)

@@ -6,7 +6,7 @@ import hadpo
 from hadpo import adapter, config
 from hadpo.records import Question
 from tools.claims import beyond
-from tools.claims.__main__ import LENGTHS, RATES, SEEDS, WORLDS, confirm, search
+from tools.claims.jobs import LENGTHS, RATES, SEEDS, WORLDS, confirm, search
 
 
 def test_every_method_gets_the_same_search_on_a_world_that_no_report_uses():

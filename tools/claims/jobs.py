@@ -1,0 +1,131 @@
+"""The runs of the search and of the headline: what they are, and a process that does one."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hadpo import config, runs
+from tools.claims import beyond, tables
+
+log = logging.getLogger(__name__)
+
+RATES = (1.5e-4, 3.0e-4, 6.0e-4, 1.2e-3, 2.4e-3)
+LENGTHS = (60, 120)  # updates
+WORLDS = (31, 32)
+SEEDS = (1, 2, 3, 4, 5)  # of the training: order of the pairs, start of the adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: a recipe, its name, the run whose prepared pairs it reads, settings by stage."""
+
+    recipe: str
+    name: str
+    earlier: str = ""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stages: tuple[str, ...] = ("train", "merge", "evaluate")
+    target: Path  # below it the run is exported
+
+
+def search() -> tuple[list[Job], list[Job]]:
+    """What is prepared first, and the runs that read it."""
+    recipe, target = "mini/llava-search", tables.SEARCH
+    first = Job(recipe=recipe, name="search", stages=("prepare",), target=target)
+    jobs = [
+        Job(
+            recipe=recipe,
+            name=f"search-{rate * 1e5:g}e-5-{steps}",
+            earlier=first.name,
+            settings={"train": {"learning_rate": rate, "steps": steps}},
+            target=target,
+        )
+        for steps in reversed(LENGTHS)
+        for rate in RATES
+    ]
+    return [first], jobs
+
+
+def confirm() -> tuple[list[Job], list[Job]]:
+    """As `search`, for the worlds and seeds of the headline."""
+    recipe, target = "mini/llava-worlds", tables.WORLDS
+    firsts = [
+        Job(
+            recipe=recipe,
+            name=f"world-{world}",
+            settings={"prepare": {"mini_seed": world}},
+            stages=("prepare",),
+            target=target,
+        )
+        for world in WORLDS
+    ]
+    jobs = [
+        Job(
+            recipe=recipe,
+            name=f"world-{world}-seed-{seed}",
+            earlier=f"world-{world}",
+            settings={"train": {"train_seed": seed}},
+            target=target,
+        )
+        for seed in SEEDS
+        for world in WORLDS
+    ]
+    return firsts, jobs
+
+
+def work(job: Job) -> str:
+    """Run a job's stages in this process, on one thread."""
+    import torch
+
+    from hadpo import adapter, benchmarks, doctor, pairs, trainer
+
+    torch.set_num_threads(1)
+
+    def prepare(run: runs.Run) -> None:
+        doctor.inputs(run)
+        pairs.prepare(run)
+
+    def evaluate(run: runs.Run) -> None:
+        benchmarks.evaluate(run)
+        if "base" in run.settings.models:
+            beyond.measure(run)
+
+    does: Mapping[str, Callable[[runs.Run], Any]] = {
+        "prepare": prepare,
+        "train": lambda run: list(trainer.train(run)),
+        "merge": adapter.merge_run,
+        "evaluate": evaluate,
+    }
+    for stage in job.stages:
+        run = runs.open_run(
+            stage, job.recipe, job.name, job.settings.get(stage, {}), earlier=job.earlier
+        )
+        if not run.is_done:
+            does[stage](run)
+            run.finish()
+    return job.name
+
+
+def run_all(firsts: list[Job], jobs: list[Job], *, workers: int) -> None:
+    """Jobs in processes of one thread each; those of the second list need the first's."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for some in (firsts, jobs):
+            for done in as_completed([pool.submit(work, job) for job in some]):
+                log.info("%s is done", done.result())
+
+
+def export(jobs: Iterable[Job]) -> None:
+    """Export the runs of jobs that are there; what is measured beyond benchmarks lies beside."""
+    folder = config.runs_folder()
+    for job in jobs:
+        if (folder / job.name).is_dir():
+            runs.export(job.name, job.target / job.name, runs_folder=folder)
+        found = folder / job.name / "evaluate" / beyond.FILE
+        if found.is_file():
+            shutil.copyfile(found, tables.TABLES / f"{job.name}.{beyond.FILE}")

@@ -16,8 +16,7 @@ intervals, outcomes, exports and rows of tables are made for all benchmarks alik
 """
 
 from hadpo.benchmarks._answers import decoding_of
-from hadpo.benchmarks._forms import Form, lmms_eval, vlmevalkit
-from hadpo.benchmarks._official import Scored, score_file
+from hadpo.benchmarks._official import Form, Scored, lmms_eval, score_file, vlmevalkit
 from hadpo.benchmarks._stage import agreement, evaluate, plan
 from hadpo.benchmarks._tally import (
     Benchmark,

@@ -9,9 +9,9 @@ from typing import Any
 
 from hadpo.benchmarks import Form, Known, ruled, shown_picture
 from hadpo.data.hallusion import Place, place_of
-from hadpo.judges import Rubric
+from hadpo.judges import Rubric, texts_of
 from hadpo.records import Answer, BadInput, Case, Label, Verdict
-from hadpo.text import fill, yes_no_strict
+from hadpo.text import yes_no_strict
 
 OWN, SAME = "hallusion", "hallusion_same"  # rubrics: is an answer correct; do two answers agree
 KINDS = ("language_hallucination", "visual_illusion", "mixed_error")
@@ -36,16 +36,10 @@ FORMS = (
 )
 
 
-def render(template: str, case: Case) -> str:
-    """The prompt of a case: {question}, {facts} (what the answer is held against), {claims}.
-
-    Raises:
-        BadInput: the template does not show both texts.
-    """
-    if "{claims}" not in template or "{facts}" not in template:
-        raise BadInput(f"{case.rubric}.txt: expected the slots {{claims}}, {{facts}}, {{question}}")
-    slots = {"question": case.question, "facts": case.evidence.facts[0], "claims": case.claims[0]}
-    return fill(template, **slots)
+def slots(case: Case) -> dict[str, str]:
+    """What fills a prompt; the facts are what the answer is held against."""
+    facts, claims = case.evidence.facts[0], case.claims[0]
+    return {"question": case.question, "facts": facts, "claims": claims}
 
 
 def official_mark(reply: str) -> int:
@@ -83,8 +77,9 @@ def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
 def _rubric(name: str, **more: Any) -> Rubric:
     return Rubric(
         name=name,
-        prompt=Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").strip(),
-        render=render,
+        **texts_of(Path(__file__).parent, name),
+        slots=slots,
+        needs=("claims", "facts"),
         by_annotations=mark_by_annotations,
         **more,
     )

@@ -1,24 +1,196 @@
-"""Anybody's answers scored: a file in one of a benchmark's forms, joined with its questions."""
+"""Anybody's answers scored: a file in one of a benchmark's forms, joined with its questions.
 
+A benchmark declares the layouts in which others write answers as `FORMS`; lmms-eval's samples and
+VLMEvalKit's tables have one layout for all benchmarks, `lmms_eval` and `vlmevalkit` say where a
+benchmark's fields stand in it.
+"""
+
+import csv
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hadpo import plugins
-from hadpo.benchmarks._forms import Form, records_of, value_of
 from hadpo.benchmarks._tally import Benchmark, Row, metrics, outcomes, tallies
-from hadpo.data import Report, Sources
+from hadpo.data import Report, Sources, json_records, read_json_lines
 from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.records import Answer, BadInput, Evidence, Metric, Outcome, Question, Verdict
+from hadpo.records import (
+    Answer,
+    BadInput,
+    Evidence,
+    Metric,
+    Outcome,
+    Question,
+    Verdict,
+    read_json,
+    read_text,
+)
 
-_SHOWN = 5  # ids or lines in one message
+# Places of a value, the first that holds one counts: "doc.id", "resps.0", "set+number" joined by _.
+Fields = tuple[str, ...]
 Entries = Sequence[tuple[str, Any]]  # where a record stands, and the record
+_SHOWN = 5  # ids or lines in one message
+_WRAPPERS = ("imgToEval", "logs")  # keys of an object that holds the records: CHAIR, old lmms-eval
+_EXPECTED = "expected answers: JSON lines, a list, a .tsv, .csv or .xlsx table"
+_CELL = 2**24  # characters; a table may hold pictures
 
 
 @dataclass(frozen=True, kw_only=True)
+class Form:
+    """One layout of answers: which fields of a record say what.
+
+    A file is of the first form whose `answer` and `needs` its first record has. Answers meet their
+    questions by id, else by photo and text, else by their order; a text that stands beside is
+    checked in any case.
+    """
+
+    name: str  # whose it is
+    example: str  # a record, for the message about a file that is of no form
+    answer: Fields
+    needs: Fields = ()  # what tells this form from others: all of them are there
+    id: Fields = ()  # the end of a question's id, after - or _: 12 of "pope-random-12"
+    split: Fields = ()  # of the question; several are separated by commas
+    image: Fields = ()  # the photo's file
+    asked: Fields = ()  # what was asked: it holds the question's text
+    label: Fields = ()  # the right answer: the file can be scored without a file of questions
+    replies: Mapping[str, Fields] = field(default_factory=dict)  # rubric -> a judge's raw reply
+
+    def fits(self, record: Any) -> bool:
+        """Whether a record has the fields that this form needs."""
+        needed = [self.answer, *((place,) for place in self.needs)]
+        return all(value_of(record, fields) is not None for fields in needed)
+
+
+def lmms_eval(
+    *, id: Fields = (), split: Fields = (), image: Fields = ("doc.image_source",)
+) -> Form:
+    """lmms-eval's samples (`--log_samples`): JSON lines or, of old versions, one object."""
+    return Form(
+        name="lmms-eval's samples",
+        example='{"doc_id": 0, "doc": {...}, "target": "yes", "filtered_resps": ["Yes"]}',
+        answer=("filtered_resps.0", "filtered_resps", "resps.0.0"),
+        needs=("doc_id",),
+        id=id,
+        split=split,
+        image=image,
+        asked=("doc.question", "input"),
+        label=("target", "doc.answer"),
+    )
+
+
+def vlmevalkit(*, id: Fields = (), split: Fields = (), image: Fields = ()) -> Form:
+    """VLMEvalKit's tables of predictions."""
+    return Form(
+        name="VLMEvalKit's tables",
+        example="a table with the columns index, question, answer, prediction",
+        answer=("prediction",),
+        needs=("index", "question"),
+        id=id,
+        split=split,
+        image=image,
+        asked=("question",),
+        label=("answer",),
+    )
+
+
+def value_of(record: Any, fields: Fields) -> str | None:
+    """The first of some fields that holds a text or a number, as text; None if none does."""
+    for place in fields:
+        if "+" in place:
+            parts = [value_of(record, (part,)) for part in place.split("+")]
+            if None not in parts:
+                return "_".join(map(str, parts))
+            continue
+        found: Any = record
+        for step in place.split("."):
+            if isinstance(found, Mapping):
+                found = found.get(step)
+            else:
+                items = found if isinstance(found, list) and step.isdigit() else []
+                found = next(iter(items[int(step) :]), None) if items else None
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
+        if isinstance(found, str | int | float) and not isinstance(found, bool):
+            return str(found)
+    return None
+
+
+def records_of(path: Path, report: Report) -> Entries:
+    """`(where, record)` of every record of a file of answers.
+
+    Raises:
+        BadInput: no such file, nothing in it, or of no kind that can be read.
+    """
+    if path.suffix.lower() in (".tsv", ".csv", ".xlsx"):
+        return _table(path)
+    text = read_text(path, expected=_EXPECTED)
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):  # lines, or what the reader of lines refuses
+        whole = None
+    inner = next((whole[k] for k in _WRAPPERS if isinstance(whole, dict) and k in whole), None)
+    if inner is not None:
+        read_json(path, dict, expected=_EXPECTED)  # refuses keys that stand twice
+        values = list(inner.values()) if isinstance(inner, dict) else inner
+        return [(f"{path}: record {number}", value) for number, value in enumerate(values)]
+    if isinstance(whole, list):
+        return list(json_records(path, expected=_EXPECTED))
+    return list(read_json_lines(path, report, source="answers", expected=_EXPECTED))
+
+
+def _table(path: Path) -> Entries:
+    """Rows as records, by the names in the first; an empty cell is an empty text."""
+    rows = _sheet(path) if path.suffix.lower() == ".xlsx" else _cells(path)
+    head = rows[0][1] if rows else []
+    names = [str(name) for name in head if name is not None]
+    if not names or len(names) != len(set(names)):
+        raise BadInput(f"{path}:1: expected names of columns, each once; found {head[:8]}")
+    if other := [row for row in rows if len(row[1]) != len(head)]:
+        where, cells = other[0]
+        raise BadInput(f"{where}: expected {len(head)} cells, found {len(cells)}")
+    return [
+        (where, {n: "" if c is None else c for n, c in zip(head, cells, strict=True)})
+        for where, cells in rows[1:]
+        if any(cell not in (None, "") for cell in cells)
+    ]
+
+
+def _cells(path: Path) -> list[tuple[str, list[Any]]]:
+    lines = read_text(path, expected=_EXPECTED).splitlines(keepends=True)
+    usual = csv.field_size_limit(_CELL)
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        return [(f"{path}:{rows.line_num}", row) for row in rows]
+    except csv.Error as error:
+        raise BadInput(f"{path}:{rows.line_num}: no table ({error}); {_EXPECTED}") from error
+    finally:
+        csv.field_size_limit(usual)  # it holds for the whole process
+
+
+def _sheet(path: Path) -> list[tuple[str, list[Any]]]:
+    try:
+        import openpyxl  # pyright: ignore[reportMissingModuleSource]
+    except ImportError as error:
+        raise BadInput(
+            f"{path}: tables of Excel need the extra benchmarks (pip install 'hadpo[benchmarks]'); "
+            "or save it as .tsv"
+        ) from error
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; {_EXPECTED}")
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = list(book[book.sheetnames[0]].iter_rows(values_only=True))
+    except Exception as error:  # openpyxl raises whatever the parts of the file raise
+        raise BadInput(f"{path}: no table of Excel ({error}); {_EXPECTED}") from error
+    return [(f"{path}:{number}", list(row)) for number, row in enumerate(rows, start=1)]
+
+
+@dataclass(frozen=True)
 class Scored:
     """One file of answers with its numbers."""
 
@@ -74,7 +246,10 @@ def score_file(
     form = _form(benchmark, records, path)
     evidence: dict[str, Evidence] = {}
     words: dict[str, Any] = {}
-    if not questions and not benchmark.SAME_QUESTIONS_AS and _tells_labels(form, records):
+    tells = bool(form.label and form.asked) and all(
+        None not in (value_of(r, form.label), value_of(r, form.asked)) for _, r in records
+    )
+    if tells and not questions and not benchmark.SAME_QUESTIONS_AS:
         matches = _own_questions(benchmark, form, records)
         asked = [question for some in matches for question in some]
     else:
@@ -82,13 +257,19 @@ def score_file(
             setting = str(getattr(module, "QUESTIONS", next(iter(module.FILES))))
             data = replace(data, **{setting: questions})
         sources = Sources(data=data, resolve=resolve, note=Path, report=report)
+        if not sources.has(module):
+            raise BadInput(f"{name}: no questions; name their file with --questions")
         evidence = module.evidence(sources) if hasattr(module, "evidence") else {}
         sources = replace(sources, images=evidence, photos=evidence)
         asked = list(module.questions(sources))
         words = module.vocabulary(sources) if hasattr(module, "vocabulary") else {}
         report.finish()
-        if not asked:
-            raise BadInput(f"{name}: no questions; name their file with --questions")
+        texts = {_blanks(question.text) for question in asked}
+        if all(_blanks(value_of(r, form.answer) or "") in texts for _, r in records):
+            raise BadInput(
+                f"{path}: a file of questions: the {form.answer[0]} of each record is what "
+                f"{name} asks; expected what a model answered"
+            )
         matches = _matches(form, records, asked, path)
     left_out = [where for (where, _), some in zip(records, matches, strict=True) if not some]
     if left_out and (not benchmark.SAME_QUESTIONS_AS or len(left_out) == len(records)):
@@ -102,14 +283,7 @@ def score_file(
     rows = tallies(benchmark, answers, asked, verdicts, evidence, from_json(words), settings)
     samples, seed = settings.bootstrap_samples, settings.evaluate_seed
     made = metrics(benchmark, rows, asked, samples=samples, seed=seed)
-    return Scored(
-        benchmark=benchmark,
-        form=form.name,
-        questions=asked,
-        rows=rows,
-        metrics=made,
-        left_out=len(left_out),
-    )
+    return Scored(benchmark, form.name, asked, rows, made, len(left_out))
 
 
 def _form(benchmark: Benchmark, records: Entries, path: Path) -> Form:
@@ -137,11 +311,6 @@ def _form(benchmark: Benchmark, records: Entries, path: Path) -> Form:
     return form
 
 
-def _tells_labels(form: Form, records: Entries) -> bool:
-    needed = [fields for fields in (form.label, form.asked) if fields]
-    return len(needed) == 2 and all(value_of(r, f) is not None for _, r in records for f in needed)
-
-
 def _own_questions(benchmark: Benchmark, form: Form, records: Entries) -> list[list[Question]]:
     """Of each record, the questions that it answers, as it says them; unnamed photos are different.
 
@@ -157,27 +326,23 @@ def _own_questions(benchmark: Benchmark, form: Form, records: Entries) -> list[l
         own = _splits(form, record)
         key = (value_of(record, form.id) if own else None) or str(number)
         image = value_of(record, form.image) or f"photo of {key}"
-        matches.append(
-            [
-                Question(
-                    question_id=f"{benchmark.name}-{split}-{key}",
-                    benchmark=benchmark.name,
-                    split=split,
-                    image_id=Path(image).stem,
-                    image=image,
-                    text=str(value_of(record, form.asked)),
-                    label=label,
-                )
-                for split in own or ["all"]
-            ]
+        question = Question(
+            question_id="",
+            benchmark=benchmark.name,
+            split="",
+            image_id=Path(image).stem,
+            image=image,
+            text=str(value_of(record, form.asked)),
+            label=label,
         )
+        names = {split: f"{benchmark.name}-{split}-{key}" for split in own or ["all"]}
+        matches.append([replace(question, split=s, question_id=n) for s, n in names.items()])
     return matches
 
 
 def _splits(form: Form, record: Any) -> list[str]:
-    return [
-        each.strip() for each in (value_of(record, form.split) or "").split(",") if each.strip()
-    ]
+    splits = (value_of(record, form.split) or "").split(",")
+    return [split.strip() for split in splits if split.strip()]
 
 
 def _matches(

@@ -71,8 +71,8 @@ def evaluate(run: "Run") -> list[Metric]:
     content = read_json(words, dict, expected="run stage prepare again")
     vocabulary = from_json(content, where=words)
     judge = make_judge(checked, vocabulary)
-    for benchmark in benchmarks.values():  # what is missing is said before a model is loaded
-        benchmark.resources(vocabulary, settings)
+    # what is missing is said before a model is loaded
+    resources = {name: b.resources(vocabulary, settings) for name, b in benchmarks.items()}
     responses = _responses(run, benchmarks, questions)
     answers = answers_of(run, benchmarks, questions, files) + responses
     verdicts: list[Verdict] = []
@@ -87,7 +87,8 @@ def evaluate(run: "Run") -> list[Metric]:
             own += benchmark.cut(base, tuned, settings)
         ruled = _rule(run, judge, benchmark.cases(own, asked, evidence, settings))
         some = [*asked.values()]
-        rows = tallies(benchmark, own, some, ruled, evidence, vocabulary, settings)
+        known = evidence, vocabulary, settings, resources[name]
+        rows = tallies(benchmark, own, some, ruled, *known)
         samples, seed = settings.bootstrap_samples, settings.evaluate_seed
         made = metrics(benchmark, rows, some, samples=samples, seed=seed, settings=settings)
         sums += outcomes(benchmark, rows, some)

@@ -6,14 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from hadpo import plugins
-from hadpo.benchmarks._forms import Form
-from hadpo.judges import Rubric
+from hadpo.judges import Rubric, verdict
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.measures import Measure, Values, ratio
 from hadpo.records import (
@@ -29,6 +28,9 @@ from hadpo.records import (
     value_hash,
 )
 from hadpo.text import yes_no_upstream
+
+if TYPE_CHECKING:
+    from hadpo.benchmarks._official import Form
 
 Tally = Mapping[str, tuple[float, float]]  # metric -> numerator and denominator of one answer
 
@@ -47,7 +49,7 @@ class Known:
 
 def unparsed(answer: Answer, known: Known) -> int:
     """How many of the rulings on an answer could not be read."""
-    return sum(verdict.label == "unparsed" for verdict in known.verdicts)
+    return sum(each.label == "unparsed" for each in known.verdicts)
 
 
 def _nothing(*_: Any, **__: Any) -> Any:
@@ -68,7 +70,7 @@ class Benchmark:
     WHOLE: str = ""  # a split that all questions belong to, beside their own
     # a benchmark with the same questions: if both are evaluated, they are answered once
     SAME_QUESTIONS_AS: str = ""
-    FORMS: tuple[Form, ...] = ()  # in which others write answers, for `hadpo score`
+    FORMS: "tuple[Form, ...]" = ()  # in which others write answers, for `hadpo score`
     LABELS: tuple[str, ...] = ()  # the right answers that questions must have; empty: any, or none
     RUBRICS: tuple[Rubric, ...] = ()  # how a judge rules on `cases`; none: no judge is asked
     # (answers, questions by id, evidence by image, settings) -> what a judge is to rule on
@@ -104,7 +106,7 @@ class Benchmark:
         return cls(name=name, **{f: getattr(module, f) for f in fields if hasattr(module, f)})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """One answer with what it adds to the sums."""
 
@@ -127,8 +129,11 @@ def tallies(
     evidence: Mapping[str, Evidence] | None = None,
     vocabulary: Vocabulary | None = None,
     settings: Any = None,
+    resources: Any = None,
 ) -> list[Row]:
     """The tally of every answer; answers meet their questions by id, never by position.
+
+    `resources` are the benchmark's, if they are made already.
 
     Raises:
         BadInput: an answer to an unknown question, two answers of a model to one question, or what
@@ -138,12 +143,15 @@ def tallies(
     answers = list(answers)
     _check(benchmark, answers, questions)
     ruled: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        ruled[verdict.model, verdict.case_id].append(verdict)
+    for each in verdicts:
+        ruled[each.model, each.case_id].append(each)
     words = vocabulary or Vocabulary()
-    resources = benchmark.resources(words, settings) if answers else None
-    known = [
-        Known(
+    if answers and resources is None:
+        resources = benchmark.resources(words, settings)
+    rows: list[Row] = []
+    groups: dict[str, list[tuple[Answer, Known]]] = defaultdict(list)
+    for answer in answers:
+        known = Known(
             question=asked.get(answer.question_id),
             verdicts=ruled[answer.model, answer.question_id],
             evidence=(evidence or {}).get(answer.image_id),
@@ -151,32 +159,15 @@ def tallies(
             settings=settings,
             resources=resources,
         )
-        for answer in answers
-    ]
-    rows = [
-        Row(
-            answer=answer,
-            question=each.question,
-            tally=benchmark.tally(answer, each),
-            n_unreadable=benchmark.unreadable(answer, each),
-        )
-        for answer, each in zip(answers, known, strict=True)
-    ]
-    return _with_groups(benchmark, rows, known) if benchmark.group_tallies else rows
-
-
-def _with_groups(benchmark: Benchmark, rows: Sequence[Row], known: Sequence[Known]) -> list[Row]:
-    """The rows, with what several answers of one model give together."""
-    assert benchmark.group_tallies is not None
-    more: dict[tuple[str, str], Tally] = {}
-    for model in dict.fromkeys(row.answer.model for row in rows):
-        pairs = zip(rows, known, strict=True)
-        own = [(row.answer, each) for row, each in pairs if row.answer.model == model]
-        more |= {(model, key): tally for key, tally in benchmark.group_tallies(own).items()}
-    places = [(row.answer.model, row.answer.question_id) for row in rows]
+        groups[answer.model].append((answer, known))
+        tally, lost = benchmark.tally(answer, known), benchmark.unreadable(answer, known)
+        rows.append(Row(answer, known.question, tally, lost))
+    if benchmark.group_tallies is None:
+        return rows
+    more = {model: benchmark.group_tallies(own) for model, own in groups.items()}
     return [
-        replace(row, tally={**row.tally, **more.get(place, {})})
-        for row, place in zip(rows, places, strict=True)
+        replace(row, tally={**row.tally, **more[row.answer.model].get(row.answer.question_id, {})})
+        for row in rows
     ]
 
 
@@ -281,13 +272,7 @@ def _measured(
     measures: Sequence[Measure], rows: Sequence[Row], *, samples: int, seed: int
 ) -> Iterator[tuple[Measure, dict[str, Any]]]:
     """Each metric of some answers of one model: its value, n, what is unreadable, its interval."""
-    images: dict[str, Float[np.ndarray, " columns"]] = {}
-    nothing = (0.0, 0.0)
-    for row in rows:
-        pairs = [row.tally.get(measure.name, nothing) for measure in measures]
-        image = images.setdefault(row.place.image_id, np.zeros(2 * len(measures)))
-        image += np.array(pairs, dtype=float).ravel()
-    counts = np.array(list(images.values())).reshape(len(images), 2 * len(measures))
+    _, counts = _sums(rows, [measure.name for measure in measures])
     total = counts.sum(axis=0)
     values = {name: number(value) for name, value in _values(measures, total).items()}
     bounds = intervals(counts, lambda sums: _values(measures, sums), samples=samples, seed=seed)
@@ -300,6 +285,18 @@ def _measured(
         low, high = bounds[measure.name] if has_interval else (None, None)
         unread = lost if measure.is_read else 0
         yield measure, {"value": value, "n": n, "n_unreadable": unread, "low": low, "high": high}
+
+
+def _sums(
+    rows: Iterable[Row], names: Sequence[str]
+) -> tuple[list[str], Float[np.ndarray, "images columns"]]:
+    """The images, and what each adds to numerators and denominators: two columns for each name."""
+    images: dict[str, Float[np.ndarray, " columns"]] = {}
+    for row in rows:
+        pairs = [row.tally.get(name, (0.0, 0.0)) for name in names]
+        image = images.setdefault(row.place.image_id, np.zeros(2 * len(names)))
+        image += np.array(pairs, dtype=float).ravel()
+    return [*images], np.array(list(images.values())).reshape(len(images), 2 * len(names))
 
 
 def _values(
@@ -394,20 +391,12 @@ def _outcome(
     rows: Sequence[Row],
     shared: set[str],
 ) -> Outcome:
-    images: dict[str, dict[str, list[float]]] = {}
-    names: dict[str, None] = {}
-    for row in rows:
-        totals = images.setdefault(row.answer.image_id, {})
-        own = {name: pair for name, pair in row.tally.items() if name in shared}
-        names |= dict.fromkeys(own)
-        for name, (over, under) in own.items():
-            total = totals.setdefault(name, [0.0, 0.0])
-            total[0] += over
-            total[1] += under
+    names = list(dict.fromkeys(name for row in rows for name in row.tally if name in shared))
+    images, counts = _sums(rows, names)
+    columns = [tuple(column) for column in counts.T.tolist()]
     questions = sorted((asked[r.answer.question_id] for r in rows), key=lambda q: q.question_id)
     lines = [json.dumps([q.question_id, q.image_id, q.text, q.label]) for q in questions]
     said = {row.answer.question_id: row.answer.text for row in rows}
-    nothing = [0.0, 0.0]
     return Outcome(
         benchmark=rows[0].answer.benchmark,
         split=split,
@@ -415,13 +404,7 @@ def _outcome(
         questions=value_hash("\n".join(lines)),
         n_questions=len(questions),
         images=tuple(images),
-        sums={
-            name: (
-                tuple(totals.get(name, nothing)[0] for totals in images.values()),
-                tuple(totals.get(name, nothing)[1] for totals in images.values()),
-            )
-            for name in names
-        },
+        sums={n: (columns[2 * at], columns[2 * at + 1]) for at, n in enumerate(names)},
         right="".join(
             str(int(benchmark.yes_no(said[q.question_id]) == q.label))
             for q in questions
@@ -458,11 +441,11 @@ def together(
     return found
 
 
-def evidence_of(answer: Answer, evidence: Mapping[str, Evidence]) -> Evidence:
-    """What is known of an answer's image; BadInput if nothing is."""
-    if answer.image_id not in evidence:
-        raise BadInput(f"no evidence of image {answer.image_id}: it cannot be judged")
-    return evidence[answer.image_id]
+def evidence_of(image_id: str, known: Evidence | None) -> Evidence:
+    """What is known of an image; BadInput if nothing is."""
+    if known is None:
+        raise BadInput(f"no evidence of image {image_id}: what is said of it cannot be judged")
+    return known
 
 
 def alone(
@@ -490,17 +473,7 @@ def alone(
 
 def ruled(case: Case, label: Label, scores: dict[str, float], reply: str = "") -> list[Verdict]:
     """The one verdict on a case of one claim, with the reply that it rests on."""
-    return [
-        Verdict(
-            case_id=case.case_id,
-            model=case.model,
-            claim=case.claims[0],
-            label=label,
-            kind=case.rubric,
-            raw=reply,
-            scores=scores,
-        )
-    ]
+    return [verdict(case, 1, label, kind=case.rubric, raw=reply, scores=scores)]
 
 
 def only_verdict(answer: Answer, known: Known) -> Verdict:

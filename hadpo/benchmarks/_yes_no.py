@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hadpo.benchmarks._forms import Form, lmms_eval, vlmevalkit
+from hadpo.benchmarks._official import Form, lmms_eval, vlmevalkit
 from hadpo.benchmarks._tally import Known
 from hadpo.measures import Measure, Values, harmonic_mean, yes_no_rates
 from hadpo.records import Answer

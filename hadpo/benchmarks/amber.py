@@ -142,17 +142,13 @@ class Settings:
 
 
 def questions(sources: Sources) -> list[Question]:
-    """The questions in the order of their ids; none without data.amber."""
-    if not sources.data.amber:
-        return []
+    """The questions in the order of their ids."""
     folder = sources.folder("amber", *data.FILES)
     return data.questions(folder, sources.resolve(sources.data.amber_images), sources.report)
 
 
 def vocabulary(sources: Sources) -> dict[str, Any]:
     """AMBER's words, for vocabulary.json."""
-    if not sources.data.amber:
-        return {}
     return {"lexicons": {"amber": data.words(sources.folder("amber"))}}
 
 

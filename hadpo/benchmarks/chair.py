@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from hadpo.benchmarks import Form, Known, Measure, Tally, _english
 from hadpo.benchmarks._english import WordsName
 from hadpo.benchmarks._objects import Lexicon, Reader
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources, coco
 from hadpo.data import chair as data
@@ -95,7 +96,7 @@ class Settings:
 def evidence(sources: Sources) -> dict[str, Evidence]:
     """Objects and captions of the photos that are described, if the official annotations are."""
     section = sources.data
-    if not section.chair_synonyms or not section.chair_annotations:
+    if not section.chair_annotations:
         return {}
     if not section.coco:
         raise BadInput("data.chair_annotations is set but data.coco is not: it is about the photos")
@@ -106,8 +107,6 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
 
 def questions(sources: Sources) -> list[Question]:
     """A description of every photo of the list, or of every photo whose objects are known."""
-    if not sources.data.chair_synonyms:
-        return []
     section = sources.data
     if not section.chair_annotations:
         known = {key: each for key, each in sources.photos.items() if each.objects}
@@ -118,8 +117,6 @@ def questions(sources: Sources) -> list[Question]:
 
 def vocabulary(sources: Sources) -> dict[str, dict[str, str]]:
     """The synonyms, for vocabulary.json."""
-    if not sources.data.chair_synonyms:
-        return {}
     path = sources.note(sources.resolve(sources.data.chair_synonyms))
     return {"synonyms": data.synonyms(path, sources.report)}
 
@@ -150,11 +147,10 @@ def tally(answer: Answer, known: Known) -> Tally:
     Raises:
         BadInput: nothing is known of the image.
     """
-    if known.evidence is None:
-        raise BadInput(f"no objects are known of image {answer.image_id}: CHAIR needs all of them")
+    photo = evidence_of(answer.image_id, known.evidence)
     plain = isinstance(known.resources, Lexicon)
     count = _plain if plain else _official
-    nodes, present, more = count(known.resources, known.evidence, answer.text)
+    nodes, present, more = count(known.resources, photo, answer.text)
     wrong = sum(node not in present for node in nodes)
     name = "plain" if plain else "chair"
     return {

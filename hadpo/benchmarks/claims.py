@@ -14,14 +14,15 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Measure, Tally
 from hadpo.benchmarks._answers import cut
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import STRICT, AtLeastOne
 from hadpo.data import Report, Sources
 from hadpo.data import shr as data
 from hadpo.judges.oracle.vocabulary import Mention, Vocabulary, read_world
-from hadpo.records import Answer, BadInput, Question
+from hadpo.records import Answer, Question
 from hadpo.text import sentences
 
-__all__ = ["MEASURES", "READINGS", "SAME_QUESTIONS_AS", "WHOLE", "cut", "questions", "tally"]
+__all__ = ["cut"]
 
 WHOLE = data.SPLIT
 READINGS = {"": "annotations"}
@@ -66,10 +67,8 @@ def tally(answer: Answer, known: Known) -> Tally:
     Raises:
         BadInput: nothing is known of the image.
     """
-    if known.evidence is None:
-        raise BadInput(f"no evidence of image {answer.image_id}: its claims cannot be checked")
-    vocabulary = known.vocabulary
-    objects = list(read_world(known.evidence, vocabulary).mentions)
+    vocabulary, photo = known.vocabulary, evidence_of(answer.image_id, known.evidence)
+    objects = list(read_world(photo, vocabulary).mentions)
     unclaimed = list(objects)
     texts = sentences(answer.text)
     n_claims = n_true = n_empty = 0

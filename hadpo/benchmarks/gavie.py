@@ -14,15 +14,14 @@ from typing import Annotated, Any
 from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Known, Measure, Tally, only_verdict, together
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Report, Sources, visual_genome
 from hadpo.data import gavie as data
 from hadpo.judges import Rubric, items_of, reply_schema, texts_of, verdict, within
 from hadpo.judges.oracle import Oracle
-from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
+from hadpo.records import Answer, Case, Evidence, Question, Verdict
 from hadpo.text import json_object, number, sentences, word_count, words
-
-__all__ = ["CRITERIA", "MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
 
 WHOLE = data.SPLIT
 LEARNING_METRIC = "accuracy"
@@ -58,16 +57,13 @@ class Settings:
 
 def questions(sources: Sources) -> list[Question]:
     """The questions in file order."""
-    if not sources.data.gavie:
-        return []
     path = sources.note(sources.resolve(sources.data.gavie))
     return data.questions(path, sources.images, sources.report)
 
 
 def image_ids(sources: Sources) -> list[str]:
     """Ids of the images; problems are reported with the questions."""
-    path = sources.data.gavie
-    return data.image_ids(sources.resolve(path), Report("skip")) if path else []
+    return data.image_ids(sources.resolve(sources.data.gavie), Report("skip"))
 
 
 def evidence(sources: Sources) -> dict[str, Evidence]:
@@ -76,7 +72,7 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
     There is one evidence of an image: SHR's judge sees these regions too, which is counted. An
     image that the file lacks is a broken record; if those are skipped, it keeps its own regions.
     """
-    if not (sources.data.gavie and sources.data.gavie_regions):
+    if not sources.data.gavie_regions:
         return {}
     path = sources.note(sources.resolve(sources.data.gavie_regions))
     asked = sources.images.keys() & {*sources.asked["gavie"]}
@@ -108,9 +104,7 @@ def cases(
     found = []
     for case in together(answers, questions, rubric="gavie", seed=settings.evaluate_seed):
         image = questions[case.case_id].image_id
-        if image not in evidence:
-            raise BadInput(f"no evidence of image {image}: {case.case_id} cannot be judged")
-        known = evidence[image]
+        known = evidence_of(image, evidence.get(image))
         if settings.height_bug_compat:
             known = replace(known, regions=tuple(replace(r, height=r.width) for r in known.regions))
         found.append(replace(case, evidence=known))

@@ -21,8 +21,6 @@ from hadpo.judges import Rubric, items_of, reply_schema, texts_of, verdict, with
 from hadpo.records import Answer, BadInput, Case, Evidence, Label, Question, Verdict
 from hadpo.text import json_object, says, word_count
 
-__all__ = ["MEASURES", "READINGS", "RUBRICS", "WHOLE", "cases", "questions", "tally"]
-
 WHOLE = data.SPLIT
 FILES = {"gqa": ("GQA", ("",))}
 READINGS = {"": "examiner"}
@@ -51,16 +49,13 @@ class Settings:
 
 def questions(sources: Sources) -> list[Question]:
     """The questions in file order, their answers as labels."""
-    if not sources.data.gqa:
-        return []
     path = sources.note(sources.resolve(sources.data.gqa))
     return data.questions(path, sources.images, sources.report)
 
 
 def image_ids(sources: Sources) -> list[str]:
     """Ids of the images; problems are reported with the questions."""
-    path = sources.data.gqa
-    return data.image_ids(sources.resolve(path), Report("skip")) if path else []
+    return data.image_ids(sources.resolve(sources.data.gqa), Report("skip"))
 
 
 def cases(

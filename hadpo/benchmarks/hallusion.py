@@ -33,7 +33,7 @@ from hadpo.measures import Values
 from hadpo.records import Answer, Case, Evidence, Question
 from hadpo.text import word_count
 
-__all__ = ["FORMS", "MEASURES", "RUBRICS", "cases", "group_tallies", "questions", "unreadable"]
+__all__ = ["FORMS", "RUBRICS", "unreadable"]
 
 WHOLE = "all"
 FILES = {
@@ -101,9 +101,7 @@ class Settings:
 
 
 def questions(sources: Sources) -> list[Question]:
-    """The questions in file order, 178 of them without a picture; none without data.hallusion."""
-    if not sources.data.hallusion:
-        return []
+    """The questions in file order, 178 of them without a picture."""
     path = sources.note(sources.resolve(sources.data.hallusion))
     pictures = sources.resolve(sources.data.hallusion_images)
     return data.questions(path, pictures, sources.report)

@@ -18,12 +18,10 @@ from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import READING_JUDGE, STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import mmhal as data
-from hadpo.judges import Rubric
+from hadpo.judges import Rubric, texts_of
 from hadpo.judges.oracle import Oracle
-from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import fill, says, word_count
-
-__all__ = ["MEASURES", "RUBRICS", "WHOLE", "cases", "evidence", "questions", "readings", "tally"]
+from hadpo.records import Answer, Case, Evidence, Question, Verdict
+from hadpo.text import says, word_count
 
 WHOLE = "all"
 FILES = {"mmhal": ("MMHal-Bench", ("",)), "mmhal_images": ("MMHal-Bench photos", ("",))}
@@ -78,17 +76,13 @@ class Settings:
 
 
 def questions(sources: Sources) -> list[Question]:
-    """The questions in file order; none without data.mmhal."""
-    if not sources.data.mmhal:
-        return []
+    """The questions in file order."""
     path = sources.note(sources.resolve(sources.data.mmhal))
     return data.questions(path, sources.resolve(sources.data.mmhal_images), sources.report)
 
 
 def evidence(sources: Sources) -> dict[str, Evidence]:
     """The photos with what is in them."""
-    if not sources.data.mmhal:
-        return {}
     path, images = (sources.resolve(p) for p in (sources.data.mmhal, sources.data.mmhal_images))
     return data.evidence(path, images)
 
@@ -113,26 +107,18 @@ def cases(
     found = []
     for answer in answers:
         asked = questions[answer.question_id]
-        known = evidence_of(answer, evidence)
+        known = evidence_of(answer.image_id, evidence.get(answer.image_id))
         picture = known.image if settings.mmhal_judge_sees == "photo" else ""
         facts = (*known.facts, asked.label or "")
         found.append(alone(answer, "mmhal", facts, question=asked.text, picture=picture))
     return found
 
 
-def render(template: str, case: Case) -> str:
-    """The prompt of a case; a template with four `{}` is the official one.
-
-    Raises:
-        BadInput: the template does not show the answer.
-    """
+def slots(case: Case) -> dict[str, str]:
+    """What fills a prompt; the official one has four `{}` for it."""
     *labels, right = case.evidence.facts
-    parts = (", ".join(labels), case.question, right, case.claims[0])
-    if template.count("{}") == len(parts):
-        return template.format(*parts)
-    if "{claims}" not in template:
-        raise BadInput("mmhal.txt: expected MMHal-Bench's own four {}, or a slot {claims}")
-    return fill(template, **dict(zip(("facts", "question", "right", "claims"), parts, strict=True)))
+    facts, claims = ", ".join(labels), case.claims[0]
+    return {"facts": facts, "question": case.question, "right": right, "claims": claims}
 
 
 _RATING = re.compile(r"\brating\b\W*(?:(?:should be|would be|is|of)\W*)?(\d+(?:\.\d+)?)")
@@ -165,9 +151,10 @@ def rate_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
 RUBRICS = (
     Rubric(
         name="mmhal",
-        prompt=Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").strip(),
+        **texts_of(Path(__file__).parent, "mmhal"),
         read=read_rating,
-        render=render,
+        slots=slots,
+        places=4,
         images=shown_picture,
         by_annotations=rate_by_annotations,
     ),

@@ -20,14 +20,15 @@ from pydantic.dataclasses import dataclass
 from hadpo.benchmarks import Form, Known, Measure, Tally, _english, alone, only_verdict, ruled
 from hadpo.benchmarks._english import WordsName
 from hadpo.benchmarks._objects import PhraseReader, named
+from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources, chair, coco
 from hadpo.data import objhal as data
-from hadpo.judges import Rubric
+from hadpo.judges import Rubric, texts_of
 from hadpo.judges.oracle import Oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import Answer, BadInput, Case, Evidence, Question, Verdict
-from hadpo.text import fill, word_count
+from hadpo.text import word_count
 
 WHOLE = data.SPLIT
 FILES = {
@@ -85,17 +86,13 @@ class Settings:
 
 
 def questions(sources: Sources) -> list[Question]:
-    """The questions in file order; none without data.objhal."""
-    if not sources.data.objhal:
-        return []
+    """The questions in file order."""
     path = sources.note(sources.resolve(sources.data.objhal))
     return data.questions(path, sources.resolve(sources.data.coco), sources.report)
 
 
 def evidence(sources: Sources) -> dict[str, Evidence]:
     """The photos with their objects and captions."""
-    if not sources.data.objhal:
-        return {}
     ids = data.image_ids(sources.resolve(sources.data.objhal))
     section = sources.data
     folder, photos = (sources.resolve(p) for p in (section.objhal_annotations, section.coco))
@@ -106,8 +103,6 @@ def evidence(sources: Sources) -> dict[str, Evidence]:
 
 def vocabulary(sources: Sources) -> dict[str, Any]:
     """The synonyms, for vocabulary.json."""
-    if not sources.data.objhal:
-        return {}
     path = sources.note(sources.resolve(sources.data.objhal_synonyms))
     return {"lexicons": {"objhal": chair.synonyms(path, sources.report)}}
 
@@ -157,12 +152,10 @@ def _texts(text: str) -> list[str] | None:
     return value if is_list else None
 
 
-def render(template: str, case: Case) -> str:
-    """The prompt of a case: slots {question} and {claims}, or the official {answer}."""
-    if "{claims}" not in template and "{answer}" not in template:
-        raise BadInput("objhal.txt: expected the slots {question} and {answer}")
+def slots(case: Case) -> dict[str, str]:
+    """What fills a prompt; ours calls the answer {claims}, the official one {answer}."""
     text = said(case.claims[0])
-    return fill(template, question=case.question, claims=text, answer=text)
+    return {"question": case.question, "claims": text, "answer": text}
 
 
 def read_objects(reply: str, case: Case) -> list[Verdict]:
@@ -179,9 +172,10 @@ def list_by_annotations(oracle: Oracle, case: Case) -> list[Verdict]:
 RUBRICS = (
     Rubric(
         name="objhal",
-        prompt=Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").strip(),
+        **texts_of(Path(__file__).parent, "objhal"),
         read=read_objects,
-        render=render,
+        slots=slots,
+        needs=("claims/answer",),
         by_annotations=list_by_annotations,
     ),
 )
@@ -212,13 +206,12 @@ def tally(answer: Answer, known: Known) -> Tally:
         BadInput: nothing is known of the photo, or no verdict on a long answer.
     """
     text, words = said(answer.text), known.resources
-    if known.evidence is None:
-        raise BadInput(f"nothing is known of image {answer.image_id}: its objects are needed")
+    photo = evidence_of(answer.image_id, known.evidence)
     is_long = len(text.split()) > SHORT
     reply = only_verdict(answer, known).raw if is_long else "[]"
     phrases = tolerant_list(reply)
     nodes = [node for _, _, node in named(words.objects(phrases or []), words.synonyms)]
-    present, is_read = words.present(known.evidence), phrases is not None
+    present, is_read = words.present(photo), phrases is not None
     wrong = sum(node not in present for node in nodes)
     right = {*nodes} & present
     return {

@@ -7,7 +7,6 @@ first word, and count what is neither yes nor no as unreadable.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
@@ -21,16 +20,7 @@ from hadpo.plugins import choices
 from hadpo.records import Answer, BadInput, Metric, Question
 from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
-__all__ = [
-    "FORMS",
-    "LABELS",
-    "MEASURES",
-    "READINGS",
-    "decoding",
-    "questions",
-    "tally",
-    "unreadable",
-]
+__all__ = ["FORMS", "LABELS", "MEASURES", "unreadable"]
 
 SPLIT_TITLE = "POPE {split}"
 LISTED = (("adversarial", "accuracy"),)
@@ -54,21 +44,15 @@ class Settings:
     pope_stop_at_period: bool = False  # end answers at the first period, POPE reads no further
 
 
-FILES = {"pope": ("POPE", tuple(data.path_of(Path(), split).name for split in data.SPLITS))}
+FILES = {"pope": ("POPE", data.names("pope"))}
 
 
 def questions(sources: Sources) -> list[Question]:
     """The questions of the splits, in file order; BadInput without the photos."""
-    if not sources.data.pope:
-        return []
-    if not sources.data.coco:
-        raise BadInput("data.pope is set but data.coco is not: its questions need the photos")
     wanted = names(sources.data.pope_splits) or list(data.SPLITS)
     if unknown := [split for split in wanted if split not in data.SPLITS]:
         raise BadInput(f"data.pope_splits: {choices(unknown[0], data.SPLITS)}")
-    folder = sources.folder("pope", *FILES["pope"][1])
-    found = data.read(folder, sources.resolve(sources.data.coco), sources.report)
-    return [question for question in found if question.split in wanted]
+    return [question for question in data.of_sources("pope", sources) if question.split in wanted]
 
 
 def image_ids(sources: Sources) -> list[str]:

@@ -6,7 +6,6 @@ are read as POPE's are. Labels are not balanced: F1 is the number to report.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
@@ -15,10 +14,10 @@ from hadpo.benchmarks._yes_no import FORMS, LABELS, rates, unreadable
 from hadpo.config import STRICT
 from hadpo.data import Report, Sources
 from hadpo.data import pope as data
-from hadpo.records import Answer, BadInput, Question
+from hadpo.records import Answer, Question
 from hadpo.text import word_count, yes_no_anywhere, yes_no_strict
 
-__all__ = ["FORMS", "LABELS", "MEASURES", "READINGS", "questions", "tally", "unreadable", "yes_no"]
+__all__ = ["FORMS", "LABELS", "unreadable"]
 
 SPLIT_TITLE = "RePOPE {split}"
 SAME_QUESTIONS_AS = "pope"
@@ -35,18 +34,12 @@ class Data:
     repope: str = ""  # folder with coco_repope_{random,popular,adversarial}.json
 
 
-_NAMES = tuple(data.path_of(Path(), split, "repope").name for split in data.SPLITS)
-FILES = {"repope": ("RePOPE", _NAMES)}
+FILES = {"repope": ("RePOPE", data.names("repope"))}
 
 
 def questions(sources: Sources) -> list[Question]:
     """The questions of all three splits, in file order; BadInput without the photos."""
-    if not sources.data.repope:
-        return []
-    if not sources.data.coco:
-        raise BadInput("data.repope is set but data.coco is not: its questions need the photos")
-    folder, photos = sources.folder("repope", *_NAMES), sources.resolve(sources.data.coco)
-    return data.read(folder, photos, sources.report, benchmark="repope")
+    return data.of_sources("repope", sources)
 
 
 def image_ids(sources: Sources) -> list[str]:

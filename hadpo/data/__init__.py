@@ -105,6 +105,11 @@ class Sources:
     images: Mapping[str, Evidence] = field(default_factory=dict)  # of Visual Genome, by id
     photos: Mapping[str, Evidence] = field(default_factory=dict)  # of COCO, by file name
 
+    def has(self, benchmark: Any) -> bool:
+        """Whether there is what a benchmark's module reads: the first setting of its `FILES`."""
+        setting = next(iter(getattr(benchmark, "FILES", ())), "")
+        return not setting or bool(getattr(self.data, setting))
+
     def folder(self, setting: str, *names: str) -> Path:
         """The folder that a setting names; its files of these names are hashed if they exist."""
         path = self.resolve(getattr(self.data, setting))

@@ -21,6 +21,7 @@ from typing import Literal
 from hadpo.data import (
     InnerPath,
     Report,
+    Sources,
     Text,
     one_label,
     raw_records,
@@ -68,6 +69,26 @@ def read(place: Path, images: Path, report: Report, *, benchmark: str = "pope") 
     return [
         q for split, path in paths.items() for q in _split(path, photos, split, report, benchmark)
     ]
+
+
+def of_sources(benchmark: str, sources: Sources) -> list[Question]:
+    """The questions of pope or repope in the folder that the recipe names.
+
+    Raises:
+        BadInput: the recipe names no photos, or a file that cannot be read as a whole.
+    """
+    if not sources.data.coco:
+        raise BadInput(
+            f"data.{benchmark} is set but data.coco is not: its questions need the photos"
+        )
+    folder = sources.folder(benchmark, *names(benchmark))
+    photos = sources.resolve(sources.data.coco)
+    return read(folder, photos, sources.report, benchmark=benchmark)
+
+
+def names(benchmark: str) -> tuple[str, ...]:
+    """The names of the files of all three splits."""
+    return tuple(path_of(Path(), split, benchmark).name for split in SPLITS)
 
 
 def path_of(folder: Path, split: str, benchmark: str = "pope") -> Path:

@@ -34,7 +34,9 @@ class Rubric:
     images: Callable[[Case], tuple[Path, ...]] = lambda _: ()  # most judges see no picture
     claim: str = "{number}. {claim}"  # how each claim is shown
     regions: Callable[[Evidence], str] = lambda _: ""  # how the regions of the image are shown
-    render: Callable[[str, Case], str] | None = None  # fills a prompt that has other slots
+    needs: tuple[str, ...] = ("claims",)  # slots that a prompt must have; "a/b": one of them
+    slots: Callable[[Case], Mapping[str, str]] | None = None  # what fills other slots
+    places: int = 0  # {} of an official text: they are filled with the slots, in their order
     # (oracle, case) -> what the annotations alone say; None: the oracle cannot rule on it
     by_annotations: Callable[[Any, Case], list[Verdict]] | None = None
 
@@ -54,8 +56,11 @@ class Prompt:
 
     def render(self, case: Case) -> str:
         """The prompt for one case."""
-        if self.rubric.render is not None:
-            return self.rubric.render(self.template, case)
+        if self.rubric.slots is not None:
+            values = self.rubric.slots(case)
+            if self.template.count("{}") == self.rubric.places > 0:
+                return self.template.format(*values.values())
+            return fill(self.template, **values)
         claims = (  # a claim with a newline inside would look like two
             self.rubric.claim.format(number=number, claim=" ".join(claim.split()))
             for number, claim in enumerate(case.claims, start=1)
@@ -90,9 +95,12 @@ def prompt_of(rubric: Rubric, *, is_json: bool, folder: Path | None = None) -> P
                 f"{path}: no such prompt; judge_prompts names a folder that holds {path.name}"
             )
         text = read_text(path, expected="expected a prompt").strip()
-    if rubric.render is None and "{claims}" not in text:
+    lost = [name for name in rubric.needs if not _has(text, name)]
+    if lost and not text.count("{}") == rubric.places > 0:
+        also = f", or the {rubric.places} {{}} of the official text" * bool(rubric.places)
         raise BadInput(
-            f"{where}: no slot {{claims}}; slots: {{regions}}, {{facts}}, {{claims}}, ..."
+            f"{where}: no slot {{{lost[0]}}}; slots: {{regions}}, {{facts}}, {{question}}, "
+            f"{{claims}}, ...{also}"
         )
     template = text.replace("{format}", rubric.json if is_json else rubric.lines)
     version = value_hash(template if rubric.system is None else f"{rubric.system}\0{template}")
@@ -100,12 +108,18 @@ def prompt_of(rubric: Rubric, *, is_json: bool, folder: Path | None = None) -> P
     return Prompt(rubric=rubric, template=template, version=version, schema=schema)
 
 
+def _has(template: str, slots: str) -> bool:
+    return any(f"{{{name}}}" in template for name in slots.split("/"))
+
+
 def texts_of(folder: Path, name: str) -> dict[str, Any]:
     """`prompt`, `lines` and `json` of a rubric, from the files <name>*.txt of a folder."""
     ends = {"prompt": ".txt", "lines": ".lines.txt", "json": ".json.txt"}
+    paths = {part: folder / f"{name}{end}" for part, end in ends.items()}
     return {
-        part: (folder / f"{name}{end}").read_text(encoding="utf-8").strip()
-        for part, end in ends.items()
+        part: path.read_text(encoding="utf-8").strip()
+        for part, path in paths.items()
+        if path.is_file()
     }
 
 

@@ -75,7 +75,7 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     """
     data = run.recipe.data
     known = _sources(run, report)
-    asked = {name: tuple(each.image_ids(known)) for name, each in _benchmarks("image_ids")}
+    asked = {name: tuple(e.image_ids(known)) for name, e in _benchmarks("image_ids", known)}
     ids = {key for keys in asked.values() for key in keys}
     wanted = None if image_ids is None else ids.union(image_ids)
     images, twins, files = {}, {}, []
@@ -88,15 +88,15 @@ def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Ma
     run.note_inputs(input_hashes(files, below=run.folder.parent))
     photos = coco.read(run.resolve(data.coco), report) if data.coco else {}
     known = replace(known, asked=asked, images=images, photos=photos)
-    for _, each in _benchmarks("evidence"):
+    for _, each in _benchmarks("evidence", known):
         known = replace(known, images={**known.images, **each.evidence(known)})
     questions = []
-    for _, each in _benchmarks("questions"):
+    for _, each in _benchmarks("questions", known):
         questions += _with_images(each.questions(known), report)
     evidence = {key: known.images[key] for key in known.images.keys() - images.keys()}
     images = {key: known.images[key] for key in images}
     words = _words(run, data, [*images.values(), *photos.values()])
-    for _, each in _benchmarks("vocabulary"):
+    for _, each in _benchmarks("vocabulary", known):
         more = each.vocabulary(known)
         lexicons = {**words.get("lexicons", {}), **more.get("lexicons", {})}
         words |= more | ({"lexicons": lexicons} if lexicons else {})
@@ -118,7 +118,7 @@ def images_to_mine(run: "Run", count: int) -> list[str]:
     """
     folder, ignored = visual_genome_folder(run), Report("skip")
     known = _sources(run, ignored)
-    ids = {key for _, each in _benchmarks("image_ids") for key in each.image_ids(known)}
+    ids = {key for _, each in _benchmarks("image_ids", known) for key in each.image_ids(known)}
     evaluated = _under_any_name(ids, vg.coco_ids(folder))
     free = sorted(set(vg.images(folder, ignored)) - evaluated)
     draw = random.Random(f"{run.settings.prepare_seed}/images")
@@ -129,10 +129,10 @@ def _sources(run: "Run", report: Report) -> Sources:
     return Sources(data=run.recipe.data, resolve=run.resolve, note=run.note_input, report=report)
 
 
-def _benchmarks(hook: str) -> list[tuple[str, Any]]:
-    """Names and modules of the benchmarks that declare `hook`."""
+def _benchmarks(hook: str, known: Sources) -> list[tuple[str, Any]]:
+    """Names and modules of the benchmarks that declare `hook`, and whose files there are."""
     modules = [(n, plugins.load(_BENCHMARKS, n)) for n in plugins.available(_BENCHMARKS)]
-    return [(name, module) for name, module in modules if hasattr(module, hook)]
+    return [(name, each) for name, each in modules if hasattr(each, hook) and known.has(each)]
 
 
 def published_pairs(run: "Run", report: Report) -> list[Pair]:

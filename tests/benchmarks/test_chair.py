@@ -89,7 +89,7 @@ def test_no_mention_is_no_value(words):
 def test_bad_input(words, tmp_path):
     with pytest.raises(BadInput, match="chair_synonyms"):
         score([answer("A dog.")], [], (), {"1": IMAGE}, Vocabulary())
-    with pytest.raises(BadInput, match="no objects are known of image 2"):
+    with pytest.raises(BadInput, match="no evidence of image 2"):
         score([answer("A dog.", image="2")], [], (), {"1": IMAGE}, words)
     with pytest.raises(BadInput, match="no such file"):
         data.synonyms(tmp_path / "none.txt", Report())

@@ -225,7 +225,7 @@ def test_short_answers_ask_nobody_and_lost_replies_are_counted(monkeypatch):
     assert (found["chair_s"].n, found["chair_s"].n_unreadable) == (2, 1)
     with pytest.raises(BadInput, match="no verdict on objhal-2; judge again"):
         score(answers, asked, verdicts[1:], known)
-    with pytest.raises(BadInput, match="nothing is known of image objhal-1"):
+    with pytest.raises(BadInput, match="no evidence of image objhal-1"):
         score(answers, asked, verdicts, {})
 
 
@@ -238,7 +238,7 @@ def test_prompts_hold_question_and_answer_and_the_official_one_is_byte_exact(tmp
     assert theirs.render(case) == "Q What is it?\nA A dog {and}\na cat.\nend"
     assert "A dog {and}\na cat." in prompt_of(objhal.RUBRICS[0], is_json=False).render(case)
     (tmp_path / "objhal.txt").write_text("List it.")
-    with pytest.raises(BadInput, match=r"objhal.txt: expected the slots"):
+    with pytest.raises(BadInput, match=r"objhal.txt: no slot \{claims/answer\}"):
         prompt_of(objhal.RUBRICS[0], is_json=False, folder=tmp_path).render(case)
 
 

@@ -50,8 +50,6 @@ class Settings:
 
 
 def questions(sources: Sources) -> list[Question]:
-    if not sources.data.eyes:
-        return []
     texts = read_json(sources.note(sources.resolve(sources.data.eyes)), list, expected="texts")
     return [
         Question(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hadpo import benchmarks
-from hadpo.benchmarks import _shr_files, shr
+from hadpo.benchmarks import shr
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.records import BadInput, Evidence, Question
 
@@ -66,7 +66,7 @@ def test_an_original_judgement_gives_the_original_metrics_and_comes_back(tmp_pat
         value[key] = value.pop("model_response")
     path = tmp_path / "judgement.json"
     path.write_text(json.dumps(content))
-    answers, verdicts = _shr_files.read_judgement(path)
+    answers, verdicts = shr.read_judgement(path)
     evidence = {
         a.image_id: Evidence(image_id=a.image_id, image="", width=1, height=1) for a in answers
     }
@@ -92,7 +92,7 @@ def test_an_original_judgement_gives_the_original_metrics_and_comes_back(tmp_pat
             if each["classification"]
         ]
         assert ours == theirs
-    answers_again, verdicts_again = _shr_files.read_judgement(folder / "judgement.json")
+    answers_again, verdicts_again = shr.read_judgement(folder / "judgement.json")
     assert answers_again == answers
     assert [v.label for v in verdicts_again] == [v.label for v in verdicts]
 
@@ -123,7 +123,7 @@ def _made(folder, *parts):
 def test_responses_are_answers(tmp_path):
     path = tmp_path / "responses.json"
     path.write_text(json.dumps({"2": "A cat.", "1": "A dog."}))
-    found = _shr_files.read_responses(path, Q)
+    found = shr.read_responses(path, Q)
     assert [(a.question_id, a.text, a.model) for a in found] == [
         ("shr-1", "A dog.", "responses"),
         ("shr-2", "A cat.", "responses"),
@@ -142,22 +142,25 @@ def test_responses_are_answers(tmp_path):
 def test_broken_responses_are_listed(tmp_path, content, message):
     (tmp_path / "r.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=message):
-        _shr_files.read_responses(tmp_path / "r.json", Q)
+        shr.read_responses(tmp_path / "r.json", Q)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"run1": {}}, "no images"),
-        ({"run1": {"1": {"model_response": "a"}}}, "no list judgement"),
+        ({"run1": {"1": {"model_response": "a"}}}, r"image 1: no field 'judgement'"),
         ({"run1": {"1": {"judgement": []}}}, "no text model_response"),
-        ({"run1": {"1": {"model_response": "a", "judgement": ["x"]}}}, "without model_response"),
+        (
+            {"run1": {"1": {"model_response": "a", "judgement": ["x"]}}},
+            r"image 1: field 'judgement\[0\]': expected an object",
+        ),
     ],
 )
 def test_broken_judgements_say_where(tmp_path, content, message):
     (tmp_path / "j.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=message):
-        _shr_files.read_judgement(tmp_path / "j.json")
+        shr.read_judgement(tmp_path / "j.json")
 
 
 @pytest.mark.parametrize("names", [("run1", "run2"), ("run2", "run1"), ("a", "b", "c")])

@@ -6,7 +6,6 @@ import json
 import pytest
 import typer.testing
 
-from hadpo.benchmarks import _forms, _official
 from hadpo.cli import app
 from hadpo.records import BadInput
 
@@ -225,6 +224,18 @@ def test_refusals_name_file_line_and_what_was_found(tmp_path, questions, records
         )
 
 
+def test_the_questions_are_no_answers(tmp_path, questions):
+    """LLaVA's answers have the field `text`, too, but there it is what the model said."""
+    records = [json.loads(line) for line in questions.read_text().splitlines()]
+    for name in ("pope", "repope"):
+        said = problem(questions, "--benchmark", name, "--questions", questions)
+        assert f"{questions}: a file of questions: the text of each record is what {name}" in said
+    echo = [records[0], *(r | {"text": t} for r, t in zip(records[1:], SAID[1:], strict=True))]
+    path = lines(tmp_path / "answers.jsonl", echo)
+    found = scores(path, "--benchmark", "pope", "--questions", questions)
+    assert found["random", "strict_accuracy"]["n_unreadable"] == 1
+
+
 def test_other_refusals(tmp_path, questions):
     path = lines(tmp_path / "answers.jsonl", llava_form())
     assert "no such file" in problem(tmp_path / "none.jsonl", "--benchmark", "pope")
@@ -266,4 +277,3 @@ def test_every_form_shows_a_record_that_it_fits():
                 assert form.fits(record), (name, form.name)
                 seen += 1
     assert seen
-    assert _official.Form is _forms.Form

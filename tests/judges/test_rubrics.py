@@ -32,7 +32,7 @@ RUBRICS = {
     rubric.name: rubric
     for name in plugins.available("hadpo.benchmarks")
     for rubric in Benchmark.named(name).RUBRICS
-    if rubric.render is None  # else its benchmark fills the slots, and tests that
+    if rubric.slots is None  # else its benchmark fills the slots, and tests that
 }
 
 
@@ -67,7 +67,7 @@ def test_a_prompt_of_ones_own_has_its_own_version(tmp_path):
 
 
 def test_a_prompt_that_may_not_be_shipped_comes_from_a_users_folder(tmp_path):
-    rubric = Rubric(name="other", read=lambda *_: [], render=lambda text, case: text.format("A"))
+    rubric = Rubric(name="other", read=lambda *_: [], slots=lambda case: {"a": "A"}, places=1)
     with pytest.raises(BadInput, match=r"other\.txt: no such prompt; judge_prompts names a folder"):
         prompt_of(rubric, is_json=False)
     (tmp_path / "other.txt").write_text("Rate {}.")

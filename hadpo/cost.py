@@ -248,12 +248,8 @@ def training_memory(
 ) -> StepMemory:
     """`step_memory` from sizes alone, before there is a model.
 
-    Args:
-        sizes: of the model.
-        train: rank, targets, rows at a time, recomputation, optimizer.
-        dtype: of the frozen weights.
-        quantization: of the language model's linear layers.
-        positions: of a micro-batch; None: description pairs with answers of 100 tokens.
+    Weights are frozen in `dtype`, those of the language model's linear layers in `quantization`. A
+    micro-batch has `positions`; None: description pairs with answers of 100 tokens.
     """
     number_bytes = BITS[dtype] / 8
     linear_bytes = BITS[dtype if quantization == "none" else quantization] / 8
@@ -288,15 +284,14 @@ def usual_seconds(sizes: ModelSizes, train: TrainConfig, gpu: Gpu, *, dtype: str
     lora = sizes.lora_weights(train.lora_rank, train.lora_targets)
     vision = 2.0 * sizes.others * max(257, sizes.image_tokens + 1)
     price = Operations.of(sizes, lora_weights=lora * ("adapter" in train.trained), vision=vision)
-    recomputes = train.activation_checkpointing
-    reads = train.objective == "dpo" and train.reference == "adapter_off"
-    each = price.train(rows[0], recomputes=recomputes, reads_reference=reads) + vision
     work = Work.of_step(
         sizes,
-        operations=each * len(rows),
-        positions=sum(row.positions for row in rows),
+        train,
+        price,
+        rows,
+        images=len(rows),
+        objective=train.objective,
         number_bytes=number_bytes,
-        passes=1 + recomputes + reads,
     )
     return gpu.seconds(work, number_bytes=number_bytes)
 
@@ -307,12 +302,6 @@ def question_memory(
     """Bytes that a question with an image of its own takes at most while it is answered.
 
     Counted are keys and values, the widest activations of the prompt, and the scores of a step.
-
-    Args:
-        sizes: of the model.
-        number_bytes: of a number.
-        beams: answers that grow side by side.
-        max_new_tokens: of an answer.
     """
     token = 2 * sizes.layers * (sizes.key_width or sizes.width) * number_bytes
     prompt = sizes.image_tokens + _QUESTION_TOKENS
@@ -335,16 +324,28 @@ class Work:
     def of_step(
         cls,
         sizes: ModelSizes,
+        train: TrainConfig,
+        price: Operations,
+        rows: Sequence[Row],
         *,
-        operations: float,
-        positions: int,
+        images: int,
+        objective: str,
         number_bytes: float,
-        passes: int,
+        positions: int | None = None,
     ) -> Work:
-        """A backward pass and `passes` forward ones (a reference, and a recomputation, are one).
+        """A backward pass and forward ones (a reference, and a recomputation, are one each).
 
         Bytes and launches of a layer were counted on the meta device (tools.speed count).
+        `images` are encoded; `positions` are read, padding included (None: there is none).
         """
+        recomputes = train.activation_checkpointing
+        reads = objective == "dpo" and train.reference == "adapter_off"
+        operations = price.vision * images + sum(
+            price.train(row, recomputes=recomputes, reads_reference=reads) for row in rows
+        )
+        if positions is None:
+            positions = sum(row.positions for row in rows)
+        passes = 1 + recomputes + reads
         forward = 84 * sizes.width + 5 * sizes.inner  # numbers that are read or written
         return cls(
             operations=operations,

@@ -541,8 +541,12 @@ def file_hash(path: Path) -> str:
 
 
 def value_hash(value: Any) -> str:
-    """SHA-256 of bytes, or of a text as UTF-8."""
-    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
+    """SHA-256 of bytes, of a text as UTF-8, or of an iterable of bytes, one after the other."""
+    value = value.encode() if isinstance(value, str) else value
+    digest = hashlib.sha256()
+    for part in [value] if isinstance(value, bytes | memoryview) else value:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def input_hashes(places: Iterable[str | Path], *, below: Path) -> dict[str, str]:

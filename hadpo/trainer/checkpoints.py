@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hadpo.config import COMPUTED_ALIKE, TrainConfig
-from hadpo.records import BadInput, Instruction, Pair, file_hash, input_hashes, replacing
+from hadpo.records import (
+    BadInput,
+    Instruction,
+    Pair,
+    file_hash,
+    input_hashes,
+    replacing,
+    value_hash,
+)
 from hadpo.runs import disk_full, is_disk_full
 
 _log = logging.getLogger(__name__)
@@ -47,12 +55,8 @@ def fingerprint(
 ) -> dict[str, str]:
     """What must be the same for a training to go on: each setting, and hashes of pairs and weights.
 
-    Args:
-        name: of the backbone.
-        objective: "dpo" or "sft".
-        settings: those that change the weights or their order count.
-        pairs: all, in their order.
-        weights: files or folders of the backbone; their contents count, not their places.
+    Settings count that change the weights or the order of the pairs; of files and folders their
+    contents, not their places.
     """
     fixed = {key: str(value) for key, value in asdict(settings).items() if key not in _FREE}
     contents = sorted(input_hashes(weights, below=Path()).values())
@@ -79,11 +83,8 @@ def _contents(records: Sequence[Pair | Instruction]) -> Iterator[dict[str, Any]]
 
 def _hash(values: Iterable[Any]) -> str:
     """Of the JSON list of the values, which is never in memory as a whole."""
-    digest = hashlib.sha256(b"[")
-    for place, value in enumerate(values):
-        digest.update((", " * (place > 0) + json.dumps(value, sort_keys=True)).encode())
-    digest.update(b"]")
-    return digest.hexdigest()
+    parts = (", " * (n > 0) + json.dumps(value, sort_keys=True) for n, value in enumerate(values))
+    return value_hash(part.encode() for part in chain("[", parts, "]"))
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -189,13 +190,11 @@ class Stopping:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"best": self.best, "since": self.since, "weights": self.weights}
+        return {key: value for key, value in vars(self).items() if key != "patience"}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's state."""
-        self.best = state.get("best")
-        self.since = state.get("since", 0)
-        self.weights = dict(state.get("weights", {}))
+        vars(self).update(state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -207,14 +206,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explain_endings(folder: Path) -> Iterator[None]:
-    """Within it, a full disk is one clear message.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        BadEnvironment: no space is left.
-    """
+    """Within it, a full disk is one clear message: a BadEnvironment that names the run's folder."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

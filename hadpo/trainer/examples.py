@@ -1,4 +1,4 @@
-"""From records to micro-batches: token ids, packed rows, pixels and weights.
+"""From records to token ids.
 
 A pair has two answers, an instruction one. A record's ids take several times the memory of its text
 (image tokens above all), so they are made when they are read and not kept: of a hundred thousand
@@ -11,19 +11,12 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import torch
 
 from hadpo import batch
 from hadpo.batch import Example
 from hadpo.batch.examples import Kind
-from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Instruction, Pair
-from hadpo.trainer import sharding
-from hadpo.trainer.objective import SIDES, MicroBatch, Objective, weight
-from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
 Record = Pair | Instruction
@@ -106,12 +99,8 @@ def tokenize(backbone: Backbone, record: Record, settings: TrainConfig) -> Examp
 class Examples:
     """Examples of records, each tokenised anew whenever it is read.
 
-    Every record is tokenised once at the start, so that one that does not fit is found there.
-
-    Args:
-        backbone: whose prompt and tokenizer.
-        records: those that leave nothing to learn are left out.
-        settings: lengths, and the requests of captions, are read.
+    Every record is tokenised once at the start, so that one that does not fit is found there; those
+    that leave nothing to learn are left out.
 
     Raises:
         BadInput: there are records, but no examples; or as `tokenize`.
@@ -155,55 +144,3 @@ class Examples:
 
     def __iter__(self) -> Iterator[Example]:
         return (self[place] for place in range(len(self)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collator:
-    """Puts examples into one process's micro-batches.
-
-    The processes exchange gradients at least once an update, and with sharded weights in each pass:
-    a process that has no pair left repeats one of weight 0.
-    """
-
-    backbone: Backbone
-    settings: TrainConfig
-    objective: Objective
-    references: References | None
-    rank: int
-    world: int
-
-    def micro_batches(
-        self, examples: Sequence[Example], *, total: float, is_auxiliary: bool = False
-    ) -> Iterator[MicroBatch]:
-        """This process's share of examples whose weights sum up to 1 / `total` of the update.
-
-        Images are read when their micro-batch is asked for.
-        """
-        rows = by_length(batch.grouped(examples, self.settings.pairs_per_row))
-        size = self.settings.micro_batch_pairs
-        shares = [list(micro_batches(rows[k :: self.world], size)) for k in range(self.world)]
-        for part in shares[self.rank]:
-            yield self._collate(part, total, is_auxiliary)
-        wanted = max(map(len, shares)) if sharding.is_on() else 1
-        if (idle := wanted - len(shares[self.rank])) > 0:
-            yield from [self._collate(rows[:1], 0.0, is_auxiliary)] * idle
-
-    def _collate(
-        self, rows: Sequence[list[Example]], total: float, is_auxiliary: bool
-    ) -> MicroBatch:
-        objective = "sft" if is_auxiliary else self.objective
-        packed = batch.pack_rows(rows, sides=SIDES[objective])
-        examples = [example for row in rows for example in row]
-        pair_ids = tuple(example.pair_id for example in examples)
-        counts = [weight(example, self.objective, self.settings) for example in examples]
-        references = self.references if objective == "dpo" else None
-        return MicroBatch(
-            packed=packed,
-            pixels=batch.read_pixels(self.backbone, packed.images),
-            objective=objective,
-            reference=references.of(pair_ids) if references else None,
-            counts=torch.tensor(counts, dtype=torch.float64),
-            weight=total,
-            pair_ids=pair_ids,
-            is_auxiliary=is_auxiliary,
-        )

@@ -44,10 +44,8 @@ def is_first() -> bool:
 def follow(run: Run) -> Iterator[StepMetrics]:
     """Start the processes of a training and yield the steps that they write, as they come.
 
-    Interrupted, or after SIGTERM, it lets them save their work; if it dies, they stop as well.
-
-    Args:
-        run: an open train stage, whose log holds only what a restart keeps.
+    Interrupted, or after SIGTERM, it lets them save their work; if it dies, they stop as well. The
+    log holds only what a restart keeps.
 
     Raises:
         BadInput, BadEnvironment, FloatingPointError, Stopped: what ended one of them.

@@ -73,15 +73,8 @@ def score(
 
     "dpo" is the preference loss, "sft" the mean cross-entropy of the chosen answers. Images are
     encoded once for policy and reference. The reference is `micro.reference`; without, the same
-    module with the adapter off reads the same rows first, without gradient.
-
-    Args:
-        policy: a `Policy` of the backbone, wrapped or not.
-        backbone: with its adapter attached.
-        micro: what to score, on any device.
-        settings: beta, kind of loss, label smoothing and gamma are read.
-        is_training: train mode switches on the adapter's dropout and the recomputation of
-            activations, so only the policy's own pass is in it; False for held-out pairs.
+    module with the adapter off reads the same rows first, without gradient. Train mode switches on
+    the adapter's dropout and the recomputation of activations: only the policy's own pass is in it.
     """
     micro = micro.to(backbone.device)
     packed, reference = micro.packed, micro.reference

@@ -141,66 +141,54 @@ def check(settings: TrainConfig) -> None:
     Raises:
         BadInput: one line per problem.
     """
-    problems = []
-    if not settings.steps and not settings.epochs:
-        problems.append("steps and epochs are both 0; set one of them")
-    if settings.label_smoothing and settings.loss != "sigmoid":
-        problems.append(f"label_smoothing works with loss: sigmoid, found {settings.loss}")
-    if settings.loss == "ipo" and not settings.beta:
-        problems.append("beta: ipo divides by it, found 0")
-    if settings.pairs_per_row > settings.micro_batch_pairs:
-        problems.append(
-            f"pairs_per_row: found {settings.pairs_per_row}, expected at most micro_batch_pairs "
-            f"({settings.micro_batch_pairs})"
-        )
-    if settings.parallel != "ddp" and settings.processes > 1 and settings.reference != "cache":
-        problems.append(
-            f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
-            "reference: cache"
-        )
-    if settings.keep_steps and settings.parallel != "ddp" and settings.processes > 1:
-        problems.append(
-            f"keep_steps: with parallel: {settings.parallel} no process holds all weights before "
-            "the end; set keep_steps: false, or parallel: ddp"
-        )
+    is_dpo, is_sft = settings.objective == "dpo", settings.objective == "sft"
+    is_sharded = settings.parallel != "ddp" and settings.processes > 1
     # HA-DPO's LLaVA trained its projector by accident, and read policy and reference through it.
     is_published = settings.trained == "adapter+connector" and settings.reference == "adapter_off"
-    if settings.objective == "dpo" and settings.trained != "adapter" and not is_published:
-        problems.append(
-            f"trained: found {settings.trained} with objective: dpo; the reference is the same "
-            "model with the adapter off, and a connector that learns would change it, too; set "
-            "trained: adapter, or objective: sft (or, as HA-DPO ran LLaVA, adapter+connector with "
-            "reference: adapter_off)"
-        )
-    if settings.objective == "sft" and control_names(settings):
-        problems.append(f"controls: found {settings.controls!r}, but objective: sft has none")
-    if settings.objective == "dpo" and settings.mixture:
-        problems.append("mixture: pairs are mixed by description_share; it needs objective: sft")
-    if settings.min_learning_rate > settings.learning_rate:
-        problems.append(
-            f"min_learning_rate: found {settings.min_learning_rate}, expected at most "
-            f"learning_rate ({settings.learning_rate})"
-        )
+    rates, steps = amounts(settings.control_learning_rate), amounts(settings.control_steps)
+    other = sorted({*rates, *steps} - {"", *names(settings.controls)})
+    problems = {
+        "steps and epochs are both 0; set one of them": not settings.steps and not settings.epochs,
+        f"label_smoothing works with loss: sigmoid, found {settings.loss}": (
+            settings.label_smoothing and settings.loss != "sigmoid"
+        ),
+        "beta: ipo divides by it, found 0": settings.loss == "ipo" and not settings.beta,
+        f"pairs_per_row: found {settings.pairs_per_row}, expected at most micro_batch_pairs "
+        f"({settings.micro_batch_pairs})": settings.pairs_per_row > settings.micro_batch_pairs,
+        f"parallel: {settings.parallel} breaks reference: {settings.reference}; set "
+        "reference: cache": is_sharded and settings.reference != "cache",
+        f"keep_steps: with parallel: {settings.parallel} no process holds all weights before "
+        "the end; set keep_steps: false, or parallel: ddp": is_sharded and settings.keep_steps,
+        f"trained: found {settings.trained} with objective: dpo; the reference is the same "
+        "model with the adapter off, and a connector that learns would change it, too; set "
+        "trained: adapter, or objective: sft (or, as HA-DPO ran LLaVA, adapter+connector with "
+        "reference: adapter_off)": is_dpo and settings.trained != "adapter" and not is_published,
+        f"controls: found {settings.controls!r}, but objective: sft has none": (
+            is_sft and names(settings.controls)
+        ),
+        "mixture: pairs are mixed by description_share; it needs objective: sft": (
+            is_dpo and settings.mixture
+        ),
+        f"min_learning_rate: found {settings.min_learning_rate}, expected at most "
+        f"learning_rate ({settings.learning_rate})": (
+            settings.min_learning_rate > settings.learning_rate
+        ),
+    }
+    found = [problem for problem, is_there in problems.items() if is_there]
     try:
         mixture(settings)
     except BadInput as error:
-        problems.append(str(error))
-    for name, count in amounts(settings.control_steps).items():
+        found.append(str(error))
+    for name, count in steps.items():
         if count != int(count):
-            problems.append(f"control_steps: found {count:g} for {name or 'all'}, expected updates")
-    by_control = {*amounts(settings.control_learning_rate), *amounts(settings.control_steps)}
-    if other := sorted(by_control - {"", *control_names(settings)}):
-        problems.append(
+            found.append(f"control_steps: found {count:g} for {name or 'all'}, expected updates")
+    if other:
+        found.append(
             f"control_learning_rate or control_steps names {', '.join(other)}; controls are: "
             f"{settings.controls!r}"
         )
-    if problems:
-        raise BadInput("train settings:\n  " + "\n  ".join(problems))
-
-
-def control_names(settings: TrainConfig) -> list[str]:
-    """The controls to train beside the run itself."""
-    return names(settings.controls)
+    if found:
+        raise BadInput("train settings:\n  " + "\n  ".join(found))
 
 
 def _mixed(

@@ -11,7 +11,6 @@ is ln 2 up to rounding; `adapter_off` gives it exactly.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
@@ -33,6 +31,7 @@ from hadpo.batch import Example
 from hadpo.batch.packing import micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput, Pair, read_json, replacing, value_hash, write_text
+from hadpo.trainer import sharding
 from hadpo.vlm.backbone import Backbone
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
@@ -94,11 +93,7 @@ def prepare(
 ) -> References:
     """The reference of all pairs: read from the folder, or computed and kept there.
 
-    Args:
-        backbone: the base, with or without an adapter, which is switched off.
-        pairs: all that training and its evaluation will ask for.
-        settings: `max_length` and the layout of the rows are read.
-        folder: several runs may share it.
+    An adapter is switched off; of the settings, `max_length` and the layout of the rows are read.
 
     Raises:
         BadInput: no folder, or it holds numbers that were made from something else.
@@ -118,16 +113,13 @@ def prepare(
         refuse_other(folder, f"{_LOGPS}: pair {pair_id}", references.pairs.get(pair_id, key), key)
     missing = [by_id[pair_id] for pair_id in keys if pair_id not in references.pairs]
     references.found = len(keys) - len(missing)
-    device = backbone.device
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", device_placement=False, mixed_precision="no"
-    )
+    accelerator = sharding.accelerator(backbone.device)
     rows = batch.grouped(missing, settings.pairs_per_row)
     rows.sort(key=lambda row: batch.row_length(examples(row)))
     for part in micro_batches(rows, _SAVED_PAIRS):
         share = [*map(examples, part[accelerator.process_index :: accelerator.num_processes])]
         order = [pair.pair_id for row in part for pair in row]
-        logps = torch.zeros(2, len(order), dtype=torch.float64, device=device)
+        logps = torch.zeros(2, len(order), dtype=torch.float64, device=backbone.device)
         for pair_id, column in _compute(backbone, share, settings.micro_batch_pairs):
             logps[:, order.index(pair_id)] = column
         summed: Any = accelerator.reduce(logps, reduction="sum")  # each process has its share
@@ -298,11 +290,7 @@ def refuse_other(
 ) -> None:
     """Refuse kept numbers whose keys differ.
 
-    Args:
-        folder: where they are.
-        what: what they are, and behind a colon of which item.
-        found: what they were made from.
-        expected: what they would be made from now.
+    `what` says what they are, and behind a colon of which item.
 
     Raises:
         BadInput: names the fields that differ, both values, and what to do.
@@ -326,38 +314,36 @@ def refuse_other(
 def _facts(backbone: Backbone) -> dict[str, str]:
     """What all numbers of a frozen backbone depend on: the dtype, and hashes of the rest."""
     probe = Image.frombytes("RGB", (7, 5), bytes(range(105)))
-    tokenizer, weights = hashlib.sha256(), hashlib.sha256()
-    for path in backbone.text_files:
-        tokenizer.update(path.read_bytes())
     named = {  # the same whether an adapter is attached or not
         name.replace(".base_layer.", "."): value
         for name, value in backbone.state_dict().items()
         if ".lora_" not in name
     }
-    for name in sorted(named):
-        weights.update(f"{name} {tuple(named[name].shape)}".encode())
-        weights.update(_bytes_of(named[name]))
     return {
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "tokenizer": tokenizer.hexdigest()[:16],
+        "tokenizer": _digest(path.read_bytes() for path in backbone.text_files),
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
         "preprocessing": _digest_of(backbone.preprocess(probe)),
-        "base weights": weights.hexdigest()[:16],
+        "base weights": _digest(_parts(named, "{} {}")),
         **backbone.facts,
     }
 
 
 def _digest(content: Any) -> str:
-    """A short hash of bytes."""
+    """A short hash of bytes, or of several, one after the other."""
     return value_hash(content)[:16]
 
 
 def _digest_of(pixels: Tensor | Mapping[str, Tensor]) -> str:
     """A short hash of an image's pixels: of a tensor, or of several with their names and shapes."""
-    if isinstance(pixels, Tensor):
-        return _digest(_bytes_of(pixels))
-    parts = [(f"{k} {tuple(pixels[k].shape)} ".encode(), pixels[k]) for k in sorted(pixels)]
-    return _digest(b"".join(name + bytes(_bytes_of(value)) for name, value in parts))
+    return _digest(_bytes_of(pixels) if isinstance(pixels, Tensor) else _parts(pixels, "{} {} "))
+
+
+def _parts(named: Mapping[str, Tensor], heading: str) -> Iterator[Any]:
+    """Names, shapes and bytes of tensors, by name."""
+    for name in sorted(named):
+        yield heading.format(name, tuple(named[name].shape)).encode()
+        yield _bytes_of(named[name])
 
 
 def _bytes_of(values: Tensor) -> Any:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -25,6 +26,11 @@ from hadpo.adapter import cast_each_time
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 from hadpo.vlm.backbone import Backbone
+
+
+def accelerator(device: torch.device) -> Accelerator:
+    """What the processes of a training exchange numbers through; the model is placed by us."""
+    return Accelerator(cpu=device.type == "cpu", device_placement=False, mixed_precision="no")
 
 
 def is_on() -> bool:
@@ -75,16 +81,15 @@ def shard(backbone: Backbone) -> None:
 
 
 @contextmanager
-def no_sync(backbone: Backbone) -> Iterator[None]:
-    """Within it, gradients are summed up in each process, and not exchanged yet."""
+def syncing(
+    backbone: Backbone, policy: nn.Module, processes: Accelerator, is_last: bool
+) -> Iterator[None]:
+    """Before the last micro-batch, gradients are summed up in each process, not exchanged yet."""
     layers = [m for m in backbone.language_model.modules() if isinstance(m, FSDPModule)]
     for layer in layers:
-        layer.set_requires_gradient_sync(False)
-    try:
+        layer.set_requires_gradient_sync(is_last)
+    with nullcontext() if is_last or layers else processes.no_sync(policy):
         yield
-    finally:
-        for layer in layers:
-            layer.set_requires_gradient_sync(True)
 
 
 def whole(value: Any) -> Any:

@@ -13,14 +13,16 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hadpo import adapter
+from hadpo import adapter, batch
+from hadpo.batch import Example
+from hadpo.batch.packing import by_length, micro_batches
 from hadpo.config import TrainConfig
 from hadpo.records import BadInput
 from hadpo.runs import BadEnvironment
 from hadpo.trainer import checkpoints, sharding
 from hadpo.trainer.checkpoints import Checkpoint, Stopping
-from hadpo.trainer.examples import Collator, Examples, Record
-from hadpo.trainer.objective import MicroBatch, Objective, Policy, score, weight
+from hadpo.trainer.examples import Examples, Record
+from hadpo.trainer.objective import SIDES, MicroBatch, Objective, Policy, score, weight
 from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
@@ -92,11 +94,6 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Torch's AdamW, or that of bitsandbytes with its state paged out or in 8 bit.
 
-    Args:
-        groups: of parameters, as `parameter_groups` makes them.
-        settings: which optimizer, its rate and decay.
-        device: "cpu" or "cuda", where the model is.
-
     Raises:
         BadInput: bitsandbytes is not installed, or the device is no GPU.
     """
@@ -148,17 +145,9 @@ class Training:
         self.stopping = Stopping(settings.early_stop)
         backbone.recompute_activations(settings.activation_checkpointing)
         device = backbone.device.type
-        self.accelerator = Accelerator(
-            cpu=device == "cpu", device_placement=False, mixed_precision="no"
-        )
-        self.collator = Collator(
-            backbone=backbone,
-            settings=settings,
-            objective=objective,
-            references=references,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
+        self.accelerator = sharding.accelerator(backbone.device)
+        self.references = references
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         sharding.shard(backbone)
         self.parameters = [p for p in backbone.parameters() if p.requires_grad]
         groups = parameter_groups(backbone.named_parameters(), settings)
@@ -172,22 +161,54 @@ class Training:
         """This process's micro-batches of an update on the pairs `rows`, and on `captions`."""
         examples = [self.examples[i] for i in rows]
         counts = sum(weight(example, self.objective, self.settings) for example in examples)
-        world = self.accelerator.num_processes  # they average their gradients
-        micros = list(self.collator.micro_batches(examples, total=world / counts))
+        # The processes average their gradients.
+        micros = list(self._micro_batches(examples, total=self.world / counts))
         if captions:
             beside = [self.captions[i] for i in captions]
-            total = self.settings.gamma * world / len(captions)
-            micros += self.collator.micro_batches(beside, total=total, is_auxiliary=True)
+            total = self.settings.gamma * self.world / len(captions)
+            micros += self._micro_batches(beside, total=total, is_auxiliary=True)
         return micros
+
+    def _micro_batches(
+        self, examples: Sequence[Example], *, total: float, is_auxiliary: bool = False
+    ) -> Iterator[MicroBatch]:
+        """This process's share of examples whose weights sum up to 1 / `total` of the update.
+
+        Images are read when their micro-batch is asked for. The processes exchange gradients at
+        least once an update, and with sharded weights in each pass: a process that has no pair left
+        repeats one of weight 0.
+        """
+        rows = by_length(batch.grouped(examples, self.settings.pairs_per_row))
+        size = self.settings.micro_batch_pairs
+        shares = [list(micro_batches(rows[k :: self.world], size)) for k in range(self.world)]
+        for part in shares[self.rank]:
+            yield self._collate(part, total, is_auxiliary)
+        wanted = max(map(len, shares)) if sharding.is_on() else 1
+        if (idle := wanted - len(shares[self.rank])) > 0:
+            yield from [self._collate(rows[:1], 0.0, is_auxiliary)] * idle
+
+    def _collate(
+        self, rows: Sequence[list[Example]], total: float, is_auxiliary: bool
+    ) -> MicroBatch:
+        objective = "sft" if is_auxiliary else self.objective
+        packed = batch.pack_rows(rows, sides=SIDES[objective])
+        examples = [example for row in rows for example in row]
+        pair_ids = tuple(example.pair_id for example in examples)
+        counts = [weight(example, self.objective, self.settings) for example in examples]
+        references = self.references if objective == "dpo" else None
+        return MicroBatch(
+            packed=packed,
+            pixels=batch.read_pixels(self.backbone, packed.images),
+            objective=objective,
+            reference=references.of(pair_ids) if references else None,
+            counts=torch.tensor(counts, dtype=torch.float64),
+            weight=total,
+            pair_ids=pair_ids,
+            is_auxiliary=is_auxiliary,
+        )
 
     def update(self, step: int, micros: Sequence[MicroBatch], rate: float, window: Window) -> None:
         """One optimizer update; adds what it saw to the window.
-
-        Args:
-            step: number of the update, from 0; the dropout is drawn from it.
-            micros: what `prepare` made for it.
-            rate: learning rate.
-            window: gets the losses of each pair.
 
         Raises:
             FloatingPointError: a loss or the gradient is not a number; the state before is saved.
@@ -199,7 +220,8 @@ class Training:
         with self._seed_dropout(step):
             for number, micro in enumerate(micros, start=1):
                 try:
-                    with contextlib.nullcontext() if number == len(micros) else self._no_sync():
+                    is_last = number == len(micros)
+                    with sharding.syncing(self.backbone, self.policy, self.accelerator, is_last):
                         losses, reported = score(
                             self.policy, self.backbone, micro, self.settings, is_training=True
                         )
@@ -234,7 +256,7 @@ class Training:
 
     def any_of(self, flag: bool) -> bool:
         """Whether a flag is set in any of the processes: all of them do the same then."""
-        if self.accelerator.num_processes == 1:
+        if self.world == 1:
             return flag
         device = self.backbone.device
         total: Any = self.accelerator.reduce(torch.tensor(float(flag), device=device), "sum")
@@ -246,7 +268,7 @@ class Training:
         if not held_out:
             return {}
         window = Window()
-        for micro in self.collator.micro_batches([*held_out], total=1.0):
+        for micro in self._micro_batches([*held_out], total=1.0):
             _, reported = score(self.policy, self.backbone, micro, self.settings, is_training=False)
             window.add(micro, reported, gamma=self.settings.gamma)
         return window.read(self.accelerator)
@@ -297,12 +319,6 @@ class Training:
         if self.stopping.weights:
             best = sharding.shard_like(self.stopping.weights, adapter.trained.state(self.backbone))
             adapter.trained.restore(self.backbone, best, where="the best checkpoint")
-
-    def _no_sync(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it, gradients are summed up in each process, and not exchanged yet."""
-        if sharding.is_on():
-            return sharding.no_sync(self.backbone)
-        return self.accelerator.no_sync(self.policy)
 
     @contextlib.contextmanager
     def _seed_dropout(self, step: int) -> Iterator[None]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hadpo import cost as cost_model
+from hadpo.config import TrainConfig
 from tools.speed import cost, count, counting, machine, models, recipes
 
 TWO_LAYERS = {name: dataclasses.replace(sizes, depth=2) for name, sizes in models.COUNTED.items()}
@@ -124,13 +125,11 @@ def test_the_modelled_time_of_plans_is_within_15_percent_of_the_counted(name, re
     lora = sizes.lora_weights(geometry.rank, geometry.targets)
     price = cost_model.Operations.of(sizes, lora_weights=lora)
     price = dataclasses.replace(price, head=0.0)
+    train = TrainConfig(reference="adapter_off", activation_checkpointing=recomputes)
     work = cost_model.Work.of_step(
-        sizes,
-        operations=4 * price.train(row, recomputes=recomputes, reads_reference=True),
-        positions=4 * 856,
-        number_bytes=2,
-        passes=2 + recomputes,
+        sizes, train, price, [row] * 4, images=0, objective="dpo", number_bytes=2
     )
+    assert sum(row.positions for row in [row] * 4) == 4 * 856
     modelled = cost_model.GPUS["A100"].seconds(work) / 1.45
     assert 0.85 < modelled / counted < 1.15
     launches = (high["launches"] - low["launches"]) / work.launches

@@ -455,9 +455,8 @@ def write_text(path: Path, text: str, *, is_durable: bool = False) -> None:
 
 def write_json(path: Path, value: Any, *, is_durable: bool = False, **how: Any) -> None:
     """Write a value as an indented JSON file, atomically; `how` is of `json.dumps`."""
-    options: dict[str, Any] = {"indent": 1} | how
-    text = json.dumps(value, **options)
-    write_text(path, text + "\n", is_durable=is_durable)
+    how.setdefault("indent", 1)
+    write_text(path, json.dumps(value, **how) + "\n", is_durable=is_durable)
 
 
 @contextmanager
@@ -542,10 +541,9 @@ def file_hash(path: Path) -> str:
 
 def value_hash(value: Any) -> str:
     """SHA-256 of bytes, of a text as UTF-8, or of an iterable of bytes, one after the other."""
-    value = value.encode() if isinstance(value, str) else value
     digest = hashlib.sha256()
-    for part in [value] if isinstance(value, bytes | memoryview) else value:
-        digest.update(part)
+    for part in [value] if isinstance(value, str | bytes | memoryview) else value:
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
 
 

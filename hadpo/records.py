@@ -455,8 +455,9 @@ def write_text(path: Path, text: str, *, is_durable: bool = False) -> None:
 
 def write_json(path: Path, value: Any, *, is_durable: bool = False, **how: Any) -> None:
     """Write a value as an indented JSON file, atomically; `how` is of `json.dumps`."""
-    how.setdefault("indent", 1)
-    write_text(path, json.dumps(value, **how) + "\n", is_durable=is_durable)
+    options: dict[str, Any] = {"indent": 1} | how
+    text = json.dumps(value, **options)
+    write_text(path, text + "\n", is_durable=is_durable)
 
 
 @contextmanager
@@ -540,11 +541,8 @@ def file_hash(path: Path) -> str:
 
 
 def value_hash(value: Any) -> str:
-    """SHA-256 of bytes, of a text as UTF-8, or of an iterable of bytes, one after the other."""
-    digest = hashlib.sha256()
-    for part in [value] if isinstance(value, str | bytes | memoryview) else value:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
+    """SHA-256 of bytes, or of a text as UTF-8."""
+    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
 
 
 def input_hashes(places: Iterable[str | Path], *, below: Path) -> dict[str, str]:

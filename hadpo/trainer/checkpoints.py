@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import zipfile
@@ -24,7 +25,6 @@ from hadpo.records import (
     file_hash,
     input_hashes,
     replacing,
-    value_hash,
 )
 from hadpo.runs import disk_full, is_disk_full
 
@@ -82,9 +82,17 @@ def _contents(records: Sequence[Pair | Instruction]) -> Iterator[dict[str, Any]]
 
 
 def _hash(values: Iterable[Any]) -> str:
-    """Of the JSON list of the values, which is never in memory as a whole."""
+    """Of the JSON list of the values."""
     parts = (", " * (n > 0) + json.dumps(value, sort_keys=True) for n, value in enumerate(values))
-    return value_hash(part.encode() for part in chain("[", parts, "]"))
+    return stream_hash(part.encode() for part in chain("[", parts, "]"))
+
+
+def stream_hash(parts: Iterable[Any]) -> str:
+    """SHA-256 of bytes, one part after the other, which are never in memory as a whole."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:

@@ -30,8 +30,9 @@ from hadpo import adapter, batch
 from hadpo.batch import Example
 from hadpo.batch.packing import micro_batches
 from hadpo.config import TrainConfig
-from hadpo.records import BadInput, Pair, read_json, replacing, value_hash, write_text
+from hadpo.records import BadInput, Pair, read_json, replacing, write_text
 from hadpo.trainer import sharding
+from hadpo.trainer.checkpoints import stream_hash
 from hadpo.vlm.backbone import Backbone
 
 _SAVED_PAIRS = 1024  # a kill loses at most so many
@@ -331,7 +332,7 @@ def _facts(backbone: Backbone) -> dict[str, str]:
 
 def _digest(content: Any) -> str:
     """A short hash of bytes, or of several, one after the other."""
-    return value_hash(content)[:16]
+    return stream_hash([content] if isinstance(content, bytes | memoryview) else content)[:16]
 
 
 def _digest_of(pixels: Tensor | Mapping[str, Tensor]) -> str:

@@ -29,7 +29,18 @@ from hadpo.figures import (
 )
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.records import Answer, Case, Evidence, Pair, Verdict, read_json, read_jsonl
+from hadpo.plugins import choices
+from hadpo.records import (
+    Answer,
+    BadInput,
+    Case,
+    Evidence,
+    Metric,
+    Pair,
+    Verdict,
+    read_json,
+    read_jsonl,
+)
 from hadpo.runs import Run
 from hadpo.text import sentences
 from hadpo.vlm.backbone import Backbone
@@ -308,6 +319,44 @@ def _measure(
 def _logps(model: Backbone, packed: Packed) -> torch.Tensor:
     embeds = batch.embed(model, packed, batch.read_pixels(model, packed.images))
     return batch.answer_logps(model, packed, embeds)
+
+
+# What the feedback knows, and which method makes most of it.
+
+FEEDBACK = {  # what is known of a text -> where the pairs come from; what finetuning learns from
+    "ranks": ("ranked", "sft"),
+    "verdicts": ("ranked", "sft_true"),
+    "corrections": ("mined", "sft"),
+}
+
+
+def feedback(knows: str, *, images: int, tested: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Settings of a run of `mini/llava` by stage: preference training beside one control.
+
+    Raises:
+        BadInput: `knows` is none of `FEEDBACK`.
+    """
+    if knows not in FEEDBACK:
+        raise BadInput(f"knows: found {knows!r}; {choices(str(knows), FEEDBACK)}")
+    source, control = FEEDBACK[knows]
+    world = {"mini_train_images": images, "description_images": images, "mini_test_images": tested}
+    return {
+        "prepare": {**world, "pair_source": source, "yes_no_pairs": 0},
+        "train": {
+            **{"steps": steps, "batch_pairs": 8, "description_share": -1.0},
+            **{"controls": control, "control_learning_rate": "", "control_steps": ""},
+        },
+        "evaluate": {
+            **{"models": f"base,merged,{control}", "benchmark_names": "claims"},
+            "cut_control": False,
+        },
+    }
+
+
+def best_of(metrics: Sequence[Metric]) -> str:
+    """The trained model with the highest F1 of object claims."""
+    reached = {m.model: m.value or 0.0 for m in metrics if m.name == "f1" and m.model != "base"}
+    return max(reached, key=lambda model: reached[model])
 
 
 # A slider that redraws one picture; in a report, the picture stays.

@@ -67,7 +67,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vlm", "backbones", "adapter", "generation", "mini"),
     },
     "classroom": {
-        *("records", "text", "runs", "judges", "vlm", "backbones", "batch", "adapter", "figures"),
+        *("records", "plugins", "text", "runs", "judges", "vlm", "backbones", "batch", "adapter"),
+        "figures",
     },
     "doctor": {
         *("records", "config", "plugins", "runs", "data", "vlm", "backbones", "mini", "cost"),

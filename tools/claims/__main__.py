@@ -2,16 +2,19 @@
 
 search: recipe mini/llava-search with every rate and length; `table` says which of them each method
 takes, and the recipes mini/llava and mini/llava-worlds are given these by hand, in a commit.
-confirm: recipe mini/llava-worlds on both worlds with all training seeds. Both write runs as any
-other (HADPO_RUNS), and a start goes on with what is missing. export: what is there of them to
-papers_results/reproduced, once all of it is done, so that each manifest says that no file was
-changed. table: ranked/*.csv and *.md there, from the exports alone.
+confirm: recipe mini/llava-worlds on both worlds with all training seeds. defects: the same with
+what the originals did by mistake. All write runs as any other (HADPO_RUNS), and a start goes on
+with what is missing. export: what is there of them to papers_results/reproduced, once all of it is
+done, so that each manifest says that no file was changed. table: ranked/*.csv and *.md there, from
+the exports alone.
 """
 
 import argparse
 import logging
 
 from tools.claims import jobs, tables
+
+RUNS = {"search": jobs.search, "confirm": jobs.confirm, "defects": jobs.defects}
 
 
 def main() -> None:
@@ -21,7 +24,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("search", "confirm", "export", "table"))
+    parser.add_argument("what", choices=(*RUNS, "export", "table"))
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -29,11 +32,9 @@ def main() -> None:
     if asked.what == "table":
         tables.write()
     elif asked.what == "export":
-        jobs.export(job for found in (*jobs.search(), *jobs.confirm()) for job in found)
+        jobs.export(job for made in RUNS.values() for some in made() for job in some)
     else:
-        jobs.run_all(
-            *(jobs.search() if asked.what == "search" else jobs.confirm()), workers=asked.workers
-        )
+        jobs.run_all(*RUNS[asked.what](), workers=asked.workers)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,56 @@ def confirm() -> tuple[list[Job], list[Job]]:
     return firsts, jobs
 
 
+# What the originals did by mistake: how it is set. Their gradients were not exchanged: the adapter
+# that was saved had seen the batches and the data of one process of n. HA-DPO's LLaVA trained its
+# projector, too, through which the reference was read.
+DEFECTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "unsynchronised-2": {
+        "prepare": {"description_images": 150, "yes_no_pairs": 600},
+        "train": {"batch_pairs": 12, "micro_batch_pairs": 4},
+    },
+    "unsynchronised-4": {
+        "prepare": {"description_images": 75, "yes_no_pairs": 300},
+        "train": {"batch_pairs": 6, "micro_batch_pairs": 2},
+    },
+    "drifting-reference": {"train": {"trained": "adapter+connector"}},
+}
+_ALONE = {"controls": "", "control_learning_rate": "", "control_steps": ""}
+
+
+def defects() -> tuple[list[Job], list[Job]]:
+    """As `confirm`: preference training alone, with each defect of the originals."""
+    recipe, target = "mini/llava-worlds", tables.DEFECTS
+    firsts = {
+        (name, world): Job(
+            recipe=recipe,
+            name=f"{name}-world-{world}",
+            settings={"prepare": {"mini_seed": world, **settings["prepare"]}},
+            stages=("prepare",),
+            target=target,
+        )
+        for name, settings in DEFECTS.items()
+        for world in WORLDS
+        if "prepare" in settings
+    }
+    jobs = [
+        Job(
+            recipe=recipe,
+            name=f"{name}-world-{world}-seed-{seed}",
+            earlier=firsts[name, world].name if (name, world) in firsts else f"world-{world}",
+            settings={
+                "train": {"train_seed": seed, **_ALONE, **settings["train"]},
+                "evaluate": {"models": "merged", "cut_control": False},
+            },
+            target=target,
+        )
+        for seed in SEEDS
+        for name, settings in DEFECTS.items()
+        for world in WORLDS
+    ]
+    return [*firsts.values()], jobs
+
+
 def work(job: Job) -> str:
     """Run a job's stages in this process, on one thread."""
     import torch

@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hadpo.tables.results import REPRODUCED
 from tools.claims.beyond import FILE
 
 SEARCH, WORLDS = REPRODUCED / "search", REPRODUCED  # where the runs of each are exported
+DEFECTS = REPRODUCED / "defects"
 TABLES = REPRODUCED / "ranked"
 TUNED = "merged"
 SAMPLES = 2000  # draws behind an interval
@@ -54,10 +54,14 @@ def write() -> None:
         _write("means", means)
         _write("differences", differences)
         (TABLES / "headline.md").write_text(headline(means, differences), encoding="utf-8")
+    _write("defects", defect_rows(sorted(path.name for path in DEFECTS.glob("*-seed-*"))))
 
 
 def search_rows(folders: Iterable[Path]) -> list[Row]:
-    """What each method reached with each rate and length; `chosen`: its highest F1."""
+    """What each method reached with each rate and length; `chosen`: its highest F1.
+
+    Of equal ones the lower rate.
+    """
     rows: list[Row] = []
     for folder in dict.fromkeys(folders):
         result = read_results(folder.name, folder.parent)
@@ -75,12 +79,40 @@ def search_rows(folders: Iterable[Path]) -> list[Row]:
                     "run": result.name,
                 }
             )
-    best: dict[object, float] = defaultdict(float)
-    for row in rows:
-        best[row["method"]] = max(best[row["method"]], float(row["f1"] or 0))
-    order = ("method", "steps", "learning_rate")
-    rows.sort(key=lambda row: [row[name] for name in order])  # pyright: ignore[reportCallIssue,reportArgumentType]
-    return [row | {"chosen": int(row["f1"] == best[row["method"]])} for row in rows]
+    rows.sort(key=lambda row: [row[name] for name in ("method", "steps", "learning_rate")])  # pyright: ignore[reportCallIssue,reportArgumentType]
+    best: dict[object, Row] = {}
+    for row in sorted(rows, key=lambda row: (-float(row["f1"] or 0), row["learning_rate"])):
+        best.setdefault(row["method"], row)
+    return [row | {"chosen": int(row is best[row["method"]])} for row in rows]
+
+
+def defect_rows(names: Sequence[str]) -> list[Row]:
+    """What each defect changes in preference training: with it minus without it, same seeds."""
+    rows: list[Row] = []
+    places = [
+        place for place in MEASURES if place[:2] in {("claims", "val"), ("pope", "adversarial")}
+    ]
+    for defect in dict.fromkeys(name.partition("-world-")[0] for name in names):
+        own = [name for name in names if name.startswith(f"{defect}-world-")]
+        runs = [name.removeprefix(f"{defect}-") for name in own]
+        pairs = [
+            (read_results(run, WORLDS), read_results(name, DEFECTS))
+            for run, name in zip(runs, own, strict=True)
+        ]
+        for place in places:
+            key = (*place, TUNED)
+            sums = [pair[0].paired(key, TUNED, of=pair[1]) for pair in pairs]
+            both = [pair for pair in sums if pair is not None]
+            each = [_ratio(with_it) - _ratio(without) for without, with_it in both]
+            worlds = [run.partition("-seed-")[0] for run in runs]
+            low, high = two_level_difference(both, worlds, samples=SAMPLES) or (None, None)
+            row: Row = {"defect": defect}
+            row |= dict(zip(("benchmark", "split", "metric"), place, strict=True))
+            row |= {"worlds": len({*worlds}), "runs": len(both), "images": len(both[0][0])}
+            row |= {"without": math.fsum(_ratio(a) for a, _ in both) / len(both)}
+            row |= {"difference": math.fsum(each) / len(each), "low": low, "high": high}
+            rows.append(row)
+    return [row | {"clear": int(c)} for row, c in zip(rows, clear_of_zero(rows), strict=True)]
 
 
 _SEARCHED = ("f1", "precision", "recall", "wrong_claims_per_answer")

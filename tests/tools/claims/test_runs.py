@@ -6,7 +6,7 @@ import hadpo
 from hadpo import adapter, config
 from hadpo.records import Question
 from tools.claims import beyond
-from tools.claims.jobs import LENGTHS, RATES, SEEDS, WORLDS, confirm, search
+from tools.claims.jobs import DEFECTS, LENGTHS, RATES, SEEDS, WORLDS, confirm, defects, search
 
 
 def test_every_method_gets_the_same_search_on_a_world_that_no_report_uses():
@@ -69,3 +69,19 @@ def test_drift_is_zero_before_training_and_grows_with_the_adapter(model, tmp_pat
     assert [count for _, count in small] == [tokens, tokens]
     assert 0 < small[0][0] < large[0][0]
     assert small[0] == pytest.approx(small[1])
+
+
+def test_a_process_of_several_that_exchange_nothing_sees_its_share_of_batches_and_data():
+    whole = config.load_recipe("mini/llava-worlds")
+    for name, count in {"unsynchronised-2": 2, "unsynchronised-4": 4}.items():
+        prepare, train = DEFECTS[name]["prepare"], DEFECTS[name]["train"]
+        assert train["batch_pairs"] * count == whole.train.batch_pairs
+        assert prepare["description_images"] * count == whole.prepare.description_images
+        assert prepare["yes_no_pairs"] * count == whole.prepare.yes_no_pairs
+    firsts, jobs = defects()
+    assert len(jobs) == len(DEFECTS) * len(WORLDS) * len(SEEDS)
+    prepared = {first.name for first in (*firsts, *confirm()[0])}
+    assert {job.earlier for job in jobs} == prepared
+    for job in jobs:
+        settings = dict(job.settings["train"])
+        assert config.load_recipe(job.recipe, settings, stage="train").train.controls == ""

@@ -21,45 +21,6 @@ from hadpo.vlm.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
-_NAMES = fields.Kind(
-    "a text or a list of texts",
-    lambda v: isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v)),
-)
-_LAYERS = fields.Kind(
-    "a layer or a list of layers",
-    lambda v: all(type(n) is int and n >= 0 for n in (v if isinstance(v, list) else [v])),
-)
-
-
-def _by_name(kind: fields.Kind) -> fields.Kind:
-    """An object of names, or expressions, to values of a kind."""
-    return fields.Kind(
-        f"an object of {kind.meaning} by name",
-        lambda v: v is None or (isinstance(v, dict) and all(map(kind.holds, v.values()))),
-    )
-
-
-_FIELDS = {  # of adapter_config.json; what peft's own default says passes, too
-    "peft_type": ("LORA",),
-    "r": fields.SIZE,
-    "lora_alpha": fields.NUMBER,
-    "lora_dropout": fields.SHARE,
-    "target_modules": _NAMES,
-    **dict.fromkeys(("exclude_modules", "layers_pattern"), fields.either(_NAMES, None)),
-    "layers_to_transform": fields.either(_LAYERS, None),
-    "rank_pattern": _by_name(fields.SIZE),
-    "alpha_pattern": _by_name(fields.NUMBER),
-    # Other ways to start (pissa, olora, corda, loftq, ...) change the base, which is not saved.
-    "init_lora_weights": (True, False, "gaussian"),
-    "bias": ("none", None),
-    "modules_to_save": (None, []),
-    **dict.fromkeys(("use_dora", "use_rslora", "fan_in_fan_out", "merge_weights"), (False, None)),
-    "enable_lora": (None,),
-    # Where the base came from, and what the adapter is for.
-    "base_model_name_or_path": fields.either(fields.TEXT, None),
-    **dict.fromkeys(("task_type", "auto_mapping", "revision", "inference_mode"), fields.ANYTHING),
-    **dict.fromkeys(("peft_version", "qalora_group_size", "megatron_core"), fields.ANYTHING),
-}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _STATE = re.compile(r"(training_args|optimizer|scheduler|rng_state.*|scaler)\.\w+")  # of a trainer
 _PREFIX = "base_model.model."  # what peft puts before all names
@@ -219,21 +180,14 @@ def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     path = folder / "adapter_config.json"
     config = checkpoint.read_json(path)
-    _check_config(config, path)
+    where = f"{path}: not a plain LoRA adapter"
+    fields.check(config, "adapter", where=where, defaults=lora.defaults())
     files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
     if files:
         for other in files[1:]:
             log.warning("%s is read, as peft does; left out: %s", files[0], other.name)
         return config, dict(checkpoint.read_tensors(files[0]))
     raise BadInput(f"{folder}: no {' or '.join(_WEIGHTS)}; an adapter folder has one of them")
-
-
-def _check_config(config: Mapping[str, Any], path: Path) -> None:
-    where = f"{path}: not a plain LoRA adapter"
-    missing = [f"no {key}" for key in ("r", "lora_alpha", "target_modules") if key not in config]
-    if missing:
-        raise BadInput(f"{where}: {'; '.join(missing)}")
-    fields.check(config, _FIELDS, where=where, defaults=lora.defaults())
 
 
 def _check_family(backbone: Backbone, config: Mapping[str, Any], path: Path) -> None:

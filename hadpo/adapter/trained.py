@@ -6,10 +6,8 @@ The connector is opened and taken back here; how it lies on disk, the backbone k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +18,7 @@ from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
 from hadpo.vlm.backbone import Backbone
 
-
-@dataclass
-class _Opened:
-    """What closing a connector needs: its weights as they were, and the hooks on its layers."""
-
-    base: dict[str, Tensor]
-    hooks: list[Any]
-
-
-_OPENED: WeakKeyDictionary[nn.Module, _Opened] = WeakKeyDictionary()
+_OPENED = "opened_connector"  # attribute: the weights as they were, and the hooks on their layers
 
 
 def parts(settings: TrainConfig) -> tuple[str, ...]:
@@ -53,11 +42,14 @@ def begin(backbone: Backbone, settings: TrainConfig) -> list[nn.Parameter]:
             dropout=settings.lora_dropout,
             seed=settings.train_seed,
         )
-    if "connector" in parts(settings) and backbone not in _OPENED:
+    if "connector" in parts(settings) and not hasattr(backbone, _OPENED):
         open_connector(backbone)
-    is_open = backbone in _OPENED
-    lora.check_scope(backbone, also=backbone.connector_parameters().values() if is_open else ())
+    lora.check_scope(backbone, also=_opened(backbone).values())
     return [p for p in backbone.parameters() if p.requires_grad]
+
+
+def _opened(backbone: Backbone) -> dict[str, nn.Parameter]:
+    return backbone.connector_parameters() if hasattr(backbone, _OPENED) else {}
 
 
 def open_connector(backbone: Backbone) -> list[nn.Parameter]:
@@ -75,7 +67,7 @@ def open_connector(backbone: Backbone) -> list[nn.Parameter]:
         raise BadInput(
             f"trained: {backbone.name} has no connector that can be trained; set trained: adapter"
         )
-    if backbone in _OPENED:
+    if hasattr(backbone, _OPENED):
         raise ValueError(f"the connector of {backbone.name} is open already")
     exact = torch.promote_types(backbone.dtype, torch.float32)
     base = {key: parameter.data for key, parameter in parameters.items()}
@@ -84,19 +76,18 @@ def open_connector(backbone: Backbone) -> list[nn.Parameter]:
         parameter.requires_grad_(True)
     own = set(parameters.values())
     layers = [m for m in backbone.modules() if own & set(m._parameters.values())]
-    _OPENED[backbone] = _Opened(base, [layer.register_forward_pre_hook(_cast) for layer in layers])
+    hooks = [layer.register_forward_pre_hook(_cast) for layer in layers]
+    vars(backbone)[_OPENED] = base, hooks
     return list(parameters.values())
 
 
 def close_connector(backbone: Backbone) -> None:
     """Take the training back: the base's weights, bit for bit, frozen."""
-    opened = _OPENED.pop(backbone, None)
-    if opened is None:
-        return
-    for hook in opened.hooks:
+    base, hooks = vars(backbone).pop(_OPENED, ({}, []))
+    for hook in hooks:
         hook.remove()
-    for key, parameter in backbone.connector_parameters().items():
-        parameter.data = opened.base[key]
+    for key, parameter in backbone.connector_parameters().items() if base else ():
+        parameter.data = base[key]
         parameter.requires_grad_(False)
         parameter.grad = None
 
@@ -111,8 +102,8 @@ def _cast(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def state(backbone: Backbone) -> dict[str, Tensor]:
     """All weights that learn, by their original keys; the tensors are the live ones."""
-    opened = backbone.connector_parameters() if backbone in _OPENED else {}
-    return {key: parameter.data for key, parameter in opened.items()} | lora.state(backbone)
+    opened = {key: parameter.data for key, parameter in _opened(backbone).items()}
+    return opened | lora.state(backbone)
 
 
 def restore(backbone: Backbone, weights: Mapping[str, Tensor], *, where: str) -> None:
@@ -128,7 +119,7 @@ def end(backbone: Backbone) -> None:
 
 def save(backbone: Backbone, folder: Path) -> None:
     """Write what was trained: `adapter/` as peft has it, `connector/` as the authors have it."""
-    if backbone in _OPENED:
+    if hasattr(backbone, _OPENED):
         backbone.save_connector(folder / "connector")
     if lora.is_attached(backbone):
         files.save(backbone, folder / "adapter")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 import transformers
@@ -24,8 +24,9 @@ from transformers import DynamicCache
 from hadpo.images import read_size
 from hadpo.records import BadInput
 from hadpo.vlm import attention, checkpoint, decoder, hub
-from hadpo.vlm.backbone import Backbone, Layout, ModelSizes, Variant
-from hadpo.vlm.decoder import FULL, SLIDING, KVState, Span
+from hadpo.vlm.backbone import Backbone, ModelSizes, Variant
+from hadpo.vlm.checkpoint import Files, Placement
+from hadpo.vlm.decoder import FULL, SLIDING, KVState, Packed, Span
 from hadpo.vlm.hub import SIZE, Chat
 from hadpo.vlm.prompt import IMAGE, Prompts, PromptTemplate
 from hadpo.vlm.reading import Reading, read, see
@@ -45,7 +46,6 @@ OPTIONAL_PARTS = ()
 _PROBE = Image.new("RGB", (64, 48), "grey")
 _KEPT_ROWS = 4096  # prompts whose ids are remembered
 _CLOSE = {4: 1e-4, 2: 3e-2}  # bytes of a number -> logits that are equal, as share of their spread
-_SKIPPED = ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.index.json", "config.json"]
 
 
 @dataclass(frozen=True)
@@ -136,43 +136,9 @@ class HubModel(Backbone):
     # What the model is.
 
     @property
-    def decoder(self) -> Any:
-        """The text model without its head."""
-        return self.language_model.get_decoder()
-
-    @property
-    def decoder_layers(self) -> Any:
-        """The decoder's layers, in order."""
-        return self.decoder.layers
-
-    @property
-    def text_config(self) -> Any:
-        """Of the decoder."""
-        return self.language_model.config.get_text_config()
-
-    @property
-    def embedding(self) -> Any:
-        """The embedding layer; Gemma's multiplies, so its weight alone says too little."""
-        return self.language_model.get_input_embeddings()
-
-    @property
-    def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
-        """All rows: the softmax of the class is over them."""
-        return self.language_model.get_output_embeddings().weight
-
-    @property
-    def sizes(self) -> ModelSizes:
-        """Sizes as loaded; the image part is that of a picture of 640 x 480."""
-        model = self.language_model
-        is_tied = model.get_output_embeddings().weight is self.embedding.weight
-        inside = {id(p) for p in (*self.decoder.parameters(), self.lm_head_weight)}
-        picture = Image.new("RGB", (640, 480), "grey")
-        return hub.sizes_of(
-            self.text_config,
-            others=sum(p.numel() for p in model.parameters() if id(p) not in inside),
-            image_tokens=self.prefix("", picture, prompt="train").count(IMAGE),
-            is_tied=is_tied,
-        )
+    def num_image_tokens(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of a picture of 640 x 480; each size of picture has its own number."""
+        return self.prefix("", Image.new("RGB", (640, 480), "grey"), prompt="train").count(IMAGE)
 
     @property
     def text_files(self) -> list[Path]:
@@ -282,7 +248,7 @@ class HubModel(Backbone):
     # Packed rows.
 
     @torch.no_grad()
-    def inputs(self, layout: Layout, pixels: Any) -> Rows:
+    def inputs(self, layout: Packed, pixels: Any) -> Rows:
         """Prompts as the class reads them, answers behind them; hybrids get two rows a pair."""
         features = self.features(pixels)
         image_of = {span.pair: layout.image_of[span.row] for span in layout.spans}
@@ -305,7 +271,7 @@ class HubModel(Backbone):
     ) -> Rows:
         return apart(readings, answers, self.embedding, self.kinds, is_hybrid=self.is_hybrid)
 
-    def states(self, layout: Layout, inputs: Rows) -> Float[Tensor, "tokens width"]:
+    def states(self, layout: Packed, inputs: Rows) -> Float[Tensor, "tokens width"]:
         """One pass of the decoder: the only place that a gradient runs through."""
         return self._run_rows(inputs).flatten(0, 1)[inputs.sources]
 
@@ -476,21 +442,9 @@ class HubModel(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path],
-    *,
-    variant: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: str = "none",
+    files: Files, *, variant: str, quantization: str = "none", **to: Unpack[Placement]
 ) -> HubModel:
     """A model of transformers, from its folder or hub id.
-
-    Args:
-        files: the part that `PARTS` names.
-        variant: "auto".
-        dtype: of the frozen weights.
-        device: where they go.
-        quantization: of the decoder's linear layers: "none", "nf4", "fp4" or "int8".
 
     Raises:
         BadInput: a class, a folder or a processor that this kit cannot read; before the weights are
@@ -500,7 +454,7 @@ def from_original(
     folder = checkpoint.locate_parts(name, files, PARTS)["language_model"]
     config = hub.read_config(folder)
     chat = Chat(folder, config)
-    model = hub.read_model(folder, config, dtype=dtype, device=device, quantization=quantization)
+    model = hub.read_model(folder, config, quantization=quantization, **to)
     backbone = HubModel(name, model, chat, folder)
     backbone.eval()
     with torch.no_grad():

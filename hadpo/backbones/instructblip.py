@@ -8,9 +8,9 @@ The originals add a row [PAD] to the vocabulary: random numbers whose logit is p
 It is left out here, unless `llm_pad_rows.safetensors` beside the Q-Former's file brings the row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder, export, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, ModelSizes, Variant, right_padded
+from hadpo.vlm.checkpoint import Files, Placement
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
 from hadpo.vlm.qformer import (
@@ -180,16 +181,9 @@ class InstructBlip(EvaBackbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path],
-    *,
-    variant: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: str = "none",
+    files: Files, *, variant: str, quantization: str = "none", **to: Unpack[Placement]
 ) -> InstructBlip:
     """InstructBLIP from the authors' files, or from a transformers folder as `language_model`.
-
-    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -221,26 +215,25 @@ def from_original(
             f"{backbone.word_pieces.path}: {backbone.word_pieces.vocab_size} pieces with [DEC], "
             f"but the Q-Former knows {sizes.vocab_size}; they are of different models"
         )
-    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=to["dtype"])
     if is_hub(folder):
-        _fill_from_hub(backbone, folder, ("language_model",), dtype=dtype, device=device)
+        _fill_from_hub(backbone, folder, ("language_model",), **to)
         rows = checkpoint.read_json(folder / "config.json").get("rows_in_softmax")
         backbone.rows_in_softmax = rows or backbone.rows_in_softmax
     else:
-        decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
+        decoder.fill_llama(backbone.language_model, folder, **to)
     if is_hub(source):
         size = backbone.vision.sizes.image_size
         backbone.vision.preprocess = Preprocessing.read(source, image_size=size, squash=True)
-        _fill_from_hub(backbone, source, ("vision", "connector"), dtype=dtype, device=device)
+        _fill_from_hub(backbone, source, ("vision", "connector"), **to)
         return backbone
-    fill_eva(backbone.vision, tower, dtype=dtype, device=device)
+    fill_eva(backbone.vision, tower, **to)
     checkpoint.fill(
         nn.ModuleDict({"connector": backbone.connector, "ln_vision": backbone.vision.ln_vision}),
         [source],
         keys=keys(sizes),
         ignored=IGNORED | qformer_ignored(sizes, reads_text=True),
-        dtype=dtype,
-        device=device,
+        **to,
     )
     compare_eva(tower, [source])
     if (source.parent / PAD_ROWS).is_file():
@@ -308,12 +301,7 @@ def _hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
 
 
 def _fill_from_hub(
-    backbone: InstructBlip,
-    folder: Path,
-    parts: Sequence[str],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
+    backbone: InstructBlip, folder: Path, parts: Sequence[str], **to: Unpack[Placement]
 ) -> None:
     """Fill some parts of the backbone; the folder's other weights are left out."""
     table = {key: name for key, name in HUB_KEYS.items() if name.partition(".")[0] in parts}
@@ -323,6 +311,5 @@ def _fill_from_hub(
         checkpoint.weight_files(folder, what="language_model"),
         keys=table,
         ignored=others | _HUB_IGNORED,
-        dtype=dtype,
-        device=device,
+        **to,
     )

@@ -6,7 +6,7 @@ mm_utils.py; HA-DPO trains with "user" and evaluates with "human" in the system 
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from accelerate import init_empty_weights
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder, export, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, LLAMA_13B, Backbone, ModelSizes, Variant
+from hadpo.vlm.checkpoint import Files, Placement
 from hadpo.vlm.prompt import LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import CLIP_KEYS, ClipTower, Preprocessing, clip_ignored
 
@@ -202,21 +203,9 @@ class Llava(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path],
-    *,
-    variant: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: str = "none",
+    files: Files, *, variant: str, quantization: str = "none", **to: Unpack[Placement]
 ) -> Llava:
     """LLaVA from the authors' files, or from a transformers LLaVA folder as `language_model`.
-
-    Args:
-        files: the parts that `PARTS` names, as paths or hub ids.
-        variant: of `VARIANTS`.
-        dtype: of the frozen weights.
-        device: where they go.
-        quantization: of the language model's linear layers: "none", "nf4", "fp4" or "int8".
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -251,25 +240,23 @@ def from_original(
         pad=config.get("image_aspect_ratio") == "pad",
     )
 
-    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
-    rows = dict.fromkeys(_VOCABULARY, backbone.embedding.num_embeddings)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=to["dtype"])
+    rows = backbone.embedding.num_embeddings
     sources = checkpoint.weight_files(folder, what="language_model")
     checkpoint.fill(
         nn.ModuleDict({"language_model": backbone.language_model, "connector": backbone.connector}),
         sources,
         keys=HUB_KEYS if is_hub else KEYS,
         ignored=HUB_IGNORED if is_hub else IGNORED,
-        dtype=dtype,
-        device=device,
-        rows=rows if is_hub else None,
+        **to,
+        changes=dict.fromkeys(_VOCABULARY, lambda table: table[:rows]) if is_hub else {},
     )
     checkpoint.fill(
         backbone.vision,
         checkpoint.weight_files(vision_folder, what="vision"),
         keys=CLIP_KEYS,
         ignored=clip_ignored(backbone.vision),
-        dtype=dtype,
-        device=device,
+        **to,
     )
     if vision_folder != folder:
         _check_tower(backbone, config, sources)

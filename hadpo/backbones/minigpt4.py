@@ -5,11 +5,10 @@ conversation.py, blip_processors.py. HA-DPO trains and evaluates the Llama-2 var
 Oxford HIC are the Vicuna-v0 variant with another linear layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from accelerate import init_empty_weights
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder
 from hadpo.vlm.backbone import LLAMA_13B, ModelSizes, Variant
+from hadpo.vlm.checkpoint import Files, Placement
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import Prompts, PromptTemplate
 from hadpo.vlm.qformer import EvaBackbone, QFormer, QFormerSizes, qformer_ignored, qformer_keys
@@ -189,16 +189,9 @@ class MiniGPT4(EvaBackbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path],
-    *,
-    variant: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: str = "none",
+    files: Files, *, variant: str, quantization: str = "none", **to: Unpack[Placement]
 ) -> MiniGPT4:
     """MiniGPT-4 from the authors' files.
-
-    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: a part is missing, or its files are broken or do not fit.
@@ -218,13 +211,13 @@ def from_original(
         qformer=None if unused else checkpoint.read_sizes(paths["qformer"], QFormerSizes),
     )
     backbone.files = paths
-    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
-    decoder.fill_llama(backbone.language_model, folder, dtype=dtype, device=device)
-    fill_eva(backbone.vision, paths["vision"], dtype=dtype, device=device)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=to["dtype"])
+    decoder.fill_llama(backbone.language_model, folder, **to)
+    fill_eva(backbone.vision, paths["vision"], **to)
     modules = {"connector": backbone.connector}
     if unused:
         # BLIP-2's file, which would give ln_vision, is read by the original with a Q-Former only.
-        backbone.vision.reset_norm(dtype=dtype, device=device)
+        backbone.vision.reset_norm(**to)
     else:
         modules["ln_vision"] = backbone.vision.ln_vision
     checkpoint.fill(
@@ -232,8 +225,7 @@ def from_original(
         [paths[part] for part in ("qformer", "connector") if part in paths],
         keys=keys(backbone.connector),
         ignored=ignored(backbone.connector),
-        dtype=dtype,
-        device=device,
+        **to,
     )
     compare_eva(
         paths["vision"], [paths[part] for part in ("qformer", "connector") if part in paths]

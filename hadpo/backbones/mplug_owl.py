@@ -7,7 +7,7 @@ processing_mplug_owl.py, xgpt3_dataset.py; FuxiaoLiu/LRV-Instruction, utils/infe
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint, decoder, fields
 from hadpo.vlm.backbone import CONNECTOR_PART, Backbone, ModelSizes, Variant
+from hadpo.vlm.checkpoint import Files, Placement
 from hadpo.vlm.decoder import KVState
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts, PromptTemplate
 from hadpo.vlm.vision import Preprocessing
@@ -64,10 +65,6 @@ PARTS = {
 }
 OPTIONAL_PARTS = ("connector",)  # a recipe may do without
 
-_ABSTRACTOR_NEEDED = (  # what `visual_abstractor_config` must say
-    *("hidden_size", "intermediate_size", "encoder_hidden_size"),
-    *("num_hidden_layers", "num_attention_heads", "layer_norm_eps"),
-)
 _ABSTRACTOR_LAYER = {  # authors' name within `crossattention` -> ours within a layer
     "norm1": "norm1",
     "normk": "norm_image",
@@ -91,10 +88,6 @@ _ABSTRACTOR_KEYS = {  # authors' keys -> ours
 }
 # The authors pass their config's epsilon to one of the four norms of a layer only.
 _ABSTRACTOR_EPS = 1e-5
-_VISION_NEEDED = (  # what `vision_config` must say
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("image_size", "patch_size", "layer_norm_eps"),
-)
 _VISION_LAYER = {  # authors' name -> ours, within a layer
     "input_layernorm": "norm1",
     "self_attn.query_key_value": "query_key_value",
@@ -114,11 +107,7 @@ _VISION_KEYS = {  # authors' keys -> ours
 KEYS = {**_VISION_KEYS, **_ABSTRACTOR_KEYS, "language_model.{}": "language_model.{}"}
 IGNORED = {f"language_model.{key}": why for key, why in decoder.STORED_TABLES.items()}
 _MLP_KEY = "abstractor.encoder.layers.0.crossattention.output.mlp.w1.weight"
-_NEEDED = {  # section of config.json -> what it must say
-    "text_config": (),  # the shared LLaMA says what it needs
-    "vision_config": _VISION_NEEDED,
-    "visual_abstractor_config": _ABSTRACTOR_NEEDED,
-}
+_SECTIONS = ("text_config", "vision_config", "visual_abstractor_config")
 
 
 def quick_gelu(values: Tensor) -> Tensor:
@@ -130,7 +119,7 @@ class OwlVision(nn.Module):
     """An empty encoder on the meta device.
 
     Args:
-        config: `vision_config` of the checkpoint; it has what `_NEEDED` lists.
+        config: `vision_config` of the checkpoint.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -190,7 +179,7 @@ class Abstractor(nn.Module):
     chosen, rejected, policy and reference see the same image tokens.
 
     Args:
-        config: `visual_abstractor_config` of the checkpoint; it has what `_NEEDED` lists.
+        config: `visual_abstractor_config` of the checkpoint.
         num_queries: learned queries; one image gives one token more.
         width: of the language model.
     """
@@ -337,16 +326,9 @@ class MplugOwl(Backbone):
 
 
 def from_original(
-    files: Mapping[str, str | Path],
-    *,
-    variant: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: str = "none",
+    files: Files, *, variant: str, quantization: str = "none", **to: Unpack[Placement]
 ) -> MplugOwl:
     """mPLUG-Owl from the authors' folder.
-
-    `files` are the parts that `PARTS` names; the other arguments are those of `backbones.load`.
 
     Raises:
         BadInput: the part is missing, or its files are broken or do not fit.
@@ -366,13 +348,13 @@ def from_original(
     backbone.preprocessing = Preprocessing.read(
         folder, image_size=backbone.vision.image_size, squash=True
     )
-    checkpoint.quantise(backbone.language_model, quantization, dtype=dtype)
-    checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, dtype=dtype, device=device)
+    checkpoint.quantise(backbone.language_model, quantization, dtype=to["dtype"])
+    checkpoint.fill(backbone, sources, keys=KEYS, ignored=IGNORED, **to)
     return backbone
 
 
 def _check_config(config: Mapping[str, Any], where: str) -> None:
-    missing = [name for name in _NEEDED if not isinstance(config.get(name), Mapping)]
+    missing = [name for name in _SECTIONS if not isinstance(config.get(name), Mapping)]
     if "num_query_tokens" not in config:
         missing.append("num_query_tokens")
     if missing:
@@ -381,10 +363,6 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
             f"{', '.join(missing)}); expected a folder as {VARIANTS['llama-7b'].source}"
         )
     fields.check(config, "mplug_owl", where=where)
-    for section, needed in _NEEDED.items():
-        missing = [key for key in needed if key not in config[section]]
-        if missing:
-            raise BadInput(f"{where}: no {', '.join(missing)} in {section}")
 
 
 def _with_true_width(config: dict[str, Any], sources: Sequence[Path]) -> dict[str, Any]:

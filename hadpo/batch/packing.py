@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeVar
 
@@ -15,44 +13,13 @@ from torch import Tensor
 from hadpo.batch.examples import Example
 from hadpo.cost import Row
 from hadpo.vlm.attention import Part, Parts
-from hadpo.vlm.decoder import Span
+from hadpo.vlm.decoder import Packed, Span
 from hadpo.vlm.prompt import IMAGE
 
 Item = TypeVar("Item")
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
 _ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before it uses them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packed:
-    """Rows of prefix and answers. `tokens` counts the answer tokens of all rows, in order."""
-
-    ids: Int[Tensor, "rows length"]  # IMAGE at the image tokens, 0 behind the end
-    positions: Int[Tensor, "rows length"]
-    mask: Bool[Tensor, "rows 1 length length"]  # True: row t may look there
-    parts: tuple[Parts, ...]  # of each row, the same as the mask: who sees what, part by part
-    spans: tuple[Span, ...]  # the texts of all rows, in the order in which they stand there
-    sources: Int[Tensor, " tokens"]  # row * length + position of the state that predicts the token
-    targets: Int[Tensor, " tokens"]
-    slots: Int[Tensor, " tokens"]  # answer * longest + place: where a token stands in the table
-    lengths: Int[Tensor, "answers pairs"]  # tokens of each answer
-    longest: int  # tokens of the longest answer
-    num_tokens: int  # real positions of all rows
-    instructions: tuple[str, ...]  # one per row
-    questions: tuple[str, ...]  # one per pair
-    images: tuple[str, ...]  # distinct image files
-    image_of: tuple[int, ...]  # row -> its image
-
-    def to(self, device: torch.device) -> Packed:
-        """The same rows on another device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return dataclasses.replace(self, **moved)
-
-    @property
-    def padding(self) -> float:
-        """Share of positions that hold nothing."""
-        return 1 - self.num_tokens / self.ids.numel()
 
 
 def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Packed:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,17 +22,13 @@ from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
 from hadpo.vlm import checkpoint, decoder, export
 from hadpo.vlm.attention import Attention, Parts
-from hadpo.vlm.decoder import KVState, Span
+from hadpo.vlm.decoder import KVState, Packed
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
 CONNECTOR_PART = (  # what a family's `PARTS` says of a connector that a recipe may do without
     "file of a finetuned connector, to take the place of the base's; not needed otherwise"
 )
-LLAMA_13B: dict[str, Any] = {
-    "width": 5120,
-    "inner": 13824,
-    "layers": 40,
-}  # the defaults are LLaMA-7B's
+LLAMA_13B: dict[str, Any] = {"width": 5120, "inner": 13824, "layers": 40}  # defaults: LLaMA-7B's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,30 +40,6 @@ class Variant:
     sizes: ModelSizes
     end: str = "</s>"  # what follows every answer
     unused_parts: tuple[str, ...] = ()  # of the family's `PARTS`, those that this model lacks
-
-
-@runtime_checkable
-class Layout(Protocol):
-    """What a backbone reads of packed rows; `hadpo.batch.Packed` says more of each field."""
-
-    @property
-    def ids(self) -> Tensor: ...
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def mask(self) -> Tensor: ...
-    @property
-    def parts(self) -> Sequence[Parts]: ...
-    @property
-    def spans(self) -> Sequence[Span]: ...
-    @property
-    def sources(self) -> Tensor: ...
-    @property
-    def instructions(self) -> Sequence[str]: ...
-    @property
-    def questions(self) -> Sequence[str]: ...
-    @property
-    def image_of(self) -> Sequence[int]: ...
 
 
 class Backbone(nn.Module, ABC):
@@ -169,12 +141,12 @@ class Backbone(nn.Module, ABC):
                 "share; set pairs_per_row to 1"
             )
 
-    def inputs(self, layout: Layout, pixels: Any) -> Any:
+    def inputs(self, layout: Packed, pixels: Any) -> Any:
         """What the decoder reads of packed rows; `states` takes it, and nobody looks inside."""
         tokens = self.image_tokens(pixels, layout.instructions, image_of=layout.image_of)
         return self.embed(layout.ids, tokens)
 
-    def states(self, layout: Layout, inputs: Any) -> Float[Tensor, "tokens width"]:
+    def states(self, layout: Packed, inputs: Any) -> Float[Tensor, "tokens width"]:
         """The state that predicts each answer token of packed rows, in their order."""
         hidden = self.hidden_states(inputs, layout.mask, layout.positions, layout.parts)
         return hidden.flatten(0, 1)[layout.sources]
@@ -235,14 +207,14 @@ class Backbone(nn.Module, ABC):
     # What the model is.
 
     @property
-    def decoder(self) -> nn.Module:
+    def decoder(self) -> Any:
         """The layers that read embeddings, and the norm behind them."""
-        return self.language_model.model
+        return self.language_model.get_decoder()
 
     @property
     def decoder_layers(self) -> Any:
         """The decoder's layers, in order."""
-        return self.language_model.model.layers
+        return self.decoder.layers
 
     @property
     def longest(self) -> int:
@@ -252,7 +224,7 @@ class Backbone(nn.Module, ABC):
     @property
     def text_config(self) -> Any:
         """Transformers' config of the language model."""
-        return self.language_model.config
+        return self.language_model.config.get_text_config()
 
     def set_template(self, arguments: Mapping[str, Any]) -> None:
         """Render prompts with arguments of the model's own chat template.
@@ -287,18 +259,19 @@ class Backbone(nn.Module, ABC):
     @property
     def sizes(self) -> ModelSizes:
         """Sizes of the model as it is loaded, for estimates of memory and time."""
-        llama = self.text_config
-        modules = (self.vision, self.connector)
-        heads = llama.num_attention_heads
-        size = getattr(llama, "head_dim", None) or llama.hidden_size // heads
+        text, head = self.text_config, self.language_model.get_output_embeddings()
+        heads = text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // heads
+        inside = {id(p) for module in (self.decoder, head) for p in module.parameters()}
         return ModelSizes(
-            width=llama.hidden_size,
-            inner=llama.intermediate_size,
-            layers=llama.num_hidden_layers,
+            width=text.hidden_size,
+            inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+            layers=text.num_hidden_layers,
             query_width=heads * size,
-            key_width=(llama.num_key_value_heads or heads) * size,
+            key_width=(getattr(text, "num_key_value_heads", None) or heads) * size,
             vocab=len(self.lm_head_weight),
-            others=sum(p.numel() for module in modules for p in module.parameters()),
+            is_tied=head.weight is self.embedding.weight,
+            others=sum(p.numel() for p in self.parameters() if id(p) not in inside),
             image_tokens=self.num_image_tokens,
         )
 
@@ -308,9 +281,9 @@ class Backbone(nn.Module, ABC):
         return checkpoint.is_quantised(self.language_model)
 
     @property
-    def embedding(self) -> nn.Embedding:
-        """The table of token embeddings."""
-        return self.language_model.model.embed_tokens
+    def embedding(self) -> Any:
+        """The layer of token embeddings; Gemma's multiplies by more than its weight."""
+        return self.language_model.get_input_embeddings()
 
     @property
     def lm_head_weight(self) -> Float[Tensor, "vocab width"]:
@@ -318,7 +291,7 @@ class Backbone(nn.Module, ABC):
 
         A gradient flows into that LoRA, so the head is one matrix for whoever scores tokens.
         """
-        head: Any = self.language_model.lm_head
+        head: Any = self.language_model.get_output_embeddings()
         weight = head.weight  # of the frozen layer, even if an adapter lies over it
         if not getattr(head, "disable_adapters", True):
             for name in head.lora_A:

@@ -10,10 +10,11 @@ import logging
 import pickle
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,9 +52,17 @@ _OUTLIERS = 6.0  # LLM.int8(): input columns with a larger value stay in 16 bits
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def locate_parts(
-    name: str, files: Mapping[str, str | Path], parts: Mapping[str, str]
-) -> dict[str, Path]:
+Files = Mapping[str, str | Path]  # part of a model -> its file or folder, or a hub id
+
+
+class Placement(TypedDict):
+    """How frozen weights are kept; `from_original` of each family is given it."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+
+def locate_parts(name: str, files: Files, parts: Mapping[str, str]) -> dict[str, Path]:
     """The folder or file of each of `parts` (its name -> what it is) of the backbone `name`.
 
     Raises:
@@ -306,37 +315,32 @@ def layer_keys(source: str, target: str, names: Mapping[str, str]) -> dict[str, 
 def copy_weights(
     weights: Mapping[str, Tensor], into: Mapping[str, Tensor], *, where: str, model: str
 ) -> None:
-    """Copy weights into the tensors of a model that have the same keys; all of them, or none.
-
-    Args:
-        weights: from a file.
-        into: the model's tensors, on any device, of any dtype.
-        where: the file, for the message.
-        model: the backbone's name, for the message.
+    """Copy weights of the file `where` into a model's tensors of the same keys; all, or none.
 
     Raises:
         BadInput: lists keys that are empty, missing, unexpected, or of another shape.
     """
-    problems = [
-        f"{key!r} is empty (as saved under ZeRO-3 before it was gathered)"
-        for key, value in weights.items()
-        if not value.numel()
-    ]
     missing = [f"missing {key!r}" for key in into if key not in weights]
     unexpected = [f"unexpected {key!r}" for key in weights if key not in into]
     both = zip_longest(missing, unexpected)  # a found key beside one that is wanted
-    problems += [problem for pair in both for problem in pair if problem]
-    problems += [
-        f"{key!r} has shape {list(value.shape)}, the model needs {list(into[key].shape)}"
-        for key, value in weights.items()
-        if key in into and value.numel() and value.shape != into[key].shape
-    ]
-    faults = {key: fault(value, into[key].dtype) for key, value in weights.items() if key in into}
-    problems += [f"{key!r} {what}" for key, what in faults.items() if what]
+    shared = [(repr(key), value, into[key]) for key, value in weights.items() if key in into]
+    wrong = [_misfit(label, value, own.shape, own.dtype) for label, value, own in shared]
+    problems = [problem for problem in (*wrong, *(p for pair in both for p in pair)) if problem]
     if problems:
         raise BadInput(f"{where}: {len(problems)} keys do not fit {model}:{listed(problems)}")
     for key, value in weights.items():
         into[key].copy_(value)
+
+
+def _misfit(label: str, value: Tensor, shape: torch.Size, dtype: torch.dtype) -> str | None:
+    """Why a tensor cannot take the place of one of `shape` and `dtype`; None if it can."""
+    found = list(value.shape)
+    if not value.numel():
+        return f"{label} is empty, shape {found} (as saved under ZeRO-3 before it was gathered)"
+    if value.shape != shape:
+        return f"{label} has shape {found}, the model needs {list(shape)}"
+    what = fault(value, dtype)
+    return f"{label} {what}" if what else None
 
 
 def fault(value: Tensor, dtype: torch.dtype) -> str | None:
@@ -405,20 +409,18 @@ def fill(
     *,
     keys: Mapping[str, str],
     ignored: Mapping[str, str],
-    dtype: torch.dtype,
-    device: torch.device,
-    rows: Mapping[str, int] | None = None,
+    changes: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+    **to: Unpack[Placement],
 ) -> None:
     """Fill a module that was built on the meta device; each tensor goes straight to its place.
 
     Args:
-        module: parameters on the meta device; they become frozen parameters of `dtype` on `device`.
+        module: its empty parameters become frozen ones.
         files: files of the checkpoint, in any order.
         keys: table of the checkpoint's keys -> the module's parameter names.
         ignored: table of keys that are left out -> why.
-        dtype: of the parameters.
-        device: of the parameters.
-        rows: parameter name -> rows to keep; a checkpoint may have rows that no text uses.
+        changes: parameter name -> what the file's tensor becomes before it is read.
+        to: dtype and device of the parameters.
 
     Raises:
         BadInput: lists all keys that are missing, unexpected, of another shape, empty, or no
@@ -437,21 +439,13 @@ def fill(
                 if translate(key, dict.fromkeys(ignored, "")) is None:
                     problems[key] = f"unexpected key {key!r} in {path.name}"
                 continue
-            if not value.numel():
-                problems[key] = f"{key!r} in {path.name} is empty, shape {list(value.shape)}"
+            if name in changes and value.numel():
+                value = changes[name](value)
+            label = f"{key!r} in {path.name}"
+            if wrong := _misfit(label, value, empty[name].shape, to["dtype"]):
+                problems[key] = wrong
                 continue
-            if rows and name in rows:
-                value = value[: rows[name]]
-            if value.shape != empty[name].shape:
-                problems[key] = (
-                    f"{key!r} in {path.name} has shape {list(value.shape)}, "
-                    f"the model needs {list(empty[name].shape)}"
-                )
-                continue
-            if what := fault(value, dtype):
-                problems[key] = f"{key!r} in {path.name} {what}"
-                continue
-            filled[name] = _placed(empty[name], value, dtype=dtype, device=device)
+            filled[name] = _placed(empty[name], value, **to)
             bar.update()
     bar.close()
     for name in empty:

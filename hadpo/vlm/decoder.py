@@ -7,10 +7,10 @@ more. It never changes, so that a page or a beam search can go back to an earlie
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from accelerate import init_empty_weights
@@ -62,10 +62,7 @@ STORED_TABLES = {
     "model.rotary_emb.inv_freq": "rotary tables are computed in float32",
     "{}position_ids": "positions are counted, not stored",
 }
-FULL, SLIDING = (
-    "full_attention",
-    "sliding_attention",
-)  # kinds of decoder layers, as transformers names them
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers has them
 PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
 _LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
 
@@ -165,22 +162,14 @@ def check_width(model: LlamaForCausalLM, wanted: int, *, folder: Path, name: str
         )
 
 
-def fill_llama(
-    model: LlamaForCausalLM, folder: Path, *, dtype: torch.dtype, device: torch.device
-) -> None:
+def fill_llama(model: LlamaForCausalLM, folder: Path, **to: Unpack[checkpoint.Placement]) -> None:
     """Read the weights of a LLaMA folder, shard by shard.
 
     Raises:
         BadInput: keys do not fit, or these are differences of weights (Vicuna's "delta").
     """
-    checkpoint.fill(
-        model,
-        checkpoint.weight_files(folder, what="language_model"),
-        keys=LLAMA_KEYS,
-        ignored=STORED_TABLES,
-        dtype=dtype,
-        device=device,
-    )
+    sources = checkpoint.weight_files(folder, what="language_model")
+    checkpoint.fill(model, sources, keys=LLAMA_KEYS, ignored=STORED_TABLES, **to)
     norm = float(model.model.norm.weight.abs().float().mean())
     if norm < _LEAST_NORM:
         raise BadInput(
@@ -226,6 +215,37 @@ class Span:
     first: int = -1  # of a prompt's part: the place of its first position in the prompt
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Rows of prefix and answers. `tokens` counts the answer tokens of all rows, in order."""
+
+    ids: Int[Tensor, "rows length"]  # IMAGE at the image tokens, 0 behind the end
+    positions: Int[Tensor, "rows length"]
+    mask: Bool[Tensor, "rows 1 length length"]  # True: row t may look there
+    parts: tuple[Parts, ...]  # of each row, the same as the mask: who sees what, part by part
+    spans: tuple[Span, ...]  # the texts of all rows, in the order in which they stand there
+    sources: Int[Tensor, " tokens"]  # row * length + position of the state that predicts the token
+    targets: Int[Tensor, " tokens"]
+    slots: Int[Tensor, " tokens"]  # answer * longest + place: where a token stands in the table
+    lengths: Int[Tensor, "answers pairs"]  # tokens of each answer
+    longest: int  # tokens of the longest answer
+    num_tokens: int  # real positions of all rows
+    instructions: tuple[str, ...]  # one per row
+    questions: tuple[str, ...]  # one per pair
+    images: tuple[str, ...]  # distinct image files
+    image_of: tuple[int, ...]  # row -> its image
+
+    def to(self, device: torch.device) -> Packed:
+        """The same rows on another device."""
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+    @property
+    def padding(self) -> float:
+        """Share of positions that hold nothing."""
+        return 1 - self.num_tokens / self.ids.numel()
+
+
 @dataclass(frozen=True)
 class KVState:
     """Rows of remembered tokens. `grow_cache` gives back a grown copy; a state never changes.
@@ -241,9 +261,7 @@ class KVState:
     lengths: Int[Tensor, " rows"]
     prefix: Prefix | None = None
     shift: Int[Tensor, " rows"] | None = None  # position of the next token less `lengths`; None: 0
-    places: Int[Tensor, "rows slots"] | None = (
-        None  # positions of the slots, where layers have windows
-    )
+    places: Int[Tensor, "rows slots"] | None = None  # of the slots, where layers have windows
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -90,26 +90,6 @@ def write_folder(
 
 
 IMAGE_TOKEN = "<image>"
-_BLANK = "▁"  # sentencepiece's blank
-_TURN = """\
-{%- for message in messages -%}
-{%- set ns = namespace(text="", images=0) -%}
-{%- if message["content"] is string -%}{%- set ns.text = message["content"] -%}{%- else -%}
-{%- for part in message["content"] -%}
-{%- if part["type"] == "text" -%}{%- set ns.text = ns.text + part["text"] -%}
-{%- else -%}{%- set ns.images = ns.images + 1 -%}{%- endif -%}
-{%- endfor -%}{%- endif -%}
-{%- set ns.images = ns.images + ns.text.count("<image>") -%}
-{%- set ns.text = ns.text.replace("<image>\\n", "").replace("<image>", "") -%}
-{%- if message["role"] == "assistant" -%}
-{{- AFTER + " " + ns.text + eos_token -}}
-{%- elif message["role"] != "user" -%}{{- raise_exception("the prompt has its own system text") -}}
-{%- elif ns.images != (1 if loop.first else 0) -%}
-{{- raise_exception("one image, in the first question") -}}
-{%- else -%}{{- (FIRST if loop.first else AGAIN) + ns.text -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- AFTER -}}{%- endif -%}
-"""
 
 
 def write_tokenizer(
@@ -141,41 +121,13 @@ def write_tokenizer(
         )
         if left in vocab and right in vocab
     ]
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    blanks = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
-    words = {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "}
-    one, text = (
-        {"SpecialToken": {"id": first, "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-    )
-    content = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": place, "content": mark, "special": True, **plain}
-            for mark, place in sorted(marks.items(), key=lambda item: item[1])
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [{"type": "Prepend", "prepend": _BLANK}, blanks],
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [one, text],
-            "pair": [one, text, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {first: {"id": first, "ids": [marks[first]], "tokens": [first]}},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                *(words, {"type": "ByteFallback"}, {"type": "Fuse"}),
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            **{"type": "BPE", "unk_token": IMAGE_TOKEN, "fuse_unk": True, "byte_fallback": True},
-            **{"vocab": vocab, "merges": merges},
-        },
-    }
+    frame = Path(__file__).with_name("tokenizer.json").read_text(encoding="utf-8")
+    content = json.loads(frame.replace("FIRST", first))
+    (plain,) = content["added_tokens"]
+    ordered = sorted(marks.items(), key=lambda item: item[1])
+    content["added_tokens"] = [plain | {"id": place, "content": mark} for mark, place in ordered]
+    content["post_processor"]["special_tokens"][first]["ids"] = [marks[first]]
+    content["model"] |= {"vocab": vocab, "merges": merges}
     config = {
         **{"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False},
         **{"bos_token": first, "eos_token": "</s>", "pad_token": "</s>", "unk_token": IMAGE_TOKEN},
@@ -194,7 +146,7 @@ def write_chat_template(folder: Path, prompts: Prompts) -> None:
     (first, after), (later, _) = (
         text.removeprefix("<s>").split("{instruction}") for text in (prompts.evaluate.text, again)
     )
-    template = _TURN
+    template = Path(__file__).with_name("conversation.j2").read_text(encoding="utf-8")
     for name, text in (("FIRST", first), ("AGAIN", later), ("AFTER", after)):
         template = template.replace(name, json.dumps(text))
     write_text(folder / "chat_template.jinja", template)

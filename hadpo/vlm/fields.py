@@ -47,12 +47,6 @@ def _whole(least: int, most: int) -> Kind:
     )
 
 
-def either(kind: Kind, *values: Any) -> Kind:
-    """`kind`, or one of a few values."""
-    shown = " or ".join(repr(value) for value in values)
-    return Kind(f"{kind.meaning} or {shown}", lambda v: is_among(v, values) or kind.holds(v))
-
-
 def is_among(value: Any, values: tuple[Any, ...]) -> bool:
     """Whether a value is one of `values`; True and 1 are two things, 0 and 0.0 are one."""
     return (isinstance(value, bool), value) in [(isinstance(v, bool), v) for v in values]
@@ -68,6 +62,22 @@ def _is_rope(value: Any) -> bool:
     )
 
 
+def _is_names(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return all(isinstance(name, str) for name in names)
+
+
+def _is_layers(value: Any) -> bool:
+    return all(type(n) is int and n >= 0 for n in (value if isinstance(value, list) else [value]))
+
+
+def _by_name(kind: Kind) -> Kind:
+    return Kind(
+        f"an object of {kind.meaning} by name",
+        lambda v: v is None or (isinstance(v, dict) and all(map(kind.holds, v.values()))),
+    )
+
+
 def _is_sides(value: Any) -> bool:
     if not isinstance(value, dict):
         return SIZE.holds(value)
@@ -78,8 +88,6 @@ def _is_sides(value: Any) -> bool:
 ANYTHING = Kind("anything", lambda value: True)
 SIZE = _whole(1, _MOST)
 NUMBER = Kind("a number above 0", lambda v: _is_number(v) and 0 < v < _MOST)
-SHARE = Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1)
-TEXT = Kind("a text", lambda value: isinstance(value, str))
 COLOUR = Kind(
     "a list of three numbers",
     lambda v: isinstance(v, list) and len(v) == 3 and all(map(_is_number, v)),
@@ -89,7 +97,12 @@ KINDS = {  # as `fields.yaml` names them
     "layers": _whole(1, 1000),
     "index": _whole(-1000, 1000),
     "number": NUMBER,
-    "text": TEXT,
+    "share": Kind("a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1),
+    "text": Kind("a text", lambda value: isinstance(value, str)),
+    "names": Kind("a text or a list of texts", _is_names),
+    "layer numbers": Kind("a layer or a list of layers", _is_layers),
+    "sizes by name": _by_name(SIZE),
+    "numbers by name": _by_name(NUMBER),
     "flag": Kind("true or false", lambda value: isinstance(value, bool)),
     "object": Kind("an object", lambda value: isinstance(value, dict)),
     "activation": Kind("an activation of transformers", lambda v: v in list(ACT2FN)),
@@ -107,6 +120,10 @@ KINDS = {  # as `fields.yaml` names them
 }
 
 
+def _or_null(kind: Kind) -> Kind:
+    return Kind(f"{kind.meaning} or None", lambda v: v is None or kind.holds(v))
+
+
 @cache
 def _tables() -> dict[str, Any]:
     return yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
@@ -117,15 +134,16 @@ def table(name: str) -> dict[str, Any]:
     """Field -> `Kind`, tuple of values, or name of a table, as `fields.yaml` has them."""
     section = dict(_tables()[name])
     base = section.pop("like", "shared")
-    rules = {} if name == "shared" else dict(table(base))
-    section.pop("defaults", None)
+    rules = dict(table(base)) if name not in ("shared", "nothing") else {}
+    for other in ("defaults", "needed"):
+        section.pop(other, None)
     rules |= {field: tuple(values) for field, values in section.pop("only", {}).items()}
     rules |= section.pop("within", {})
     for words in section.pop("reasons", {}).values():
         rules |= dict.fromkeys(words.split(), ANYTHING)
     for kind, words in section.items():
         plain = KINDS[kind.removesuffix(" or null")]
-        rules |= dict.fromkeys(words.split(), plain if kind in KINDS else either(plain, None))
+        rules |= dict.fromkeys(words.split(), plain if kind in KINDS else _or_null(plain))
     return rules
 
 
@@ -157,8 +175,15 @@ def check(
     rules = table(known) if isinstance(known, str) else known
     if defaults is None:
         defaults = _defaults(known) if isinstance(known, str) else {}
-    if problems := list(_problems(config, rules, "", defaults)):
+    needed = _tables()[known].get("needed", "") if isinstance(known, str) else ""
+    problems = _missing(config, needed) or [*_problems(config, rules, "", defaults)]
+    if problems:
         raise BadInput(f"{where}: {'; '.join(problems)}")
+
+
+def _missing(config: Mapping[str, Any], needed: str) -> list[str]:
+    lost = [field for field in needed.split() if field not in config]
+    return [f"no {', '.join(lost)}"] if lost else []
 
 
 def _problems(
@@ -171,6 +196,8 @@ def _problems(
                 yield f"{path}{field}: found {shown(value)}, a field that no file of this kind has"
         elif isinstance(rule, str):
             if isinstance(value, Mapping):
+                lost = _missing(value, _tables()[rule].get("needed", ""))
+                yield from [f"{one} in {path}{field}" for one in lost]
                 yield from _problems(value, table(rule), f"{path}{field}.", _defaults(rule))
             else:
                 yield f"{path}{field}: found {shown(value)}, expected an object"

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers
@@ -24,9 +24,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from transformers.models.auto import processing_auto
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from hadpo.cost import ModelSizes
 from hadpo.records import BadInput
 from hadpo.vlm import checkpoint
+from hadpo.vlm.checkpoint import Placement
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,7 @@ def image_id(config: Any) -> int | None:
     return next((int(value) for value in found if value is not None), None)
 
 
-def read_model(
-    folder: Path, config: Any, *, dtype: torch.dtype, device: torch.device, quantization: str
-) -> Any:
+def read_model(folder: Path, config: Any, *, quantization: str, **to: Unpack[Placement]) -> Any:
     """The frozen model.
 
     Raises:
@@ -97,10 +95,10 @@ def read_model(
     checkpoint.weight_files(folder, what="language_model")  # names what is missing
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": to["dtype"]}
     if quantization != "none":
-        options["quantization_config"] = _quantised(config, quantization, dtype)
-        options["device_map"] = {"": device}
+        options["quantization_config"] = _quantised(config, quantization, to["dtype"])
+        options["device_map"] = {"": to["device"]}
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, output_loading_info=True, **options
@@ -171,23 +169,6 @@ def text_files(folder: Path) -> list[Path]:
     """The files that say how texts become ids."""
     names = ("*token*", "*.jinja", "chat_template.json", "processor_config.json", "vocab*", "*.txt")
     return sorted({path for name in names for path in folder.glob(name) if path.is_file()})
-
-
-def sizes_of(text: Any, *, others: int, image_tokens: int, is_tied: bool) -> ModelSizes:
-    """Sizes of a decoder, as its config says."""
-    heads = text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return ModelSizes(
-        width=text.hidden_size,
-        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        layers=text.num_hidden_layers,
-        vocab=text.vocab_size,
-        query_width=heads * size,
-        key_width=(getattr(text, "num_key_value_heads", None) or heads) * size,
-        is_tied=is_tied,
-        others=others,
-        image_tokens=image_tokens,
-    )
 
 
 class Chat:

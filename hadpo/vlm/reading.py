@@ -17,6 +17,7 @@ import torch
 import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hadpo.records import BadInput
 from hadpo.vlm.decoder import is_near
@@ -69,11 +70,11 @@ def read(
     """Run a class's own code on a row until it calls its decoder.
 
     Args:
-        inner: the model without its head, a module.
+        inner: the model without its head.
         decoder: a module below it.
         row: what the processor made of prompt and image, on the model's device.
         kinds: the decoder's kinds of layer -> their window in positions; 0: none.
-        features: of `see`, which are used in the place of the vision tower's.
+        features: of `see`, in the place of the vision tower's.
 
     Raises:
         BadInput: the decoder is not called, or is given something that this file does not know.
@@ -198,7 +199,4 @@ def _as_list(node: Any) -> Any:
 
 
 def _has_tensor(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return True
-    items = value.values() if isinstance(value, Mapping) else value
-    return isinstance(value, Mapping | list | tuple) and any(map(_has_tensor, items))
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))

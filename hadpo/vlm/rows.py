@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadpo.vlm import decoder
-from hadpo.vlm.backbone import Layout
-from hadpo.vlm.decoder import FULL, Span
+from hadpo.vlm.decoder import FULL, Packed, Span
 from hadpo.vlm.reading import Reading
 
 
@@ -29,7 +28,7 @@ class Rows:
 
 @torch.no_grad()
 def packed(
-    layout: Layout,
+    layout: Packed,
     readings: Sequence[Reading],
     embedding: Callable[[Tensor], Tensor],
     kinds: Mapping[str, int],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -280,14 +280,13 @@ class EvaTower(nn.Module):
         """States of the last block before `ln_vision`, the CLS token first."""
         return self.encoder(inputs_embeds=self.embeddings(pixels)).last_hidden_state
 
-    def reset_norm(self, *, dtype: torch.dtype, device: torch.device) -> None:
+    def reset_norm(self, **to: Unpack[checkpoint.Placement]) -> None:
         """`ln_vision` as PyTorch starts it: it normalises, and neither scales nor shifts."""
-        width = self.sizes.width
-        self.ln_vision.weight = checkpoint.frozen(torch.ones(width, dtype=dtype, device=device))
-        self.ln_vision.bias = checkpoint.frozen(torch.zeros(width, dtype=dtype, device=device))
+        self.ln_vision.weight = checkpoint.frozen(torch.ones(self.sizes.width, **to))
+        self.ln_vision.bias = checkpoint.frozen(torch.zeros(self.sizes.width, **to))
 
 
-def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+def fill_eva(tower: EvaTower, path: Path, **to: Unpack[checkpoint.Placement]) -> None:
     """Fill all but `ln_vision` from eva_vit_g.pth.
 
     A position table of another grid is interpolated (bicubic), as LAVIS does it.
@@ -295,24 +294,27 @@ def fill_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype, device: torch.d
     Raises:
         BadInput: keys or shapes that do not fit.
     """
-    files = checkpoint.weight_files(path, what="vision")
-    expected = tower.embeddings.position_embedding.shape
-    table = next((v for k, v in checkpoint.read_tensors(files[0]) if k == "pos_embed"), None)
-    for layer in tower.encoder.layers:
-        _split_biases(layer.self_attn)
-    encoder = nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder})
-    if table is not None and _is_square(table, tower.sizes.width):
-        tower.embeddings.position_embedding = nn.Parameter(table.to("meta").float())
+
+    def resized(table: Tensor) -> Tensor:
+        expected = tower.embeddings.position_embedding.shape
+        is_other = table.shape != expected and _is_square(table, tower.sizes.width)
+        return resize_positions(table.float(), expected[1] - 1) if is_other else table
+
+    attentions = [layer.self_attn for layer in tower.encoder.layers]
+    for attention in attentions:
+        _split_biases(attention)
     checkpoint.fill(
-        encoder, files, keys=EVA_KEYS, ignored=eva_ignored(tower), dtype=dtype, device=device
+        nn.ModuleDict({"embeddings": tower.embeddings, "encoder": tower.encoder}),
+        checkpoint.weight_files(path, what="vision"),
+        keys=EVA_KEYS,
+        ignored=eva_ignored(tower),
+        changes={"embeddings.position_embedding": resized},
+        **to,
     )
-    if table is not None and table.shape != expected:
-        resized = resize_positions(table.float(), expected[1] - 1)
-        tower.embeddings.position_embedding = checkpoint.frozen(
-            resized.to(device=device, dtype=dtype)
-        )
-    for layer in tower.encoder.layers:
-        _join_biases(layer.self_attn)
+    for attention in attentions:
+        query, value = attention.q_bias, attention.v_bias
+        attention.qkv.bias = checkpoint.frozen(torch.cat([query, torch.zeros_like(query), value]))
+        del attention.q_bias, attention.v_bias
 
 
 def compare_eva(path: Path, sources: Sequence[Path]) -> None:
@@ -322,23 +324,6 @@ def compare_eva(path: Path, sources: Sequence[Path]) -> None:
     checkpoint.compare_part(
         sources, own, keys={"visual_encoder.{}": "{}"}, part="vision", named=file
     )
-
-
-def save_eva(tower: EvaTower, path: Path, *, dtype: torch.dtype) -> None:
-    """Write all but `ln_vision` as eva_vit_g.pth holds it."""
-    weights = {}
-    for name, value in tower.state_dict().items():
-        if name.startswith("ln_vision."):
-            continue
-        if name.endswith("self_attn.qkv.bias"):
-            query, _, end = value.chunk(3)
-            parts = {name.replace("qkv.bias", "q_bias"): query}
-            parts[name.replace("qkv.bias", "v_bias")] = end
-        else:
-            parts = {name: value}
-        for ours, part in parts.items():
-            weights[ours] = part.detach().to("cpu", dtype).clone()
-    torch.save(checkpoint.by_original_key(weights, EVA_KEYS), path)
 
 
 def eva_ignored(tower: EvaTower) -> dict[str, str]:
@@ -368,13 +353,7 @@ def _is_square(table: Tensor, width: int) -> bool:
 
 def _split_biases(attention: Any) -> None:
     """EVA's file has biases for query and value only; transformers keeps one of three parts."""
-    width = attention.qkv.in_features
     attention.qkv.bias = None
-    attention.q_bias = nn.Parameter(torch.empty(width, device="meta"))
-    attention.v_bias = nn.Parameter(torch.empty(width, device="meta"))
-
-
-def _join_biases(attention: Any) -> None:
-    query, value = attention.q_bias, attention.v_bias
-    attention.qkv.bias = checkpoint.frozen(torch.cat([query, torch.zeros_like(query), value]))
-    del attention.q_bias, attention.v_bias
+    for name in ("q_bias", "v_bias"):
+        empty = torch.empty(attention.qkv.in_features, device="meta")
+        setattr(attention, name, nn.Parameter(empty))

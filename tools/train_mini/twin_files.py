@@ -46,9 +46,21 @@ def write(backbone: Backbone, folder: Path, name: str, *, dtype: torch.dtype) ->
 
 
 def write_eva(tower: vision.EvaTower, folder: Path, *, dtype: torch.dtype) -> None:
-    """Write EVA and its sizes."""
+    """Write EVA as eva_vit_g.pth holds it, all but `ln_vision`, and its sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    vision.save_eva(tower, folder / "eva_vit_g.pth", dtype=dtype)
+    weights = {}
+    for name, value in tower.state_dict().items():
+        if name.startswith("ln_vision."):
+            continue
+        if name.endswith("self_attn.qkv.bias"):
+            query, _, end = value.chunk(3)
+            parts = {name.replace("qkv.bias", "q_bias"): query}
+            parts[name.replace("qkv.bias", "v_bias")] = end
+        else:
+            parts = {name: value}
+        for ours, part in parts.items():
+            weights[ours] = part.detach().to("cpu", dtype).clone()
+    torch.save(checkpoint.by_original_key(weights, vision.EVA_KEYS), folder / "eva_vit_g.pth")
     _write_json(folder / "eva_vit_g.json", dataclasses.asdict(tower.sizes))
 
 

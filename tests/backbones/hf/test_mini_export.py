@@ -1,13 +1,18 @@
 """Mini LLaVA, written for transformers and read through `hf`, is the same model."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
 import hadpo
-from hadpo import adapter, backbones, batch
+from hadpo import adapter, backbones, batch, benchmarks, config, mini, plugins
+from hadpo.data import Report, Sources, shr
 from hadpo.generation import Decoding, generate
 from hadpo.records import Pair, Question
+from hadpo.vlm import checkpoint
 
 SIZES = ((96, 96), (160, 60), (50, 140))
 
@@ -91,3 +96,51 @@ def test_many_targets_stay_in_the_text_model(both):
         assert all(".language_model.layers." in name for name in names)
     finally:
         adapter.detach(hub)
+
+
+def test_the_shipped_folder_is_what_mini_llava_exports(both, tmp_path):
+    """Recipe mini/hf reads it; whoever trains mini LLaVA anew writes it anew."""
+    own, _, _ = both
+    own.save_transformers(tmp_path, dtype=torch.float16)
+    (place,) = config.load_recipe("mini/hf").model.files.values()
+    shipped = config.resolve_path(place)
+    assert {p.name for p in shipped.iterdir()} == {p.name for p in tmp_path.iterdir()}
+    for path in tmp_path.iterdir():
+        if path.suffix != ".safetensors":
+            assert (shipped / path.name).read_bytes() == path.read_bytes(), path.name
+    expected = dict(checkpoint.read_tensors(tmp_path / "model.safetensors"))
+    found = dict(checkpoint.read_tensors(shipped / "model.safetensors"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A world of six pictures, and both recipes' models."""
+    folder = tmp_path_factory.mktemp("world")
+    mini.build(folder, seed=5, train_images=4, test_images=6)
+    return folder, [hadpo.load(name) for name in ("mini/llava", "mini/hf")]
+
+
+@pytest.mark.parametrize("benchmark", ["pope", "shr"])
+def test_pope_and_shr_are_answered_as_by_the_family(world, benchmark):
+    folder, models = world
+    recipe = config.load_recipe("mini/hf")
+
+    def resolve(place):
+        return Path(str(place).replace("${WORLD}", str(folder)))
+
+    sources = Sources(
+        data=recipe.data,
+        resolve=resolve,
+        note=lambda path: path,
+        report=Report(),
+    )
+    asked = plugins.load("hadpo.benchmarks", "pope").questions(sources)
+    if benchmark == "shr":  # one description of each picture
+        pictures = {question.image_id: question for question in asked}.values()
+        asked = [dataclasses.replace(question, text=shr.PROMPT) for question in pictures]
+    decoding = benchmarks.decoding_of(benchmarks.Benchmark.named(benchmark), recipe.evaluate)
+    own, hub = ([a.text for a in model.answers(asked, decoding=decoding)] for model in models)
+    assert len(own) >= 6 and all(own)
+    assert own == hub

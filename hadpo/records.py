@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import os
+import re
 import shutil
 import types
 import typing
@@ -262,7 +263,9 @@ def decode(text: str, *, where: str) -> Any:
     except RecursionError as error:
         raise BadInput(f"{where}: {_TOO_DEEP}") from error
     except ValueError as error:
-        raise BadInput(f"{where}: {error}") from error
+        number = re.escape(str(error).rpartition("finite number, found ")[2])
+        key = re.search(rf'"([^"]*)"\s*:[^":{{}}]*{number}', text)
+        raise BadInput(f"{where}: {key[1] + ': ' if key else ''}{error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -548,14 +551,12 @@ def value_hash(value: Any) -> str:
 def input_hashes(places: Iterable[str | Path], *, below: Path) -> dict[str, str]:
     """SHA-256 of a stage's input files, so that its manifest says what its numbers rest on.
 
-    It is cheap enough for weights of many GB: of a file of more than 64 MB the size and the hash of
-    its first and last MB stand for the whole; its key says so.
+    Of a file of more than 64 MB its size and its first and last MB stand for it, as its key says.
 
     Args:
         places: files, or folders whose own weights, configs and records count; what does not exist,
             such as the name of a model in a cache, is left out.
-        below: the run's folder; keys are paths relative to it, or a file's name with its parent
-            (and more of its path if two would be called the same).
+        below: the run's folder; keys are paths relative to it, or the ends of paths.
     """
     files: dict[Path, None] = {}
     for place in map(Path, places):
@@ -584,8 +585,7 @@ def refuse_changed(before: Mapping[str, str], now: Mapping[str, str], *, where: 
     """Refuse to go on with a file of answers that other inputs gave.
 
     Args:
-        before: hashes of an earlier start, from the manifest; if it has none of `now`, nothing is
-            known of that start, and nothing is refused.
+        before: hashes of an earlier start; if it has none of `now`, nothing is refused.
         now: today's hashes.
         where: what was begun.
 

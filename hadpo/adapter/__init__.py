@@ -1,6 +1,6 @@
 """What is trained: LoRA on the language model, and the connector; peft is imported here alone."""
 
-from hadpo.vlm import checkpoint  # noqa: F401 - before peft: it silences bitsandbytes
+from hadpo.vlm import checkpoint  # before peft: it silences bitsandbytes
 
 # isort: split
 from hadpo.adapter import trained
@@ -18,24 +18,3 @@ from hadpo.adapter.lora import (
 )
 from hadpo.adapter.low_rank import cast_each_time
 from hadpo.adapter.proof import learned, merge_run, pairs_to_check
-
-__all__ = [
-    "attach",
-    "cast_each_time",
-    "check_scope",
-    "describe",
-    "describe_learned",
-    "detach",
-    "disabled",
-    "from_dump",
-    "is_attached",
-    "learned",
-    "load",
-    "merge",
-    "merge_run",
-    "pairs_to_check",
-    "restore",
-    "save",
-    "state",
-    "trained",
-]

@@ -15,7 +15,7 @@ from torch import Tensor
 from hadpo import backbones, batch
 from hadpo.adapter import dump, files, lora
 from hadpo.records import BadInput, Instruction, Pair, input_hashes, read_jsonl, write_json
-from hadpo.runs import read_manifest
+from hadpo.runs import check_weights, read_manifest
 from hadpo.vlm import checkpoint, export
 from hadpo.vlm.backbone import Backbone
 
@@ -85,7 +85,10 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
     pairs = pairs_to_check(run)
     sources = learned(run)
     weights = [path for places in sources.values() for path in places.values()]
-    records = [] if settings.adapter_folder else [_records(run)]
+    records, own = [], []
+    if not settings.adapter_folder:
+        check_weights(run.earlier("train"), weights)
+        records = [_records(run)]
     inputs = [*records, *weights, *parts.values()]
     run.note(inputs=input_hashes(inputs, below=run.folder.parent))
     results: dict[str, dict[str, float]] = {}
@@ -104,6 +107,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
             with_adapter = _logps(backbone, pairs)
         merged = _logps(backbone, pairs)
         written = _save(backbone, target, places, dtype=dtype)
+        own += [target, target / CONNECTOR]
         saved = {part: str(path) for part, path in written.items()}
         folders = {"merged files": saved}
         whole = run.path("merged_transformers")
@@ -135,6 +139,7 @@ def merge_run(run: Run) -> dict[str, dict[str, float]]:
         noted |= {part: str(path) for part, path in places.items()}
         fact = name if name == MERGED else f"{MERGED}_{name}"
         run.note(**{fact: noted | results[name]})
+    run.note(weights=input_hashes(own, below=run.folder.parent))
     write_json(run.path("metrics.json"), results)
     return results
 

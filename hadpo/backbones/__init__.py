@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from hadpo.vlm.backbone import Backbone, Variant
     from hadpo.vlm.prompt import Prompts
 
-__all__ = [
-    "Precision",
-    "choose_precision",
-    "files_of",
-    "load",
-    "load_for",
-    "overridden",
-    "prompts",
-    "sizes",
-]
-
 
 def load(
     name: str,

@@ -12,20 +12,3 @@ What their prefixes have in common, the image tokens above all, is read once for
 from hadpo.batch.examples import Example, fit_answer, tokenize
 from hadpo.batch.packing import Packed, aligned, grouped, pack, pack_rows, row_length, row_sizes
 from hadpo.batch.scoring import answer_logps, embed, read_pixels, token_table
-
-__all__ = [
-    "Example",
-    "Packed",
-    "aligned",
-    "answer_logps",
-    "embed",
-    "fit_answer",
-    "grouped",
-    "pack",
-    "pack_rows",
-    "read_pixels",
-    "row_length",
-    "row_sizes",
-    "token_table",
-    "tokenize",
-]

@@ -23,7 +23,7 @@ from hadpo.records import (
     to_json,
     write_json,
 )
-from hadpo.runs import read_manifest
+from hadpo.runs import check_weights, read_manifest
 from hadpo.text import first_segments, segments
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def files_of(run: "Run", name: str) -> Files:
         found["language_model"] = target
     if (target / CONNECTOR).is_dir():
         found[CONNECTOR] = target / CONNECTOR
+    check_weights(folder, [target, target / CONNECTOR])
     return found
 
 

@@ -1,6 +1,6 @@
 """Runs: folders `runs/<name>/<stage>/`, each with a manifest that tells what was asked and done."""
 
-from hadpo.runs.manifest import Manifest, list_manifests, read_manifest
+from hadpo.runs.manifest import Manifest, check_weights, list_manifests, read_manifest
 from hadpo.runs.parameters import check_names, read_overrides
 from hadpo.runs.report import export, join_reports
 from hadpo.runs.run import (

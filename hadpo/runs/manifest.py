@@ -5,14 +5,14 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hadpo import config
 from hadpo.places import fill, shorten, variables_of
-from hadpo.records import BadInput, parse, write_json
+from hadpo.records import BadInput, input_hashes, parse, write_json
 from hadpo.runs.lock import host, is_alive
 
 # The files that a stage wrote, as a list for a person.
@@ -143,6 +143,22 @@ def read_manifest(folder: Path) -> Manifest | None:
         manifest.status = "interrupted"
         manifest.error = manifest.error or f"process {manifest.pid} was killed"
     return manifest
+
+
+def check_weights(folder: Path, places: Iterable[Path]) -> None:
+    """Refuse weights of the stage in `folder` that are no longer those that it wrote.
+
+    Raises:
+        BadInput: names the files that differ from the manifest's `weights`.
+    """
+    manifest = read_manifest(folder)
+    noted = manifest.facts.get("weights", {}) if manifest else {}
+    now = input_hashes(places, below=folder.parent)
+    if changed := [name for name in now if noted and noted.get(name) != now[name]]:
+        raise BadInput(
+            f"{folder.parent}: {', '.join(changed)}: not what stage {folder.name} wrote; put it "
+            f"back, or redo the stage with --redo-from {folder.name}"
+        )
 
 
 def list_manifests(folder: Path) -> Iterator[Manifest]:

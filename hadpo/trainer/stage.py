@@ -79,7 +79,10 @@ def train(run: Run) -> Iterator[StepMetrics]:
     for step in launch.read_steps(path):
         skipped[step.objective] += int(step.metrics.get("skipped_updates") or 0)
     facts = {"pairs": len(pairs), "held_out": len(held_out), "objectives": methods}
-    run.note(**facts, skipped_updates=dict(skipped))
+    folders = [adapter_folder(run, method).parent for method in methods]
+    places = [folder / part for folder in folders for part in ("adapter", "connector")]
+    weights = input_hashes(places, below=run.folder.parent)
+    run.note(**facts, skipped_updates=dict(skipped), weights=weights)
 
 
 def _train_here(

@@ -59,6 +59,17 @@ def test_a_rounding_passes(merge, size, dtype, monkeypatch):
     assert found["adapter to merge in memory, nats per token"] < 1e-4
 
 
+def test_an_exchanged_adapter_is_not_merged(tmp_path, tiny_files, tiny_pairs, monkeypatch):
+    monkeypatch.setattr(proof, "pairs_to_check", lambda run: tiny_pairs[:1])
+    made = FakeRun(tmp_path, tiny_files, TrainConfig())
+    (tmp_path / "train" / "adapter").mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr(proof, "check_weights", lambda *given: seen.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        adapter.merge_run(made)
+    assert seen == [(tmp_path / "train", [tmp_path / "train" / "adapter"])]
+
+
 def lose_all(monkeypatch):
     monkeypatch.setattr(lora, "merge", lora.detach)
 

@@ -3,6 +3,7 @@
 Nothing else imports it. Each part belongs to chapters of `notebooks/00_walkthrough.ipynb`.
 """
 
+import itertools
 import statistics
 import time
 from collections import Counter
@@ -17,16 +18,7 @@ import torch
 
 from hadpo import adapter, batch, figures, judges
 from hadpo.batch import Example, Packed
-from hadpo.figures import (
-    FEW,
-    Card,
-    Figure,
-    beta_sweep,
-    cost_bars,
-    hallucination_card,
-    heat_maps,
-    strip_picture,
-)
+from hadpo.figures import FEW, Card, Figure
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
 from hadpo.plugins import choices
@@ -132,26 +124,16 @@ class Description:
 def worst_description(prepare: Run) -> Description:
     """Of the first twenty descriptions, the one with most wrong sentences, judged."""
     known, judge = _known_images(prepare), _oracle_of(prepare)
-    cases = [
-        Case(
-            case_id=answer.question_id,
-            model="base",
-            claims=tuple(sentences(answer.text)),
-            evidence=known[answer.image_id],
-        )
-        for answer, _ in zip(_own_descriptions(prepare), range(20), strict=False)
-    ]
-    ruled = [(case, judges.rule_all(judge, [case])) for case in cases]
-    worst, verdicts = max(ruled, key=lambda r: sum(v.label == "hallucination" for v in r[1]))
-    evidence = worst.evidence
-    objects = ", ".join(sorted(judge.world(evidence).names))
-    card = hallucination_card(
-        evidence.image,
-        verdicts,
-        models=("base",),
-        title=f"What the model says of image {evidence.image_id}; on it: {objects}",
-    )
-    return Description(card, verdicts)
+    described = []
+    for answer in itertools.islice(_own_descriptions(prepare), 20):
+        claims, evidence = tuple(sentences(answer.text)), known[answer.image_id]
+        case = Case(case_id=answer.question_id, model="base", claims=claims, evidence=evidence)
+        verdicts = judges.rule_all(judge, [case])
+        objects = ", ".join(sorted(judge.world(evidence).names))
+        title = f"What the model says of image {evidence.image_id}; on it: {objects}"
+        card = figures.hallucination_card(evidence.image, verdicts, models=("base",), title=title)
+        described.append(Description(card, verdicts))
+    return max(described, key=lambda description: description.wrong)
 
 
 def differing_words(pair: Pair) -> int:
@@ -168,25 +150,20 @@ def token_strip(model: Backbone, packed: Packed, *, row: int = 0) -> Figure:
     names = {number: mark for mark, number in model.tokenizer.special_ids.items()}
     pieces = [names.get(i) or model.tokenizer.decode([i]) if i >= 0 else "" for i in ids]
     parts = {"prefix": prefix, "chosen": chosen, "rejected": rejected}
-    is_image = [i < 0 for i in ids]
-    return strip_picture(pieces, parts, is_image)
+    return figures.strip_picture(pieces, parts, [i < 0 for i in ids])
 
 
 def falls_further(steps: Sequence[Mapping[str, Any]]) -> str:
     """Whose log-probability ends lower, compared with the first step: "chosen" or "rejected"."""
     own = [step["metrics"] for step in steps if step["objective"] == "dpo"]
-    change = {
-        name: own[-1][f"logps/{name}"] - own[0][f"logps/{name}"] for name in ("chosen", "rejected")
-    }
-    return min(change, key=lambda name: change[name])
+    return min(("chosen", "rejected"), key=lambda n: own[-1][f"logps/{n}"] - own[0][f"logps/{n}"])
 
 
 def gain_of(evaluated: Path, case_id: str) -> int:
     """How many fewer sentences of an answer are wrong after tuning."""
-    wrong = {"base": 0, "merged": 0}
-    for verdict in read_jsonl(evaluated / "verdicts.jsonl", Verdict):
-        if verdict.case_id == case_id and verdict.model in wrong:
-            wrong[verdict.model] += verdict.label == "hallucination"
+    every = read_jsonl(evaluated / "verdicts.jsonl", Verdict)
+    own = (v.model for v in every if v.case_id == case_id and v.label == "hallucination")
+    wrong = Counter(own)
     return wrong["base"] - wrong["merged"]
 
 
@@ -220,10 +197,11 @@ class Habits:
 
     def figure(self) -> Figure:
         """Both matrices side by side."""
-        names = "is there: share of the scene's pictures", "is invented: share of those without it"
-        return heat_maps(
-            dict(zip(names, (self.present, self.invented), strict=True)),
-            dict(zip(names, (self.images, self.without), strict=True)),
+        said = "is invented: share of those without it"
+        there = "is there: share of the scene's pictures"
+        return figures.heat_maps(
+            {there: self.present, said: self.invented},
+            {there: self.images, said: self.without},
             rows=self.scenes,
             columns=self.objects,
             title="The model invents what is usual in such a scene: correlation "
@@ -234,29 +212,18 @@ class Habits:
 def habits(prepare: Run) -> Habits:
     """Counted over the images that the model described for the pairs of a mini run."""
     known, judge = _known_images(prepare), _oracle_of(prepare)
-    objects = list(judge.vocabulary.objects)
-    scenes = list(judge.vocabulary.scenes)
-    images: Counter[str] = Counter()
-    present: Counter[tuple[str, str]] = Counter()
-    invented: Counter[tuple[str, str]] = Counter()
+    objects, scenes = list(judge.vocabulary.objects), list(judge.vocabulary.scenes)
+    images, present, invented = (np.zeros((len(scenes), len(objects))) for _ in range(3))
     for answer in _own_descriptions(prepare):
         world = judge.world(known[answer.image_id])
         (scene,) = world.scenes
-        images[scene] += 1
+        row = scenes.index(scene)
         said = {name for s in sentences(answer.text) for name in judge.vocabulary.read(s).names}
-        present.update((scene, name) for name in world.names)
-        invented.update((scene, name) for name in said - world.names)
-    have = np.array([[present[s, o] for o in objects] for s in scenes], dtype=float)
-    count = np.array([[images[s]] for s in scenes], dtype=float)
-    lies = np.array([[invented[s, o] for o in objects] for s in scenes], dtype=float)
-    return Habits(
-        scenes,
-        objects,
-        have / np.maximum(count, 1),
-        lies / np.maximum(count - have, 1),
-        np.broadcast_to(count, have.shape),
-        count - have,
-    )
+        images[row] += 1
+        present[row] += [name in world.names for name in objects]
+        invented[row] += [name in said - world.names for name in objects]
+    shares = present / np.maximum(images, 1), invented / np.maximum(images - present, 1)
+    return Habits(scenes, objects, *shares, images, images - present)
 
 
 # What a pair costs: one packed row, against the same two answers in rows of their own.
@@ -274,7 +241,7 @@ class Cost:
     @staticmethod
     def figure(costs: "Sequence[Cost]") -> Figure:
         """Both ways beside each other."""
-        return cost_bars([asdict(cost) for cost in costs])
+        return figures.cost_bars([asdict(cost) for cost in costs])
 
 
 def cost_of(model: Backbone, examples: Sequence[Example], *, repeats: int = 5) -> list[Cost]:
@@ -406,4 +373,4 @@ def beta_slider(chosen: np.ndarray, rejected: np.ndarray, *, beta: float = 0.1) 
         beta: where the slider begins.
     """
     start = chosen - rejected
-    return Slider(lambda at: beta_sweep(start, BETAS, at), BETAS, beta, "beta")
+    return Slider(lambda at: figures.beta_sweep(start, BETAS, at), BETAS, beta, "beta")

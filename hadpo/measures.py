@@ -65,13 +65,8 @@ def yes_no_rates(
 
     They are linear in the counts: those of a set of answers are the sums of those of each answer.
 
-    Args:
-        true_positives: said yes, and yes is right.
-        false_positives: said yes, and no is right.
-        true_negatives: said no, and no is right.
-        false_negatives: said no, and yes is right.
-        unread_yes: said neither, and yes is right: wrong answers, that found nothing.
-        unread_no: said neither, and no is right.
+    Positive: said yes. `unread_yes` and `unread_no` are answers that say neither, to questions
+    whose right answer is yes and no: they are wrong, and found nothing.
     """
     said_yes = true_positives + false_positives
     true_yes = true_positives + false_negatives + unread_yes

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,40 +81,31 @@ def browse_answers(
         own = {q.question_id: q for q in folder.questions(benchmark)}
         for verdict in read_jsonl(folder.evaluated / "verdicts.jsonl", Verdict):
             question = own.get(verdict.case_id)
-            if question is None or verdict.model not in models:
-                continue
-            place = (question.image_id, question.text)
-            questions.setdefault(place, question)
-            said[place][folder.name, verdict.model].append(verdict)
-    columns = [(folder.name, model) for folder in folders for model in models]
+            if question and verdict.model in models:
+                place = (question.image_id, question.text)
+                questions.setdefault(place, question)
+                said[place][folder.name, verdict.model].append(verdict)
+    order = [(folder.name, model) for folder in folders for model in models]
     entries = [
-        _entry(question, said[place], columns, folders) for place, question in questions.items()
+        _entry(question, {at: said[place][at] for at in order if at in said[place]}, len(runs) > 1)
+        for place, question in questions.items()
     ]
     is_mini = any(folder.is_mini for folder in folders)
     return Browser(entries, title="judged answers", per_page=per_page, is_mini=is_mini)
 
 
-def _wrong(verdicts: Sequence[Verdict]) -> int:
-    return sum(verdict.label == "hallucination" for verdict in verdicts)
-
-
-def _entry(
-    question: Question,
-    said: Said,
-    columns: Sequence[tuple[str, str]],
-    folders: Sequence[Folders],
-) -> Entry:
-    present = [column for column in columns if column in said]
-    counts = [_wrong(said[column]) for column in present]
+def _entry(question: Question, said: Said, several: bool) -> Entry:
+    """A card of what was said to a question, column by column, and of `several` runs."""
+    counts = [sum(v.label == "hallucination" for v in verdicts) for verdicts in said.values()]
     first, last = counts[0], counts[-1]
-    outcome = "right in both"
-    if first or last:
-        outcome = "hallucinated in both" if first and last else "fixed" if first else "broken"
-    if len(present) == 1:
-        outcome = "hallucinated" if first else "right"
-    claims = [{v.claim for v in said[column]} for column in present]
+    outcome = "hallucinated" if first else "right"
+    if len(counts) > 1:
+        outcomes = {(False, False): "right in both", (True, True): "hallucinated in both"}
+        outcomes |= {(True, False): "fixed", (False, True): "broken"}
+        outcome = outcomes[first > 0, last > 0]
+    claims = [{v.claim for v in verdicts} for verdicts in said.values()]
     return Entry(
-        partial(_card, question, said, present, folders),
+        partial(_card, question, said, several),
         {"outcome": outcome, "split": question.split},
         {
             "where they differ most": len(set.union(*claims) - set.intersection(*claims)),
@@ -126,16 +117,11 @@ def _entry(
     )
 
 
-def _card(
-    question: Question,
-    said: Mapping[tuple[str, str], Sequence[Verdict]],
-    columns: Sequence[tuple[str, str]],
-    folders: Sequence[Folders],
-) -> Card:
-    parts = []
-    for run, model in columns:
-        name = f"{run}, {model_title(model)}" if len(folders) > 1 else model_title(model)
-        parts.append(verdict_column(name, said[run, model]))
+def _card(question: Question, said: Said, several: bool) -> Card:
+    parts = [
+        verdict_column(f"{run}, " * several + model_title(model), verdicts)
+        for (run, model), verdicts in said.items()
+    ]
     title = f"Image {question.image_id}: {question.text}"
     note = "✓ true; ✗ wrong; ? not to be judged."
     return text_card(question.image, parts, title=title, note=note)
@@ -167,10 +153,10 @@ def browse_pope_errors(
     """
     folders = folders_of(run)
     questions = {q.question_id: q for q in folders.questions("pope")}
-    said: dict[str, dict[str, Answer]] = {}
+    said: dict[str, dict[str, Answer]] = defaultdict(dict)
     for answer in read_jsonl(folders.evaluated / "samples.jsonl", Answer):
         if answer.question_id in questions and answer.model in models:
-            said.setdefault(answer.question_id, {})[answer.model] = answer
+            said[answer.question_id][answer.model] = answer
     entries = []
     for key, answers in said.items():
         shown = [answers[model] for model in models if model in answers]
@@ -204,10 +190,13 @@ def _pope_entry(question: Question, answers: Sequence[Answer], errors: Sequence[
 
 
 def _pope_card(question: Question, answers: Sequence[Answer], errors: Sequence[str]) -> Card:
-    columns = []
-    for answer, error in zip(answers, errors, strict=True):
-        line = Line(plain(answer.text), "invented" if error else "true", error)
-        columns.append(Column(model_title(answer.model), [line]))
+    columns = [
+        Column(
+            model_title(answer.model),
+            [Line(plain(answer.text), "invented" if error else "true", error)],
+        )
+        for answer, error in zip(answers, errors, strict=True)
+    ]
     title = f"{question.text} The right answer: {question.label or 'unknown'}."
     note = f"Image {question.image_id}, split {question.split}. ✓ right; ✗ wrong."
     return text_card(question.image, columns, title=title, note=note)

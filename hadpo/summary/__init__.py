@@ -21,7 +21,7 @@ from hadpo.runs.report import STYLE
 
 _FOLDER = Path(__file__).parent
 _LEFT_OUT = re.compile(r"broken|missing|not there|not used|without|trained on and evaluated")
-_JUDGED = "unparsed"  # label of a verdict that could not be read
+_KINDS = ("description", "pope")  # of pairs
 Made = TypeVar("Made")
 
 
@@ -50,7 +50,7 @@ class Stage:
     manifest: Manifest
     link: str  # to its report, from the page; "": it has none
     settings: list[dict[str, Any]]
-    costs: str
+    costs: str  # "": no language model was asked
 
     @property
     def time(self) -> str:
@@ -150,21 +150,10 @@ def _manifest(
 def _stage(manifest: Manifest, folder: Path, runs_folder: Path) -> Stage:
     place = runs_folder / manifest.name / manifest.stage
     there = [n for n in ("report.html", "notebook.ipynb") if (place / n).is_file()]
-    link = ""
-    if there:
-        start = "" if manifest.name == folder.name else f"../{manifest.name}/"
-        link = f"{start}{manifest.stage}/{there[0]}"
-    return Stage(
-        manifest,
-        link,
-        effective(manifest.settings, manifest.stage, manifest.overrides),
-        _costs(manifest),
-    )
-
-
-def _costs(manifest: Manifest) -> str:
-    """What language models were asked and cost; "" if none was."""
-    texts = []
+    start = "" if manifest.name == folder.name else f"../{manifest.name}/"
+    link = f"{start}{manifest.stage}/{there[0]}" if there else ""
+    settings = effective(manifest.settings, manifest.stage, manifest.overrides)
+    texts = []  # what language models were asked and cost
     for who in ("judge", "corrector"):
         bill = (manifest.facts.get(who) or {}).get("bill", {})
         if bill:
@@ -173,7 +162,7 @@ def _costs(manifest: Manifest) -> str:
                 f"{who}: {bill.get('asked', 0):,} requests, {bill.get('cached', 0):,} of them "
                 f"kept before, {tokens:,} tokens, ${bill.get('cost_usd', 0):.2f}"
             )
-    return "; ".join(texts)
+    return Stage(manifest, link, settings, "; ".join(texts))
 
 
 def _warnings(manifests: Mapping[str, Manifest], results: Sequence[tables.RunResults]) -> list[str]:
@@ -199,37 +188,27 @@ def _warnings(manifests: Mapping[str, Manifest], results: Sequence[tables.RunRes
                 found.append(f"Training {what}: {count} updates were left out (overflow).")
         if cut := (manifest.facts.get("plan") or {}).get("answers_cut", 0):
             found.append(f"Training: {cut:,} answers were cut to max_answer_tokens or max_length.")
-        if unread := (manifest.facts.get("verdicts") or {}).get(_JUDGED, 0):
+        if unread := (manifest.facts.get("verdicts") or {}).get("unparsed", 0):
             found.append(f"{unread:,} verdicts of the judge could not be read.")
     for result in results:
-        found += _unread(result) + _cut(result)
+        found += _odd_answers(result)
     return found
 
 
-def _unread(result: tables.RunResults) -> list[str]:
-    """Yes/no answers and other items that no reading fits, by benchmark and model."""
-    most: Counter[tuple[str, str, str]] = Counter()
-    for key, metric in result.metrics.items():
-        place = (key[0], key[1], key[3])
-        most[place] = max(most[place], metric.n_unreadable)
-    return [
-        f"{benchmark.upper()} {split}, {tables.model_title(model)}: {count:,} could not be read."
-        for (benchmark, split, model), count in most.items()
-        if count
-    ]
-
-
-def _cut(result: tables.RunResults) -> list[str]:
-    """Answers that reached the limit of new tokens, by benchmark and model."""
+def _odd_answers(result: tables.RunResults) -> list[str]:
+    """Items that no reading fits, and answers that reached the limit of new tokens, by model."""
+    unread: Counter[str] = Counter()
+    for (benchmark, split, _, model), metric in result.metrics.items():
+        place = f"{benchmark.upper()} {split}, {tables.model_title(model)}"
+        unread[place] = max(unread[place], metric.n_unreadable)
+    texts = [f"{place}: {count:,} could not be read." for place, count in unread.items() if count]
     path = result.folders["evaluate"] / "samples.jsonl"
-    if not path.is_file():
-        return []
     every: Counter[tuple[str, str]] = Counter()
     cut: Counter[tuple[str, str]] = Counter()
-    for answer in read_jsonl(path, Answer):
+    for answer in read_jsonl(path, Answer) if path.is_file() else ():
         every[answer.benchmark, answer.model] += 1
         cut[answer.benchmark, answer.model] += answer.finish == "length"
-    return [
+    return texts + [
         f"{benchmark.upper()}, {tables.model_title(model)}: {count:,} of "
         f"{every[benchmark, model]:,} answers were cut at the limit of new tokens."
         for (benchmark, model), count in cut.items()
@@ -247,14 +226,14 @@ def _story(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
     known = [f"{key} {model[key]}" for key in ("dtype", "quantization", "device") if key in model]
     if "backbone" in model:
         lines.append(("Model", "; ".join([model["backbone"], ", ".join(known)])))
-    counts = manifests["prepare"].facts.get("counts", {}) if "prepare" in manifests else {}
-    pairs = [f"{n:,} {k.removeprefix('pairs: ')}" for k, n in counts.items() if _is_kind(k)]
+    facts = {stage: manifest.facts for stage, manifest in manifests.items()}
+    counts = facts.get("prepare", {}).get("counts", {})
     if counts.get("pairs"):
-        text = f"{counts['pairs']:,} preference pairs ({', '.join(pairs)})"
+        kinds = [f"{counts[f'pairs: {k}']:,} {k}" for k in _KINDS if f"pairs: {k}" in counts]
+        text = f"{counts['pairs']:,} preference pairs ({', '.join(kinds)})"
         held = counts.get("held-out pairs", 0)
         lines.append(("Data", f"{text}; {held:,} more are held out, of images of their own"))
-    plan = manifests["train"].facts.get("plan", {}) if "train" in manifests else {}
-    if plan:
+    if plan := facts.get("train", {}).get("plan", {}):
         seen = plan.get("pairs_seen", plan.get("instructions_seen", "-"))
         text = f"{plan.get('trained', 'adapter')} by {plan.get('objective')}: "
         text += f"{plan.get('updates', 0):,} updates, {seen} pairs or instructions seen"
@@ -262,17 +241,12 @@ def _story(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
         others = [each for each in plan.get("objectives", ()) if each != plan.get("objective")]
         if others:
             lines.append(("Controls", f"trained beside it on the same data: {', '.join(others)}"))
-    answers = manifests["evaluate"].facts.get("answers", {}) if "evaluate" in manifests else {}
-    if answers:
+    if answers := facts.get("evaluate", {}).get("answers", {}):
         judge = settings.get("evaluate", {})
         who = " ".join(filter(None, (judge.get("judge"), judge.get("judge_model"))))
         asked = ", ".join(f"{key}: {count:,}" for key, count in answers.items())
         lines.append(("Measured", f"answers of {asked}; judge: {who}"))
     return lines
-
-
-def _is_kind(count: str) -> bool:
-    return count in ("pairs: description", "pairs: pope")
 
 
 def _why(is_mini: bool, has_results: bool) -> str:

@@ -7,6 +7,7 @@ in a notebook and writes Markdown, HTML, LaTeX and CSV. Fractions in CSV, percen
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hadpo import config
 from hadpo.records import BadInput
@@ -14,7 +15,7 @@ from hadpo.runs import Run
 from hadpo.tables._table import MINI, Table, Tables, facts
 from hadpo.tables.ablations import committed_ablations
 from hadpo.tables.audit import audit, audit_table, read_pope_table
-from hadpo.tables.comparison import between_runs, comparison, controls, every_run, overview
+from hadpo.tables.comparison import between_runs, comparison, controls, overview
 from hadpo.tables.index import run_index
 from hadpo.tables.measures import (
     Measure,
@@ -146,9 +147,7 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def headline(results: Sequence[RunResults]) -> tuple[Table, Table]:
     """What a reader of runs wants first, without published numbers: `overview`, and its source."""
-    settings = results[0].settings.get("evaluate", {})
-    samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
-    whole = comparison(results, samples=samples, seed=seed)
+    whole = comparison(results, **_draws(results))
     return overview(whole), whole
 
 
@@ -160,14 +159,18 @@ def _tables(
     if not anyway:
         check_comparable(results)
     warnings = tuple(f"Not comparable, shown on request: {d}." for d in differences(results))
-    settings = results[0].settings.get("evaluate", {})
-    samples, seed = settings.get("bootstrap_samples", 1000), settings.get("evaluate_seed", 42)
-    whole = comparison(results, reported, samples=samples, seed=seed)
-    tables = [overview(whole), whole]
-    tables += [controls(results, samples=samples, seed=seed)]
+    draws = _draws(results)
+    whole = comparison(results, reported, **draws)
+    tables = [overview(whole), whole, controls(results, **draws)]
     if len(results) > 1:
-        tables.append(every_run(results, reported, samples=samples, seed=seed))
-    tables += [pope_table(results), mcnemar_table(results)]
-    tables.append(between_runs(results, samples=samples, seed=seed))
+        tables.append(comparison(results, reported, by_run=True, **draws))
+    tables += [pope_table(results), mcnemar_table(results), between_runs(results, **draws)]
     ours = [replace(t, notes=(*warnings, *t.notes)) for t in tables if t is not None]
     return [*ours, *reported_tables(reported)]
+
+
+def _draws(results: Sequence[RunResults]) -> dict[str, Any]:
+    """How often intervals are resampled, and the seed: as the first run has it."""
+    settings = results[0].settings.get("evaluate", {})
+    names = {"samples": ("bootstrap_samples", 1000), "seed": ("evaluate_seed", 42)}
+    return {name: settings.get(*setting) for name, setting in names.items()}

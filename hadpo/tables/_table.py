@@ -6,7 +6,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,10 +121,8 @@ class Table:
             cells.loc[place] = f"**{cells.loc[place]}**"
         body = cells.to_markdown(index=False, disable_numparse=True)
         notes = [f"- {_escape_markdown(note)}" for note in self.notes]
-        return (
-            "\n".join([f"**{_escape_markdown(self.full_caption)}**", "", body, "", *notes]).rstrip()
-            + "\n"
-        )
+        lines = [f"**{_escape_markdown(self.full_caption)}**", "", body, "", *notes]
+        return "\n".join(lines).rstrip() + "\n"
 
     def to_html(self) -> str:
         """A styled table with every text escaped; no address outside the page."""
@@ -134,16 +132,9 @@ class Table:
             style.set_table_attributes('class="wrapped"')
         if self.full_caption:
             style.set_caption(html.escape(self.full_caption))
-        style.set_table_styles(
-            [
-                {"selector": "caption", "props": "text-align: left; font-weight: bold"},
-                {"selector": "th", "props": _CELLS},
-                {
-                    "selector": "td",
-                    "props": _CELLS + "; white-space: nowrap" * (not self.is_wrapped),
-                },
-            ]
-        )
+        cells = _CELLS + "; white-space: nowrap" * (not self.is_wrapped)
+        styles = {"caption": "text-align: left; font-weight: bold", "th": _CELLS, "td": cells}
+        style.set_table_styles([{"selector": k, "props": v} for k, v in styles.items()])
         notes = "".join(f"<li>{html.escape(note)}</li>\n" for note in self.notes)
         below = f'<ul class="notes" style="font-size: 85%">\n{notes}</ul>\n' if notes else ""
         return f'<div style="overflow-x: auto">\n{style.to_html()}</div>\n{below}'
@@ -179,14 +170,8 @@ class Table:
         style.format(escape="latex").format_index(escape="latex", axis=1)
         body = style.to_latex(hrules=True, column_format="l" * len(self.columns))
         notes = [rf"\footnotesize {_escape_latex(note)}\par" for note in self.notes]
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_escape_latex(self.full_caption)}}}",
-            body.rstrip(),
-            *notes,
-            r"\end{table}",
-        ]
+        caption = rf"\caption{{{_escape_latex(self.full_caption)}}}"
+        lines = [r"\begin{table}", r"\centering", caption, body.rstrip(), *notes, r"\end{table}"]
         text = "\n".join(lines) + "\n"
         for sign, command in _LATEX.items():
             text = text.replace(sign, command)
@@ -203,14 +188,8 @@ class Table:
         Raises:
             BadInput: another format.
         """
-        writers = {
-            "md": self.to_markdown,
-            "markdown": self.to_markdown,
-            "html": self.to_html,
-            "tex": self.to_latex,
-            "latex": self.to_latex,
-            "csv": self.to_csv,
-        }
+        writers = {"md": self.to_markdown, "html": self.to_html, "tex": self.to_latex}
+        writers |= {"csv": self.to_csv, "markdown": self.to_markdown, "latex": self.to_latex}
         if form not in writers:
             raise BadInput(f"no table format {form!r}; known: {', '.join(sorted(writers))}")
         return writers[form]()
@@ -310,27 +289,24 @@ _MOST_COLUMNS = 9  # records of more fields than this stand upright, one column 
 
 
 def facts(values: Row | Sequence[Row]) -> Table:
-    """One row a fact, or one row a record; nested names are joined with a dot.
-
-    Args:
-        values: the facts, or records.
-    """
+    """One row a fact, or one row a record; nested names are joined with a dot."""
     if isinstance(values, Mapping):
-        own = flat(values)
-        return _facts(["what", "value"], ([name, own[name]] for name in own))
-    records = [flat(row) for row in values]
-    names = list(dict.fromkeys(name for record in records for name in record))
-    if len(names) > _MOST_COLUMNS:
-        heads = ["what", *map(str, range(1, len(records) + 1))]
-        return _facts(heads, ([name, *(r.get(name) for r in records)] for name in names))
-    return _facts(names, ([record.get(name) for name in names] for record in records))
-
-
-def _facts(names: Sequence[str], cells: Iterable[Sequence[Any]]) -> Table:
+        names, cells = ["what", "value"], [*map(list, flat(values).items())]
+    else:
+        records = [flat(row) for row in values]
+        names = list(dict.fromkeys(name for record in records for name in record))
+        cells = [[record.get(name) for name in names] for record in records]
+        if len(names) > _MOST_COLUMNS:
+            cells = [list(row) for row in zip(names, *cells, strict=True)]
+            names = ["what", *map(str, range(1, len(records) + 1))]
     rows = [dict(zip(names, map(_text, row), strict=True)) for row in cells]
-    columns = [Column(name, name) for name in names]
     return Table(
-        name="facts", caption="", rows=rows, columns=columns, values=names, is_wrapped=True
+        name="facts",
+        caption="",
+        rows=rows,
+        columns=[Column(name, name) for name in names],
+        values=names,
+        is_wrapped=True,
     )
 
 

@@ -42,7 +42,13 @@ def ablation_tables(path: Path) -> list[Table]:
             f"found {', '.join(found) or 'nothing'}"
         )
     for where, row in placed:
-        _refuse_bad(row, where)
+        if row["unit"] not in _UNITS:
+            raise BadInput(f"{where}: unit {row['unit']!r}; expected {' or '.join(_UNITS)}")
+        for name, kind in (("value", float), ("n", int), ("n_unreadable", int)):
+            try:
+                kind(row[name])
+            except ValueError as error:
+                raise BadInput(f"{where}: {name} {row[name]!r}; expected a number") from error
     rows = [row for _, row in placed]
     backbones = dict.fromkeys(row["backbone"] for row in rows)
     return [_table(path, b, [row for row in rows if row["backbone"] == b]) for b in backbones]
@@ -64,7 +70,12 @@ def _table(path: Path, backbone: str, rows: Sequence[_Row]) -> Table:
                 {"metric": metric, "unit": unit, "training": training, "seeds": len(own)}
                 | {"mean": mean, "low": low, "high": high, **_spans(own)}
             )
-            line[training] = _cell(mean, low, high, is_fraction=unit == "fraction")
+            is_fraction = unit == "fraction"
+            texts = [
+                show(v, is_fraction=is_fraction, digits=1 if is_fraction else 2)
+                for v in (mean, low, high)
+            ]
+            line[training] = texts[0] if low is None else f"{texts[0]} [{texts[1]}, {texts[2]}]"
         shown.append(line)
     seeds = len({row["seed"] for row in rows if row["seed"]})
     name = path.parent.name
@@ -89,12 +100,6 @@ def _table(path: Path, backbone: str, rows: Sequence[_Row]) -> Table:
     )
 
 
-def _cell(mean: float, low: float | None, high: float | None, *, is_fraction: bool) -> str:
-    digits = 1 if is_fraction else 2
-    texts = [show(v, is_fraction=is_fraction, digits=digits) for v in (mean, low, high)]
-    return texts[0] if low is None else f"{texts[0]} [{texts[1]}, {texts[2]}]"
-
-
 def _spans(rows: Sequence[_Row]) -> dict[str, str]:
     """Counts of the runs: one number, or the least and the most."""
     found = {}
@@ -102,13 +107,3 @@ def _spans(rows: Sequence[_Row]) -> dict[str, str]:
         least, *_, most = sorted([int(row[name]) for row in rows] * 2)
         found[name] = str(least) if least == most else f"{least} to {most}"
     return found
-
-
-def _refuse_bad(row: _Row, where: str) -> None:
-    if row["unit"] not in _UNITS:
-        raise BadInput(f"{where}: unit {row['unit']!r}; expected {' or '.join(_UNITS)}")
-    for name, kind in (("value", float), ("n", int), ("n_unreadable", int)):
-        try:
-            kind(row[name])
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"{where}: {name} {row[name]!r}; expected a number") from error

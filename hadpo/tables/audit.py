@@ -10,10 +10,10 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,14 +39,10 @@ class Matrix:
     true_negatives: int
     false_negatives: int
 
-    def fraction(self, cell: str) -> tuple[int, int]:
-        """Numerator and denominator of a metric; nothing said yes gives a precision of 0."""
-        over, under = yes_no_rates(**asdict(self))[cell]
-        return over, under or 1
-
     def printed(self, cell: str, printed: Printed, cut: Cut) -> str:
         """What a metric of this matrix looks like with the digits of `printed`."""
-        over, under = self.fraction(cell)
+        over, under = yes_no_rates(**asdict(self))[cell]
+        under = under or 1  # nothing said yes: a precision of 0
         scaled = over * printed.scale
         whole = scaled // under if cut == "truncated" else (2 * scaled + under) // (2 * under)
         digits = f"{whole:0{printed.decimals + 1}d}"
@@ -79,8 +75,7 @@ class Matrices:
     """How many confusion matrices print as a row does, and the first of them."""
 
     count: int
-    first: Matrix | None
-    true_positives: tuple[int, int] | None = None  # fewest and most, over all of them
+    first: Matrix | None = None
 
 
 def read_printed(text: str, *, is_percent: bool, where: str = "") -> Printed:
@@ -112,15 +107,30 @@ def matrices(
         negatives: questions whose answer is no.
         cut: how the digits after the last printed one were dropped.
     """
-    tp = np.arange(positives + 1, dtype=np.int64)
+    tp: Any = np.arange(positives + 1, dtype=np.int64)
     low, high = np.zeros_like(tp), np.full_like(tp, negatives)
+
+    def rates(fp: int) -> dict[str, tuple[int, int]]:
+        no = {"true_negatives": negatives - fp, "false_negatives": positives - tp}
+        return yes_no_rates(true_positives=tp, false_positives=fp, **no)
+
+    none, one = rates(0), rates(1)  # numerators and denominators are linear in false positives
     for name, cell in printed.items():
-        least, most = _BOUNDS[name](tp, positives, negatives, cell.ends(cut))
-        low, high = np.maximum(low, least), np.minimum(high, most)
+        floor, ceiling, scale, is_closed = cell.ends(cut)
+        over, under = none[name][0], np.maximum(none[name][1], 1)
+        more, wider = one[name][0] - over, np.maximum(one[name][1], 1) - under
+        for start, step in (  # what is not negative if floor <= scale * rate <= ceiling
+            (scale * over - floor * under, scale * more - floor * wider),
+            (ceiling * under - scale * over - (not is_closed), ceiling * wider - scale * more),
+        ):
+            size = np.where(step, np.abs(step), 1)
+            low = np.where(step > 0, np.maximum(low, -(start // size)), low)
+            high = np.where(step < 0, np.minimum(high, start // size), high)
+            high = np.where((step == 0) & (start < 0), -1, high)
     counts = np.maximum(high - low + 1, 0)
     found = np.flatnonzero(counts)
     if not len(found):
-        return Matrices(count=0, first=None)
+        return Matrices(count=0)
     hit, false = int(found[0]), int(low[found[0]])
     first = Matrix(
         true_positives=hit,
@@ -128,82 +138,7 @@ def matrices(
         true_negatives=negatives - false,
         false_negatives=positives - hit,
     )
-    return Matrices(count=int(counts.sum()), first=first, true_positives=(hit, int(tp[found[-1]])))
-
-
-def suspects(
-    printed: Mapping[str, Printed], *, positives: int, negatives: int, cut: Cut
-) -> list[tuple[tuple[str, ...], Matrices]]:
-    """Of a row that no matrix fits: the smallest sets of cells without which one fits the rest.
-
-    At least two cells always remain: one cell alone has a matrix for almost any number.
-    """
-    for size in range(1, len(printed) - 1):
-        found = []
-        for left_out in itertools.combinations(printed, size):
-            rest = {name: cell for name, cell in printed.items() if name not in left_out}
-            fitting = matrices(rest, positives=positives, negatives=negatives, cut=cut)
-            if fitting.count:
-                found.append((left_out, fitting))
-        if found:
-            return found
-    return []
-
-
-Ends = tuple[int, int, int, bool]
-Span = tuple[np.ndarray, np.ndarray]
-_FEW, _MANY = -(2**40), 2**40
-
-
-def _at_least(tp: np.ndarray, other: np.ndarray | int, under: int, ends: Ends) -> Span:
-    """Sums `s` with low <= s / under <= high, as an interval of `s - other`."""
-    low, high, scale, is_closed = ends
-    least = -(-low * under // scale)
-    most = high * under // scale if is_closed else -(-high * under // scale) - 1
-    return least - other + 0 * tp, most - other + 0 * tp
-
-
-def _accuracy(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
-    least, most = _at_least(tp, tp + negatives, positives + negatives, ends)  # of minus fp
-    return -most, -least
-
-
-def _yes_ratio(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
-    return _at_least(tp, tp, positives + negatives, ends)
-
-
-def _recall(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
-    least, most = _at_least(tp, 0, positives, ends)
-    fits = (least <= tp) & (tp <= most)
-    return np.where(fits, 0, _MANY), np.where(fits, negatives, _FEW)
-
-
-def _precision(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
-    return _share(tp, tp, 1, ends)
-
-
-def _f1(tp: np.ndarray, positives: int, negatives: int, ends: Ends) -> Span:
-    return _share(tp, tp + positives, 2, ends)
-
-
-def _share(tp: np.ndarray, other: np.ndarray, times: int, ends: Ends) -> Span:
-    """False positives for which `times` tp / (fp + other) lies between the ends."""
-    low, high, scale, is_closed = ends
-    over = times * scale * tp
-    most = over // low - other if low > 0 else np.full_like(tp, _MANY)
-    least = -(-over // high) - other if is_closed else over // high - other + 1
-    zero = low <= 0  # no true positive: the share is 0, and that fits or it does not
-    least = np.where(tp == 0, 0 if zero else _MANY, least)
-    return least, np.where(tp == 0, _MANY if zero else _FEW, most)
-
-
-_BOUNDS = {
-    "accuracy": _accuracy,
-    "precision": _precision,
-    "recall": _recall,
-    "f1": _f1,
-    "yes_ratio": _yes_ratio,
-}
+    return Matrices(count=int(counts.sum()), first=first)
 
 
 def slip(printed: str, implied: str) -> str:
@@ -213,14 +148,9 @@ def slip(printed: str, implied: str) -> str:
     differ = [at for at, (one, two) in enumerate(zip(printed, implied, strict=True)) if one != two]
     if len(differ) == 1:
         return "one digit slipped"
-    swapped = len(differ) == 2 and differ[1] - differ[0] == 1
-    if (
-        swapped
-        and printed[differ[0]] == implied[differ[1]]
-        and printed[differ[1]] == implied[differ[0]]
-    ):
-        return "two digits changed places"
-    return ""
+    first, last = (differ or [0])[0], (differ or [0])[-1]
+    is_swapped = last == first + 1 and printed[first : last + 1] == implied[first : last + 1][::-1]
+    return "two digits changed places" if is_swapped else ""
 
 
 # POPE tables as people have them: CSV or Markdown, percent or fractions, any usual heading.
@@ -238,7 +168,7 @@ _LABELS = {
     **dict.fromkeys(("model", "method", "name", "models", "methods"), "model"),
     **dict.fromkeys(("n", "questions", "count", "samples"), "n"),
 }
-_ABSENT = {"", "-", "\u2013", "\u2014", "n/a", "na", "nan"}
+_ABSENT = {"", "-", "\u2013", "\u2014", "n/a", "na"}
 
 
 def read_pope_table(text: str, *, where: str = "pasted table") -> list[PopeRow]:
@@ -252,22 +182,25 @@ def read_pope_table(text: str, *, where: str = "pasted table") -> list[PopeRow]:
         where: what an error calls it.
 
     Raises:
-        BadInput: no table, no metric column, a cell that is no number, or a column in which
-            fractions and percents stand mixed.
+        BadInput: no table, no metric column, a cell that is no number, a row given twice, or a
+            column in which fractions and percents stand mixed.
     """
-    lines = _markdown(text) if _is_markdown(text) else _csv(text, where)
+    rule = r"\s*\|?[\s:|-]*-{3,}[\s:|-]*\|?\s*"  # below the headings of a Markdown table
+    is_markdown = any(re.fullmatch(rule, line) for line in text.splitlines())
+    lines = _markdown(text) if is_markdown else _csv(text, where)
     if len(lines) < 2:
         raise BadInput(f"{where}: no table found; expected a heading and rows, CSV or Markdown")
-    head = [_key(cell) for cell in lines[0][1]]
+    place, heads = f"{where}:{lines[0][0]}", lines[0][1]
+    head = [re.sub(r"\(.*?\)|[^a-z0-9]", "", cell.lower()) for cell in heads]
     metrics = {at: _NAMES[key] for at, key in enumerate(head) if key in _NAMES}
     labels = {at: _LABELS[key] for at, key in enumerate(head) if key in _LABELS}
     if len(metrics) < 2:
         raise BadInput(
-            f"{where}:{lines[0][0]}: expected at least two of {', '.join(CELLS)} as headings, "
-            f"found {', '.join(lines[0][1]) or 'nothing'}"
+            f"{place}: expected at least two of {', '.join(CELLS)} as headings, "
+            f"found {', '.join(heads) or 'nothing'}"
         )
     if len(set(metrics.values())) < len(metrics):
-        raise BadInput(f"{where}:{lines[0][0]}: a metric stands in two columns: {lines[0][1]}")
+        raise BadInput(f"{place}: a metric stands in two columns: {heads}")
     for number, cells in lines[1:]:
         if len(cells) != len(head):
             raise BadInput(
@@ -276,33 +209,25 @@ def read_pope_table(text: str, *, where: str = "pasted table") -> list[PopeRow]:
             )
     percents = {at: _is_percent(lines, at, where) for at in metrics}
     rows: list[PopeRow] = []
+    seen: dict[tuple[str, ...], int] = {}
+    above = {"backbone": "", "split": "", "model": ""}
     for number, cells in lines[1:]:
-        facts = _facts(cells, labels, rows)
+        place = f"{where}:{number}"
+        # an empty label is that of the row above, as in tables with joined cells
+        own = above | {name: cells[at] for at, name in labels.items() if cells[at]}
+        first = seen.setdefault((*cells, *own.values()), number)
+        if first != number:
+            raise BadInput(f"{place}: the row stands in line {first} already; delete one of them")
+        count = _count(own.pop("n", ""), f"{place}: column 'n'")
         printed = {}
         for at, name in metrics.items():
             if cells[at].lower() not in _ABSENT:
-                place = f"{where}:{number}: column {lines[0][1][at]!r}"
-                printed[name] = read_printed(cells[at], is_percent=percents[at], where=place)
+                column = f"{place}: column {heads[at]!r}"
+                printed[name] = read_printed(cells[at], is_percent=percents[at], where=column)
         if printed:
-            count = _count(facts.pop("n", ""), f"{where}:{number}: column 'n'")
-            rows.append(PopeRow(printed=printed, n=count, **facts))
+            rows.append(PopeRow(printed=printed, n=count, **own))
+            above = own
     return rows
-
-
-def rows_from(
-    printed: Mapping[str, str], *, unit: str, backbone: str, split: str, model: str, n: int | None
-) -> PopeRow:
-    """One published row with its digits, as `papers_results` keeps it."""
-    cells: dict[str, Printed] = {
-        name: read_printed(text, is_percent=unit == "percent", where=name)
-        for name, text in printed.items()
-        if name in CELLS and text not in _ABSENT
-    }
-    return PopeRow(backbone=backbone, split=split, model=model, printed=cells, n=n)
-
-
-def _is_markdown(text: str) -> bool:
-    return any(re.fullmatch(r"\s*\|?[\s:|-]*-{3,}[\s:|-]*\|?\s*", x) for x in text.splitlines())
 
 
 def _markdown(text: str) -> list[tuple[int, list[str]]]:
@@ -331,10 +256,6 @@ def _plain(cell: str) -> str:
     return re.sub(r"[*`%†]|<[^>]*>|\\(?=\|)", "", cell).strip()
 
 
-def _key(heading: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", re.sub(r"\(.*?\)", "", heading.lower()))
-
-
 def _is_percent(lines: Sequence[tuple[int, list[str]]], at: int, where: str) -> bool:
     """Whether a column is in percent; a column with both is refused, with the odd line."""
     texts = [(number, cells[at]) for number, cells in lines[1:]]
@@ -348,17 +269,6 @@ def _is_percent(lines: Sequence[tuple[int, list[str]]], at: int, where: str) -> 
             "fraction where a percent is due? write the whole column in one unit"
         )
     return bool(above)
-
-
-def _facts(
-    cells: Sequence[str], labels: Mapping[int, str], rows: Sequence[PopeRow]
-) -> dict[str, str]:
-    """Labels of a row; an empty one is that of the row above, as in tables with joined cells."""
-    facts = {"backbone": "", "split": "", "model": ""}
-    for at, name in labels.items():
-        above = getattr(rows[-1], name) if rows and name != "n" else ""
-        facts[name] = cells[at] or above
-    return facts
 
 
 def _count(text: str, where: str) -> int | None:
@@ -452,20 +362,21 @@ def audit(
                 "in all; give the numbers that the table was measured with"
             )
     cuts: tuple[Cut, ...] = (cut,) if cut else ("truncated", "rounded")
-    tries = [[_fitting(row, positives, n, each) for row in rows] for each in cuts]
-    explained = [sum(found.count > 0 for found in each) for each in tries]
-    best = explained.index(max(explained))
+    tries = {
+        each: [_fitting(row, row.printed, positives, n, each) for row in rows] for each in cuts
+    }
+    best = max(cuts, key=lambda each: sum(found.count > 0 for found in tries[each]))
     unsteady = _other_recall(rows)
     findings = tuple(
         Finding(
             row=row,
             fitting=found,
-            wrong=() if found.count else _wrong(row, positives, n, cuts[best]),
+            wrong=() if found.count else _wrong(row, positives, n, best),
             other_recall=(row.backbone, row.model) in unsteady,
         )
         for row, found in zip(rows, tries[best], strict=True)
     )
-    return Audit(findings=findings, cut=cuts[best], positives=positives, n=n)
+    return Audit(findings=findings, cut=best, positives=positives, n=n)
 
 
 def audit_table(found: Audit, *, name: str = "audit", caption: str = "") -> Table:
@@ -501,41 +412,48 @@ def audit_table(found: Audit, *, name: str = "audit", caption: str = "") -> Tabl
 
 def verdict_of(finding: Finding) -> str:
     """The audit's word on one row."""
-    if finding.is_flagged:
-        return _flag(finding)
     count = finding.fitting.count
     text = f"{count} matrices fit" if count > 1 else "fits"
+    if finding.is_flagged:
+        texts = (" and ".join(_said(finding.row, wrong)) for wrong in finding.wrong)
+        text = f"no matrix fits: {'; or '.join(texts) or 'no two cells agree'}"
     return f"{text}; recall differs between the splits" if finding.other_recall else text
 
 
-def _flag(finding: Finding) -> str:
-    texts = []
-    for wrong in finding.wrong:
-        parts = []
-        for cell, true in zip(wrong.cells, wrong.implied or [""] * len(wrong.cells), strict=True):
-            text = finding.row.printed[cell].text
-            how = slip(text, true) if true else ""
-            said = f"{measure_of('pope', cell).label} {text}"
-            said += f", the other cells give {true}" if true else ""
-            parts.append(f"{said} ({how})" if how else said)
-        texts.append(" and ".join(parts))
-    text = "; or ".join(texts) or "no two cells agree"
-    extra = "; recall differs between the splits" if finding.other_recall else ""
-    return f"no matrix fits: {text}{extra}"
+def _said(row: PopeRow, wrong: Wrong) -> Iterator[str]:
+    """Each cell of a set as it is printed, with what it should be if that is known."""
+    for cell, true in itertools.zip_longest(wrong.cells, wrong.implied):
+        text = row.printed[cell].text
+        said = f"{measure_of('pope', cell).label} {text}"
+        if true:
+            how = slip(text, true)
+            said += f", the other cells give {true}" + f" ({how})" * bool(how)
+        yield said
 
 
-def _fitting(row: PopeRow, positives: int, n: int, cut: Cut) -> Matrices:
-    return matrices(row.printed, positives=positives, negatives=(row.n or n) - positives, cut=cut)
+def _fitting(
+    row: PopeRow, printed: Mapping[str, Printed], positives: int, n: int, cut: Cut
+) -> Matrices:
+    return matrices(printed, positives=positives, negatives=(row.n or n) - positives, cut=cut)
 
 
 def _wrong(row: PopeRow, positives: int, n: int, cut: Cut) -> tuple[Wrong, ...]:
-    negatives = (row.n or n) - positives
-    found = []
-    for cells, fitting in suspects(row.printed, positives=positives, negatives=negatives, cut=cut):
-        only = fitting.first if fitting.count == 1 else None
-        implied = tuple(only.printed(c, row.printed[c], cut) for c in cells) if only else ()
-        found.append(Wrong(cells=cells, implied=implied, matrix=only))
-    return tuple(found)
+    """Of a row that no matrix fits: the smallest sets of cells without which one fits the rest.
+
+    At least two cells always remain: one cell alone has a matrix for almost any number.
+    """
+    for size in range(1, len(row.printed) - 1):
+        found = []
+        for cells in itertools.combinations(row.printed, size):
+            rest = {name: cell for name, cell in row.printed.items() if name not in cells}
+            fitting = _fitting(row, rest, positives, n, cut)
+            only = fitting.first if fitting.count == 1 else None
+            implied = tuple(only.printed(c, row.printed[c], cut) for c in cells) if only else ()
+            if fitting.count:
+                found.append(Wrong(cells=cells, implied=implied, matrix=only))
+        if found:
+            return tuple(found)
+    return ()
 
 
 def _other_recall(rows: Sequence[PopeRow]) -> set[tuple[str, str]]:
@@ -561,7 +479,7 @@ def _notes(found: Audit) -> tuple[str, ...]:
         "of a flagged row is that of the cells that agree.",
     ]
     for finding in flagged:
-        notes.append(f"{_name(finding.row)}: {_flag(finding)}.")
+        notes.append(f"{_name(finding.row)}: {verdict_of(finding)}.")
     for backbone, model in dict.fromkeys(
         (f.row.backbone, f.row.model) for f in found.findings if f.other_recall
     ):

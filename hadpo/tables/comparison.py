@@ -1,7 +1,7 @@
 """Runs beside each other and beside published numbers: differences, intervals, footnotes."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hadpo.records import BadInput
@@ -38,128 +38,134 @@ COLUMNS = (
 )
 
 
-def rows_against_base(
-    result: RunResults, reported: Sequence[ReportedRow] = (), *, samples: int, seed: int
+def _grouped(
+    results: Sequence[RunResults],
+    reported: Sequence[ReportedRow] = (),
+    *,
+    against: str,
+    by_run: bool = False,
+    **draws: int,
 ) -> list[Row]:
-    """All rows of one run: every evaluated model against its base, measure by measure."""
-    models = [m for m in result.models if m != "base"] or ["merged"]
-    rows = [_pair_rows(result, "base", m, reported, samples=samples, seed=seed) for m in models]
-    return _by_place(result, rows)
+    """Headline rows of all runs, every model against its base or the tuned one against "controls".
+
+    Runs that repeat one another become their mean, unless each is to stand `by_run`. `draws` are
+    the `samples` behind each interval, and their `seed`.
+    """
+    names = [result.name for result in results]
+    if not names:
+        raise BadInput("an empty comparison: name at least one evaluated run")
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"run {name!r} is named twice; a run counts once")
+    rows: list[Row] = []
+    for label, group in groups(results).items():
+        found = []
+        for result in group:
+            others = [m for m in result.models if m != "base"] or ["merged"]
+            pairs = [("base", model) for model in others]
+            if against == "controls":
+                pairs = [(model, "merged") for model in others if model != "merged"]
+            found += _rows(result, pairs, matching(reported, result.backbone), **draws)
+        if len(group) > 1 and not by_run:
+            found = _means(found, {result.name: result for result in group}, **draws)
+        rows += [row | {"group": label} for row in found if _measure(row).is_headline]
+    return sorted(rows, key=lambda row: names.index(row["run"])) if by_run else rows
 
 
-def rows_against_controls(result: RunResults, *, samples: int, seed: int) -> list[Row]:
-    """All rows of one run: the tuned model against every control, measure by measure."""
-    controls = [m for m in result.models if m not in ("base", "merged")]
-    rows = [_pair_rows(result, m, "merged", samples=samples, seed=seed) for m in controls]
-    return _by_place(result, rows)
-
-
-def group_rows(
-    group: Sequence[RunResults], each: Sequence[Sequence[Row]], *, samples: int, seed: int
-) -> list[Row]:
-    """Rows of runs that repeat one another as one row each; those of a single run as they are.
+def _means(rows: Sequence[Row], runs: Mapping[str, RunResults], **draws: int) -> list[Row]:
+    """Rows of runs that repeat one another as one row each.
 
     Means, the deviation of the runs' differences, and an interval of their mean over images and
     seeds. A row stands if at least one run has it; `runs` counts those with a difference.
-
-    Args:
-        group: the runs, of `groups`.
-        each: the rows of each.
-        samples: draws behind each interval.
-        seed: of the draws.
     """
-    if len(group) == 1:
-        return [*each[0]]
-    runs = {result.name: result for result in group}
     places: dict[tuple, list[Row]] = {}
-    for row in (row for rows in each for row in rows):
+    for row in rows:
         key = ("recipe", "benchmark", "split", "measure", "model", "against")
         places.setdefault(tuple(row[k] for k in key), []).append(row)
-    return [_mean_row(rows, runs, samples=samples, seed=seed) for rows in places.values()]
+    return [_mean_row(own, runs, **draws) for own in places.values()]
 
 
-def _mean_row(
-    rows: Sequence[Row], runs: Mapping[str, RunResults], *, samples: int, seed: int
-) -> Row:
+def _mean_row(rows: Sequence[Row], runs: Mapping[str, RunResults], **draws: int) -> Row:
+    def known(name: str) -> list[Any]:
+        return [row[name] for row in rows if row[name] is not None]
+
     mean = dict(rows[0])
     for name in ("base", "tuned", "words_base", "words_tuned"):
-        known = [row[name] for row in rows if row[name] is not None]
-        mean[name] = mean_interval(known)[0] if known else None
-    for name in ("n", "n_base"):
-        mean[name] = min((row[name] for row in rows if row[name] is not None), default=None)
+        mean[name] = mean_interval(known(name))[0] if known(name) else None
+    mean |= {name: min(known(name), default=None) for name in ("n", "n_base")}
     for name in ("n_unreadable", "n_unreadable_base"):
-        mean[name] = max((row[name] for row in rows if row[name] is not None), default=None)
-    known = [row for row in rows if row["difference"] is not None]
+        mean[name] = max(known(name), default=None)
+    differences = known("difference")
     names = ("difference", "deviation", "low", "high")
-    found = mean_interval([row["difference"] for row in known]) if known else (None,) * 4
-    mean |= {"run": "mean", "runs": len(known), "interval": "t" if len(known) > 1 else None}
+    found = mean_interval(differences) if differences else (None,) * 4
     mean |= dict(zip(names, found, strict=True))
+    mean |= {"run": "mean", "runs": len(differences)}
+    mean["interval"] = "t" if len(differences) > 1 else None
     pairs, worlds = [], []
-    for row in known:
-        key = (row["benchmark"], row["split"], row["measure"], row["against"])
-        pairs.append(runs[row["run"]].paired(key, row["model"]))
-        worlds.append(runs[row["run"]].asked[key[:2]][0] if pairs[-1] else "")
-    if known and all(pairs):
-        ends = two_level_difference(pairs, worlds, samples=samples, seed=seed)
-        if ends is not None:
-            mean |= {"low": ends[0], "high": ends[1], "interval": "two-level"}
-    return mean
-
-
-def _pair_rows(
-    result: RunResults,
-    first: str,
-    second: str,
-    reported: Sequence[ReportedRow] = (),
-    *,
-    samples: int,
-    seed: int,
-) -> list[Row]:
-    """One row per measure: model `second` against model `first` of the same run."""
-    published = matching(reported, result.backbone) if (first, second) == ("base", "merged") else ()
-    rows = []
-    for benchmark, split, name in _places(result):
-        key = (benchmark, split, name)
-        before, after = result.metrics.get((*key, first)), result.metrics.get((*key, second))
-        if after is None and second != "merged":  # a control that this benchmark does not know
-            continue
-        row: Row = dict.fromkeys(COLUMNS)
-        row |= {"recipe": result.recipe, "run": result.name, "runs": 1, "is_mini": result.is_mini}
-        row |= {"benchmark": benchmark, "split": split, "measure": name}
-        row |= {"model": second, "against": first}
-        if before is not None:
-            row |= {"base": before.value, "n_base": before.n}
-            row["n_unreadable_base"] = result.unreadable((*key, first))
-        if after is not None:
-            row |= {"tuned": after.value, "n": after.n}
-            row["n_unreadable"] = result.unreadable((*key, second))
-        if row["base"] is not None and row["tuned"] is not None:
-            row["difference"] = row["tuned"] - row["base"]
-        row["words_base"] = _words(result, benchmark, split, first)
-        row["words_tuned"] = _words(result, benchmark, split, second)
-        for found in published:
-            is_whole = found.split == "all" and _is_only(result, benchmark)
-            if found.benchmark == benchmark and (found.split == split or is_whole):
-                place = "reported_base" if found.is_base else "reported_tuned"
-                printed = found.shown(name)
-                if printed and notes.is_oracles(result, benchmark):
-                    printed += f" {notes.ANOTHER_JUDGE}"
-                row |= {place: found.values.get(name), f"{place}_printed": printed}
+    for row in rows:
         if row["difference"] is not None:
-            row |= _interval(result, (*key, first), second, samples=samples, seed=seed)
-        rows.append(row)
+            key = (row["benchmark"], row["split"], row["measure"], row["against"])
+            pairs.append(runs[row["run"]].paired(key, row["model"]))
+            worlds.append(runs[row["run"]].asked[key[:2]][0] if pairs[-1] else "")
+    ends = two_level_difference(pairs, worlds, **draws) if pairs and all(pairs) else None
+    return mean | ({"low": ends[0], "high": ends[1], "interval": "two-level"} if ends else {})
+
+
+def _rows(
+    result: RunResults,
+    pairs: Sequence[tuple[str, str]],
+    published: Sequence[ReportedRow],
+    **draws: int,
+) -> list[Row]:
+    """One row per measure and pair of models of one run: the second against the first."""
+    rows = []
+    for key in _places(result):
+        for first, second in pairs:
+            if (*key, second) not in result.metrics and second != "merged":
+                continue  # a control that this benchmark does not know
+            row: Row = dict.fromkeys(COLUMNS) | {"recipe": result.recipe, "run": result.name}
+            row |= {"runs": 1, "is_mini": result.is_mini, "model": second, "against": first}
+            row |= dict(zip(("benchmark", "split", "measure"), key, strict=True))
+            for model, name, end in ((first, "base", "_base"), (second, "tuned", "")):
+                row[f"words_{name}"] = _words(result, *key[:2], model)
+                if metric := result.metrics.get((*key, model)):
+                    row |= {name: metric.value, f"n{end}": metric.n}
+                    row[f"n_unreadable{end}"] = result.unreadable((*key, model))
+            if row["base"] is not None and row["tuned"] is not None:
+                row["difference"] = row["tuned"] - row["base"]
+                row |= _interval(result, (*key, first), second, **draws)
+            if (first, second) == ("base", "merged"):
+                row |= _published(result, published, key)
+            rows.append(row)
     return rows
 
 
-def _interval(result: RunResults, key: Key, other: str, *, samples: int, seed: int) -> Row:
+def _published(
+    result: RunResults, published: Sequence[ReportedRow], key: tuple[str, str, str]
+) -> Row:
+    """The published values of a measure, with the mark of another kind of judge."""
+    benchmark, split, name = key
+    splits = {place[1] for place in result.metrics if place[0] == benchmark}
+    row: Row = {}
+    for found in published:
+        is_whole = found.split == "all" and len(splits) == 1
+        if found.benchmark == benchmark and (found.split == split or is_whole):
+            place = "reported_base" if found.is_base else "reported_tuned"
+            printed = found.shown(name)
+            if printed and notes.is_oracles(result, benchmark):
+                printed += f" {notes.ANOTHER_JUDGE}"
+            row |= {place: found.values.get(name), f"{place}_printed": printed}
+    return row
+
+
+def _interval(result: RunResults, key: Key, other: str, **draws: int) -> Row:
     """Ends of the difference's interval, and how it was made."""
-    pair = result.paired(key, other)
-    ends = paired_difference(*pair, samples=samples, seed=seed) if pair else None
-    if ends is not None:
-        return {"low": ends[0], "high": ends[1], "interval": "paired"}
-    before, after = result.metrics[key], result.metrics[(*key[:3], other)]
-    ends = unpaired_difference(before, after)
-    return {"low": ends[0], "high": ends[1], "interval": "unpaired"} if ends else {}
+    pair, kind = result.paired(key, other), "paired"
+    ends = paired_difference(*pair, **draws) if pair else None
+    if ends is None:
+        before, after = result.metrics[key], result.metrics[(*key[:3], other)]
+        ends, kind = unpaired_difference(before, after), "unpaired"
+    return {"low": ends[0], "high": ends[1], "interval": kind} if ends else {}
 
 
 def _places(result: RunResults) -> list[tuple[str, str, str]]:
@@ -175,22 +181,12 @@ def _places(result: RunResults) -> list[tuple[str, str, str]]:
     return sorted(found, key=rank)
 
 
-def _by_place(result: RunResults, rows: Sequence[Sequence[Row]]) -> list[Row]:
-    order = _places(result)
-    flat = [row for each in rows for row in each]
-    return sorted(flat, key=lambda r: order.index((r["benchmark"], r["split"], r["measure"])))
-
-
 def _words(result: RunResults, benchmark: str, split: str, model: str) -> float | None:
     value = result.value((benchmark, split, WORDS, model))
     if value is not None:
         return value
     sums = result.items.get((benchmark, split, WORDS, model))
     return sum(s[0] for s in sums.values()) / sum(s[1] for s in sums.values()) if sums else None
-
-
-def _is_only(result: RunResults, benchmark: str) -> bool:
-    return len({key[1] for key in result.metrics if key[0] == benchmark}) == 1
 
 
 # How a value of a comparison is shown: its unit depends on the measure of its row.
@@ -223,16 +219,10 @@ def _printed(row: Row, name: str) -> str | None:
     return None if row["is_mini"] else row[f"reported_{name}_printed"]
 
 
-def _words_per_answer(row: Row) -> str:
-    words = (show(row[n], is_fraction=False, digits=1) for n in ("words_base", "words_tuned"))
-    return show_change(*words)
-
-
 _DIFFERENCE = Column(
     "Difference", _value("difference", signed=True), is_bold=lambda row: row["clear"]
 )
 _INTERVAL = Column("95 % interval", _ends)
-_WORDS_PER_ANSWER = Column("Words per answer", _words_per_answer)
 _REPORTED = (
     Column("Reported base", lambda row: _printed(row, "base")),
     Column("Reported tuned", lambda row: _printed(row, "tuned")),
@@ -247,6 +237,12 @@ _READ = (
     Column("n", lambda row: show_change(row["n_base"], row["n"])),
     Column("Unreadable", lambda row: show_change(row["n_unreadable_base"], row["n_unreadable"])),
 )
+_WORDS_PER_ANSWER = Column(
+    "Words per answer",
+    lambda row: show_change(
+        *(show(row[f"words_{n}"], is_fraction=False, digits=1) for n in ("base", "tuned"))
+    ),
+)
 
 
 # The comparison at a glance: a line per measure, the models side by side.
@@ -254,29 +250,21 @@ _READ = (
 _KEYS = ("group", "benchmark", "split", "measure")
 _OF_TUNED = ("reported_base", "reported_tuned", "difference", "low", "high", "runs")
 _COUNTS = ("n_base", "n", "n_unreadable_base", "n_unreadable", "is_mini")
-_WHOLE = "all"  # the split that holds those beside it
 
 
 def overview(comparison: Table) -> Table:
-    """Base, controls and tuned model in one line per measure; the interval is of tuned minus base.
-
-    Args:
-        comparison: from `comparison`, of any runs.
-    """
-    places: dict[tuple[Any, ...], dict[str, Any]] = {}
+    """Base, controls and tuned model, one line per measure; the interval is of tuned minus base."""
+    places: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in comparison.rows:
-        places.setdefault(tuple(row[key] for key in _KEYS), {})[str(row["model"])] = row
+        places.setdefault(tuple(row[key] for key in _KEYS), {})[row["model"]] = row
     models = models_in_order(model for by_model in places.values() for model in by_model)
     models.sort(key=lambda m: m == "merged")  # stable: the controls first, the tuned model last
     rows = []
     for by_model in places.values():
         row = by_model.get("merged", next(iter(by_model.values())))
         splits = {split for _, benchmark, split, _ in places if benchmark == row["benchmark"]}
-        has_parts = len(splits) > 1 and row["split"] != _WHOLE
-        values = {
-            model: by_model[model]["tuned"] if model in by_model else None for model in models
-        }
-        rows.append(row | values | {"has_parts": has_parts})
+        values = {m: by_model[m]["tuned"] if m in by_model else None for m in models}
+        rows.append(row | values | {"has_parts": len(splits) > 1 and row["split"] != "all"})
     columns = [
         Column("Measure", _place),
         *([Column("Reported", _reported)] if _has_reported(rows) else ()),
@@ -311,7 +299,6 @@ def _reported(row: Row) -> str:
 
 # The tuned models of two runs on the same images: which of them is better, and is it chance?
 
-TUNED = "merged"
 _BETWEEN = (
     *("first", "second", "benchmark", "split", "measure", "value_first", "value_second"),
     *("difference", "low", "high", "n_images", "is_mini", "clear"),
@@ -324,59 +311,46 @@ def between_runs(
     """Every two runs' tuned models, paired by image, on the measures that are better high or low.
 
     The test for SHR, GAVIE and CHAIR that McNemar's is for POPE. None if no two runs were
-    measured on the same images.
-
-    Args:
-        results: the runs.
-        samples: resampled image sets behind each interval.
-        seed: of the resampling.
+    measured on the same images. `samples` are the resampled image sets behind each interval.
     """
-    rows = [
-        row
-        for first, second in itertools.combinations(results, 2)
-        for row in _between_rows(first, second, samples=samples, seed=seed)
-    ]
+    rows = []
+    for (first, second), key in _paired_places(results):
+        pair = first.paired(key, "merged", of=second)
+        ends = paired_difference(*pair, samples=samples, seed=seed) if pair else None
+        if pair and ends:
+            values = [float(sums[:, 0].sum() / sums[:, 1].sum()) for sums in pair]
+            cells = (first.name, second.name, *key[:3], *values, values[1] - values[0])
+            cells += (*ends, len(pair[0]), first.is_mini or second.is_mini, None)
+            rows.append(dict(zip(_BETWEEN, cells, strict=True)))
     if not rows:
         return None
     return Table(
         name="between_runs",
-        caption=f"The {model_title(TUNED)} models of two runs on the same images",
+        caption=f"The {model_title('merged')} models of two runs on the same images",
         rows=_marked(rows),
         columns=[
-            Column("First run", "first"),
-            Column("Second run", "second"),
-            Column("Measure", lambda row: _measure(row).title),
-            Column("First", _value("value_first")),
-            Column("Second", _value("value_second")),
+            *(Column("First run", "first"), Column("Second run", "second"), _WHERE[2]),
+            *(Column("First", _value("value_first")), Column("Second", _value("value_second"))),
             *(_DIFFERENCE, _INTERVAL, Column("Images", "n_images")),
         ],
         values=_BETWEEN,
-        notes=(
-            "Second minus first.",
-            *notes.of_intervals(1, samples),
-        ),
+        notes=("Second minus first.", *notes.of_intervals(1, samples)),
         is_mini=any(result.is_mini for result in results),
     )
 
 
-def _between_rows(first: RunResults, second: RunResults, *, samples: int, seed: int) -> list[Row]:
-    found = []
-    for key in first.items:
-        benchmark, split, name, model = key
-        directed = {m.name for m in measures_of(benchmark) if m.better}
-        if model != TUNED or name not in directed or (benchmark, split, model) in first.right:
-            continue
-        if first.asked.get((benchmark, split)) != second.asked.get((benchmark, split)):
-            continue
-        pair = first.paired(key, TUNED, of=second)
-        ends = paired_difference(*pair, samples=samples, seed=seed) if pair else None
-        if pair is None or ends is None:
-            continue
-        values = [float(sums[:, 0].sum() / sums[:, 1].sum()) for sums in pair]
-        cells = (first.name, second.name, benchmark, split, name, *values, values[1] - values[0])
-        cells += (*ends, len(pair[0]), first.is_mini or second.is_mini, None)
-        found.append(dict(zip(_BETWEEN, cells, strict=True)))
-    return found
+def _paired_places(
+    results: Sequence[RunResults],
+) -> Iterator[tuple[tuple[RunResults, RunResults], Key]]:
+    """Two runs that were asked the same, and a directed measure of the first's tuned model."""
+    for first, second in itertools.combinations(results, 2):
+        for key in first.items:
+            benchmark, split, name, model = key
+            directed = {m.name for m in measures_of(benchmark) if m.better}
+            asked = [run.asked.get((benchmark, split)) for run in (first, second)]
+            is_yes_no = (benchmark, split, model) in first.right
+            if model == "merged" and name in directed and asked[0] == asked[1] and not is_yes_no:
+                yield (first, second), key
 
 
 # The tables of the comparison.
@@ -386,6 +360,7 @@ def comparison(
     results: Sequence[RunResults],
     reported: Sequence[ReportedRow] = (),
     *,
+    by_run: bool = False,
     samples: int = 1000,
     seed: int = 42,
 ) -> Table:
@@ -393,38 +368,33 @@ def comparison(
 
     Runs that differ in nothing but their seeds become their mean, with a bootstrap interval over
     images and runs; a single run has the paired one over its images. See `groups` for the labels.
+    With `by_run` each run stands by itself: every seed is shown, the bad ones too.
 
     Raises:
         BadInput: nothing to compare, or a run is named twice.
     """
-    _refuse_repeated(results)
-    rows: list[Row] = []
-    for label, group in groups(results).items():
-        each = [rows_against_base(result, reported, samples=samples, seed=seed) for result in group]
-        rows += _labelled(group_rows(group, each, samples=samples, seed=seed), label)
-    rows = [row for row in rows if _measure(row).is_headline]
-    return _table("comparison", "Base and tuned model", rows, results, reported, samples)
-
-
-def every_run(
-    results: Sequence[RunResults],
-    reported: Sequence[ReportedRow] = (),
-    *,
-    samples: int = 1000,
-    seed: int = 42,
-) -> Table:
-    """The rows of `comparison` for each run by itself: every seed is shown, the bad ones too."""
-    _refuse_repeated(results)
-    rows: list[Row] = []
-    labels = {r.name: label for label, group in groups(results).items() for r in group}
-    for result in results:
-        each = rows_against_base(result, reported, samples=samples, seed=seed)
-        rows += _labelled(each, labels[result.name])
-    rows = [row for row in rows if _measure(row).is_headline]
-    places = [(r["benchmark"], r["split"], r["measure"], r["model"]) for r in rows]
-    order = list(dict.fromkeys(places))  # the runs stand together, measure by measure
-    rows = [row for at in order for row, place in zip(rows, places, strict=True) if place == at]
-    return _table("every_run", "Every run by itself", rows, results, reported, samples)
+    options: Any = {"by_run": by_run, "samples": samples, "seed": seed}
+    rows = _grouped(results, reported, against="base", **options)
+    more = _OF_SEVERAL if len(results) > 1 else ()
+    if by_run:  # the runs stand together, measure by measure
+        places = [(r["benchmark"], r["split"], r["measure"], r["model"]) for r in rows]
+        order = sorted(range(len(rows)), key=lambda at: places.index(places[at]))
+        rows, more = [rows[at] for at in order], (Column("Run", "run"),)
+    return Table(
+        name="every_run" if by_run else "comparison",
+        caption="Every run by itself" if by_run else "Base and tuned model",
+        rows=_marked(rows),
+        columns=[
+            *(*more, *_WHERE, Column("Model", lambda row: model_title(row["model"]))),
+            *(_REPORTED if _has_reported(rows) else ()),
+            *(Column("Base", _value("base")), Column("Tuned", _value("tuned")), _DIFFERENCE),
+            *([Column("Deviation", _value("deviation"))] if more == _OF_SEVERAL else ()),
+            *(_INTERVAL, *_READ, _WORDS_PER_ANSWER),
+        ],
+        values=COLUMNS,
+        notes=notes.of_comparison(results, reported, samples),
+        is_mini=any(result.is_mini for result in results),
+    )
 
 
 def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 42) -> Table | None:
@@ -432,12 +402,8 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
 
     None if no control was evaluated.
     """
-    _refuse_repeated(results)
-    rows: list[Row] = []
-    for label, group in groups(results).items():
-        each = [rows_against_controls(result, samples=samples, seed=seed) for result in group]
-        rows += _labelled(group_rows(group, each, samples=samples, seed=seed), label)
-    rows = [row for row in rows if row["base"] is not None and _measure(row).is_headline]
+    rows = _grouped(results, against="controls", samples=samples, seed=seed)
+    rows = [row for row in rows if row["base"] is not None]
     if not rows:
         return None
     return Table(
@@ -463,34 +429,6 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
     )
 
 
-def _table(
-    name: str,
-    caption: str,
-    rows: Sequence[Row],
-    results: Sequence[RunResults],
-    reported: Sequence[ReportedRow],
-    samples: int,
-) -> Table:
-    more = _OF_SEVERAL if len(results) > 1 else ()
-    return Table(
-        name=name,
-        caption=caption,
-        rows=_marked(rows),
-        columns=[
-            *([Column("Run", "run")] if name == "every_run" else more),
-            *_WHERE,
-            Column("Model", lambda row: model_title(row["model"])),
-            *(_REPORTED if _has_reported(rows) else ()),
-            *(Column("Base", _value("base")), Column("Tuned", _value("tuned")), _DIFFERENCE),
-            *([Column("Deviation", _value("deviation"))] if more and name != "every_run" else ()),
-            *(_INTERVAL, *_READ, _WORDS_PER_ANSWER),
-        ],
-        values=COLUMNS,
-        notes=notes.of_comparison(results, reported, samples),
-        is_mini=any(result.is_mini for result in results),
-    )
-
-
 def _verdict(row: Row) -> str:
     better = _measure(row).better
     if not better or row["low"] is None:
@@ -498,25 +436,7 @@ def _verdict(row: Row) -> str:
     if not row["clear"] and not covers_zero(row["low"], row["high"]):
         return "not separable among so many rows"
     if not row["clear"]:
-        half = (row["high"] - row["low"]) / 2
-        return f"not separable below {_points(row, half)}" if half else "the same"
+        half, is_fraction = (row["high"] - row["low"]) / 2, _measure(row).is_fraction
+        amount = show(half, is_fraction=is_fraction) + " points" * is_fraction
+        return f"not separable below {amount}" if half else "the same"
     return "better" if (row["difference"] > 0) == (better == "higher") else "worse"
-
-
-def _points(row: Row, amount: float) -> str:
-    """An amount of a row's measure, with its unit if it is a fraction."""
-    is_fraction = _measure(row).is_fraction
-    return show(amount, is_fraction=is_fraction) + " points" * is_fraction
-
-
-def _labelled(rows: Sequence[Row], label: str) -> list[Row]:
-    return [row | {"group": label} for row in rows]
-
-
-def _refuse_repeated(results: Sequence[RunResults]) -> None:
-    if not results:
-        raise BadInput("an empty comparison: name at least one evaluated run")
-    names = [result.name for result in results]
-    for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"run {name!r} is named twice; a run counts once")

@@ -1,7 +1,6 @@
 """The index of a folder of runs: every stage with its status, recipe, key numbers and duration."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from hadpo.records import Metric, read_jsonl
@@ -52,29 +51,23 @@ def _cost(manifest: Manifest) -> float | None:
 
 def _key_numbers(manifest: Manifest, folder: Path) -> str:
     path = folder / "metrics.jsonl"
-    if not path.is_file():
+    if manifest.stage not in ("train", "evaluate") or not path.is_file():
         return ""
     if manifest.stage == "train":
         return _last_step(path)
-    if manifest.stage != "evaluate":
-        return ""
-    return _base_and_tuned(read_jsonl(path, Metric, torn_end=True))
-
-
-def _base_and_tuned(metrics: Iterable[Metric]) -> str:
     found: dict[tuple[str, str, str], dict[str, float | None]] = {}
-    for m in metrics:
+    for m in read_jsonl(path, Metric, torn_end=True):
         found.setdefault((m.benchmark, m.split, m.name), {})[m.model] = m.value
     texts = []
     for (benchmark, split, name), values in found.items():
-        listed = listed_of(benchmark)
-        if (split, name) not in listed and ("", name) not in listed:
-            continue
-        measure = measure_of(benchmark, name)
-        both = [show(values.get(m), is_fraction=measure.is_fraction) for m in ("base", "merged")]
-        place = split_title(benchmark, split)
-        place = f"{place} {measure.label}" if place else benchmark.upper()
-        texts.append(f"{place} {both[0]} → {both[1]} %")
+        if {(split, name), ("", name)} & {*listed_of(benchmark)}:
+            measure = measure_of(benchmark, name)
+            ends = (
+                show(values.get(m), is_fraction=measure.is_fraction) for m in ("base", "merged")
+            )
+            place = split_title(benchmark, split)
+            place = f"{place} {measure.label}" if place else benchmark.upper()
+            texts.append(f"{place} {' → '.join(ends)} %")
     return "; ".join(texts)
 
 

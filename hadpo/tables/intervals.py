@@ -1,5 +1,6 @@
 """Intervals: bootstrap over images and seeds, Student's t over seeds. Pure functions of arrays."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,18 +67,16 @@ def two_level_difference(
     """
     if not runs or samples < 1 or not all(len(base) for base, _ in runs):
         return None
-    rng = np.random.default_rng(seed)
     drawn = np.zeros(samples)
-    for world in dict.fromkeys(worlds):
-        own = [run for run, name in zip(runs, worlds, strict=True) if name == world]
-        sums = np.array(own)  # runs models images 2
-        images = sums.shape[2]
-        times = rng.multinomial(images, np.full(images, 1 / images), size=samples).astype(float)
-        totals = np.einsum("si,rmic->srmc", times, sums)
+    groups = [
+        [r for r, w in zip(runs, worlds, strict=True) if w == x] for x in dict.fromkeys(worlds)
+    ]
+    sizes = tuple((len(own[0][0]), len(own)) for own in groups)
+    for own, (times, picks) in zip(groups, _draw(sizes, samples, seed), strict=True):
+        totals = np.einsum("si,rmic->srmc", times, np.array(own))  # samples runs models 2
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = totals[..., 0] / totals[..., 1]
         differences = ratios[..., 1] - ratios[..., 0]  # samples runs
-        picks = rng.integers(len(own), size=(samples, len(own)))
         drawn += np.take_along_axis(differences, picks, axis=1).sum(axis=1) / len(runs)
     drawn = drawn[np.isfinite(drawn)]
     if not len(drawn):
@@ -85,6 +84,21 @@ def two_level_difference(
     tail = (1 - share) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=4)
+def _draw(
+    sizes: tuple[tuple[int, int], ...], samples: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """How often each image is drawn, and which runs, for worlds of so many images and runs.
+
+    The rows of a table ask for the same draws, one after the other.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for images, runs in sizes:
+        times = rng.multinomial(images, np.full(images, 1 / images), size=samples).astype(float)
+        found.append((times, rng.integers(runs, size=(samples, runs))))
+    return found
 
 
 def clear_of_zero(rows: Sequence[Mapping[str, Any]], *, share: float = 0.05) -> list[bool]:

@@ -36,15 +36,25 @@ def of_comparison(
 
 def of_answers(results: Sequence[RunResults]) -> list[str]:
     """How the answers came about and were read: judge, decoding, prompt, seeds, versions."""
-    first = results[0]
-    notes = [
-        *_evaluation(first.settings.get("evaluate", {})),
-        *_served(first.settings.get("model", {})),
-        *_seeds(results),
-        *_differing(results),
+    first, seeds = results[0], []
+    for result in results:
+        settings = flat(result.settings)
+        own = [f"{name} {settings[name]}" for name in SEEDS if name in settings]
+        seeds += [f"{result.name}: {', '.join(own)}"] if own else []
+    notes = _evaluation(first.settings.get("evaluate", {}))
+    model = first.settings.get("model", {})
+    if model.get("engine", "local") != "local":
+        notes.append(
+            f"Answers from a server: {model.get('server_models')}; its own chat template makes the "
+            "prompt, and it decodes greedily: SHR with 5 beams, as the papers have it, is another "
+            "number."
+        )
+    notes += [f"Seeds: {'; '.join(seeds)}."] if seeds else []
+    notes += _differing(results)
+    notes.append(
         "Unreadable: yes/no answers that begin with neither word (upstream reads them as yes), and "
-        "sentences whose ruling could not be read; an arrow leads from one model to the other.",
-    ]
+        "sentences whose ruling could not be read; an arrow leads from one model to the other."
+    )
     if first.versions:
         notes.append("Versions: " + ", ".join(f"{k} {v}" for k, v in first.versions.items()) + ".")
     return notes
@@ -122,16 +132,6 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _served(model: Mapping[str, Any]) -> list[str]:
-    if model.get("engine", "local") == "local":
-        return []
-    return [
-        f"Answers from a server: {model.get('server_models')}; its own chat template makes the "
-        "prompt, and it decodes greedily: SHR with 5 beams, as the papers have it, is another "
-        "number."
-    ]
-
-
 def _training(results: Sequence[RunResults]) -> list[str]:
     settings = results[0].settings.get("train")
     if not settings:
@@ -146,16 +146,6 @@ def _training(results: Sequence[RunResults]) -> list[str]:
         f"{settings.get('gamma')} (weight of the language-modelling term on the chosen text); "
         "HA-DPO's LLaVA run had none (gamma 0)."
     ]
-
-
-def _seeds(results: Sequence[RunResults]) -> list[str]:
-    found = []
-    for result in results:
-        settings = flat(result.settings)
-        seeds = [f"{name} {settings[name]}" for name in SEEDS if name in settings]
-        if seeds:
-            found.append(f"{result.name}: {', '.join(seeds)}")
-    return [f"Seeds: {'; '.join(found)}."] if found else []
 
 
 def _differing(results: Sequence[RunResults]) -> list[str]:
@@ -192,28 +182,25 @@ class Story:
 
 def audit_story(rows: Sequence[ReportedRow]) -> Story:
     """What the audit found among the published POPE rows."""
-    lines = []
-    systems = dict.fromkeys(row.system for row in rows if row.benchmark == "pope")
-    for system in systems:
+    texts = []
+    for system in dict.fromkeys(row.system for row in rows if row.benchmark == "pope"):
         own = [row for row in rows if (row.system, row.benchmark) == (system, "pope")]
         findings = audit_reported(own).findings
         unique = sum(finding.fitting.count == 1 for finding in findings)
-        flagged = [finding for finding in findings if finding.is_flagged]
-        lines.append(
+        flagged = [f for f in findings if f.is_flagged]
+        lines = [
             f"**{system}**: of {len(findings)} printed rows {unique} come from exactly one "
             f"confusion matrix, {len(flagged)} from none."
-        )
-        for finding in flagged:
-            place = ", ".join((finding.row.backbone, finding.row.split, finding.row.model))
-            lines.append(f"- {place}: {verdict_of(finding)}.")
-        unsteady = {(f.row.backbone, f.row.model) for f in findings if f.other_recall}
+        ]
+        places = (", ".join((f.row.backbone, f.row.split, f.row.model)) for f in flagged)
+        lines += [f"- {at}: {verdict_of(f)}." for at, f in zip(places, flagged, strict=True)]
         lines += [
             f"- {' '.join(key)}: recall differs between splits that share their yes questions, so "
             "this was not one deterministic system."
-            for key in sorted(unsteady)
+            for key in sorted({(f.row.backbone, f.row.model) for f in findings if f.other_recall})
         ]
-        lines.append("")
-    return Story("\n".join(lines).strip() or "No published POPE rows were asked for.")
+        texts.append("\n".join(lines))
+    return Story("\n\n".join(texts) or "No published POPE rows were asked for.")
 
 
 def results_story(tables: Sequence[Table]) -> Story:
@@ -222,8 +209,7 @@ def results_story(tables: Sequence[Table]) -> Story:
     if "comparison" not in by_name:
         return Story("No run is compared here: published numbers and their audit only.")
     whole = by_name["comparison"]
-    rows = [r for r in whole.rows if r["model"] == "merged"]
-    rows = [r for r in rows if r["difference"] is not None]
+    rows = [r for r in whole.rows if r["model"] == "merged" and r["difference"] is not None]
     several = len({row["recipe"] for row in rows}) > 1
     clear = [r for r in rows if r["clear"]]
     lines = [
@@ -261,11 +247,11 @@ def _place(row: Row, several: bool) -> str:
 def _against_controls(controls: Table, several: bool) -> list[str]:
     lines = []
     for control in dict.fromkeys(row["against"] for row in controls.rows):
-        own = [row for row in controls.rows if row["against"] == control]
-        groups = {
-            verdict: [_place(row, several) for row in own if row["verdict"].startswith(verdict)]
-            for verdict in ("better", "worse", "not separable")
-        }
+        groups: dict[str, list[str]] = {"better": [], "worse": [], "not separable": []}
+        for row in controls.rows:
+            for verdict, found in groups.items():
+                if row["against"] == control and row["verdict"].startswith(verdict):
+                    found.append(_place(row, several))
         texts = [f"{verdict} in {', '.join(found)}" for verdict, found in groups.items() if found]
         if texts:
             title = model_title(control)

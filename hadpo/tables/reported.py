@@ -1,7 +1,8 @@
 """Published numbers: `papers_results/reported/<system>_<benchmark>.csv`, checked line by line."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hadpo.config import ROOT
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 from hadpo.tables._table import DAGGER, MISSING, Column, Table, csv_rows
-from hadpo.tables.audit import Audit, audit, audit_table, rows_from
+from hadpo.tables.audit import CELLS, Audit, PopeRow, audit, audit_table, read_printed
 
 REPORTED = ROOT / "papers_results" / "reported"
 FACTS = ("backbone", "split", "model", "unit", "n", "table", "source", "date", "note")
@@ -115,29 +116,29 @@ def reported_tables(rows: Sequence[ReportedRow]) -> list[Table]:
 
 def audit_reported(rows: Sequence[ReportedRow]) -> Audit:
     """The audit of published POPE rows, one finding a row, in their order."""
-    return audit(
-        [
-            rows_from(
-                row.printed,
-                unit=row.unit,
-                backbone=row.backbone,
-                split=row.split,
-                model=row.model,
-                n=row.n,
-            )
-            for row in rows
-        ]
-    )
+    printed = []
+    for row in rows:
+        is_percent = row.unit == "percent"
+        cells = {
+            name: read_printed(text, is_percent=is_percent, where=name)
+            for name, text in row.printed.items()
+            if name in CELLS and row.values[name] is not None
+        }
+        own = {name: getattr(row, name) for name in ("backbone", "split", "model", "n")}
+        printed.append(PopeRow(printed=cells, **own))
+    return audit(printed)
 
 
 def _table(system: str, benchmark: str, rows: Sequence[ReportedRow], found: Audit | None) -> Table:
     metrics = list(rows[0].values)
-    letters = {note: chr(ord("a") + at) for at, note in enumerate(_distinct(r.note for r in rows))}
+    texts = dict.fromkeys(row.note for row in rows if row.note)
+    letters = dict(zip(texts, string.ascii_letters, strict=False))
     wrong = [finding.cells for finding in found.findings] if found else [frozenset()] * len(rows)
     notes = [f"{letter}: {note}." for note, letter in letters.items()]
     if any(wrong):
         notes.insert(0, f"{DAGGER}: no confusion matrix explains this cell; see the audit.")
-    sources = sorted({f"{row.source} ({_dated(row.date)})" for row in rows})
+    dates = {MISSING: "date not known"}
+    sources = sorted({f"{row.source} ({dates.get(row.date, row.date)})" for row in rows})
     units = " and ".join(sorted({row.unit for row in rows}))
 
     def printed(metric: str) -> Callable[[Mapping[str, Any]], str]:
@@ -159,14 +160,6 @@ def _table(system: str, benchmark: str, rows: Sequence[ReportedRow], found: Audi
         values=["backbone", "split", "model", *metrics, *FACTS[4:]],
         notes=(*notes, f"Source: {'; '.join(sources)}."),
     )
-
-
-def _distinct(texts: Iterable[str]) -> list[str]:
-    return [text for text in dict.fromkeys(texts) if text]
-
-
-def _dated(date: str) -> str:
-    return "date not known" if date == MISSING else date
 
 
 def _read(path: Path) -> Iterator[ReportedRow]:

@@ -113,13 +113,25 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
     metrics = list(read_jsonl(folder / "metrics.jsonl", Metric))
     if not metrics:
         raise BadInput(f"{folder / 'metrics.jsonl'}: no metrics; rerun stage evaluate of {name!r}")
-    outcomes = _read_outcomes(folder / "outcomes.jsonl", name)
+    path = folder / "outcomes.jsonl"
+    if not path.is_file():
+        raise BadInput(
+            f"{path} is not there: run {name!r} was evaluated by an older version; redo it with "
+            f"hadpo stage evaluate RECIPE --name {name} --force"
+        )
+    outcomes = list(read_jsonl(path, Outcome))
     return RunResults(
         name=name,
         recipe=manifest.recipe,
         is_mini=manifest.is_mini,
         metrics={(m.benchmark, m.split, m.name, m.model): m for m in metrics},
-        items=_items(outcomes),
+        items={
+            (o.benchmark, o.split, measure, o.model): dict(
+                zip(o.images, zip(*sums, strict=True), strict=True)
+            )
+            for o in outcomes
+            for measure, sums in o.sums.items()
+        },
         right={
             (o.benchmark, o.split, o.model): (o.questions, o.right) for o in outcomes if o.right
         },
@@ -130,26 +142,6 @@ def read_results(name: str, runs_folder: Path) -> RunResults:
         training_log=log if log.is_file() and log.stat().st_size else None,
         folders=stages,
     )
-
-
-def _items(outcomes: Sequence[Outcome]) -> dict[Key, Sums]:
-    """The sums of every measure, by image."""
-    return {
-        (o.benchmark, o.split, name, o.model): dict(
-            zip(o.images, zip(*sums, strict=True), strict=True)
-        )
-        for o in outcomes
-        for name, sums in o.sums.items()
-    }
-
-
-def _read_outcomes(path: Path, name: str) -> list[Outcome]:
-    if not path.is_file():
-        raise BadInput(
-            f"{path} is not there: run {name!r} was evaluated by an older version; redo it with "
-            f"hadpo stage evaluate RECIPE --name {name} --force"
-        )
-    return list(read_jsonl(path, Outcome))
 
 
 # Which runs are repetitions of one another: the same recipe and settings, other seeds.
@@ -170,8 +162,13 @@ def groups(results: Sequence[RunResults]) -> dict[str, list[RunResults]]:
     for result in results:
         shared = {k: repr(v) for k, v in flat(result.settings).items() if k not in _NO_MATTER}
         found.setdefault((result.recipe, *sorted(shared.items())), []).append(result)
-    firsts = [members[0] for members in found.values()]
-    return {_label(m[0], firsts): m for m in found.values()}
+    firsts, labelled = [members[0] for members in found.values()], {}
+    for members in found.values():
+        recipe, own = members[0].recipe, flat(members[0].settings)
+        names = differing([other for other in firsts if other.recipe == recipe])
+        texts = [f"{name} {own.get(name, '-')}" for name in names if name not in _NO_MATTER]
+        labelled[", ".join([recipe, *texts])] = members
+    return labelled
 
 
 def differing(results: Sequence[RunResults]) -> dict[str, list[Any]]:
@@ -194,13 +191,6 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _label(result: RunResults, firsts: Sequence[RunResults]) -> str:
-    names = differing([other for other in firsts if other.recipe == result.recipe])
-    own = flat(result.settings)
-    texts = [f"{name} {own.get(name, '-')}" for name in names if name not in _NO_MATTER]
-    return ", ".join([result.recipe, *texts])
-
-
 # May these runs stand in one table? Only with the same questions, reading and judge.
 
 
@@ -214,14 +204,16 @@ def differences(results: Sequence[RunResults]) -> list[str]:
     for other in results[1:]:
         shared = [place for place in first.asked if place in other.asked]
         for place in shared:
-            if first.asked[place] != other.asked[place]:
+            asked = [run.asked[place] for run in (first, other)]
+            if asked[0] != asked[1]:
+                one, two = (f"{count} ({digest[:8]})" for digest, count in asked)
                 found.append(
-                    f"questions of {' '.join(place)}: {first.name!r} answered {_of(first, place)}, "
-                    f"{other.name!r} {_of(other, place)}"
+                    f"questions of {' '.join(place)}: {first.name!r} answered {one}, "
+                    f"{other.name!r} {two}"
                 )
         for benchmark in dict.fromkeys(benchmark for benchmark, _ in shared):
             for name in ("readings", "judge"):
-                one, two = (_decoding(r, benchmark).get(name) for r in (first, other))
+                one, two = (_decoding(run, benchmark).get(name) for run in (first, other))
                 if one is not None and two is not None and one != two:
                     found.append(
                         f"{name} of {benchmark}: {one!r} of {first.name!r}, {two!r} of "
@@ -238,11 +230,6 @@ def check_comparable(results: Sequence[RunResults]) -> None:
             f"these runs are not comparable: {'; '.join(found)}. Compare them apart, or ask for it "
             "all the same: hadpo compare --anyway, or on_difference=note"
         )
-
-
-def _of(result: RunResults, place: tuple[str, str]) -> str:
-    digest, count = result.asked[place]
-    return f"{count} ({digest[:8]})"
 
 
 def _decoding(result: RunResults, benchmark: str) -> dict[str, Any]:

@@ -170,6 +170,8 @@ def test_a_pasted_csv_in_fractions_and_our_own_files_are_audited(tmp_path):
     assert [r.n for r in rows] == [2910, None]
     assert list(rows[1].printed) == ["accuracy", "yes_ratio"]
     assert audit(rows).findings[0].fitting.count == 1
+    joined = "split,model,acc,f1\na,b,86.1,67.0\n,c,86.1,67.0\nd,b,86.1,67.0\n,c,86.1,67.0\n"
+    assert [r.split for r in read_pope_table(joined)] == ["a", "a", "d", "d"]  # no row twice
     from hadpo.tables.reported import REPORTED
 
     own = read_pope_table((REPORTED / "hadpo_pope.csv").read_text(encoding="utf-8"))
@@ -186,6 +188,8 @@ def test_a_pasted_csv_in_fractions_and_our_own_files_are_audited(tmp_path):
         ("acc,f1\n86.1,67.0\n0.861,67.0\n", r":3: column 'acc': found 0.861 among percents"),
         ("acc,accuracy\n86.1,67.0\n", r"stands in two columns"),
         ("acc,f1,n\n86.1,67.0,many\n", r":2: column 'n': found 'many'"),
+        ("acc,f1\n86.1,67.0\n86.2,nan\n", r":3: column 'f1': found 'nan', expected a number"),
+        ("model,acc,f1\nb,86.1,67.0\nc,86.1,67.0\nb,86.1,67.0\n", r":4: .* in line 2 already"),
     ],
 )
 def test_a_broken_table_is_named_with_line_and_column(text, message):

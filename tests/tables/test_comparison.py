@@ -18,7 +18,7 @@ from hadpo.tables import (
     render,
     run_index,
 )
-from hadpo.tables.comparison import controls, every_run
+from hadpo.tables.comparison import controls
 from hadpo.tables.intervals import clear_of_zero, covers_zero, two_level_difference
 from hadpo.tables.measures import measure_of
 
@@ -104,7 +104,7 @@ def test_an_interval_covers_zero(low, high, covers):
 def test_several_runs_become_mean_deviation_and_an_interval_over_images_and_runs(runs_folder: Path):
     results = [read_results(f"run-s{seed}", runs_folder) for seed in (1, 2, 3)]
     one = find(comparison(results), **TUNED)
-    each = every_run(results)
+    each = comparison(results, by_run=True)
     rows = each.frame
     for name, value in TUNED.items():
         rows = rows[rows[name] == value]
@@ -252,7 +252,11 @@ def test_published_numbers_never_stand_in_a_column_beside_a_mini_run(runs_folder
     mini = read_results("run-s1", runs_folder)
     whole = comparison([mini], read_reported(["hadpo"]))
     assert find(whole, **TUNED)["reported_base"] == pytest.approx(0.7976)  # the CSV's own column
-    for table in (whole, overview(whole), every_run([mini], read_reported(["hadpo"]))):
+    for table in (
+        whole,
+        overview(whole),
+        comparison([mini], read_reported(["hadpo"]), by_run=True),
+    ):
         assert not [head for head in table.shown.columns if "eported" in head]
         assert "79.76" not in table.to_markdown()
     real = dataclasses.replace(mini, name="real", recipe="own", is_mini=False)

@@ -6,7 +6,7 @@ import pytest
 
 from hadpo.figures.bars import dumbbell
 from hadpo.tables import RunResults, comparison, overview, read_results
-from hadpo.tables.comparison import controls, every_run
+from hadpo.tables.comparison import controls
 from hadpo.tables.results import groups
 
 
@@ -67,7 +67,7 @@ def test_tables_and_picture_keep_runs_with_other_settings_apart(tmp_path: Path, 
     frame = table.frame[table.frame["measure"] == "accuracy"]
     runs = frame.groupby("group")["runs"].unique()
     assert (list(runs[two]), list(runs[one])) == ([2], [1])
-    by_run = every_run(results).frame
+    by_run = comparison(results, by_run=True).frame
     row = frame[(frame["group"] == one) & (frame["model"] == "merged")].iloc[0]
     alone = by_run[(by_run["run"] == "c") & (by_run["measure"] == "accuracy")]
     assert row["difference"] == alone[alone["model"] == "merged"].iloc[0]["difference"]

@@ -6,6 +6,9 @@ A benchmark is one module; `Benchmark` lists what it may declare. It needs three
 - `MEASURES`: each metric's title, unit and direction;
 - `tally(answer, known)`: what one answer adds to numerator and denominator of each metric.
 
+Each refuses (`BadInput`) what it cannot use: a file of another form, an answer of which nothing is
+known or on which no judge ruled.
+
 Tables also read `SPLIT_TITLE` ("POPE {split}", put before labels that do not name the benchmark),
 `LISTED` (splits and metrics that a list of runs shows), `SHOWN` (settings that notes name), `BARS`
 and `LEARNING_METRIC` (what figures draw), if declared. Prepare asks for `image_ids`, `evidence` and

@@ -187,8 +187,7 @@ def _note_inputs(run: "Run", files: dict[str, Files], answers: Path | None) -> N
 def _stored(path: Path) -> list[Answer]:
     """Answers of an earlier start; a line that a killed writer tore is cut off the file.
 
-    Raises:
-        BadInput: two answers of one model to one question.
+    Two answers of one model to one question are refused.
     """
     drop_torn_end(path)
     found = list(read_jsonl(path, Answer)) if path.is_file() else []

@@ -59,6 +59,13 @@ def load(name: WordsName) -> Words:
     return _Nltk() if name == "nltk" else _Table(table("words_mini.json"))
 
 
+def check(words: WordsName, model: str = "") -> None:
+    """Raise BadInput, with how to get it, if nltk, its data or a model of spaCy is not there."""
+    load(words)
+    if model:
+        spacy_model(model)
+
+
 @functools.cache
 def spacy_model(name: str) -> Callable[[str], Any]:
     """SpaCy's model of that name: it reads a text, and each text once.

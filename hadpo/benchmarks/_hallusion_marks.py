@@ -1,11 +1,8 @@
 """HallusionBench's judge: what it is asked, how replies are read, what an answer then is."""
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hadpo.benchmarks import Form, Known, ruled, shown_picture
 from hadpo.data.hallusion import Place, place_of
@@ -42,26 +39,18 @@ def slots(case: Case) -> dict[str, str]:
     return {"question": case.question, "facts": facts, "claims": claims}
 
 
-def official_mark(reply: str) -> int:
-    """0 for "incorrect" anywhere in a reply, else 1 for "correct", else 2."""
-    said = reply.lower()
-    return 0 if "incorrect" in said else 1 if "correct" in said else 2
+def _read(reply: str, case: Case) -> list[Verdict]:
+    """One verdict: by the only word for a mark that a reply says, and as the original reads it.
 
-
-def official_same(reply: str) -> int:
-    """1 for "same" anywhere in a reply."""
-    return int("same" in reply.lower())
-
-
-def _read(
-    reply: str, case: Case, *, official: Callable[[str], int], words: Mapping[str, int]
-) -> list[Verdict]:
-    """One verdict: by the only one of `words` that a reply says, and as the original reads it."""
+    That takes "incorrect" anywhere for 0, else "correct" for 1, else 2; and "same" anywhere for 1.
+    """
+    low, words = reply.lower(), _SAME if case.rubric == SAME else _MARKS
     longest = "|".join(sorted(words, key=len, reverse=True))
-    said = re.findall(rf"\b({longest})\b", " ".join(reply.lower().split()))
-    marks = {words[word] for word in said}
+    marks = {words[word] for word in re.findall(rf"\b({longest})\b", " ".join(low.split()))}
     label = _LABELS[marks.pop()] if len(marks) == 1 else "unparsed"
-    return ruled(case, label, {"official": official(reply)}, reply)
+    mark = 0 if "incorrect" in low else 1 if "correct" in low else 2
+    official = int("same" in low) if case.rubric == SAME else mark
+    return ruled(case, label, {"official": official}, reply)
 
 
 def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
@@ -74,20 +63,17 @@ def mark_by_annotations(oracle: object, case: Case) -> list[Verdict]:
     return ruled(case, _LABELS[mark], {"official": mark})
 
 
-def _rubric(name: str, **more: Any) -> Rubric:
-    return Rubric(
+RUBRICS = tuple(
+    Rubric(
         name=name,
         **texts_of(Path(__file__).parent, name),
+        read=_read,
         slots=slots,
         needs=("claims", "facts"),
         by_annotations=mark_by_annotations,
-        **more,
+        images=shown_picture if name == OWN else lambda _: (),
     )
-
-
-RUBRICS = (
-    _rubric(OWN, read=partial(_read, official=official_mark, words=_MARKS), images=shown_picture),
-    _rubric(SAME, read=partial(_read, official=official_same, words=_SAME)),
+    for name in (OWN, SAME)
 )
 
 
@@ -123,14 +109,11 @@ def unreadable(answer: Answer, known: Known) -> int:
 
 def marked(answer: Answer, known: Known, *, official: bool) -> Marked:
     """An answer in one reading; BadInput without a verdict on it."""
-    marks: dict[str, int | None] = {
-        v.kind: int(v.scores["official"])
-        if official
-        else _LABELS.index(v.label)
-        if v.label in _LABELS
-        else None
-        for v in known.verdicts
-    }
+    if official:
+        marks = {v.kind: int(v.scores["official"]) for v in known.verdicts}
+    else:
+        own = {label: mark for mark, label in enumerate(_LABELS)}
+        marks = {v.kind: own.get(v.label) for v in known.verdicts}
     if OWN not in marks or known.question is None:
         raise BadInput(f"{answer.model}: no verdict on {answer.question_id}; judge again")
     is_yes = (known.question.label or "").startswith("yes")

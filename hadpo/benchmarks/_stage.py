@@ -60,7 +60,7 @@ def evaluate(run: "Run") -> list[Metric]:
     """
     settings = run.settings
     benchmarks = benchmarks_of(settings)
-    checked = check_judge(settings, run.resolve, _rubrics(benchmarks))
+    checked = _checked_judge(run, benchmarks)
     questions = questions_of(run, benchmarks)
     files = {name: files_of(run, name) for name in names(settings.models)}
     if settings.cut_control and not {BASE, TUNED} <= files.keys():
@@ -116,18 +116,10 @@ def benchmarks_of(settings: EvaluateConfig) -> dict[str, Benchmark]:
     return {name: Benchmark.named(name) for name in names(settings.benchmark_names)}
 
 
-def _rubrics(benchmarks: Mapping[str, Benchmark]) -> list[Rubric]:
-    return [rubric for each in benchmarks.values() for rubric in each.RUBRICS]
-
-
 def _responses(
     run: "Run", benchmarks: Mapping[str, Benchmark], questions: Sequence[Question]
 ) -> list[Answer]:
-    """Answers of somebody else, in a benchmark's own layout, if the settings name a file of them.
-
-    Raises:
-        BadInput: the benchmark is not evaluated, or the file is not of its layout.
-    """
+    """Answers of somebody else, in a benchmark's own layout, if a setting names a file of them."""
     settings, found = run.settings, []
     for name in plugins.available("hadpo.benchmarks"):
         place = getattr(settings, f"{name}_responses", "")
@@ -168,7 +160,7 @@ def plan(run: "Run") -> list[dict[str, Any]]:
     """
     settings = run.settings
     benchmarks = benchmarks_of(settings)
-    check_judge(settings, run.resolve, _rubrics(benchmarks))
+    _checked_judge(run, benchmarks)
     questions = questions_of(run, benchmarks)
     models = [name for name in dict.fromkeys(names(settings.models)) if files_of(run, name)]
     model = as_asked(run.recipe).model
@@ -210,6 +202,13 @@ def _batch(settings: EvaluateConfig) -> str:
     return f"as many as fit into {gib:g} GiB" if gib else "as many as fit"
 
 
+def _checked_judge(
+    run: "Run", benchmarks: Mapping[str, Benchmark]
+) -> tuple[ModuleType, JudgeSettings]:
+    rubrics = [rubric for each in benchmarks.values() for rubric in each.RUBRICS]
+    return check_judge(run.settings, run.resolve, rubrics)
+
+
 def check_judge(
     settings: EvaluateConfig, resolve: Callable[[str], Path], rubrics: Sequence[Rubric]
 ) -> tuple[ModuleType, JudgeSettings]:
@@ -225,7 +224,11 @@ def check_judge(
     """
     module = plugins.load("hadpo.judges", settings.judge)
     if settings.judge == ASKS_NOBODY:
-        changed = _changed(settings)
+        changed = [
+            f.name
+            for f in dataclasses.fields(settings)
+            if f.name.startswith("judge_") and getattr(settings, f.name) != f.default
+        ]
         if changed:
             raise BadInput(
                 f"judge {ASKS_NOBODY} asks no language model, so it cannot use "
@@ -278,8 +281,6 @@ def _rule(run: "Run", judge: judges.Judge, cases: Sequence[Case]) -> list[Verdic
     Raises:
         Unfinished: cases that got no reply; says how to go on.
     """
-    if not isinstance(judge, judges.AskingJudge):
-        return judges.rule_all(judge, cases)
     try:
         return judges.rule_all(judge, cases)
     except judges.Unfinished as error:
@@ -288,14 +289,6 @@ def _rule(run: "Run", judge: judges.Judge, cases: Sequence[Case]) -> list[Verdic
             f"{error}; nothing that was paid for is lost, go on with: {command}"
         ) from error
     finally:
-        write_jsonl(run.path("judge_replies.jsonl"), judge.replies.values())
-        run.note(judge=judge.report())
-
-
-def _changed(settings: EvaluateConfig) -> list[str]:
-    """Settings of an asking judge that are not at their defaults."""
-    return [
-        f.name
-        for f in dataclasses.fields(settings)
-        if f.name.startswith("judge_") and getattr(settings, f.name) != f.default
-    ]
+        if isinstance(judge, judges.AskingJudge):
+            write_jsonl(run.path("judge_replies.jsonl"), judge.replies.values())
+            run.note(judge=judge.report())

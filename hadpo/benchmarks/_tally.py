@@ -80,6 +80,8 @@ class Benchmark:
     READINGS: Mapping[str, str] = field(default_factory=dict)  # prefix of metrics -> how read
     readings: Callable[[Any], Mapping[str, str]] | None = None  # READINGS, by the settings
     resources: Callable[[Vocabulary, Any], Any] = lambda *_: None  # what each tally needs, once
+    # (settings): BadInput if what reads words is not installed; doctor says so beforehand
+    check: Callable[[Any], None] = _nothing
     # (answers with what is known, of one model) -> question id -> more tallies, of that answer: the
     # metrics of several answers together
     group_tallies: Callable[[Sequence[tuple[Answer, Known]]], Mapping[str, Tally]] | None = None
@@ -311,11 +313,7 @@ def _values(
 
 
 def measure_of(benchmark: Benchmark, name: str) -> Measure:
-    """The measure that a benchmark declares for one of its tallies.
-
-    Raises:
-        BadInput: it declares none.
-    """
+    """The measure that a benchmark declares for one of its tallies; BadInput: it declares none."""
     for measure in benchmark.MEASURES:
         if measure.name == name:
             return measure

@@ -1,6 +1,7 @@
 """What POPE and RePOPE share: right answers, metrics, and the layouts of others' answers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from hadpo.benchmarks._official import Form, lmms_eval, vlmevalkit
@@ -33,40 +34,30 @@ FORMS = (
 )
 
 
-def _f1(values: Mapping[str, Values]) -> Values:
-    return harmonic_mean(values["precision"], values["recall"])
+def _f1(prefix: str, values: Mapping[str, Values]) -> Values:
+    return harmonic_mean(values[f"{prefix}precision"], values[f"{prefix}recall"])
 
 
-def _strict_f1(values: Mapping[str, Values]) -> Values:
-    return harmonic_mean(values["strict_precision"], values["strict_recall"])
+def _behind(*names: str, **more: Any) -> Iterator[Measure]:
+    """Measures that stand in the metrics' file, after those of the tables."""
+    more = {"is_headline": False, "is_shared": False, "counts_answers": True, **more}
+    return (Measure(name, name.replace("_", " "), **more) for name in names)
 
 
-def _behind(name: str, **more: Any) -> Measure:
-    """A measure that stands in the metrics' file, after those of the tables."""
-    label = name.replace("_", " ")
-    return Measure(name, label, is_headline=False, is_shared=False, counts_answers=True, **more)
-
-
-_STRICT: dict[str, Any] = {"is_read": True, "needs_whole_answers": True}
+_answered = partial(Measure, better="higher", counts_answers=True)
+_strict = partial(_behind, is_read=True, needs_whole_answers=True)
 MEASURES = (
-    Measure("accuracy", "accuracy", better="higher", counts_answers=True),
-    Measure("f1", "F1", better="higher", counts_answers=True, of=_f1),
-    Measure("precision", "precision", better="higher", is_headline=False, counts_answers=True),
-    Measure("recall", "recall", better="higher", is_headline=False, counts_answers=True),
+    _answered("accuracy", "accuracy"),
+    _answered("f1", "F1", of=partial(_f1, "")),
+    _answered("precision", "precision", is_headline=False),
+    _answered("recall", "recall", is_headline=False),
     Measure("yes_ratio", "yes ratio", counts_answers=True),
-    *(_behind(name, unit="count") for name in COUNTS),
-    Measure(
-        "words_per_answer",
-        "words per answer",
-        unit="number",
-        is_headline=False,
-        needs_whole_answers=True,
-        counts_answers=True,
-    ),
-    *(_behind(f"strict_{name}", unit="count", **_STRICT) for name in COUNTS),
-    *(_behind(f"strict_{name}", **_STRICT) for name in ("accuracy", "precision", "recall")),
-    _behind("strict_f1", of=_strict_f1, **_STRICT),
-    _behind("strict_yes_ratio", **_STRICT),
+    *_behind(*COUNTS, unit="count"),
+    *_behind("words_per_answer", unit="number", is_shared=True, needs_whole_answers=True),
+    *_strict(*(f"strict_{name}" for name in COUNTS), unit="count"),
+    *_strict("strict_accuracy", "strict_precision", "strict_recall"),
+    *_strict("strict_f1", of=partial(_f1, "strict_")),
+    *_strict("strict_yes_ratio"),
 )
 
 

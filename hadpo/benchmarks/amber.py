@@ -160,6 +160,11 @@ def readings(settings: Settings) -> dict[str, str]:
     return {prefix: f"{reading}, {ends}" for prefix, reading in READ_AS.items()}
 
 
+def check(settings: Settings) -> None:
+    """Raise BadInput if nltk or spaCy is not there; descriptions need both."""
+    _english.check(settings.amber_words, settings.amber_vectors)
+
+
 def resources(vocabulary: Vocabulary, settings: Any) -> Callable[[], NounReader]:
     """What makes the reader of descriptions, when the first one comes: yes and no need none."""
     return cache(partial(_reader, vocabulary.lexicons.get("amber"), settings))
@@ -179,11 +184,7 @@ def _reader(words: Mapping[str, Any] | None, settings: Any) -> NounReader:
 
 
 def tally(answer: Answer, known: Known) -> Tally:
-    """What one answer adds: marks of a description's nouns, or right and wrong of yes or no.
-
-    Raises:
-        BadInput: AMBER's words, nltk or spaCy is not there.
-    """
+    """What one answer adds: marks of a description's nouns, or right and wrong of yes or no."""
     question = known.question
     assert question is not None and question.label is not None
     tally_of = _described if question.split == data.GENERATIVE else _decided

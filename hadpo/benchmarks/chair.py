@@ -127,6 +127,12 @@ def readings(settings: Settings) -> dict[str, str]:
     return {"": f"{settings.chair_reading}{by}"}
 
 
+def check(settings: Settings) -> None:
+    """Raise BadInput if a reading needs words that nothing reads here."""
+    if settings.chair_reading != "plain":
+        _english.check(settings.chair_words)
+
+
 def resources(vocabulary: Vocabulary, settings: Any) -> Lexicon | Reader:
     """What reads texts; BadInput without synonyms, or without nltk where it is needed."""
     if not vocabulary.synonyms:
@@ -143,9 +149,6 @@ def tally(answer: Answer, known: Known) -> Tally:
     _i: mentions whose object is not in the image, of all; _s: answers with at least one such
     mention; recall: different objects that are there and named, of those there; plain_sentence:
     sentences with one (split at periods, as SHR does).
-
-    Raises:
-        BadInput: nothing is known of the image.
     """
     photo = evidence_of(answer.image_id, known.evidence)
     plain = isinstance(known.resources, Lexicon)

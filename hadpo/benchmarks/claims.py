@@ -63,9 +63,6 @@ def tally(answer: Answer, known: Known) -> Tally:
 
     Every object can be claimed once: a further true claim of it is neither true nor wrong, but
     counts as a claim.
-
-    Raises:
-        BadInput: nothing is known of the image.
     """
     vocabulary, photo = known.vocabulary, evidence_of(answer.image_id, known.evidence)
     objects = list(read_world(photo, vocabulary).mentions)

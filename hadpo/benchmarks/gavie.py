@@ -97,9 +97,6 @@ def cases(
 
     With `height_bug_compat` each box is as high as it is wide, as in the published prompts, whose
     script printed the width twice.
-
-    Raises:
-        BadInput: no evidence of an image.
     """
     found = []
     for case in together(answers, questions, rubric="gavie", seed=settings.evaluate_seed):

@@ -99,11 +99,7 @@ def cases(
     evidence: Mapping[str, Evidence],
     settings: Settings,
 ) -> list[Case]:
-    """A case per answer: labels of the photo and the person's answer are its facts.
-
-    Raises:
-        BadInput: no evidence of an image.
-    """
+    """A case per answer: labels of the photo and the person's answer are its facts."""
     found = []
     for answer in answers:
         asked = questions[answer.question_id]

@@ -181,6 +181,11 @@ RUBRICS = (
 )
 
 
+def check(settings: Settings) -> None:
+    """Raise BadInput if nltk or spaCy is not there."""
+    _english.check(settings.objhal_words, settings.objhal_parser)
+
+
 def resources(vocabulary: Vocabulary, settings: Any) -> PhraseReader:
     """The reader; BadInput if synonyms, nltk or spaCy are not there.
 
@@ -200,11 +205,7 @@ def resources(vocabulary: Vocabulary, settings: Any) -> PhraseReader:
 
 
 def tally(answer: Answer, known: Known) -> Tally:
-    """What one description adds to the sums.
-
-    Raises:
-        BadInput: nothing is known of the photo, or no verdict on a long answer.
-    """
+    """What one description adds to the sums."""
     text, words = said(answer.text), known.resources
     photo = evidence_of(answer.image_id, known.evidence)
     is_long = len(text.split()) > SHORT

@@ -133,11 +133,7 @@ def cases(
     evidence: Mapping[str, Evidence],
     settings: Settings,
 ) -> list[Case]:
-    """A case per answer; its claims are the sentences, each with its end, as `shr_segmentation`.
-
-    Raises:
-        BadInput: no evidence of an image.
-    """
+    """A case per answer; its claims are the sentences, each with its end, as `shr_segmentation`."""
     return [
         Case(
             case_id=answer.question_id,
@@ -157,9 +153,6 @@ def tally(answer: Answer, known: Known) -> Tally:
     `distinct_k`: share of different runs of k words; unfinished: stopped by the length limit. Of
     the control `CUT` and of responses, tokens_per_answer and unfinished_ratio have no value: the
     texts were not generated as they stand.
-
-    Raises:
-        BadInput: verdicts that do not fit the answer.
     """
     claims = [verdict.claim for verdict in known.verdicts]
     how = segmentation_of(claims, answer.text)

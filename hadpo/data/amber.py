@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from hadpo.data import InnerPath, Report, Text, json_records, missing_images, parse_raw
+from hadpo.data import InnerPath, Report, Text, json_records, raw_records, with_images
 from hadpo.records import BadInput, Question, read_json, read_text
 
 FILES = ("query_all.json", "annotations.json", "relation.json", "safe_words.txt")
@@ -57,17 +57,16 @@ def questions(folder: Path, images: Path, report: Report) -> list[Question]:
         BadInput: a file that cannot be read as a whole.
     """
     truths = _by_id(folder / "annotations.json", _Annotation, report, _ANNOTATIONS)
-    found, places = [], {}
-    for where, query in _by_id(folder / "query_all.json", _Query, report, _QUERIES).values():
+    queries = _by_id(folder / "query_all.json", _Query, report, _QUERIES)
+    found: dict[str, Question] = {}
+    for number, (where, query) in sorted(queries.items()):
         with report.checking("amber"):
-            if query.id not in truths:
-                raise BadInput(f"{where}: id {query.id} is not in annotations.json")
-            place, known = truths.pop(query.id)
-            label = _label(known, where=place)
-            image = images / query.image
-            places[str(image)] = where
-            question = Question(
-                question_id=f"amber-{query.id}",
+            if number not in truths:
+                raise BadInput(f"{where}: id {number} is not in annotations.json")
+            place, known = truths.pop(number)
+            label, image = _label(known, where=place), images / query.image
+            found[where] = Question(
+                question_id=f"amber-{number}",
                 benchmark="amber",
                 split=SPLITS[known.type],
                 image_id=image.stem,
@@ -75,10 +74,8 @@ def questions(folder: Path, images: Path, report: Report) -> list[Question]:
                 text=query.query,
                 label=label,
             )
-            found.append((query.id, question))
     report.left_out("annotations without a question", source="amber", count=len(truths))
-    missing = missing_images(((w, p) for p, w in places.items()), report, source="amber")
-    return [question for _, question in sorted(found) if question.image not in missing]
+    return with_images(found, report, source="amber")
 
 
 def _label(known: _Annotation, *, where: str) -> str:
@@ -96,14 +93,9 @@ def _label(known: _Annotation, *, where: str) -> str:
 def _by_id(
     path: Path, kind: type[_Raw], report: Report, expected: str
 ) -> dict[int, tuple[str, _Raw]]:
-    found: dict[int, tuple[str, _Raw]] = {}
-    for where, value in json_records(path, expected=expected):
-        with report.checking("amber"):
-            raw = parse_raw(value, kind, where=where)
-            if raw.id in found:
-                raise BadInput(f"{where}: id {raw.id} is there twice")
-            found[raw.id] = where, raw
-    return found
+    values = json_records(path, expected=expected)
+    records = raw_records(values, kind, report, source="amber", once=("id",))
+    return {raw.id: (where, raw) for where, raw in records}
 
 
 def words(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hadpo.data import Report, Text, inside, missing_images, parse_raw, read_json_lines
+from hadpo.data import Report, Text, inside, raw_records, read_json_lines, with_images
 from hadpo.records import BadInput, Question
 
 _FOLDER = "hallusion_bench"  # what each filename begins with, and the folder of the archive
@@ -65,11 +65,7 @@ class Place:
 
 
 def place_of(question_id: str) -> Place:
-    """The place of a question, read off its id.
-
-    Raises:
-        BadInput: an id of another form.
-    """
+    """The place of a question, read off its id; BadInput: an id of another form."""
     match = _ID.fullmatch(question_id)
     if match is None:
         raise BadInput(f"{question_id!r} is no id of a question of HallusionBench")
@@ -81,40 +77,35 @@ def questions(path: Path, pictures: Path, report: Report) -> list[Question]:
 
     Ids are "hallusion-<visual_input>-<key>", and a label is yes or no with the right answer in a
     sentence behind it. A question without a picture has the image "".
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
     """
     found: dict[str, Question] = {}
-    places: dict[str, str] = {}
     for where, raw in _records(path, report):
         with report.checking("hallusion"):
-            key = f"hallusion-{raw.visual_input}-{raw.key}"
-            if key in found:
-                raise BadInput(f"{where}: {raw.key} is there twice")
-            image = ""
-            if raw.filename:
-                name = raw.filename.removeprefix("./").removeprefix(f"{_FOLDER}/")
-                folder = pictures / _FOLDER if (pictures / _FOLDER).is_dir() else pictures
-                image = str(inside(folder, name, where=where))
-                places[image] = where
-            elif raw.visual_input != "0":
-                raise BadInput(f"{where}: visual_input {raw.visual_input}, but no filename")
-            found[key] = Question(
-                question_id=key,
-                benchmark="hallusion",
-                split=raw.category,
-                image_id=key.rpartition("_")[0],
-                image=image,
-                text=raw.question,
-                label=f"{('no', 'yes')[int(raw.gt_answer)]}: {raw.gt_answer_details}",
-            )
-    missing = missing_images(((w, p) for p, w in places.items()), report, source="hallusion")
-    left = [question for question in found.values() if question.image not in missing]
+            found[where] = _question(raw, pictures, where=where)
+    left = with_images(found, report, source="hallusion")
     return sorted(left, key=lambda question: question.split)
 
 
+def _question(raw: _Raw, pictures: Path, *, where: str) -> Question:
+    image = ""
+    if raw.filename:
+        name = raw.filename.removeprefix("./").removeprefix(f"{_FOLDER}/")
+        folder = pictures / _FOLDER if (pictures / _FOLDER).is_dir() else pictures
+        image = str(inside(folder, name, where=where))
+    elif raw.visual_input != "0":
+        raise BadInput(f"{where}: visual_input {raw.visual_input}, but no filename")
+    key = f"hallusion-{raw.visual_input}-{raw.key}"
+    return Question(
+        question_id=key,
+        benchmark="hallusion",
+        split=raw.category,
+        image_id=key.rpartition("_")[0],
+        image=image,
+        text=raw.question,
+        label=f"{('no', 'yes')[int(raw.gt_answer)]}: {raw.gt_answer_details}",
+    )
+
+
 def _records(path: Path, report: Report) -> Iterator[tuple[str, _Raw]]:
-    for where, value in read_json_lines(path, report, source="hallusion", expected=_EXPECTED):
-        with report.checking("hallusion"):
-            yield where, parse_raw(value, _Raw, where=where)
+    values = read_json_lines(path, report, source="hallusion", expected=_EXPECTED)
+    return raw_records(values, _Raw, report, source="hallusion", once=("key",))

@@ -6,6 +6,7 @@ breaks, and ids and captions may lack. `fetch.images` reads the addresses of the
 """
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from hadpo.data import Report, check_text, read_csv
 
 _DATA = "expected oxford_hic_data.csv with the columns image_id, caption, funny_score"
 _COLUMNS = ("image_id", "caption", "funny_score")
+# "1,234.5"; a comma elsewhere, as in "1.234,5", may mean another number
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
 _NULL = ("", "nan", "null", "none", "\\n")  # what exports write for nothing
 
 
@@ -47,8 +50,9 @@ def read(path: Path, report: Report) -> Iterator[Row]:
 
 
 def _score(text: str) -> float:
+    plain = text.replace(",", "") if _THOUSANDS.fullmatch(text.strip()) else text
     try:
-        score = float(text.replace(",", "") if "," in text else text)
+        score = float(plain)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):

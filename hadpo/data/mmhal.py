@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import Report, Stem, Text, missing_images, parse_raw, read_json_lines
-from hadpo.records import BadInput, Evidence, Question
+from hadpo.data import Report, Stem, Text, raw_records, read_json_lines, with_images
+from hadpo.records import Evidence, Question
 
 _EXPECTED = (
     "expected MMHal-Bench's list of objects with question_type, image_id, image_src, "
@@ -33,29 +33,20 @@ def questions(path: Path, images: Path, report: Report) -> list[Question]:
 
     Ids, of the photos as well, are "mmhal-<image_id>": what is known of a photo belongs to this
     benchmark alone. A photo is asked about once: again is a broken record.
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
     """
-    found: dict[str, Question] = {}
-    places: dict[str, str] = {}
-    for where, raw in _records(path, report):
-        key = f"mmhal-{raw.image_id}"
-        with report.checking("mmhal"):
-            if key in found:
-                raise BadInput(f"{where}: image_id {raw.image_id} is there twice")
-            found[key] = Question(
-                question_id=key,
-                benchmark="mmhal",
-                split=raw.question_type,
-                image_id=key,
-                image=str(_photo(images, raw)),
-                text=raw.question,
-                label=raw.gt_answer,
-            )
-            places[found[key].image] = where
-    missing = missing_images(((w, p) for p, w in places.items()), report, source="mmhal")
-    return [question for question in found.values() if question.image not in missing]
+    found = {
+        where: Question(
+            question_id=f"mmhal-{raw.image_id}",
+            benchmark="mmhal",
+            split=raw.question_type,
+            image_id=f"mmhal-{raw.image_id}",
+            image=str(_photo(images, raw)),
+            text=raw.question,
+            label=raw.gt_answer,
+        )
+        for where, raw in _records(path, report)
+    }
+    return with_images(found, report, source="mmhal")
 
 
 def evidence(path: Path, images: Path) -> dict[str, Evidence]:
@@ -73,9 +64,8 @@ def evidence(path: Path, images: Path) -> dict[str, Evidence]:
 
 
 def _records(path: Path, report: Report) -> Iterator[tuple[str, _Raw]]:
-    for where, value in read_json_lines(path, report, source="mmhal", expected=_EXPECTED):
-        with report.checking("mmhal"):
-            yield where, parse_raw(value, _Raw, where=where)
+    values = read_json_lines(path, report, source="mmhal", expected=_EXPECTED)
+    return raw_records(values, _Raw, report, source="mmhal", once=("image_id",))
 
 
 def _photo(images: Path, raw: _Raw) -> Path:

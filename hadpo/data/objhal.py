@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hadpo.data import Report, Text, missing_images, parse_raw, read_json_lines
-from hadpo.records import BadInput, Question
+from hadpo.data import Report, Text, raw_records, read_json_lines, with_images
+from hadpo.records import Question
 
 SPLIT = "all"
 PARTS = ("val2014", "train2014")
@@ -26,32 +26,19 @@ class _Raw:
 
 
 def questions(path: Path, photos: Path, report: Report) -> list[Question]:
-    """The questions in file order; ids, of the photos as well, are "objhal-<image_id>".
-
-    Raises:
-        BadInput: the file cannot be read as a whole.
-    """
-    found: dict[str, Question] = {}
-    places: dict[str, str] = {}
-    for where, raw in _records(path, report):
-        with report.checking("objhal"):
-            key = f"objhal-{raw.image_id}"
-            if key in found:
-                raise BadInput(f"{where}: image_id {raw.image_id} is there twice")
-            name = "{0}/COCO_{0}_{1:012d}.jpg"
-            files = [photos / name.format(part, raw.image_id) for part in PARTS]
-            image = str(next((file for file in files if file.is_file()), files[0]))
-            places[image] = where
-            found[key] = Question(
-                question_id=key,
-                benchmark="objhal",
-                split=SPLIT,
-                image_id=key,
-                image=image,
-                text=raw.question,
-            )
-    missing = missing_images(((w, p) for p, w in places.items()), report, source="objhal")
-    return [question for question in found.values() if question.image not in missing]
+    """The questions in file order; ids, of the photos as well, are "objhal-<image_id>"."""
+    found = {
+        where: Question(
+            question_id=f"objhal-{raw.image_id}",
+            benchmark="objhal",
+            split=SPLIT,
+            image_id=f"objhal-{raw.image_id}",
+            image=str(_photo(photos, raw.image_id)),
+            text=raw.question,
+        )
+        for where, raw in _records(path, report)
+    }
+    return with_images(found, report, source="objhal")
 
 
 def image_ids(path: Path) -> list[int]:
@@ -60,6 +47,10 @@ def image_ids(path: Path) -> list[int]:
 
 
 def _records(path: Path, report: Report) -> Iterator[tuple[str, _Raw]]:
-    for where, value in read_json_lines(path, report, source="objhal", expected=_EXPECTED):
-        with report.checking("objhal"):
-            yield where, parse_raw(value, _Raw, where=where)
+    values = read_json_lines(path, report, source="objhal", expected=_EXPECTED)
+    return raw_records(values, _Raw, report, source="objhal", once=("image_id",))
+
+
+def _photo(photos: Path, number: int) -> Path:
+    files = [photos / part / f"COCO_{part}_{number:012d}.jpg" for part in PARTS]
+    return next((file for file in files if file.is_file()), files[0])

@@ -8,6 +8,7 @@ from typing import Any
 from hadpo import config, plugins
 from hadpo.data import fetch
 from hadpo.doctor.report import Check
+from hadpo.records import BadInput
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name, in the place of a folder
 
@@ -24,6 +25,18 @@ def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]
             continue
         by_hand = f"put it there, or set the recipe's path; see docs/real_data.md ({what})"
         yield _file(what, text, run_folder, fix=_fetch_command(text) or by_hand)
+    yield from _words_checks(recipe)
+
+
+def _words_checks(recipe: config.Recipe) -> Iterator[Check]:
+    """What the benchmarks read words with, if it is not installed."""
+    names = config.names(recipe.evaluate.benchmark_names) if "evaluate" in recipe.stages else []
+    for name in names:
+        try:
+            getattr(plugins.load("hadpo.benchmarks", name), "check", id)(recipe.evaluate)
+        except BadInput as error:
+            found, _, fix = str(error).partition("; ")
+            yield Check(what=f"{name}: words", status="warning", found=found, fix=fix)
 
 
 def sources_of(recipe: config.Recipe) -> list[str]:

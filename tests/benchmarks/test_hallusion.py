@@ -281,7 +281,7 @@ def test_a_judge_that_sees_the_picture_is_named(tmp_path):
 
 
 def test_bad_files_are_named_and_counted(tmp_path):
-    with pytest.raises(BadInput, match=r"record 1: VD_figure_3_0_0 is there twice"):
+    with pytest.raises(BadInput, match=r"record 1: key VD_figure_3_0_0 is there twice"):
         asked_of(tmp_path, [record(), record()])
     with pytest.raises(BadInput, match=r"record 0: visual_input 2, but no filename"):
         asked_of(tmp_path, [record("1", filename=None)])

@@ -302,3 +302,38 @@ def test_files_are_read_and_bad_ones_named(tmp_path):
         objhal.evidence(sources)
     with pytest.raises(BadInput, match=r"needs its synonyms: run prepare again, with data\.objhal"):
         objhal.resources(Vocabulary(), EVALUATE())
+
+
+def test_a_file_of_answers_and_lists_is_scored(tmp_path):
+    rows = [{"image_id": n, "question": "What is it?"} for n in (1, 2)]
+    written(tmp_path, rows)
+    section = section_types()["data"](
+        objhal=str(tmp_path / "q.jsonl"),
+        objhal_synonyms=str(tmp_path / "words.txt"),
+        objhal_annotations=str(tmp_path),
+        coco=str(tmp_path),
+    )
+    said = [
+        {"image_id": 2, "answer": "A dog on a seat, it seems.", "extraction_reply": '["dog"]'},
+        {"image_id": 1, "answer": "A dog with a chair.", "extraction_reply": "No list."},
+    ]
+    path = tmp_path / "said.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in said))
+    settings = EVALUATE(objhal_words="mini", objhal_parser="")
+    score_file = functools.partial(
+        benchmarks.score_file, "objhal", path, data=section, settings=settings, resolve=Path
+    )
+    found = score_file()
+    values = {m.name: (m.value, m.n, m.n_unreadable) for m in found.metrics}
+    assert found.form == "Object HalBench's, with the list of objects"
+    assert values["mention_hall"] == (0.0, 1, 1)
+    assert values["object_recall"] == (0.5, 2, 1)  # the dog, of dog and seat; the other is unread
+    for text, message in (
+        (json.dumps({"image_id": 1, "answer": "A dog."}), r"said\.jsonl:1: an unknown form of"),
+        (json.dumps(said[0] | {"image_id": 9}), "1 answers to questions that are not asked"),
+        ('{"image_id": NaN, "answer": "A dog.", "extraction_reply": "[]"}', "expected a finite"),
+        ("\n".join(map(json.dumps, [said[0]] * 2)), r"said\.jsonl:2: objhal-2 is answered twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadInput, match=message):
+            score_file()

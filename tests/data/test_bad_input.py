@@ -372,3 +372,27 @@ def test_emoji_and_right_to_left_text_are_texts(folder):
     write(folder / "filter_cap1.json", [LRV | {"answer": text}])
     [record] = read_lrv(folder, report := Report())
     assert record.answer == text and report.finish() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("7", 7),
+        ("1,234", 1234),
+        ("-1,234,567.5", -1234567.5),
+        ("1.234,5", None),
+        ("12,34", None),
+        ("1,2345", None),
+        (",234", None),
+    ],
+)
+def test_a_comma_in_a_score_parts_thousands(text, score, tmp_path):
+    path = tmp_path / "oxford_hic_data.csv"
+    path.write_text(f'image_id,caption,funny_score\n7,A cup walks.,"{text}"\n')
+    report = Report("skip")
+    assert [row.score for row in hic.read(path, report)] == ([] if score is None else [score])
+    assert report.problems == (
+        [f"{path}:2: field 'funny_score': expected a number, found {text!r}"]
+        if score is None
+        else []
+    )

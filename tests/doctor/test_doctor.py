@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -197,3 +198,16 @@ def test_the_merge_and_the_hours_are_said(monkeypatch, tmp_path):
     connector = rows_of("hic-humour", monkeypatch, tmp_path)
     assert connector["memory: adapter"]["found"] == "0.050 GB; the connector, adamw"
     assert "90000 updates" in connector["hours"]["found"]
+
+
+def test_what_reads_words_is_missed_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    rows = {row["what"]: row for row in doctor.check("chair").rows}
+    assert (rows["chair: words"]["status"], rows["chair: words"]["fix"]) == (
+        "warning",
+        "install the extra: pip install 'hadpo[benchmarks]'",
+    )
+    assert "nltk, which reads words" in rows["chair: words"]["found"]
+    mini = [row["what"] for row in doctor.check("mini/benchmarks").rows]
+    assert not [what for what in mini if what.endswith(": words")]

@@ -146,7 +146,8 @@ def check(settings: TrainConfig) -> None:
     # HA-DPO's LLaVA trained its projector by accident, and read policy and reference through it.
     is_published = settings.trained == "adapter+connector" and settings.reference == "adapter_off"
     rates, steps = amounts(settings.control_learning_rate), amounts(settings.control_steps)
-    other = sorted({*rates, *steps} - {"", *names(settings.controls)})
+    named = names(settings.controls)  # none: the rates that a recipe has for them say nothing
+    other = sorted({*rates, *steps} - {"", *named}) if named else []
     problems = {
         "steps and epochs are both 0; set one of them": not settings.steps and not settings.epochs,
         f"label_smoothing works with loss: sigmoid, found {settings.loss}": (

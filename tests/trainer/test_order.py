@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hadpo.config import load_recipe
 from hadpo.records import BadInput
 from hadpo.trainer import order
 
@@ -190,3 +191,11 @@ def test_a_share_of_the_updates_warms_up_as_transformers_does(fast):
     assert order.learning_rate(4, 100, given) == order.learning_rate(
         4, 100, replace(fast, warmup_steps=5)
     )
+
+
+def test_rates_of_controls_that_are_not_trained_say_nothing():
+    recipe = load_recipe("mini/llava", {"controls": ""}, stage="train")
+    assert recipe.train.control_learning_rate
+    order.check(recipe.train)
+    with pytest.raises(BadInput, match="control_steps names sft_true; controls are: 'sft'"):
+        order.check(load_recipe("mini/llava", {"controls": "sft"}, stage="train").train)

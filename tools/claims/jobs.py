@@ -92,7 +92,6 @@ DEFECTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "drifting-reference": {"train": {"trained": "adapter+connector"}},
 }
-_ALONE = {"controls": "", "control_learning_rate": "", "control_steps": ""}
 
 
 def defects() -> tuple[list[Job], list[Job]]:
@@ -116,7 +115,7 @@ def defects() -> tuple[list[Job], list[Job]]:
             name=f"{name}-world-{world}-seed-{seed}",
             earlier=firsts[name, world].name if (name, world) in firsts else f"world-{world}",
             settings={
-                "train": {"train_seed": seed, **_ALONE, **settings["train"]},
+                "train": {"train_seed": seed, "controls": "", **settings["train"]},
                 "evaluate": {"models": "merged", "cut_control": False},
             },
             target=target,

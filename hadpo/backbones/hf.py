@@ -187,7 +187,7 @@ class HubModel(Backbone):
     def features(self, pixels: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:  # pyright: ignore
         """What tower and connector make of each image, by its place in the class's output."""
         inner = self.language_model.model
-        return [see(inner, self._whole_row("", image)) for image in pixels]
+        return [see(inner, self._whole_row("", image)) if image else {} for image in pixels]
 
     def image_tokens(self, pixels: Any, *_: Any, **__: Any) -> Any:
         """As `features`: the class puts them among the words itself."""
@@ -217,18 +217,22 @@ class HubModel(Backbone):
         ids = self._row(instruction, height, width)["input_ids"][0]
         return torch.where(ids == self.chat.image_id, IMAGE, ids).tolist()
 
+    def text_ids(self, instruction: str, *, prompt: Literal["train", "evaluate"]) -> list[int]:
+        """Ids of the prompt of a question without an image; BadInput if the model needs one."""
+        return self._row(instruction, 0, 0)["input_ids"][0].tolist()
+
     def _row_of(self, instruction: str, height: int, width: int) -> dict[str, Tensor]:
         """The text's part of a processor's row; what it depends on of an image is its size."""
-        made = self.chat.process(
-            self.chat.text(instruction), Image.new("RGB", (width, height), "grey")
-        )
+        image = Image.new("RGB", (width, height), "grey") if height else None
+        text = self.chat.text(instruction, has_image=image is not None)
+        made = self.chat.process(text, image)
         return {key: value for key, value in made.items() if key in hub.TEXT}
 
     def _whole_row(self, instruction: str, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A processor's row of prompt and image, on the device; floats in the model's dtype."""
-        height, width = pixels[SIZE].tolist()
+        height, width = pixels[SIZE].tolist() if pixels else (0, 0)
         row = {**self._row(instruction, height, width), **pixels}
-        del row[SIZE]
+        row.pop(SIZE, None)
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
             for key, value in row.items()
@@ -306,14 +310,16 @@ class HubModel(Backbone):
         image_of: Sequence[int],
     ) -> Callable[[Sequence[int]], tuple[Float[Tensor, "rows vocab"], Any]]:
         """As `Backbone.reader`; prompts that see themselves both ways are read whole."""
+        shares_image = self.shares_image and pixels is not None
+        pixels = [{}] if pixels is None else pixels
         features = self.features(pixels)
         readings = [
             self._read_prompt(text, pixels[image], features[image])
             for text, image in zip(instructions, image_of, strict=True)
         ]
-        cuts = [self._cut(row) if self.shares_image else 0 for row in ids]
+        cuts = [self._cut(row) if shares_image else 0 for row in ids]
         shared: KVState | None = None
-        if self.shares_image:
+        if shares_image:
             first = [list(image_of).index(image) for image in range(len(pixels))]
             pieces = [(readings[row], 0, cuts[row]) for row in first]
             shared = self._read_pieces(None, pieces)[1]

@@ -225,8 +225,8 @@ class Chat:
     def _is_special(self, number: int) -> bool:
         return self._tokenizer.convert_ids_to_tokens(number) in self._special
 
-    def text(self, instruction: str) -> str:
-        """The whole prompt about an image, as the template renders it; without one, the words.
+    def text(self, instruction: str, *, has_image: bool = True) -> str:
+        """The whole prompt, as the template renders it; without one, the words.
 
         Raises:
             BadInput: the instruction holds the image's own mark, or the template fails.
@@ -238,7 +238,7 @@ class Chat:
             )
         if not self._template:
             return instruction
-        return self._render([_user(instruction)], add_generation_prompt=True)
+        return self._render([_user(instruction, has_image=has_image)], add_generation_prompt=True)
 
     def _closed(self, instruction: str, answer: str) -> str | None:
         said = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
@@ -258,22 +258,27 @@ class Chat:
         except (TemplateError, *_UNFIT) as error:
             raise BadInput(f"{self.folder}: its chat template fails: {_reason(error)}") from error
 
-    def process(self, text: str, image: Image.Image) -> dict[str, Tensor]:
-        """The processor's row of a rendered prompt and an image.
+    def process(self, text: str, image: Image.Image | None) -> dict[str, Tensor]:
+        """The processor's row of a rendered prompt and its image, if it has one.
 
         Raises:
             BadInput: the processor refuses them, or its row has no place for the image.
         """
         begin = self._tokenizer.bos_token
         if not self._template:
+            if image is None:
+                raise BadInput(f"{self.folder}: this model answers questions about images only")
             text = self.image_token + text
+        shown = {} if image is None else {"images": [image]}
         adds = {"add_special_tokens": False} if begin and text.startswith(begin) else {}
         try:
-            made = dict(self.processor(images=[image], text=[text], return_tensors="pt", **adds))
+            made = dict(self.processor(**shown, text=[text], return_tensors="pt", **adds))
         except _UNFIT as error:
             raise BadInput(f"{self.folder}: its processor fails: {_reason(error)}") from error
         made.pop(_LABELS, None)
-        if not (made["input_ids"] == self.image_id).any():
+        if bool((made["input_ids"] == self.image_id).any()) != bool(shown):
+            if not shown:
+                raise BadInput(f"{self.folder}: its chat template writes an image where none is")
             raise BadInput(
                 f"{self.folder}: its processor writes no {self.image_token!r} for an image; the "
                 "chat template and the processor are not of one model"
@@ -313,8 +318,8 @@ class Chat:
         return self._tokenizer.decode([*ids], skip_special_tokens=True).rstrip("\ufffd")
 
 
-def _user(instruction: str) -> dict[str, Any]:
-    content = [{"type": "image"}, {"type": "text", "text": instruction}]
+def _user(instruction: str, *, has_image: bool = True) -> dict[str, Any]:
+    content = [{"type": "image"}] * has_image + [{"type": "text", "text": instruction}]
     return {"role": "user", "content": content}
 
 

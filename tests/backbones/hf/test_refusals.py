@@ -75,6 +75,26 @@ def test_a_missing_package_is_named(copied, monkeypatch):
         load(copied)
 
 
+def test_questions_without_a_picture(case):
+    """As the class itself answers its own row of words, or refused by name."""
+    backbone, text = case.backbone, "Is water wet?"
+    if case.meta["inputs_made_by"] == "hand":
+        pytest.skip("its rows are recorded for their own images")
+    if not backbone.chat._template:
+        with pytest.raises(BadInput, match="questions about images only"):
+            backbone.text_ids(text, prompt="evaluate")
+        return
+    ids = [backbone.text_ids(text, prompt="evaluate") for text in (text, "Why?")]
+    assert all(i != backbone.chat.image_id for row in ids for i in row)
+    logits, _ = backbone.reader(ids, [text, "Why?"], None, [0, 0])([0, 1])
+    with torch.no_grad():
+        for row, asked, found in zip(ids, (text, "Why?"), logits, strict=True):
+            whole = backbone._whole_row(asked, {})
+            assert whole["input_ids"][0].tolist() == row
+            expected = backbone.language_model(**whole, use_cache=False).logits[0, -1]
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
+
+
 def test_two_images_in_one_prompt_are_refused(case):
     mark = case.backbone.chat.image_token
     with pytest.raises(BadInput, match="exactly one image"):

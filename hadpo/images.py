@@ -22,8 +22,7 @@ _LEAST_PEAK = 1 << 14  # of 16 bits: a darker picture may as well have 8, 10, 12
 def open_image(path: str | Path) -> Iterator[Image.Image]:
     """The picture file, open and not decoded; the block does nothing but Pillow's work on it.
 
-    Raises:
-        BadInput: no such file, no picture, a broken one, or one that unpacks to too many pixels.
+    BadInput: no such file, no picture, a broken one, or one that unpacks to too many pixels.
     """
     try:
         with Image.open(path) as image:

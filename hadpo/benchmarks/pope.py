@@ -49,10 +49,11 @@ FILES = {"pope": ("POPE", data.names("pope"))}
 
 def questions(sources: Sources) -> list[Question]:
     """The questions of the splits, in file order; BadInput without the photos."""
-    wanted = names(sources.data.pope_splits) or list(data.SPLITS)
+    wanted = names(sources.data.pope_splits)
     if unknown := [split for split in wanted if split not in data.SPLITS]:
         raise BadInput(f"data.pope_splits: {choices(unknown[0], data.SPLITS)}")
-    return [question for question in data.of_sources("pope", sources) if question.split in wanted]
+    found = data.of_sources("pope", sources)
+    return [question for question in found if not wanted or question.split in wanted]
 
 
 def image_ids(sources: Sources) -> list[str]:

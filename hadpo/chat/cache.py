@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock
@@ -49,10 +50,9 @@ class Cache:
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Open or create the database at `path`; None keeps it in memory.
+        """Open or create the database at `path`, None: in memory.
 
-        Raises:
-            BadInput: the file is no database of replies, is damaged, or cannot be written.
+        BadInput if it can be no such file.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -79,8 +79,7 @@ class Cache:
     def of_file(cls, path: Path) -> "Cache":
         """The replies in a JSON Lines file, or in a database, of somebody else.
 
-        Raises:
-            BadInput: no such file, or not of that form.
+        BadInput if it is none.
         """
         if not path.is_file():
             raise BadInput(f"{path}: no such file; replay needs judge_replies.jsonl of a run")
@@ -93,12 +92,8 @@ class Cache:
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request, if there is one."""
-        with self._use() as data:
-            row = data.execute(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
-        names = _COLUMNS.split(", ")
-        return Reply(**dict(zip(names, row, strict=True)))
+        rows = self._run(f"SELECT {_COLUMNS} FROM replies WHERE key = ?", key)
+        return Reply(**dict(zip(_COLUMNS.split(", "), rows[0], strict=True))) if rows else None
 
     def put(self, reply: Reply) -> None:
         """Store a reply, at once."""
@@ -132,24 +127,25 @@ class Cache:
 
     def batches(self) -> list[Batch]:
         """Batches that were handed in, or were about to be, and are not collected yet."""
-        with self._use() as data:
-            rows = data.execute("SELECT mark, id, keys FROM batches").fetchall()
+        rows = self._run("SELECT mark, id, keys FROM batches")
         return [Batch(mark, batch_id, frozenset(keys.split())) for mark, batch_id, keys in rows]
 
     def put_batch(self, batch: Batch) -> None:
         """Store a batch, at once."""
-        values = (batch.mark, batch.id, " ".join(sorted(batch.keys)))
-        with self._use() as data:
-            data.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", values)
+        keys = " ".join(sorted(batch.keys))
+        self._run("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", batch.mark, batch.id, keys)
 
     def drop_batch(self, batch: Batch) -> None:
         """Forget a batch."""
-        with self._use() as data:
-            data.execute("DELETE FROM batches WHERE mark = ?", (batch.mark,))
+        self._run("DELETE FROM batches WHERE mark = ?", batch.mark)
 
     def close(self) -> None:
         """Close the file."""
         self._data.close()
+
+    def _run(self, command: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._use() as data:
+            return data.execute(command, values).fetchall()
 
     @contextmanager
     def _use(self) -> Iterator[sqlite3.Connection]:

@@ -14,14 +14,16 @@ from typing import Any, Self
 
 import openai
 
-from hadpo.chat.reply import json_value, read_completion
 from hadpo.chat.request import (
     ABOUT_PROMPT,
+    Bill,
     ChatSettings,
     NoAnswer,
     Reply,
     Request,
     RequestFailed,
+    json_value,
+    read_completion,
 )
 from hadpo.chat.transport import GuardedClient, Refused, mask
 from hadpo.records import BadInput
@@ -110,12 +112,8 @@ class Client:
     and one that fails leaves its share to the others for a while.
     """
 
-    def __init__(self, settings: ChatSettings) -> None:
-        """Take addresses and key from the environment.
-
-        Raises:
-            BadInput: there is no key.
-        """
+    def __init__(self, settings: ChatSettings, bill: Bill) -> None:
+        """Take addresses and key from the environment; BadInput if there is no key."""
         self._key = os.environ.get(_KEY, "")
         if not self._key:
             raise BadInput(
@@ -128,8 +126,7 @@ class Client:
                 f"{_KEY}: a key is one line of ASCII letters and signs; found a line break, a "
                 "curly quote or the like (the key is not shown)"
             )
-        self.settings = settings
-        self.usage_estimated = 0
+        self.settings, self._bill = settings, bill
         form = Form(settings.reply_format)
         urls = re.split(r"[\s,]+", os.environ.get(_ADDRESS, "").strip())
         strange = [url for url in urls if url and not re.match(r"https?://[^/]", url)]
@@ -238,17 +235,13 @@ class Client:
         try:
             reply, is_estimated = read_completion(value, request, self.settings)
         except NoAnswer as error:
-            self.usage_estimated += error.is_estimated
+            self._bill.usage_estimated += error.is_estimated
             raise
-        self.usage_estimated += is_estimated
+        self._bill.usage_estimated += is_estimated
         return reply
 
     async def hand_in(self, requests: Sequence[Request], mark: str) -> str:
-        """Hand a batch in; its id. `mark` is stored with it, so that `find` finds it.
-
-        Raises:
-            RequestFailed: the server did not take it.
-        """
+        """Hand a batch in, with a `mark` for `find`; its id. RequestFailed if it is not taken."""
         lines = [
             {
                 "custom_id": request.key(self.settings),
@@ -284,8 +277,7 @@ class Client:
     ) -> tuple[str, dict[str, Reply | NoAnswer | RequestFailed] | None]:
         """The state of a batch and, once it has ended, what became of the wanted requests, by key.
 
-        Raises:
-            RequestFailed: the server does not say.
+        Raises RequestFailed if the server does not say.
         """
         results: dict[str, Reply | NoAnswer | RequestFailed] = {}
         with _translated(self.settings):

@@ -115,7 +115,7 @@ class ChatModel:
         from hadpo.chat.client import Client  # openai is slow to import, and replay needs none
 
         if self._client is None:
-            self._client = Client(self.settings)
+            self._client = Client(self.settings, self.bill)
         self._refused = {}
         try:
             async with self._client as client:
@@ -125,8 +125,6 @@ class ChatModel:
                     await self._send_all(client, requests, outcome)
         finally:
             self.bill.not_taken = [*dict.fromkeys(self.bill.not_taken + self._client.not_taken)]
-            self.bill.usage_estimated += self._client.usage_estimated
-            self._client.usage_estimated = 0
         # A server that took others in the same form refused these prompts, however it says so.
         (outcome.without if outcome.replies else outcome.missing).update(self._refused)
 

@@ -1,6 +1,9 @@
-"""What is asked of a language model, how, and what became of it."""
+"""What is asked of a language model, how, and what became of it: whatever it sends has a name."""
 
+import base64
 import dataclasses
+import functools
+import io
 import json
 import re
 from collections import Counter
@@ -9,9 +12,9 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hadpo.chat.picture import data_url, picture_hash, picture_tokens
-from hadpo.records import BadInput, read_text, value_hash
-from hadpo.text import fill, without_thoughts
+from hadpo.images import ORIENTATION, open_image, to_rgb
+from hadpo.records import BadInput, file_hash, read_text, value_hash
+from hadpo.text import fill, integer, without_thoughts
 
 ABOUT_PROMPT = re.compile(
     r"content.?(filter|management|policy)|moderat|safety|harm|usage polic|context.?length"
@@ -20,6 +23,13 @@ ABOUT_PROMPT = re.compile(
     re.IGNORECASE,
 )
 _CHARACTERS_PER_TOKEN = 3.0  # of English it is 4; an estimate should not be too low
+_SENT_AS_IT_IS = ("JPEG", "PNG", "WEBP")
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel at most
+# One token for each 28 x 28 pixels (Qwen-VL), and as many as GPT-4o counts for a large picture.
+_PIXELS_PER_TOKEN = 28 * 28
+_LEAST_TOKENS = 1105
+_TEXT_PARTS = ("text", "output_text")
+_MOST_TOKENS = 10_000_000  # more than any model reads or writes at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +124,7 @@ class Request:
         return int(self.tokens) + 1, settings.max_tokens
 
     def messages(self) -> list[dict[str, Any]]:
-        """The messages in the API's form; pictures travel inside, as data URLs.
-
-        Raises:
-            BadInput: a picture that cannot be read.
-        """
+        """The messages in the API's form, pictures as data URLs; BadInput if one cannot be read."""
         content: str | list[dict[str, Any]] = self.text
         if self.images:
             urls = [{"type": "image_url", "image_url": {"url": data_url(p)}} for p in self.images]
@@ -156,10 +162,9 @@ class Prompt:
 
     @classmethod
     def read(cls, path: Path, **parts: str) -> "Prompt":
-        """The prompt of a file; `parts` fill the slots that are the same in all requests.
+        """The prompt of a file; `parts` fill slots that are the same in all requests.
 
-        Raises:
-            BadInput: no such file, empty, or no UTF-8.
+        Raises BadInput.
         """
         template = read_text(path, expected="expected a prompt").strip()
         for slot, text in parts.items():
@@ -290,3 +295,150 @@ class ChatResult:
                 f"{len(self.missing)} of {total} {requests} got no reply ({why}); nothing that was "
                 "paid for is lost, the same command goes on from there"
             )
+
+
+# Pictures inside of requests
+
+
+def data_url(path: Path) -> str:
+    """The picture as a data URL: the file's own bytes, or an upright PNG of the same pixels.
+
+    Files that servers read differently (turned by EXIF, of other formats) become a PNG. BadInput
+    for no picture, or one of more than 8 bits a channel.
+    """
+    with open_image(path) as image:
+        kind, mode = image.format or "", image.mode
+        if mode not in _MODES:
+            raise BadInput(
+                f"a picture of mode {mode!r}; a server is sent pictures of 8 bits a channel: "
+                "convert it"
+            )
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+        image.load()
+        content = path.read_bytes()
+        if kind not in _SENT_AS_IT_IS or mode in ("CMYK", "YCbCr") or turned:
+            file = io.BytesIO()
+            to_rgb(image).save(file, "PNG")
+            kind, content = "PNG", file.getvalue()
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
+
+
+def picture_tokens(path: Path) -> float:
+    """Estimated tokens of a picture; 0 for one that is not there, which is never sent."""
+    try:
+        with open_image(path) as image:
+            return max(_LEAST_TOKENS, image.width * image.height / _PIXELS_PER_TOKEN)
+    except BadInput:
+        return 0.0
+
+
+def picture_hash(path: Path) -> str:
+    """SHA-256 of a picture's file, read once while it stays the same; BadInput if it is absent."""
+    try:
+        status = path.stat()
+        return _hash(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(path: Path, size: int, changed: int) -> str:
+    return file_hash(path)
+
+
+# What a server sent
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON text; RequestFailed if it cannot be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise RequestFailed(
+            "the body is no JSON that can be read: it is nested too deep"
+        ) from error
+    except ValueError as error:
+        raise RequestFailed(
+            f"no chat completion but {_quote(text)}; is OPENAI_BASE_URL the server's /v1 address?",
+            is_paid=text.lstrip().startswith("{"),
+        ) from error
+
+
+def read_completion(value: Any, request: Request, settings: ChatSettings) -> tuple[Reply, bool]:
+    """The reply in a chat completion, and whether its usage is estimated.
+
+    A number of tokens that is missing or cannot be true counts as the estimate: of the prompt's
+    length, and of the longest reply.
+
+    Raises:
+        RequestFailed: this is no completion; it may have been paid for.
+        NoAnswer: a refusal, an empty reply or one that was cut off.
+    """
+    choices = value.get("choices") if isinstance(value, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(value, dict) or not isinstance(choice, dict):
+        raise RequestFailed(
+            f"no chat completion (choices with a message) but {_quote(value)}; is OPENAI_BASE_URL "
+            "the server's /v1 address?",
+            is_paid=isinstance(value, dict) and "choices" in value,
+        )
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise RequestFailed(f"the first choice has no message: {_quote(choice)}", is_paid=True)
+    text, usage = _text(message.get("content")), value.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    asked = _tokens(usage.get("prompt_tokens"), least=1)
+    said = _tokens(usage.get("completion_tokens"), least=int(bool(text.strip())))
+    finish = choice.get("finish_reason")
+    reply = Reply(
+        key=request.key(settings),
+        text=text,
+        model=whole(value.get("model")),
+        input_tokens=request.most_tokens(settings)[0] if asked is None else asked,
+        output_tokens=request.most_tokens(settings)[1] if said is None else said,
+        finish="length" if finish == "length" else "stop",
+    )
+    is_estimated = asked is None or said is None
+    refusal = whole(message.get("refusal"))
+    if refusal or finish == "content_filter":
+        raise NoAnswer(f"refused: {refusal or 'content filter'}", reply, is_estimated)
+    if finish == "length" and not request.takes_cut:
+        raise NoAnswer("cut off at max_tokens", reply, is_estimated)
+    if not text.strip() and not request.takes_cut:
+        raise NoAnswer("an empty reply", reply, is_estimated)
+    return reply, is_estimated
+
+
+def whole(text: Any) -> str:
+    """A text without halves of characters, which no file takes; "" for what is no text."""
+    if not isinstance(text, str):
+        return ""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _text(content: Any) -> str:
+    """The text of a message: a text, nothing, or a list of parts, whose texts are joined."""
+    if isinstance(content, list):
+        return "".join(whole(_of_part(part)) for part in content)
+    if content is not None and not isinstance(content, str):
+        raise RequestFailed(f"the message's content is no text but {_quote(content)}", is_paid=True)
+    return whole(content)
+
+
+def _of_part(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return part.get("text") if part.get("type", "text") in _TEXT_PARTS else ""
+    return part
+
+
+def _tokens(value: Any, *, least: int) -> int | None:
+    """A number of tokens, also as text or 5.0; None if it cannot be one."""
+    count = integer(value)
+    return count if count is not None and least <= count <= _MOST_TOKENS else None
+
+
+def _quote(value: Any) -> str:
+    try:
+        return repr(whole(value if isinstance(value, str) else json.dumps(value)))[:80]
+    except RecursionError:
+        return "a value that is nested too deep"

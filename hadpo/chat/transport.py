@@ -25,10 +25,8 @@ class Refused(openai.OpenAIError):
 class GuardedClient(openai.DefaultAsyncHttpxClient):
     """A client whose replies are read whole, within limits, before anybody looks at them.
 
-    Args:
-        seconds: for connecting, sending and receiving together, of one try.
-        key: masked in every reply.
-        most_bytes: of an unpacked reply.
+    The time is for connecting, sending and receiving together, of one try; the size is of an
+    unpacked reply, in which the key is masked.
     """
 
     def __init__(self, *, seconds: float, key: str, most_bytes: int = _MOST_BYTES) -> None:

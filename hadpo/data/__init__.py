@@ -79,12 +79,7 @@ class Report:
             self.counts[f"{source}: {why}"] += count
 
     def finish(self) -> dict[str, int]:
-        """The counts, sorted by name.
-
-        Raises:
-            BadInput: there are problems and they may not be skipped; lists the first 20 of them
-                and counts the others.
-        """
+        """The counts by name; BadInput lists the first problems, unless they may be skipped."""
         if self.problems and self.on_bad == "error":
             more = self.n_problems - _SHOWN
             tail = [f"... and {more} more"] if more > 0 else []
@@ -123,21 +118,15 @@ class Sources:
 
 
 def parse_raw(value: Any, kind: type[Fields], *, where: str) -> Fields:
-    """The fields of a decoded record that the dataclass `kind` declares; others are ignored.
+    """The fields that `kind` declares of a decoded record.
 
-    Raises:
-        BadInput: lists all fields that are missing, of another type, or refused by their type.
+    BadInput lists all that are not right.
     """
     return parse(value, kind, where=where, extra="ignore")
 
 
 def check_text(text: str) -> str:
-    """The text, if a model may read or say it; see `Text`.
-
-    Raises:
-        ValueError: it is empty, longer than any of the models reads, or has a prompt's marker or a
-            control character.
-    """
+    """The text; ValueError if no model may read or say it, see `Text`."""
     if not text or not visible(text).strip():
         raise ValueError("the text is empty")
     if len(text) > _MANY and len(text.split()) > _MANY:
@@ -223,11 +212,7 @@ Box = Annotated[list[float], AfterValidator(_check_box)]
 
 
 def inside(folder: Path, relative: str, *, where: str) -> Path:
-    """The path `relative` below `folder`.
-
-    Raises:
-        BadInput: the path climbs out of the folder, is absolute, or can be no file's name.
-    """
+    """The path `relative` below `folder`; BadInput if it climbs out, or can be no file's name."""
     try:
         return folder / _check_path(relative)
     except ValueError as error:
@@ -281,22 +266,16 @@ def with_images(
 
     The records that are left out so are counted as `lost`, if it says something.
     """
-    places = ((where, getattr(record, "image", "")) for where, record in records.items())
-    missing = missing_images((each for each in places if each[1]), report, source=source)
+    missing: set[str] = set()
+    for where, record in records.items() if report.asks else ():
+        image = getattr(record, "image", "")
+        if image and image not in missing and not Path(image).is_file():
+            missing.add(image)
+            report.bad(f"{where}: no image file {image}", source=source)
     left = [r for r in records.values() if getattr(r, "image", "") not in missing]
     if lost:
         report.left_out(lost, source=source, count=len(records) - len(left))
     return left
-
-
-def missing_images(paths: Iterable[tuple[str, str]], report: Report, *, source: str) -> set[str]:
-    """Report every `(where, path)` whose file does not exist; returns the missing paths."""
-    missing: set[str] = set()
-    for where, path in paths if report.asks else ():
-        if path not in missing and not Path(path).is_file():
-            missing.add(path)
-            report.bad(f"{where}: no image file {path}", source=source)
-    return missing
 
 
 def question(
@@ -367,16 +346,11 @@ def read_csv(
     Raises:
         BadInput: no such file, empty, no UTF-8, no CSV, a column twice, or one of `needs` missing.
     """
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; {expected}")
+    _start_of(path, expected)
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
         try:
-            names = [name.strip() for name in next(lines, [])]
-            if not any(names):
-                raise BadInput(f"{path}: the file is empty; {expected}")
-            if names[0].lower().startswith(HTML):
-                raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
+            names = [name.strip() for name in next(lines)]
             if missing := [name for name in needs if name not in names]:
                 raise BadInput(
                     f"{path}:1: no column {', '.join(missing)} (found {names[:8]}); {expected}"
@@ -435,22 +409,30 @@ def stream_object(path: Path, *, expected: str) -> Iterator[tuple[str, Any]]:
 @contextlib.contextmanager
 def _opened(path: Path, starts: str, expected: str) -> Iterator[tuple[BinaryIO, str]]:
     """The file, open before its first value, and the character that this begins with."""
+    text = _start_of(path, expected)
+    first = text[:1].decode("latin-1")
+    if first not in starts:
+        kinds = {"[": "of type list", "{": "of type object"}
+        found = kinds.get(first, f"no JSON list ({text[:20]!r})")
+        raise BadInput(f"{path}: the top level is {found}; {expected}")
+    with path.open("rb") as file:
+        _first_bytes(file)
+        yield file, first
+
+
+def _start_of(path: Path, expected: str) -> bytes:
+    """The first bytes of a file that are not blank; BadInput if it can be no file of text."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; {expected}")
     with path.open("rb") as file:
         text = _first_bytes(file)
-        if not text:
-            raise BadInput(f"{path}: the file is empty; {expected}")
-        if text.lower().startswith(tuple(mark.encode() for mark in HTML)):
-            raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
-        if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise BadInput(f"{path}: not UTF-8 but UTF-16; {expected}")
-        first = text[:1].decode("latin-1")
-        if first not in starts:
-            kinds = {"[": "of type list", "{": "of type object"}
-            found = kinds.get(first, f"no JSON list ({text[:20]!r})")
-            raise BadInput(f"{path}: the top level is {found}; {expected}")
-        yield file, first
+    if not text:
+        raise BadInput(f"{path}: the file is empty; {expected}")
+    if text.lower().startswith(tuple(mark.encode() for mark in HTML)):
+        raise BadInput(f"{path}: an HTML page: the download failed; {expected}")
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadInput(f"{path}: not UTF-8 but UTF-16; {expected}")
+    return text
 
 
 def _checked(values: Iterable[Item], path: Path, expected: str) -> Iterator[Item]:

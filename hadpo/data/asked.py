@@ -41,8 +41,7 @@ class _Raw:
 def read(path: Path, images: Path, report: Report) -> list[Question]:
     """The questions in file order; of a `.txt`, image by image.
 
-    Raises:
-        BadInput: no such file or folder, another ending, nothing asked, or the same id twice.
+    Raises BadInput also for no such folder, another ending, nothing asked, or the same id twice.
     """
     if not images.is_dir():
         raise BadInput(f"no folder {images}; name the folder of the images")

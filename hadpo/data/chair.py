@@ -52,8 +52,7 @@ def _lists() -> dict[str, list[int]]:
 def listed(text: str, resolve: Callable[[str], Path]) -> list[int] | None:
     """COCO's numbers of the photos of a list, or of a file of ids; None for the empty name.
 
-    Raises:
-        BadInput: no such list or file, or a line without a number.
+    Raises BadInput for no such list or file, or a line without a number.
     """
     if not text or text in _lists():
         return _lists().get(text)

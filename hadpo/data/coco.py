@@ -19,7 +19,6 @@ from hadpo.data import (
     Noun,
     Report,
     Side,
-    missing_images,
     raw_records,
     read_json_lines,
     stream_list,
@@ -92,8 +91,8 @@ def read(folder: Path, report: Report) -> dict[str, Evidence]:
     for where, raw in raw_records(values, _Objects, report, source="coco"):
         with report.checking("coco"):
             image = folder / "val2014" / raw.image
-            if missing_images([(where, str(image))], report, source="coco"):
-                continue
+            if not image.is_file():
+                raise BadInput(f"{where}: no image file {image}")
             with open_image(image) as opened:
                 width, height = opened.size
             again = image.stem in evidence

@@ -39,8 +39,7 @@ def image_ids(path: Path, report: Report) -> list[str]:
 def questions(path: Path, images: Mapping[str, Evidence], report: Report) -> list[Question]:
     """The questions in file order; ids are "gavie-<number>", counted from 1.
 
-    Raises:
-        BadInput: the file cannot be read as a whole, or an image is not among `images`.
+    Raises BadInput also if an image is not among `images`.
     """
     records = _records(path, report)
     refuse_unknown(sorted({key for key, _, _ in records}), images, source=str(path))

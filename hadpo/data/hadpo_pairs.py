@@ -205,13 +205,10 @@ def write(
     """Write pairs as one of the original schemas; `read` gives the same pairs back.
 
     If a description has `rewrites` (chosen and rejected ones by pair_id), these are written in its
-    place, as the released files have them, and `read` draws one of each.
-
-    The keys pair_id, instruction and source are ours; the original readers do not look at them.
-    Newlines of descriptions become spaces when a schema that deletes them is read.
-
-    Returns:
-        How many records each file has.
+    place, as the released files have them, and `read` draws one of each. The keys pair_id,
+    instruction and source are ours; the original readers do not look at them. Newlines of
+    descriptions become spaces when a schema that deletes them is read. Returns how many records
+    each file has.
 
     Raises:
         BadInput: unknown schema, or two descriptions of one image, which llava-v1.5 cannot hold.

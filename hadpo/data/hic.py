@@ -33,9 +33,6 @@ def read(path: Path, report: Report) -> Iterator[Row]:
 
     Rows without id or caption are part of the release: they are left out and counted. A score that
     is no number, or infinite, makes the row a broken one.
-
-    Raises:
-        BadInput: no such file, empty, no UTF-8, no CSV, or columns missing.
     """
     for where, row in read_csv(path, report, source="hic", expected=_DATA, needs=_COLUMNS):
         image_id, caption, score = (row[name] for name in _COLUMNS)

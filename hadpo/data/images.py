@@ -36,10 +36,9 @@ class ImageChecks:
     """Findings on image files, kept in a file of JSON lines that survives a kill."""
 
     def __init__(self, path: Path | None) -> None:
-        """Read the findings at `path`, or begin them; None keeps them in memory.
+        """Read the findings at `path`, or begin them, None: in memory.
 
-        Raises:
-            BadInput: the file holds something else, or cannot be written.
+        BadInput if that cannot be.
         """
         self._path = path
         try:

@@ -53,17 +53,14 @@ def facts(folder: Path, report: Report) -> dict[str, tuple[str, ...]]:
         path = folder / f"shr_factual_part{part}.jsonl"
         for where, value in read_json_lines(path, report, source="shr", expected=_FACTS):
             with report.checking("shr"):
+                facts_of = parse_raw(value, dict[str, tuple[str, ...]], where=where)
                 # The original reads the first key of a line and drops the others in silence.
-                if not isinstance(value, dict) or len(value) != 1:
-                    found = sorted(value) if isinstance(value, dict) else type(value).__name__
+                if len(facts_of) != 1:
+                    found = sorted(facts_of)
                     raise BadInput(f"{where}: expected an object of one image id, found {found}")
-                [(name, lines)] = value.items()
-                if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-                    raise BadInput(
-                        f"{where}: field {name!r}: expected a list of texts, found {lines!r}"
-                    )
+                [(name, lines)] = facts_of.items()
                 key = parse_raw({"image_id": name}, _Raw, where=where).image_id
                 if key in known:
                     report.left_out("facts of part 1 that part 2 replaces", source="shr")
-                known[key] = tuple(lines)
+                known[key] = lines
     return known

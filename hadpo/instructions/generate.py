@@ -73,10 +73,7 @@ def requests(
     """What a language model is asked: one request per image and kind, where something is known.
 
     Kind knowledge needs the facts of a chart, the others need regions. `folder` has a user's own
-    prompts, by the names of ours.
-
-    Raises:
-        BadInput: no such kind, or no such prompt.
+    prompts, by the names of ours. Raises BadInput for a kind or a prompt that is not there.
     """
     prompts = {name: _prompt(name, is_json=is_json, folder=folder) for name in kinds}
     return [
@@ -107,11 +104,8 @@ def generate(
 ) -> list[Instruction]:
     """Ask for instructions about every image; what was answered before is not asked again.
 
-    `counts` grows: requests, blocks, and what was rejected why. For `folder` see `requests`.
-
-    Raises:
-        BadInput: no such kind, or no such prompt.
-        Unfinished: requests that got no reply, named with the reasons; the others are kept.
+    `counts` grows: requests, blocks, and what was rejected why. For the rest see `requests`.
+    Raises Unfinished for requests that got no reply, named with the reasons; others are kept.
     """
     asked = requests(images, kinds, is_json=chat.settings.reply_format != "text", folder=folder)
     outcome = chat.ask(asked)
@@ -132,8 +126,17 @@ def generate(
             if len(block.answer.split()) > ANSWER_WORDS:
                 counts[f"blocks rejected: answer of more than {ANSWER_WORDS} words"] += 1
                 continue
-            key = f"{request.name}-{number}"
-            records.append(_record(block, KINDS[name], key, by_id[image_id]))
+            record = Instruction(
+                instruction_id=f"{request.name}-{number}",
+                image_id=image_id,
+                image=by_id[image_id].image,
+                instruction=block.instruction,
+                answer=block.answer,
+                kind=KINDS[name].kind,
+                source=SOURCE,
+                task=KINDS[name].task or block.task,
+            )
+            records.append(record)
     return records
 
 
@@ -153,19 +156,6 @@ def _region_line(region: Region) -> str:
     return (
         f"{region.phrase} X: {region.x:g} Y: {region.y:g} "
         f"Width: {region.width:g} Height: {region.height:g}"
-    )
-
-
-def _record(block: Block, kind: Kind, key: str, evidence: Evidence) -> Instruction:
-    return Instruction(
-        instruction_id=key,
-        image_id=evidence.image_id,
-        image=evidence.image,
-        instruction=block.instruction,
-        answer=block.answer,
-        kind=kind.kind,
-        source=SOURCE,
-        task=kind.task or block.task,
     )
 
 

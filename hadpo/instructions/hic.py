@@ -259,8 +259,7 @@ def _link(image: Path, place: Path) -> None:
 def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
     """Whether a text may be in one of the languages (ISO 639-1): false if another one is likely.
 
-    Raises:
-        BadInput: py3langid is not installed, or an unknown code.
+    Raises BadInput for an unknown code, and without py3langid.
     """
     _require("py3langid")
     from py3langid import langid  # pyright: ignore[reportMissingImports]
@@ -279,11 +278,7 @@ def language_filter(languages: Collection[str]) -> Callable[[str], bool]:
 
 
 def profanity_filter() -> Callable[[Sequence[str]], list[bool]]:
-    """Whether each of several texts is clean; many at a time, which makes it fast.
-
-    Raises:
-        BadInput: alt-profanity-check is not installed.
-    """
+    """Whether each of several texts is clean; BadInput without alt-profanity-check."""
     _require("profanity_check")
     import profanity_check  # pyright: ignore[reportMissingImports]
 

@@ -66,9 +66,7 @@ def convert(
     """Write `<split>.jsonl` (records) and `<split>/filter_cap.json` (LRV's form), record by record.
 
     A split without records is not written. The counts are given back, and stand in `counts.json`.
-
-    Raises:
-        BadInput: broken input (see `on_bad`), or nothing left.
+    Raises BadInput for broken input (see `on_bad`), or if nothing is left.
     """
     out.mkdir(parents=True, exist_ok=True)
     passed = out / "passed.jsonl.part"

@@ -105,12 +105,9 @@ class Corrector:
     def rewrite(
         self, texts: Mapping[str, str], count: int, counts: Counter[str]
     ) -> dict[str, list[str]]:
-        """Up to `count` rewrites of each text, all by one prompt.
+        """Up to `count` rewrites of each text, all by one prompt; Unfinished as `correct`.
 
         Unreadable ones, refusals and those that lost a sentence are left out and counted.
-
-        Raises:
-            Unfinished: as `correct`.
         """
         replies = self._ask(self.rewrite_requests(texts, count), counts)
         rewrites: dict[str, list[str]] = {name: [] for name in texts}
@@ -201,11 +198,7 @@ def _relative_boxes(evidence: Evidence) -> str:
 
 
 def chat_settings(settings: PrepareConfig) -> ChatSettings:
-    """How the server is asked.
-
-    Raises:
-        BadInput: no model is named, or the cost is limited and no price is named.
-    """
+    """How the server is asked; BadInput without a model, or for a cost limit without prices."""
     return ChatSettings.of_section(settings, "corrector_")
 
 

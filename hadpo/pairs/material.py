@@ -21,12 +21,12 @@ from hadpo.data import (
     coco,
     hadpo_pairs,
     lrv,
+    visible,
     with_images,
 )
 from hadpo.data import visual_genome as vg
 from hadpo.instructions import oracle
 from hadpo.judges.oracle.vocabulary import Vocabulary, from_evidence, from_json
-from hadpo.plugins import choices
 from hadpo.records import (
     BadInput,
     Evidence,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 _BENCHMARKS = "hadpo.benchmarks"
 ORACLE = "oracle"  # a place of instructions
-INSTRUCTION_KINDS = ("positive", "negative", "chart", "caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +67,8 @@ class Material:
 def read(run: "Run", report: Report, *, image_ids: Collection[str] | None) -> Material:
     """Read all sources that the recipe names; small input files are hashed.
 
-    `image_ids` are images of Visual Genome to know beside those of benchmarks; None: all.
-
-    Raises:
-        BadInput: a file that cannot be read as a whole.
+    `image_ids` are images of Visual Genome to know beside those of benchmarks; None: all. Raises
+    BadInput for a file that cannot be read as a whole.
     """
     data = run.recipe.data
     known = _sources(run, report)
@@ -161,16 +158,11 @@ def read_instructions(
     `counts` grows: what was read, by source and kind, and what was left out.
 
     Raises:
-        BadInput: no such place, an unknown kind, a place that gives nothing, the same id twice, or
-            a weight that is not above 0.
+        BadInput: no such place, a place that gives nothing, the same id twice, or a weight that
+            is not above 0.
     """
     settings = run.settings
     wanted = names(settings.instruction_kinds)
-    for kind in wanted:
-        if kind not in INSTRUCTION_KINDS:
-            raise BadInput(
-                f"instruction_kinds: no kind {kind!r}; {choices(kind, INSTRUCTION_KINDS)}"
-            )
     records: dict[str, Instruction] = {}
     seen: Counter[str] = Counter()
     for place in instruction_places(run):
@@ -182,11 +174,11 @@ def read_instructions(
                 continue
             if not record.weight > 0:
                 raise BadInput(f"{place}: {record.instruction_id} weighs {record.weight}, not > 0")
-            if record.instruction_id in records:
+            if (key := visible(record.instruction_id)) in records:
                 raise BadInput(f"{place}: a second instruction {record.instruction_id!r}")
             seen[record.kind] += 1
             if not settings.limit or seen[record.kind] <= settings.limit:
-                records[record.instruction_id] = record
+                records[key] = record
         if len(records) == before and not settings.limit:
             raise BadInput(
                 f"{place}: no instruction of {', '.join(wanted)}; counts: {dict(counts)}"

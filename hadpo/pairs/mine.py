@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hadpo import data
 from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.data.pope import pope_questions
@@ -53,13 +54,8 @@ def description_questions(
 def description_question(evidence: Evidence, text: str, decoding: str, number: int = 0) -> Question:
     """A request to describe an image; of several for one image, each has a number of its own."""
     suffix = f"-{number}" if number else ""
-    return Question(
-        question_id=f"description-{evidence.image_id}{suffix}",
-        benchmark="description",
-        split=decoding,
-        image_id=evidence.image_id,
-        image=evidence.image,
-        text=text,
+    return data.question(
+        "description", f"{evidence.image_id}{suffix}", evidence, text, split=decoding
     )
 
 
@@ -170,11 +166,7 @@ def judge_descriptions(
     judge: Judge,
     counts: Counter[str],
 ) -> list[tuple[Question, str, list[Verdict]]]:
-    """Each whole description with the verdicts on its sentences; `counts` grows by them.
-
-    Raises:
-        Unfinished: a judge on a server did not reply to every request; asked again, it goes on.
-    """
+    """Each whole description with the verdicts on its sentences; counts them. Raises Unfinished."""
     described = list(complete_descriptions(questions, answers, counts))
     cases = [
         Case(

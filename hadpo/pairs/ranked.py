@@ -52,10 +52,9 @@ class _Text:
 def sample_questions(
     images: Sequence[Evidence], settings: PrepareConfig
 ) -> dict[str, list[Question]]:
-    """What the model is asked: one of HA-DPO's four requests for each image, asked several times.
+    """One of HA-DPO's four requests for each image, asked several times, each with its own seed.
 
-    Returns:
-        "sampled 1", "sampled 2", ... -> a question per image; each is decoded with its own seed.
+    Returns "sampled 1", "sampled 2", ... -> a question per image.
     """
     draw = random.Random(f"{settings.prepare_seed}/ranked")
     requests = [draw.choice(INSTRUCTIONS) for _ in images]

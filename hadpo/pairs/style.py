@@ -43,12 +43,9 @@ class Style:
 
 
 def measure_style(run: "Run") -> list[dict[str, Any]]:
-    """Style of the first description pairs of a prepared run; also written to style.jsonl.
+    """Style of the first description pairs of a prepared run, a row each; also in style.jsonl.
 
     The base model is asked only if the pairs were mined from it: published pairs need no model.
-
-    Returns:
-        One row per description pair, as `figures.style_figure` draws them.
     """
     if not run.path("pairs.jsonl").is_file():  # a recipe that finetunes on instructions alone
         return []

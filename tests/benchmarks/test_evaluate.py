@@ -37,7 +37,7 @@ def folder(tmp_path_factory, tiny_folder):
         "vocabulary": "vocabulary.json",
     }
     recipe = {
-        "extends": "mini/llava",
+        "extends": "mini/llava-corrected",
         "model": {
             "files": {
                 "language_model": str(tiny_folder / "llava-tiny"),

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hadpo.chat import Cache, ChatModel, ChatSettings, Request
+from hadpo.chat import Bill, Cache, ChatModel, ChatSettings, Request
 from hadpo.chat.cache import Batch
 from hadpo.chat.client import Client
 from hadpo.chat.model import in_own_loop
@@ -68,7 +68,7 @@ def test_a_kill_between_handing_in_and_writing_it_down_pays_once(serve, cache):
     cache.put_batch(Batch("hadpo-mark", None, keys))  # this is as far as it came ...
 
     async def hand_in():
-        async with Client(SETTINGS) as client:
+        async with Client(SETTINGS, Bill()) as client:
             await client.hand_in(requests(3), "hadpo-mark")
 
     in_own_loop(hand_in())  # ... and this was not written down

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hadpo.chat import Cache, ChatModel, ChatSettings, Request
-from hadpo.chat.reply import json_value, read_completion
-from hadpo.chat.request import NoAnswer, RequestFailed
+from hadpo.chat.request import NoAnswer, RequestFailed, json_value, read_completion
 from tests.chat import server as judge
 
 SETTINGS = ChatSettings(model="judge", retries=0, timeout_seconds=5, max_tokens=50, concurrency=1)

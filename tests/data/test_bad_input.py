@@ -193,7 +193,10 @@ RECORDS = {  # file -> broken value of the whole file, and what the message must
     "desc_data.json": ([DESC, DESC | {"chosen": []}], "record 1: field 'chosen'"),
     "pope_data.json": ([QUESTION | {"rejected": "No."}], "record 0: no field 'reject'"),
     "val_images_final.json": ([{"image_id": 7}, {"id": 7}], "record 1: no field 'image_id'"),
-    "shr_factual_part1.jsonl": ({"7": "A cup."}, "1: field '7': expected a list of texts"),
+    "shr_factual_part1.jsonl": (
+        {"7": "A cup."},
+        "1: field '7': expected a list, found str",
+    ),
     "objects.json": ({"image": "../7.jpg", "objects": []}, "does not stay inside"),
     "filter_cap.json": ({"annotations": [{"image_id": "../7", "caption": ""}]}, "stay inside"),
     "coco_pope_popular.json": (

@@ -114,7 +114,7 @@ FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 @many
 @both
-@settings(max_examples=25, **FUZZ)
+@settings(max_examples=15, **FUZZ)
 @given(data=st.data())
 def test_only_bad_input_comes_out(folder, name, on_bad, data):
     read_broken(folder, name, on_bad, data)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,9 @@ def test_captions_and_records(recipe, tmp_path):
     found = read_prepared(run)
     assert found[-1] == one
     assert [(r.source, r.kind) for r in found[:-1]] == [("cc_sbu_align", "caption")] * 2
+    write_jsonl(tmp_path / "mine.jsonl", [one, replace(one, instruction_id="a\u200b")])
+    with pytest.raises(BadInput, match=r"a second instruction 'a.u200b'"):
+        prepare(run)
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def mini(tmp_path, monkeypatch):
     }
     data = {key: str(folder / place) for key, place in places.items()}
     settings = {"description_images": 10, "yes_no_pairs": 24}
-    values = {"extends": "mini/llava", "data": data, "prepare": settings}
+    values = {"extends": "mini/llava-corrected", "data": data, "prepare": settings}
     recipe.write_text(yaml.safe_dump(values))
     monkeypatch.setattr(hadpo.generation, "generate", liar)
     monkeypatch.setattr(hadpo.backbones, "load", lambda *given, **rest: None)

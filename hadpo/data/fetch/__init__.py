@@ -4,25 +4,23 @@
 What a user already has is looked at and checked, not fetched again.
 """
 
-import dataclasses
 import functools
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import pydantic
 import yaml
-from pydantic.dataclasses import dataclass
 
 from hadpo.data.fetch import hosts, images, plain
 from hadpo.data.fetch.files import WEIGHTS, is_transformers, missing_weights, problem_of, unpack
 from hadpo.data.fetch.plain import STANDARD, FetchFailed, Patience, Progress
 from hadpo.plugins import choices
-from hadpo.records import BadInput
+from hadpo.records import BadInput, parse
 
 __all__ = [
     "FetchFailed",
@@ -43,11 +41,10 @@ __all__ = [
 ]
 SOURCES = Path(__file__).with_name("sources.yaml")
 Resolve = Callable[[str], Path]
-_STRICT = pydantic.ConfigDict(extra="forbid")
 _ORIGINS = ("hub", "url", "drive", "drive_folder", "image_list", "made")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """One file or folder; exactly one of the first six fields says where it comes from."""
 
@@ -61,13 +58,17 @@ class Item:
     mirrors: tuple[str, ...] = ()
     kind: Literal["model", "dataset"] = "model"
     files: tuple[str, ...] = ()
-    holds: dict[str, int] = dataclasses.field(default_factory=dict)
+    holds: dict[str, int] = field(default_factory=dict)
     weights: bool = False
     unpack: bool = False
     bytes: int = 0
     sha256: str = ""
     gigabytes: float = 0.0
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(bool(getattr(self, origin)) for origin in _ORIGINS) != 1:
+            raise ValueError(f"{self.to}: name one of {', '.join(_ORIGINS)}")
 
     @property
     def origin(self) -> str:
@@ -91,7 +92,7 @@ class Item:
         return self.bytes or round(self.gigabytes * 1e9)
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A backbone, an adapter or a data set."""
 
@@ -102,11 +103,7 @@ class Source:
 
 
 def sources() -> dict[str, Source]:
-    """All sources by name; those of the file that `HADPO_SOURCES` names, a mirror's, win.
-
-    Raises:
-        BadInput: a file breaks the rules.
-    """
+    """All sources by name; those of the file that `HADPO_SOURCES` names win. Raises BadInput."""
     own = os.environ.get("HADPO_SOURCES")
     return _read(SOURCES) | (_read(Path(own)) if own else {})
 
@@ -117,24 +114,19 @@ def _read(path: Path) -> dict[str, Source]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"{path}: not readable as YAML: {error}") from error
-    try:
-        found = pydantic.TypeAdapter(dict[str, Source]).validate_python(values)
-    except pydantic.ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise BadInput("\n".join(f"{path}: {line}" for line in lines)) from error
-    for name, source in found.items():
-        for item in source.items:
-            if sum(bool(getattr(item, origin)) for origin in _ORIGINS) != 1:
-                raise BadInput(f"{path}: {name}: {item.to}: name one of {', '.join(_ORIGINS)}")
+    found, problems = {}, []
+    for name, value in parse(values, dict[str, Any], where=str(path)).items():
+        try:
+            found[name] = parse(value, Source, where=f"{path}: {name}")
+        except BadInput as error:
+            problems.append(str(error))
+    if problems:
+        raise BadInput("\n".join(problems))
     return found
 
 
 def source(name: str) -> Source:
-    """The source `name`, with the items of the one that it is the same as.
-
-    Raises:
-        BadInput: no such name; the message has the nearest one.
-    """
+    """The source `name` with all its items; BadInput for no such name says the nearest one."""
     table = sources()
     if name not in table:
         raise BadInput(f"nothing named {name!r} to fetch; {choices(name, table)}")
@@ -144,7 +136,7 @@ def source(name: str) -> Source:
     return Source(title=found.title, licence=found.licence, items=table[found.same_as].items)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ItemState:
     """One item on disk, after it was looked at or fetched."""
 
@@ -200,11 +192,7 @@ def _small_sample(folder: Path, item: Item) -> list[Path]:
 
 
 def look_all(name: str, resolve: Resolve, *, deep: bool = False) -> list[ItemState]:
-    """The state of everything that `name` of the manifest consists of; for `deep` see `look`.
-
-    Raises:
-        BadInput: no such name.
-    """
+    """The state of everything that `name` of the manifest consists of; for `deep` see `look`."""
     return [look(item, resolve(item.to), deep=deep) for item in source(name).items]
 
 
@@ -218,9 +206,6 @@ def fetch(
     """Fetch what of `name` is not there, item by item; the others are fetched even if one fails.
 
     `progress` gives, for each item, what is called with its bytes so far and in all.
-
-    Raises:
-        BadInput: no such name.
     """
     for item in source(name).items:
         path = resolve(item.to)
@@ -238,7 +223,7 @@ def fetch(
         state = look(item, path)
         if not problem and state.status != "present":
             problem = f"fetched, but {state.detail}; {item.source} has changed"
-        yield dataclasses.replace(state, was_fetched=not problem, problem=problem, note=note)
+        yield replace(state, was_fetched=not problem, problem=problem, note=note)
 
 
 def names_for(path: str) -> list[str]:
@@ -287,7 +272,7 @@ def _fetch_from_any(
     except FetchFailed as error:
         reasons = [str(error)]
     for url in item.mirrors:
-        mirror = dataclasses.replace(item, url=url, hub="", drive="", mirrors=())
+        mirror = replace(item, url=url, hub="", drive="", mirrors=())
         try:
             return f"from the mirror {url}. {_fetch(mirror, path, resolve, patience, progress)}"
         except FetchFailed as error:

@@ -102,13 +102,9 @@ def _truncated(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path) -> int:
-    """Unpack a zip or tar file into `folder`; its content appears when all of it is unpacked.
+    """Unpack a zip or tar file into `folder`, all of it or nothing; how many files.
 
-    Returns:
-        How many files.
-
-    Raises:
-        FetchFailed: no archive, a broken one, one that would write elsewhere, or no room.
+    Raises FetchFailed for no archive, a broken one, one that would write elsewhere, or no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:

@@ -28,8 +28,7 @@ def snapshot(
 ) -> None:
     """Fetch a repository of the hub, or those of its files that fit `patterns`, into a folder.
 
-    Raises:
-        FetchFailed: not found, to be accepted first, no network, no room, or a wrong checksum.
+    FetchFailed: not found, to be accepted first, no network, no room, or a wrong checksum.
     """
     # Imported here: its import takes a while.
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -59,8 +58,11 @@ def snapshot(
             local_dir=target,
             allow_patterns=sorted(wanted),
         )
-    for name, file in wanted.items():
-        _check(target / name, file, page)
+    for name, file in wanted.items():  # a size is published of every file, a hash of large ones
+        sha256 = getattr(file.lfs, "sha256", "") or ""
+        if problem := other_than_published(target / name, size=file.size or 0, sha256=sha256):
+            (target / name).unlink()
+            raise FetchFailed(f"{page}: {name}: {problem}; it was deleted, try again")
 
 
 def refusal(repository: str, *, kind: str = "model") -> str:
@@ -112,15 +114,6 @@ def _hub_errors(page: str) -> Iterator[None]:
         ) from error
 
 
-def _check(path: Path, file: object, page: str) -> None:
-    """The hub publishes the size of every file, and a hash of every large one."""
-    size, large = getattr(file, "size", None) or 0, getattr(file, "lfs", None)
-    sha256 = getattr(large, "sha256", None) or ""
-    if problem := other_than_published(path, size=size, sha256=sha256):
-        path.unlink()
-        raise FetchFailed(f"{page}: {path.name}: {problem}; it was deleted, try again")
-
-
 def drive_file(
     file_id: str,
     target: Path,
@@ -133,10 +126,8 @@ def drive_file(
 ) -> None:
     """Fetch a public file of Drive; resumed, and through the page that asks to confirm large ones.
 
-    `about` are bytes to keep room for; for the rest see `plain.download`.
-
-    Raises:
-        FetchFailed: Drive refuses (quota, no longer public), or the file is another one.
+    `about` are bytes to keep room for; for the rest see `plain.download`. FetchFailed: Drive
+    refuses (quota, no longer public), or the file is another one.
     """
     import gdown
 
@@ -161,10 +152,9 @@ def drive_file(
 
 
 def drive_folder(folder_id: str, target: Path, *, about: int = 0) -> None:
-    """Fetch all files of a public folder of Drive; those that exist already stay.
+    """Fetch all files of a public folder of Drive; those that exist stay.
 
-    Raises:
-        FetchFailed: as in `drive_file`.
+    Raises as `drive_file`.
     """
     import gdown
 

@@ -43,10 +43,7 @@ def fetch_images(
     """Fetch `<image_id>.jpg` for each row of a CSV with `image_id` and `image_url`.
 
     Pictures that exist stay, and addresses in `dead.jsonl` are left out; delete that file to
-    try them again.
-
-    Returns:
-        How many are "present", "fetched" and "dead".
+    try them again. Returns how many are "present", "fetched" and "dead".
 
     Raises:
         BadInput: the table has no such columns, or ids that are no file names; or a line of
@@ -139,11 +136,7 @@ def _public(url: str) -> list[str]:
 
 
 def addresses(table: Path, report: Report) -> dict[str, str]:
-    """Address of each image by id; if an id stands twice, the first counts, and that is counted.
-
-    Raises:
-        BadInput: no such table, no CSV, or columns missing.
-    """
+    """Address of each image by id; if an id stands twice, the first counts, and that is counted."""
     needs = ("image_id", "image_url")
     by_id: dict[str, str] = {}
     for where, row in read_csv(table, report, source="images", expected=_EXPECTED, needs=needs):

@@ -103,7 +103,10 @@ def download(
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise _disk_full(target, url) from error
+            raise FetchFailed(
+                f"{url}: the disk of {target.parent} is full; make room, or set HADPO_MODELS or "
+                "HADPO_DATA to a folder on a larger disk; the same command goes on from there"
+            ) from error
     accept(part, source=url, size=size, sha256=sha256)
     os.replace(part, target)  # noqa: PTH105 - says "atomic"
     _tag(part).unlink(missing_ok=True)
@@ -133,11 +136,7 @@ def other_than_published(path: Path, *, size: int = 0, sha256: str = "") -> str:
 
 
 def accept(path: Path, *, source: str, size: int = 0, sha256: str = "") -> None:
-    """Delete a finished download that is not what was published, and raise.
-
-    Raises:
-        FetchFailed: a web page, or of another size or hash.
-    """
+    """Delete a finished download that is not what was published, and raise FetchFailed."""
     if problem := no_content(path) or other_than_published(path, size=size, sha256=sha256):
         path.unlink()
         _tag(path).unlink(missing_ok=True)
@@ -148,11 +147,7 @@ def accept(path: Path, *, source: str, size: int = 0, sha256: str = "") -> None:
 
 
 def check_space(folder: Path, wanted: int, *, source: str) -> None:
-    """Refuse what the disk has no room for.
-
-    Raises:
-        FetchFailed: names the disk, what is needed and what is free.
-    """
+    """Refuse what the disk has no room for; FetchFailed says what is needed and what is free."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -313,13 +308,6 @@ class _Stream:
                 raise _Again(f"too slow: {self._count / seconds:.0f} bytes per second")
             self._started, self._count = now, 0
         return chunk
-
-
-def _disk_full(target: Path, source: str) -> FetchFailed:
-    return FetchFailed(
-        f"{source}: the disk of {target.parent} is full; make room, or set HADPO_MODELS or "
-        "HADPO_DATA to a folder on a larger disk; the same command goes on from there"
-    )
 
 
 def _size(path: Path) -> int:

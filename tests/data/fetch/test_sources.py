@@ -71,8 +71,11 @@ def test_sizes_are_known_and_addresses_are_whole():
     [
         ("a: {title: A, licence: B, items: [{to: x}]}", "name one of hub, url"),
         ("a: {title: A, licence: B, items: [{to: x, url: u, hub: h}]}", "name one of hub, url"),
-        ("a: {title: A, licence: B, items: [{to: x, urll: u}]}", "a.items.0.urll"),
-        ("a: {title: A}", "a.licence"),
+        (
+            "a: {title: A, licence: B, items: [{to: x, urll: u}]}",
+            r"a: .*'items\[0\]\.urll'",
+        ),
+        ("a: {title: A}", "a: no field 'licence'"),
         ("a: [", "not readable as YAML"),
     ],
 )

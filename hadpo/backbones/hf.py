@@ -26,7 +26,7 @@ from hadpo.records import BadInput
 from hadpo.vlm import attention, checkpoint, decoder, hub
 from hadpo.vlm.backbone import Backbone, ModelSizes, Variant
 from hadpo.vlm.checkpoint import Files, Placement
-from hadpo.vlm.decoder import FULL, SLIDING, KVState, Packed, Span
+from hadpo.vlm.decoder import FULL, SLIDING, KVState, Packed, Span, State
 from hadpo.vlm.hub import SIZE, Chat
 from hadpo.vlm.prompt import IMAGE, Prompts, PromptTemplate
 from hadpo.vlm.reading import Reading, read, see
@@ -52,18 +52,24 @@ _CLOSE = {4: 1e-4, 2: 3e-2}  # bytes of a number -> logits that are equal, as sh
 class Copies:
     """What rows have read, of a decoder whose layers carry states: a cache of each, copied."""
 
-    rows: tuple[tuple[Any, int], ...]  # cache, next position
+    rows: tuple[tuple[Any, int], ...]  # cache, next position; beams side by side
+    beams: int = 1
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def slots(self, beams: int = 1) -> Copies:
+        """The same rows, to be gone on with in `beams` ways each."""
+        return Copies(tuple(row for row in self.rows for _ in range(beams)), beams)
 
-    def select(self, rows: Sequence[int] | Tensor) -> Copies:
+    def follow(self, parents: Int[Tensor, "rows beams"]) -> Copies:
+        """Each beam goes on from what another one of its row has read."""
+        flat = torch.arange(len(parents))[:, None] * self.beams + parents.cpu()
+        return Copies(tuple(self.rows[k] for k in flat.flatten().tolist()), self.beams)
+
+    def select(self, rows: Sequence[int]) -> Copies:
         """The given rows, in that order."""
-        return Copies(tuple(self.rows[int(row)] for row in rows))
-
-    def repeat(self, times: int) -> Copies:
-        """Each row `times` times, copies side by side."""
-        return Copies(tuple(row for row in self.rows for _ in range(times)))
+        beams = range(self.beams)
+        return Copies(
+            tuple(self.rows[row * self.beams + k] for row in rows for k in beams), len(beams)
+        )
 
 
 class HubModel(Backbone):
@@ -369,19 +375,17 @@ class HubModel(Backbone):
         placed = {"masks": masks, "positions": positions, "next_positions": following}
         return self._grown(state, embeds, counts, extras, **placed)
 
-    def _grow(
-        self, state: KVState | None, embeds: Tensor, counts: Tensor
-    ) -> tuple[Tensor, KVState]:
+    def _grow(self, state: State | None, embeds: Tensor, counts: Tensor) -> tuple[Tensor, Any]:
         return self._grown(state, embeds, counts, {})
 
     def _grown(
         self,
-        state: KVState | None,
+        state: State | None,
         embeds: Tensor,
         counts: Tensor,
         extras: Mapping[str, Any],
         **placed: Any,
-    ) -> tuple[Tensor, KVState]:
+    ) -> tuple[Tensor, Any]:
         shared = {} if state is None or state.prefix is None else {"prefix": state.prefix}
 
         def run(masks: Mapping[str, Tensor], positions: Tensor, cache: DynamicCache) -> Tensor:
@@ -403,11 +407,13 @@ class HubModel(Backbone):
     @torch.no_grad()
     def extend(
         self, state: Any, ids: Sequence[Sequence[int]] | Int[Tensor, "rows length"]
-    ) -> tuple[Float[Tensor, "rows vocab"], Any]:
+    ) -> tuple[Float[Tensor, "read vocab"], Any]:
         """As `Backbone.extend`; states that layers carry are copied, row by row."""
-        if isinstance(state, KVState):
+        if not isinstance(state, Copies):
             return super().extend(state, ids)
         logits, grown = [], []
+        if isinstance(ids, Tensor) and state.beams > 1:
+            ids = ids.reshape(-1, 1)
         for (cache, position), row in zip(state.rows, ids, strict=True):
             own = copy.deepcopy(cache)
             table = torch.as_tensor(row, device=self.device)[None]
@@ -418,7 +424,7 @@ class HubModel(Backbone):
             hidden = self._run(self.embedding(table), masks, positions, past_key_values=own)
             logits.append(self.logits(hidden[:, -1]).float())
             grown.append((own, position + table.shape[1]))
-        return torch.cat(logits), Copies(tuple(grown))
+        return torch.cat(logits), Copies(tuple(grown), state.beams)
 
     # Answers as ids.
 

@@ -38,29 +38,27 @@ def decode_beams(
     beams, longest = decoding.beams, decoding.max_new_tokens
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     search = _Search(len(logits), beams, longest, logits.device)
-    active = list(range(len(logits)))
-    state = state.repeat(beams)
+    active = list(range(len(logits)))  # rows of the batch -> questions
+    over: set[int] = set()
+    slots = state.slots(beams)
     logits = logits.repeat_interleave(beams, dim=0)
     for length in range(1, longest + 1):
         log_probs = logits.float().log_softmax(dim=-1)
-        written = search.running[:, :, : length - 1].flatten(0, 1)
-        log_probs = penalised(log_probs, written, decoding)
+        log_probs = penalised(log_probs, search.running[:, :, : length - 1], decoding)
         parents, is_last = search.step(log_probs, length, backbone.ends, decoding.length_penalty)
-        going = [i for i, over in enumerate(search.is_over(length, decoding)) if not over]
-        if is_last or len(going) < len(active):
-            for i, row in enumerate(active):
-                if is_last or i not in going:
-                    answers[row] = search.best(i)
-            if is_last or not going:
-                break
-            active = [active[i] for i in going]
-            search = search.select(going)
-            parents = parents[going]
-            rows = torch.tensor(going, device=parents.device)[:, None] * beams + parents
-        else:
-            rows = torch.arange(len(active), device=parents.device)[:, None] * beams + parents
-        tokens = search.running[:, :, length - 1].flatten()
-        logits, state = backbone.extend(state.select(rows.flatten()), tokens[:, None])
+        is_over = search.is_over(length, decoding)
+        for place, question in enumerate(active):
+            if question not in over and (is_last or is_over[place]):
+                answers[question] = search.best(place)
+                over.add(question)
+        going = [place for place, question in enumerate(active) if question not in over]
+        if not going:
+            break
+        if 2 * len(going) <= len(active):  # before, moving what was read costs more than it saves
+            active = [active[place] for place in going]
+            search, slots, parents = search.select(going), slots.select(going), parents[going]
+        tokens = search.running[:, :, length - 1]
+        logits, slots = backbone.extend(slots.follow(parents), tokens)
     return answers
 
 

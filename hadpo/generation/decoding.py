@@ -102,7 +102,7 @@ def next_tokens(
 
 
 def penalised(
-    scores: Float[Tensor, "rows vocab"], generated: Int[Tensor, "rows length"], decoding: Decoding
+    scores: Float[Tensor, "rows vocab"], generated: Int[Tensor, "*rows length"], decoding: Decoding
 ) -> Float[Tensor, "rows vocab"]:
     """Scores with generated tokens made less likely, and repeated runs of tokens impossible.
 
@@ -114,7 +114,9 @@ def penalised(
         processors.append(RepetitionPenaltyLogitsProcessor(float(decoding.repetition_penalty)))
     if decoding.no_repeat_ngram:
         processors.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram))
-    ids: Any = generated
+    if not processors:
+        return scores
+    ids: Any = generated.flatten(0, -2)
     return processors(ids, scores)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling of rows side by side; a row that is finished leaves the batch."""
+"""Greedy decoding and sampling of rows side by side; rows that are done leave by halves."""
 
 from collections.abc import Sequence
 
@@ -29,33 +29,37 @@ def decode_single(
         questions: names the row for its random numbers.
     """
     answers: list[list[int]] = [[] for _ in questions]
-    active = list(range(len(answers)))
     draws = [generator(decoding, question) for question in questions]
     stops = _Stops(backbone, decoding.stop_at)
-    generated = torch.empty(len(answers), 0, dtype=torch.long, device=logits.device)
-    while True:
-        tokens = next_tokens(logits, generated, decoding, [draws[row] for row in active])
-        generated = torch.cat([generated, tokens[:, None]], dim=1)
-        is_full = generated.shape[1] == decoding.max_new_tokens
-        ended = backbone.ends(generated).tolist()
-        newest = tokens.tolist()  # one wait for the device a step, not one a row
-        over = [
-            is_full or end or stops(last, generated[place])
-            for place, (end, last) in enumerate(zip(ended, newest, strict=True))
-        ]
-        if any(over):
-            for place in [place for place, is_over in enumerate(over) if is_over]:
-                answers[active[place]] = generated[place].tolist()
-            going = [place for place, is_over in enumerate(over) if not is_over]
-            if not going:
-                return answers
-            active = [active[place] for place in going]
-            state, generated = state.select(going), generated[going]
-        logits, state = backbone.extend(state, generated[:, -1:])
+    rows, over = list(range(len(answers))), set[int]()  # rows of the batch; those that are done
+    shape = len(rows), decoding.max_new_tokens
+    written = torch.zeros(shape, dtype=torch.long, device=logits.device)
+    slots = state.slots()
+    for length in range(1, decoding.max_new_tokens + 1):
+        own = [draws[row] for row in rows]
+        tokens = next_tokens(logits, written[:, : length - 1], decoding, own)
+        written[:, length - 1] = tokens
+        ended = backbone.ends(written[:, :length])
+        # One wait for the device a step.
+        for row, token, is_end in zip(
+            rows, *torch.stack([tokens, ended.long()]).tolist(), strict=True
+        ):
+            if row not in over:
+                answers[row].append(token)
+                if is_end or stops(answers[row]):
+                    over.add(row)
+        going = [place for place, row in enumerate(rows) if row not in over]
+        if not going or length == decoding.max_new_tokens:
+            break
+        if 2 * len(going) <= len(rows):  # before, moving what was read costs more than it saves
+            rows = [rows[place] for place in going]
+            slots, written, tokens = slots.select(going), written[going], tokens[going]
+        logits, slots = backbone.extend(slots, tokens[:, None])
+    return answers
 
 
 class _Stops:
-    """Whether generated ids, the newest last, are the first whose text holds the stop character.
+    """Whether generated ids are the first whose text holds the stop character.
 
     Only a piece that holds it can bring it in, and what a piece holds is looked up once.
     """
@@ -64,9 +68,10 @@ class _Stops:
         self._backbone, self._character = backbone, character
         self._holds: dict[int, bool] = {}
 
-    def __call__(self, last: int, ids: Tensor) -> bool:
+    def __call__(self, ids: Sequence[int]) -> bool:
         if not self._character:
             return False
+        last = ids[-1]
         if last not in self._holds:
             self._holds[last] = self._character in self._backbone.decode([last])
-        return self._holds[last] and self._character in self._backbone.decode(ids.tolist())
+        return self._holds[last] and self._character in self._backbone.decode(ids)

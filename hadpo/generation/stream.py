@@ -55,6 +55,7 @@ def stream(
     logits, state = backbone.read_alone(ids, turns[0].instruction, pixels)
     draws = generator(decoding, "\n".join(turn.instruction for turn in turns))
     generated = torch.empty(1, 0, dtype=torch.long, device=logits.device)
+    state = state.slots()
     for _ in range(min(decoding.max_new_tokens, room)):
         token = next_tokens(logits, generated, decoding, [draws])
         generated = torch.cat([generated, token[:, None]], dim=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -119,52 +120,55 @@ def attend_with_prefix(
     layer: int,
     scaling: float | None,
 ) -> Float[Tensor, "rows length heads size"]:
-    """Each row sees its own slots as the mask says, and all of its prefix."""
+    """Each row sees its own slots as the mask says, and all of its prefix.
+
+    One softmax over both. Rows of a prefix are read together: its keys and values are read once.
+    """
     rows, heads, length, size = query.shape
     few = key.shape[1]  # heads of keys and values, each for several heads of queries
     query = query.reshape(rows, few, -1, size) * (size**-0.5 if scaling is None else scaling)
-    assert attention_mask is not None  # `_kv.grow` gives one
+    assert attention_mask is not None  # `decoder.grow` gives one
     mask = attention_mask.expand(rows, 1, length, -1).repeat(1, 1, heads // few, 1)
-    own = _part(query, key, value, mask)
     keys, values = prefix.keys[layer], prefix.values[layer]
-    table, place = _layout(prefix.of, len(keys), str(query.device))
-    together = query[table].transpose(1, 2).reshape(len(keys), few, -1, size)
-    real = None if prefix.real is None else prefix.real[:, None, None, :]
-    shared = [
-        part.view(len(keys), few, table.shape[1], -1, part.shape[-1])[place[0], :, place[1]]
-        for part in _part(together, keys, values, real)
-    ]
-    highest = torch.maximum(own[1], shared[1])
-    weights = [(top - highest).exp() for _, top, _ in (own, shared)]
-    total = own[2] * weights[0] + shared[2] * weights[1]
-    joined = (own[0] * weights[0] + shared[0] * weights[1]) / total
-    return joined.view(rows, heads, length, size).transpose(1, 2).to(query.dtype)
+    layout = _layout(prefix.of, len(keys), str(query.device))
+    own = (query @ key.transpose(-1, -2)).masked_fill(~mask, -torch.inf)
+    common = _by_prefix(query, layout) @ keys.transpose(-1, -2)
+    if prefix.real is not None:
+        common = common.masked_fill(~prefix.real[:, None, None, :], -torch.inf)
+    shares = torch.cat([common, _by_prefix(own, layout)], dim=-1).softmax(dim=-1)
+    seen = keys.shape[2]
+    joined = _by_row(shares[..., :seen] @ values, layout, rows)
+    joined = joined + _by_row(shares[..., seen:], layout, rows) @ value
+    return joined.view(rows, heads, length, size).transpose(1, 2)
 
 
-def _part(
-    query: Float[Tensor, "rows heads queries size"],
-    key: Float[Tensor, "rows heads slots size"],
-    value: Float[Tensor, "rows heads slots size"],
-    mask: Bool[Tensor, "rows 1 #queries slots"] | None,
-) -> tuple[
-    Float[Tensor, "rows heads queries size"],
-    Float[Tensor, "rows heads queries 1"],
-    Float[Tensor, "rows heads queries 1"],
-]:
-    """Weighted values before the division, the highest score, and the sum to divide by."""
-    scores = (query @ key.transpose(-1, -2)).float()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    highest = scores.amax(dim=-1, keepdim=True)
-    shares = scores.sub_(highest).exp_()
-    return (shares.to(value.dtype) @ value).float(), highest, shares.sum(dim=-1, keepdim=True)
+_Layout = tuple[Int[Tensor, "prefixes most"], Int[Tensor, "2 rows"] | None]
+
+
+def _by_prefix(
+    values: Float[Tensor, "rows few queries size"], layout: _Layout
+) -> Float[Tensor, "prefixes few together size"]:
+    """What rows of one prefix have, side by side."""
+    table, place = layout
+    own = values.view(*table.shape, *values.shape[1:]) if place is None else values[table]
+    return own.transpose(1, 2).reshape(len(table), values.shape[1], -1, values.shape[3])
+
+
+def _by_row(
+    values: Float[Tensor, "prefixes few together size"], layout: _Layout, rows: int
+) -> Float[Tensor, "rows few queries size"]:
+    """The inverse."""
+    table, place = layout
+    apart = values.view(*values.shape[:2], table.shape[1], -1, values.shape[3]).transpose(1, 2)
+    return apart.reshape(rows, *apart.shape[2:]) if place is None else apart[place[0], place[1]]
 
 
 @lru_cache(maxsize=64)
-def _layout(
-    of: tuple[int, ...], prefixes: int, device: str
-) -> tuple[Int[Tensor, "prefixes most"], Int[Tensor, "2 rows"]]:
-    """Rows by prefix, filled up with row 0, and where in that table each row stands."""
+def _layout(of: tuple[int, ...], prefixes: int, device: str) -> _Layout:
+    """Rows by prefix, filled up with row 0, and where in that table each row stands.
+
+    None: in their order, so that no row needs to be moved.
+    """
     groups: list[list[int]] = [[] for _ in range(prefixes)]
     place = []
     for row, prefix in enumerate(of):
@@ -172,7 +176,8 @@ def _layout(
         groups[prefix].append(row)
     most = max(map(len, groups))
     table = torch.tensor([group + [0] * (most - len(group)) for group in groups], device=device)
-    return table, torch.tensor(place, device=device).T
+    is_in_order = [*chain(*groups)] == [*range(prefixes * most)]
+    return table, None if is_in_order else torch.tensor(place, device=device).T
 
 
 # The attention of our language models: SDPA, or what rows that share text make of it.

@@ -22,7 +22,7 @@ from hadpo.cost import ModelSizes
 from hadpo.records import BadInput, replacing
 from hadpo.vlm import checkpoint, decoder, export
 from hadpo.vlm.attention import Attention, Parts
-from hadpo.vlm.decoder import KVState, Packed
+from hadpo.vlm.decoder import KVState, Packed, State
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer, Prompts
 
 CONNECTOR_PART = (  # what a family's `PARTS` says of a connector that a recipe may do without
@@ -443,12 +443,13 @@ class Backbone(nn.Module, ABC):
 
     @torch.no_grad()
     def extend(
-        self, state: KVState, ids: Sequence[Sequence[int]] | Int[Tensor, "rows length"]
-    ) -> tuple[Float[Tensor, "rows vocab"], KVState]:
-        """Read more tokens of each row, at least one; lengths may differ.
+        self, state: State, ids: Sequence[Sequence[int]] | Int[Tensor, "rows length"]
+    ) -> tuple[Float[Tensor, "read vocab"], Any]:
+        """Read more tokens of each row, at least one, whose lengths may differ; of slots, one each.
 
         Returns:
-            float32 logits of each row's next token, and the grown state; the old one stays valid.
+            float32 logits of each row's next token (of slots, of each beam's, row by row), and the
+            grown state: a `KVState` stays valid, `Slots` are the same ones.
         """
         hidden, grown = self._read(state, ids, None)
         return self.logits(hidden).float(), grown
@@ -463,10 +464,10 @@ class Backbone(nn.Module, ABC):
 
     def _read(
         self,
-        state: KVState | None,
+        state: State | None,
         ids: Sequence[Sequence[int]] | Tensor,
         image_tokens: Tensor | None,
-    ) -> tuple[Tensor, KVState]:
+    ) -> tuple[Tensor, Any]:
         if isinstance(ids, Tensor):
             table = ids.to(self.device)
             counts = torch.full((len(ids),), ids.shape[1], device=self.device)
@@ -475,9 +476,7 @@ class Backbone(nn.Module, ABC):
             counts = torch.tensor([len(row) for row in ids], device=self.device)
         return self._grow(state, self.embed(table, image_tokens), counts)
 
-    def _grow(
-        self, state: KVState | None, embeds: Tensor, counts: Tensor
-    ) -> tuple[Tensor, KVState]:
+    def _grow(self, state: State | None, embeds: Tensor, counts: Tensor) -> tuple[Tensor, Any]:
         """Read `counts` of the embeddings of each row; the state of its last one."""
         return decoder.grow_cache(self.language_model, state, embeds, counts)
 

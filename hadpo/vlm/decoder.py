@@ -1,7 +1,8 @@
 """The language model of all families, a LLaMA: built, filled, run, and what it remembers of tokens.
 
 `KVState` holds the keys and values of the tokens that were read, row by row; `grow_cache` reads
-more. It never changes, so that a page or a beam search can go back to an earlier one.
+more. It never changes, so that prompts can share what they have in common; `Slots`, which answers
+grow in, do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool, Float, Int
@@ -302,18 +304,84 @@ class KVState:
             prefix=None if self.prefix is None else self.prefix.select(index.tolist()),
         )
 
-    def repeat(self, times: int) -> KVState:
-        """Each row `times` times, copies side by side, as `repeat_interleave`."""
-        rows = torch.arange(len(self), device=self.lengths.device).repeat_interleave(times)
-        return self.select(rows)
+    def slots(self, beams: int = 1) -> Slots:
+        """The same rows, to be gone on with token by token in `beams` ways each."""
+        return Slots(self, beams)
+
+
+_ROOM = 64  # steps between two enlargements
+
+
+class Slots:
+    """Rows that grow in place, by a token of each of their beams a step, at one position.
+
+    What was read is never moved: a table says which slots a beam sees, those of its ancestors. So
+    two steps do the same operations on the same shapes, but for one in `_ROOM`.
+    """
+
+    def __init__(self, state: KVState, beams: int) -> None:
+        """`state` stays as it is."""
+        device = state.lengths.device
+        self.keys, self.values = [*state.keys], [*state.values]
+        self.prefix, self.shift, self.places = state.prefix, state.shift, state.places
+        self.lengths = state.lengths.clone()
+        self.seen: Bool[Tensor, "rows beams slots"] = state.real[:, None].repeat(1, beams, 1)
+        self._used = state.real.shape[1]
+        self.at: Int[Tensor, " beams"] = torch.arange(beams, device=device) + self._used
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def follow(self, parents: Int[Tensor, "rows beams"]) -> Slots:
+        """Each beam goes on from what another one of its row has read."""
+        self.seen = self.seen.gather(1, parents[:, :, None].expand_as(self.seen))
+        return self
+
+    def select(self, rows: Sequence[int]) -> Slots:
+        """The given rows, in that order."""
+        index = torch.tensor(rows, device=self.lengths.device)
+        for layers in (self.keys, self.values):
+            layers[:] = [layer[index] for layer in layers]
+        self.seen, self.lengths = self.seen[index], self.lengths[index]
+        self.shift = None if self.shift is None else self.shift[index]
+        self.places = None if self.places is None else self.places[index]
+        self.prefix = None if self.prefix is None else self.prefix.select(rows)
+        return self
+
+    def take(self) -> Int[Tensor, "rows beams"]:
+        """Take the slots of the next tokens; their positions."""
+        rows, beams, capacity = self.seen.shape
+        self._used += beams
+        if self._used > capacity:
+            step = _ROOM * beams
+            more = -(-self._used // step) * step - capacity
+            for layers in (self.keys, self.values):
+                for k, layer in enumerate(layers):  # zeros: a share of 0 of nan is nan
+                    layers[k] = F.pad(layer, (0, 0, 0, more))
+            self.seen = F.pad(self.seen, (0, more))
+            self.places = None if self.places is None else F.pad(self.places, (0, more))
+        self.seen.scatter_(2, self.at[None, :, None].expand(rows, -1, 1), True)
+        position = self.lengths if self.shift is None else self.lengths + self.shift
+        positions = position[:, None].expand(-1, beams)
+        if self.places is not None:
+            self.places.index_copy_(1, self.at, positions)
+        return positions
+
+    def end_step(self) -> None:
+        """The tokens are read."""
+        self.lengths += 1
+        self.at += len(self.at)
+
+
+State = KVState | Slots
 
 
 def grow_cache(
     model: LlamaForCausalLM,
-    state: KVState | None,
+    state: State | None,
     embeds: Float[Tensor, "rows length width"],
     counts: Int[Tensor, " rows"],
-) -> tuple[Float[Tensor, "rows width"], KVState]:
+) -> tuple[Float[Tensor, "read width"], Any]:
     """Read `counts` new tokens per row, right-padded; hidden state of each row's last one.
 
     Args:
@@ -332,7 +400,7 @@ def grow_cache(
 
 def grow(
     run: Callable[[Mapping[str, Tensor], Tensor, DynamicCache], Tensor],
-    state: KVState | None,
+    state: State | None,
     counts: Int[Tensor, " rows"],
     length: int,
     *,
@@ -340,7 +408,7 @@ def grow(
     masks: Mapping[str, Bool[Tensor, "rows 1 length length"]] | None = None,
     positions: Int[Tensor, "*axes rows length"] | None = None,
     next_positions: Int[Tensor, " rows"] | None = None,
-) -> tuple[Float[Tensor, "rows width"], KVState]:
+) -> tuple[Float[Tensor, "read width"], Any]:
     """As `grow_cache`, of any decoder.
 
     Args:
@@ -354,6 +422,15 @@ def grow(
         next_positions: of what follows; None: they go on behind these.
     """
     rows, device = len(counts), counts.device
+    if isinstance(state, Slots):
+        along = state.take()
+        whole = dict.fromkeys(kinds, state.seen[:, None])
+        for kind, window in kinds.items():
+            if window and state.places is not None:
+                whole[kind] = whole[kind] & is_near(along, state.places, window)
+        hidden = run(whole, along, cache_of(state, at=state.at))
+        state.end_step()
+        return hidden.flatten(0, 1), state
     if state is None:
         empty = torch.zeros(rows, 0, dtype=torch.bool, device=device)
         places = empty.long() if any(kinds.values()) else None
@@ -395,15 +472,34 @@ def is_near(
     return (looks[:, :, None] - seen[:, None, :] < window)[:, None]
 
 
-def cache_of(state: KVState) -> DynamicCache:
-    """Transformers' cache of what was read; its own constructor would copy all of it once more."""
+def cache_of(state: State, *, at: Int[Tensor, " beams"] | None = None) -> DynamicCache:
+    """Transformers' cache of what was read; its own constructor would copy all of it once more.
+
+    New keys and values are appended to copies, or written into the slots `at`.
+    """
     cache = DynamicCache()
     for keys, values in zip(state.keys, state.values, strict=True):
-        layer: Any = DynamicLayer()
+        layer: Any = DynamicLayer() if at is None else _InPlace(at)
         layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)
     return cache
+
+
+class _InPlace(DynamicLayer):
+    """Keys and values of a layer in slots, of which the mask says which hold a token."""
+
+    def __init__(self, at: Int[Tensor, " beams"]) -> None:
+        super().__init__()
+        self.at = at
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Write what was read, and give all slots."""
+        keys: Any = self.keys
+        values: Any = self.values
+        keys.index_copy_(2, self.at, key_states)
+        values.index_copy_(2, self.at, value_states)
+        return keys, values
 
 
 def causal_mask(real: Bool[Tensor, "rows length"]) -> Bool[Tensor, "rows 1 length length"]:

@@ -64,10 +64,10 @@ def test_branches_keep_what_they_share_once_and_forget_what_nobody_shares(backbo
     assert branches.keys[0].numel() == 0
     with pytest.raises(ValueError, match="cannot branch again"):
         branches.branch([0])
-    few = branches.repeat(2).select([0, 5])
+    few = branches.select([0, 2])
     assert few.prefix is not None
     assert (len(few.prefix.keys[0]), few.prefix.of) == (1, (0, 0))
-    assert state.select([3]).repeat(2).prefix is None
+    assert state.select([3]).prefix is None
 
 
 def test_heads_that_share_keys_share_prefixes_too(tiny_files):
@@ -97,17 +97,34 @@ def test_states_are_never_changed(backbone):
     first, _ = backbone.extend(state, [[7, 8, 9]])
     again, grown = backbone.extend(state, torch.tensor([[7, 8, 9]]))
     assert torch.equal(first, again)
-    assert len(state.repeat(3)) == 3 and len(state) == 1
+    assert len(state.select([0, 0, 0])) == 3 and len(state) == 1
     assert state.lengths.tolist() == [5] and grown.lengths.tolist() == [8]
     assert first.dtype == torch.float32 and not first.requires_grad
 
 
-def test_repeat_puts_copies_side_by_side(backbone):
-    tokens = torch.randn(2, backbone.num_image_tokens, 32)
-    state = backbone.prefill([backbone.expand([1, -200])] * 2, tokens).repeat(2)
-    logits, _ = backbone.extend(state, torch.tensor([[5]] * 4))
-    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[2], logits[3])
-    assert not torch.allclose(logits[0], logits[2])
+@pytest.mark.parametrize("way", ["select", "branch"])
+def test_slots_give_what_beams_that_are_moved_give(backbone, way):
+    """Random parents over more than one enlargement: each beam reads on behind its ancestors."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(2, backbone.num_image_tokens, 32, generator=generator)
+    state = backbone.prefill([backbone.expand([1, -200])] * 2, tokens)
+    _, state = backbone.extend(getattr(state, way)([0, 1, 0]), [[7, 8], [9], [5, 6, 4]])
+    rows, beams = 3, 2
+    moved, slots = state.select([0, 0, 1, 1, 2, 2]), state.slots(beams)
+    before = [layer.clone() for layer in state.keys]
+    for step in range(70):
+        if step == 66:  # a row is done
+            rows, moved, slots = 2, moved.select([2, 3, 4, 5]), slots.select([1, 2])
+        parents = torch.randint(0, beams, (rows, beams), generator=generator)
+        new = torch.randint(3, 350, (rows, beams), generator=generator)
+        flat = (torch.arange(rows)[:, None] * beams + parents).flatten()
+        expected, moved = backbone.extend(moved.select(flat), new.reshape(-1, 1))
+        found, slots = backbone.extend(slots.follow(parents), new)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    assert slots.lengths.tolist() == moved.lengths[::beams].tolist()
+    used = state.real.shape[1] + 70 * beams
+    assert slots.keys[0].shape[2] == -(-used // (64 * beams)) * 64 * beams  # enlarged by 64 steps
+    assert all(torch.equal(a, b) for a, b in zip(before, state.keys, strict=True))
 
 
 def test_right_padded():

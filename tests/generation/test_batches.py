@@ -26,9 +26,9 @@ def test_the_estimate_covers_what_is_kept(tiny_llava, decoding):
     tokens = torch.randn(1, backbone.num_image_tokens, 32)
     state = backbone.prefill([backbone.expand([1, -200])], tokens).branch([0])
     _, state = backbone.extend(state, [[5] * 60])
-    state = state.repeat(decoding.beams)
+    state = state.slots(decoding.beams)
     for _ in range(decoding.max_new_tokens):
-        _, state = backbone.extend(state, torch.full((decoding.beams, 1), 7))
+        _, state = backbone.extend(state, torch.full((1, decoding.beams), 7))
     tensors = [*state.keys, *state.values, *state.prefix.keys, *state.prefix.values]
     used = sum(t.numel() * t.element_size() for t in tensors)
     assert used < bytes_of_a_question(backbone, decoding) < 100 * used

@@ -43,7 +43,7 @@ def spelling(monkeypatch):
                 ids = []
                 for letter in [*map(ord, row[0].text), 0]:
                     ids.append(letter)
-                    if stops(letter, torch.tensor(ids)) or len(ids) == decoding.max_new_tokens:
+                    if stops(ids) or len(ids) == decoding.max_new_tokens:
                         break
                 yield row, ids
 

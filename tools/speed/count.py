@@ -16,7 +16,7 @@ from hadpo.backbones import llava
 from hadpo.figures import Figure, speed_bars
 from hadpo.plugins import choices
 from hadpo.records import BadInput, read_json, write_text
-from tools.speed import cost, counting, machine, models, peers, results, steps
+from tools.speed import cost, counting, decode, machine, models, peers, results, steps
 from tools.speed.models import Geometry
 
 DEPTHS = (2, 4)  # layers that are counted; every count is linear in the depth
@@ -87,7 +87,10 @@ def command(
     for name in names:
         sizes = models.COUNTED[name]
         rows = count_all(sizes)
-        found["geometries"][name] = {"rows": rows, "goals": [vars(g) for g in goals(rows)]}
+        # Shared prefixes, which only LLaVA's geometries have here.
+        steps_of = decode.count(sizes) if sizes.family == "llava" else []
+        goals_of = [vars(g) for g in (*goals(rows), *decoding_goals(steps_of))]
+        found["geometries"][name] = {"rows": rows, "decode": steps_of, "goals": goals_of}
         save(found, out)  # after each geometry: a run that is cut off has written the others
     typer.echo(table(found))
     results.save_json(found, json_file)
@@ -253,6 +256,28 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
     return found
 
 
+def decoding_goals(rows: Sequence[Mapping[str, Any]]) -> list[Goal]:
+    """The same of steps of decoding."""
+    by = {(row["name"], row["kernels"]): row for row in rows}
+    if not by:
+        return []
+    shr, fast = by[decode.SHR, False], by[decode.SHR, True]
+    traffic = shr["other_gb"] / shr["product_gb"]
+    waits, same = max(r["waits"] for r in rows), min(r["same_trace"] for r in rows)
+    return [
+        Goal(what="decoding: waits a step", value=waits, most=1.0),
+        Goal(what="decoding: two steps do the same (1: yes)", value=same, least=1.0),
+        Goal(what="decoding: launches a step, kernels", value=fast["launches"], most=650.0),
+        Goal(what="decoding: elementwise / product GB, SHR", value=traffic, most=0.16),
+        Goal(what="decoding: A100 ms / ideal, SHR", value=decode.ratio(shr), most=1.25),
+        Goal(
+            what="decoding: A100 ms / ideal, POPE, kernels",
+            value=decode.ratio(by[decode.POPE, True]),
+            most=1.3,
+        ),
+    ]
+
+
 def table(found: Mapping[str, Any]) -> str:
     """All counts as one page of Markdown."""
     versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items())
@@ -280,6 +305,8 @@ def table(found: Mapping[str, Any]) -> str:
                 f"| {row['bf16_tflop']:.2f} | {row['float32_tflop']:.2f} | {row['other_gb']:.1f} "
                 f"| {launches.split('.')[0]} | {waits} | {kept_gb[:5]} | {ms} |"
             )
+        if values.get("decode"):
+            lines += ["", *decode.table(values["decode"])]
         lines += ["", "| goal | now | wanted | |", "|---|---|---|---|"]
         for goal in (Goal(**g) for g in values["goals"]):
             if goal.value is None:

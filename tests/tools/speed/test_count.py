@@ -9,7 +9,7 @@ from torch import nn
 
 from hadpo import cost as cost_model
 from hadpo.config import TrainConfig
-from tools.speed import cost, count, counting, machine, models, recipes
+from tools.speed import cost, count, counting, decode, machine, models, recipes
 
 TWO_LAYERS = {name: dataclasses.replace(sizes, depth=2) for name, sizes in models.COUNTED.items()}
 
@@ -134,6 +134,20 @@ def test_the_modelled_time_of_plans_is_within_15_percent_of_the_counted(name, re
     assert 0.85 < modelled / counted < 1.15
     launches = (high["launches"] - low["launches"]) / work.launches
     assert 0.85 < launches < 1.15
+
+
+def test_a_step_of_decoding_waits_once_moves_nothing_and_is_like_the_one_before():
+    plain, fast = decode.count(models.COUNTED["llava-7b"], [decode.SHR])
+    for row in (plain, fast):
+        assert (row["waits"], row["same_trace"]) == (1, 1.0)
+    keys = ("launches", "other_gb", "product_gb")
+    assert [plain[key] for key in keys] == pytest.approx([1759, 4.615, 38.60], rel=0.02)
+    assert [fast[key] for key in keys] == pytest.approx([984, 3.484, 38.60], rel=0.02)
+    # Weights, the prefixes of 16 images and 16 x (20 + 5 x 400) tokens, each read once at 2 TB/s.
+    read = 2 * (32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000)
+    read += 2 * 2 * 32 * 4096 * 16 * (616 + 20 + 5 * 400)
+    assert plain["ideal ms A100"] == pytest.approx(read / 2e9)
+    assert decode.ratio(plain) <= 1.25
 
 
 def replace_sizes(geometry):

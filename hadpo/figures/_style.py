@@ -206,9 +206,10 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -
     """
     low, high = axes.get_ylim()
     heights = spread([(end - low) / (high - low) for end, *_ in ends], gap)
+    above = max([0.0, *(height - 0.95 for height in heights)])  # the title is there
     for (_, text, colour), height in zip(ends, heights, strict=True):
         style = {"color": colour, "fontsize": 7.5, "va": "center"}
-        axes.annotate(text, (1.02, height), xycoords="axes fraction", **style)
+        axes.annotate(text, (1.02, height - above), xycoords="axes fraction", **style)
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:

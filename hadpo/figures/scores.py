@@ -61,11 +61,8 @@ def score_bars(metrics: Iterable[Metric], benchmark: str) -> Figure:
     """The benchmark's scores with 95 % intervals, and beside them the words per answer.
 
     A model that only says less is seen: its bar on the right is shorter, too. SHR's sentences are
-    parted into those with absent objects and those with wrong attributes.
-
-    Args:
-        metrics: of any benchmarks.
-        benchmark: whose; it declares what is drawn, see `hadpo.tables.bars_of`.
+    parted into those with absent objects and those with wrong attributes. A benchmark declares what
+    is drawn, see `hadpo.tables.bars_of`; `metrics` may be of any.
 
     Raises:
         BadInput: none of that benchmark.

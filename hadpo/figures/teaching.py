@@ -38,10 +38,8 @@ def strip_picture(
 ) -> Figure:
     """The tokens of a row in their order, line by line; image tokens are dark.
 
-    Args:
-        pieces: the text of each token; "" for image tokens.
-        parts: prefix, chosen and rejected -> how many tokens each has, in this order.
-        is_image: which tokens are image tokens.
+    `pieces` are their texts, "" for image tokens; `parts` says how many of them, in this order, are
+    the prefix, the chosen and the rejected answer.
 
     Raises:
         BadInput: parts that do not fill the row.
@@ -93,14 +91,9 @@ def heat_maps(
     columns: Sequence[str],
     title: str,
 ) -> Figure:
-    """Matrices of the same rows and columns; darker is more, and a cell says of how many.
+    """Matrices of shares, rows x columns; darker is more, and a cell says of how many.
 
-    Args:
-        matrices: name -> shares, rows x columns.
-        counts: name -> what each share is of; a cell of fewer than `FEW` is grey.
-        rows: names of the rows.
-        columns: names of the columns.
-        title: the message.
+    `counts` holds what each share is of, by the same names; a cell of fewer than `FEW` is grey.
     """
     colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
     data = []
@@ -232,10 +225,7 @@ def mask_picture(
 ) -> Figure:
     """Which position (row) sees which (column).
 
-    Args:
-        mask: booleans, length x length; anything that numpy takes, also a tensor.
-        segments: name -> length of the parts of the row, in order: prefix, chosen, rejected.
-        title: the message.
+    The mask is length x length; `segments` are the parts of the row, in order, and their lengths.
 
     Raises:
         BadInput: a mask that is not square, or segments that do not fill it.

@@ -118,7 +118,7 @@ def compare_runs(
     reported_backbone: str = "",
     anyway: bool = False,
 ) -> list[Table]:
-    """All tables of the evaluated runs `names`, without writing anything.
+    """All tables of the evaluated runs `names` in `runs_folder`, without writing anything.
 
     Args:
         names: of the runs.

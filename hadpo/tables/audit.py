@@ -99,13 +99,8 @@ def matrices(
     """All confusion matrices of `positives` and `negatives` questions that print as `printed`.
 
     For a fixed count of true positives each cell holds the false positives to one interval, so
-    nothing is searched: the intervals of all cells are intersected for all counts at once.
-
-    Args:
-        printed: cells by name, any of `CELLS`; those that were not published are left out.
-        positives: questions whose answer is yes.
-        negatives: questions whose answer is no.
-        cut: how the digits after the last printed one were dropped.
+    nothing is searched: the intervals of all cells are intersected for all counts at once. Of the
+    `CELLS`, `printed` has those that were published; `cut` says how further digits were dropped.
     """
     tp: Any = np.arange(positives + 1, dtype=np.int64)
     low, high = np.zeros_like(tp), np.full_like(tp, negatives)

@@ -6,7 +6,7 @@ from pathlib import Path
 from hadpo.records import Metric, read_jsonl
 from hadpo.runs import Manifest, list_manifests
 from hadpo.tables._table import MISSING, Column, Table, show
-from hadpo.tables.measures import listed_of, measure_of, split_title
+from hadpo.tables.measures import declared, measure_of, split_title
 
 _VALUES = (
     *("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds"),
@@ -60,7 +60,7 @@ def _key_numbers(manifest: Manifest, folder: Path) -> str:
         found.setdefault((m.benchmark, m.split, m.name), {})[m.model] = m.value
     texts = []
     for (benchmark, split, name), values in found.items():
-        if {(split, name), ("", name)} & {*listed_of(benchmark)}:
+        if {(split, name), ("", name)} & {*declared(benchmark, "LISTED", ())}:
             measure = measure_of(benchmark, name)
             ends = (
                 show(values.get(m), is_fraction=measure.is_fraction) for m in ("base", "merged")

@@ -25,15 +25,8 @@ def paired_difference(
     F1: twice the true positives over all positives, said and true; ...), so drawing images with
     replacement draws both models' sums at once, and what the models share cancels.
 
-    Args:
-        base: numerator and denominator of each image.
-        tuned: the same for the other model, image by image.
-        samples: resampled image sets.
-        seed: of the resampling.
-        share: of the resampled differences inside the interval.
-
-    Returns:
-        Low and high end, or None if no resampled set has a valid denominator.
+    Of each image `base` and `tuned` hold numerator and denominator, in the same order. The other
+    arguments and the result are those of `two_level_difference`.
     """
     if base.shape != tuned.shape:
         raise ValueError(f"paired models need the same images: {base.shape} and {tuned.shape}")

@@ -22,7 +22,7 @@ _FRACTIONS = ("ratio", "share", "accuracy", "precision", "recall", "f1", "rate")
 
 def measures_of(benchmark: str) -> tuple[Measure, ...]:
     """The measures of a benchmark, in the order of the tables; none of one that is not there."""
-    return _declared(benchmark, "MEASURES", ())
+    return declared(benchmark, "MEASURES", ())
 
 
 def measure_of(benchmark: str, name: str) -> Measure:
@@ -36,17 +36,7 @@ def measure_of(benchmark: str, name: str) -> Measure:
 
 def split_title(benchmark: str, split: str) -> str:
     """What stands before a measure's label if the splits of its benchmark are told apart by it."""
-    return _declared(benchmark, "SPLIT_TITLE", "").format(split=split)
-
-
-def listed_of(benchmark: str) -> tuple[tuple[str, str], ...]:
-    """What a list of runs shows of a benchmark: splits ("": each) and metrics."""
-    return _declared(benchmark, "LISTED", ())
-
-
-def shown_of(benchmark: str) -> tuple[str, ...]:
-    """Settings of a benchmark without which its numbers mean nothing: notes name their values."""
-    return _declared(benchmark, "SHOWN", ())
+    return declared(benchmark, "SPLIT_TITLE", "").format(split=split)
 
 
 def bars_of(benchmark: str) -> dict[str, str]:
@@ -56,17 +46,17 @@ def bars_of(benchmark: str) -> dict[str, str]:
     """
     directed = [m for m in measures_of(benchmark) if m.better and m.is_headline]
     bars = {m.name: m.label for m in directed if m.unit == directed[0].unit}
-    return _declared(benchmark, "BARS", bars)
+    return declared(benchmark, "BARS", bars)
 
 
 def learning_metric(benchmark: str) -> str:
     """The metric that a learning curve draws: named, or the first that has a better direction."""
     directed = [m.name for m in measures_of(benchmark) if m.better]
-    return _declared(benchmark, "LEARNING_METRIC", (directed or [""])[0])
+    return declared(benchmark, "LEARNING_METRIC", (directed or [""])[0])
 
 
-def _declared(benchmark: str, name: str, otherwise: Any) -> Any:
-    """What the module of a benchmark declares."""
+def declared(benchmark: str, name: str, otherwise: Any) -> Any:
+    """What the module of a benchmark declares under `name`; `hadpo.benchmarks` lists the names."""
     if benchmark not in plugins.available(_BENCHMARKS):  # an export of somebody else's benchmark
         return otherwise
     return getattr(plugins.load(_BENCHMARKS, benchmark), name, otherwise)

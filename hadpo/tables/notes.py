@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hadpo import config, plugins
+from hadpo import config
 from hadpo.tables._table import MINI, Row, Table, show, show_interval
 from hadpo.tables.audit import verdict_of
-from hadpo.tables.measures import measure_of, model_title, shown_of, split_title
+from hadpo.tables.measures import declared, measure_of, model_title, split_title
 from hadpo.tables.reported import ReportedRow, audit_reported, matching
 from hadpo.tables.results import PLACES, SEEDS, RunResults, differing, flat
 
@@ -105,9 +105,8 @@ def _reported(results: Sequence[RunResults], reported: Sequence[ReportedRow]) ->
 
 def is_oracles(result: RunResults, benchmark: str) -> bool:
     """Whether the oracle ruled where a published number had a language model."""
-    is_judged = getattr(plugins.load("hadpo.benchmarks", benchmark), "RUBRICS", ())
-    settings = result.settings.get("evaluate", {})
-    return bool(is_judged) and settings.get("judge") == "oracle"
+    judge = result.settings.get("evaluate", {}).get("judge")
+    return bool(declared(benchmark, "RUBRICS", ())) and judge == "oracle"
 
 
 def _evaluation(settings: Mapping[str, Any]) -> list[str]:
@@ -117,7 +116,7 @@ def _evaluation(settings: Mapping[str, Any]) -> list[str]:
     def decoding(name: str) -> str:
         beams = settings.get(f"{name}_beams", 1)
         way = "greedy" if beams == 1 else f"beam {beams}"
-        more = "".join(f", {n} {settings.get(n) or 'none'}" for n in shown_of(name))
+        more = "".join(f", {n} {settings.get(n) or 'none'}" for n in declared(name, "SHOWN", ()))
         limit = settings.get(f"{name}_max_new_tokens")
         return f"{name.upper()} {way}, at most {limit} new tokens{more}"
 

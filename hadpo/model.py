@@ -7,7 +7,6 @@ written. `import hadpo` gives these names without importing torch.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,10 @@ from typing import Any, Literal
 from hadpo import adapter, backbones, benchmarks, config, plugins, runs
 from hadpo.data import Report, Sources
 from hadpo.generation import PRESETS, Decoding, generate
+from hadpo.places import HUB_ID
 from hadpo.records import Answer, BadInput, Metric, Pair, Question, read_jsonl
 from hadpo.trainer import StepMetrics, steps
 from hadpo.vlm import Backbone
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 
 
 class Model:
@@ -136,7 +134,7 @@ def load(
         return _whole(folder, text, dtype=dtype, device=device, quantization=quantization)
     if not found:
         nearest = plugins.choices(text, [*config.recipe_names(), *_backbone_names()])
-        if _HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
+        if HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
             return _whole(text, text, dtype=dtype, device=device, quantization=quantization)
         raise BadInput(f"no folder, recipe or backbone {text!r}; {nearest}")
     if len(found) > 1:

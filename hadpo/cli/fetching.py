@@ -1,7 +1,6 @@
 """The command `fetch`: what a backbone or a data set needs, from where its authors put it."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from hadpo import config, runs
 from hadpo.cli.results import AsJson
+from hadpo.places import HUB_ID
 from hadpo.records import BadInput
 
 commands = typer.Typer()
@@ -117,7 +117,7 @@ def find_adapter(text: str) -> str:
                 if fetching.look(item, place).status == "present":
                     return item.to
                 raise runs.BadEnvironment(f"{text} is not at {place} yet: hadpo fetch {name}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
+    if HUB_ID.fullmatch(text):
         to = f"${{HADPO_MODELS}}/{text.partition('/')[2]}"
         place = config.resolve_path(to)
         if (place / "adapter_config.json").is_file():

@@ -7,10 +7,11 @@ import inspect
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import pydantic
 import yaml
@@ -25,6 +26,8 @@ from hadpo.records import BadInput
 _OWN_TYPES: dict[str, Any] = {"model": ModelConfig} | {
     f.name: f.default_factory for f in dataclasses.fields(Recipe) if callable(f.default_factory)
 }
+Given = typing.ParamSpec("Given")
+Made = typing.TypeVar("Made")
 _BENCHMARKS = "hadpo.benchmarks"
 _LONGEST_NAME = 200  # characters of a recipe's name or path
 _MOST_PARENTS = 20  # that a recipe extends, one the other
@@ -36,27 +39,24 @@ _SHOWN = 200  # characters of a value in a message
 _ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a benchmark's module
 
 
+def _cache(make: Callable[Given, Made]) -> Callable[Given, Made]:
+    """The function, called once for each argument and each set of benchmarks that is installed."""
+    kept: Any = functools.cache(lambda _, *given: make(*given))  # pyright: ignore[reportCallIssue]
+    return functools.wraps(make)(lambda *given: kept(tuple(plugins.available(_BENCHMARKS)), *given))
+
+
+@_cache
 def section_types() -> dict[str, type]:
     """The dataclass of each section, with the settings that the benchmarks add to it.
 
     Raises:
         BadInput: two of them declare a setting of the same name.
     """
-    return _section_types(tuple(plugins.available(_BENCHMARKS)))
-
-
-def recipe_type() -> type[Recipe]:
-    """`Recipe` with the sections of `section_types`."""
-    return _recipe_type(tuple(plugins.available(_BENCHMARKS)))
-
-
-@functools.cache
-def _section_types(benchmarks: tuple[str, ...]) -> dict[str, type]:
     types = dict(_OWN_TYPES)
     owners = {f.name: name for name, kind in types.items() for f in dataclasses.fields(kind)}
     for section, added in _ADDED_BY.items():
         bases = [types[section]]
-        for name in benchmarks:
+        for name in plugins.available(_BENCHMARKS):
             kind = getattr(plugins.load(_BENCHMARKS, name), added, None)
             for f in dataclasses.fields(kind) if kind else ():
                 if owners.setdefault(f.name, f"{_BENCHMARKS}.{name}") != f"{_BENCHMARKS}.{name}":
@@ -71,9 +71,10 @@ def _section_types(benchmarks: tuple[str, ...]) -> dict[str, type]:
     return types
 
 
-@functools.cache
-def _recipe_type(benchmarks: tuple[str, ...]) -> type[Recipe]:
-    kinds = {section: _section_types(benchmarks)[section] for section in _ADDED_BY}
+@_cache
+def recipe_type() -> type[Recipe]:
+    """`Recipe` with the sections of `section_types`."""
+    kinds = {section: section_types()[section] for section in _ADDED_BY}
     body: dict[str, Any] = {section: field(default_factory=kind) for section, kind in kinds.items()}
     whole = type("Recipe", (Recipe,), {"__annotations__": kinds} | body)
     made: Any = dataclass(frozen=True, kw_only=True, config=STRICT)(whole)
@@ -98,17 +99,13 @@ class Setting:
         return " | ".join(map(str, chosen)) if chosen else self.kind.__name__
 
 
+@_cache
 def settings(stage: str) -> dict[str, Setting]:
     """The scalar settings that a stage reads: the parameters of its notebook, by name."""
-    return _settings(stage, tuple(plugins.available(_BENCHMARKS)))
-
-
-@functools.cache
-def _settings(stage: str, benchmarks: tuple[str, ...]) -> dict[str, Setting]:
     known = {}
     for section in SECTIONS[stage]:
-        whole = _section_types(benchmarks)[section]
-        hints = get_type_hints(whole, include_extras=True)
+        whole = section_types()[section]
+        hints = typing.get_type_hints(whole, include_extras=True)
         comments = {key: text for kind in whole.__mro__ for key, text in _comments(kind).items()}
         for f in dataclasses.fields(whole):
             hint = hints[f.name]
@@ -251,12 +248,7 @@ def _read_yaml(path: Path) -> Any:
         raise
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # dates that are none, ...
+    except (OSError, ValueError, OverflowError, RecursionError) as error:  # dates that are none
         raise BadInput(f"{path}: cannot be read ({error})") from error
 
 
@@ -310,10 +302,8 @@ class _Loader(yaml.SafeLoader):
 def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
-        both = (
-            isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "files"
-        )
-        merged[key] = _lay_over(merged[key], value) if both else value
+        both = all(isinstance(each, Mapping) for each in (value, merged.get(key)))
+        merged[key] = _lay_over(merged[key], value) if both and key != "files" else value
     return merged
 
 

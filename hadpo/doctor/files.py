@@ -1,6 +1,5 @@
 """The files of a recipe: there, missing or broken, and the command that fetches them."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 from hadpo import config, plugins
 from hadpo.data import fetch
 from hadpo.doctor.report import Check
+from hadpo.places import HUB_ID
 from hadpo.records import BadInput
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name, in the place of a folder
 
 
 def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]:
@@ -21,7 +19,7 @@ def checks(recipe: config.Recipe, *, run_folder: Path | None) -> Iterator[Check]
         return
     for what, text in _data_files(recipe):
         if run_folder is None and "${WORLD}" in text:
-            yield Check(what=what, status="ok", found="drawn by the prepare stage")
+            yield Check(what, "drawn by the prepare stage")
             continue
         by_hand = f"put it there, or set the recipe's path; see docs/real_data.md ({what})"
         yield _file(what, text, run_folder, fix=_fetch_command(text) or by_hand)
@@ -61,7 +59,7 @@ def _parts(model: config.ModelConfig, run_folder: Path | None, *, is_mini: bool)
     for part, meaning in module.PARTS.items():
         if part not in (*model.files, *unused, *module.OPTIONAL_PARTS):
             fix = f"set it: {meaning}"
-            yield Check(what=part, status="missing", found="not in the recipe", fix=fix)
+            yield Check(part, "not in the recipe", status="missing", fix=fix)
 
 
 def _data_files(recipe: config.Recipe) -> Iterator[tuple[str, str]]:
@@ -96,16 +94,13 @@ def _file(what: str, text: str, run_folder: Path | None, *, fix: str) -> Check:
     path = config.resolve_path(text, run_folder=run_folder)
     if "${HADPO_SHARED}" in text:
         fix = "set HADPO_SHARED to the folder with golden/ and data/"
-    if not path.exists() and _HUB_ID.fullmatch(text):
-        return Check(
-            what=what, status="ok", found=f"{text}, fetched from the hub when it is loaded"
-        )
+    if not path.exists() and HUB_ID.fullmatch(text):
+        return Check(what, f"{text}, fetched from the hub when it is loaded")
     if not path.exists():
-        return Check(what=what, status="missing", found=str(path), fix=fix)
-    problem = fetch.problem_of(path)
-    if problem:
-        return Check(what=what, status="broken", found=problem, fix=f"delete it, then: {fix}")
-    return Check(what=what, status="present", found=str(path))
+        return Check(what, str(path), status="missing", fix=fix)
+    if problem := fetch.problem_of(path):
+        return Check(what, problem, status="broken", fix=f"delete it, then: {fix}")
+    return Check(what, str(path), status="present")
 
 
 def _fetch_command(text: str, backbone: str = "") -> str:

@@ -35,26 +35,23 @@ def capability() -> tuple[int, int] | None:
 
 def checks() -> Iterator[Check]:
     """Packages, device, disk and hub."""
-    yield Check(what="python", status="ok", found=platform.python_version())
-    for package, fix in (
-        ("torch", "make test builds the environment"),
-        ("transformers", "make test builds the environment"),
-        ("bitsandbytes", "pip install -e '.[qlora]'"),
-    ):
+    yield Check("python", platform.python_version())
+    for package in ("torch", "transformers", "bitsandbytes"):
         if importlib.util.find_spec(package) is not None:
-            yield Check(what=package, status="ok", found=importlib.metadata.version(package))
+            yield Check(package, importlib.metadata.version(package))
         elif package != "bitsandbytes":
-            yield Check(what=package, status="missing", found="not installed", fix=fix)
+            fix = "make test builds the environment"
+            yield Check(package, "not installed", status="missing", fix=fix)
         elif capability() is None:
-            found = "not installed; models in 4 or 8 bits need it, and a GPU"
-            yield Check(what=package, status="ok", found=found)
+            yield Check(package, "not installed; models in 4 or 8 bits need it, and a GPU")
         else:
-            yield Check(what=package, status="warning", found="not installed", fix=fix)
+            fix = "pip install -e '.[qlora]'"
+            yield Check(package, "not installed", status="warning", fix=fix)
     yield from _torchvision()
     yield from _device()
     yield disk_check(None, config.runs_folder())
-    offline = os.environ.get("HF_HUB_OFFLINE", "0")
-    yield Check(what="hub", status="ok", found="offline" if offline == "1" else "online allowed")
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") == "1"
+    yield Check("hub", "offline" if is_offline else "online allowed")
 
 
 def disk_check(recipe: config.Recipe | None, folder: Path) -> Check:
@@ -68,7 +65,7 @@ def disk_check(recipe: config.Recipe | None, folder: Path) -> Check:
         found += f"; the runs will take {needed:.0f} GiB" if needed else "; the runs take little"
     status = "missing" if needed > free else "ok" if free > 5 else "warning"
     fix = "" if status == "ok" else "set HADPO_RUNS to a larger disk"
-    return Check(what="disk", status=status, found=found, fix=fix)
+    return Check("disk", found, status=status, fix=fix)
 
 
 def _written_gib(recipe: config.Recipe) -> float:
@@ -105,7 +102,7 @@ def time_check(recipe: config.Recipe, folder: Path) -> Check:
         found = "unknown until the pairs are read: stage train says it before its first update"
     elif not times:
         found = "unknown: this recipe has not been run here"
-    return Check(what="time", status="ok", found=found)
+    return Check("time", found)
 
 
 def _torchvision() -> Iterator[Check]:
@@ -118,16 +115,12 @@ def _torchvision() -> Iterator[Check]:
     command = [sys.executable, "-c", "import torchvision"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        yield Check(what="torchvision", status="ok", found="imports; hadpo does not need it")
+        yield Check("torchvision", "imports; hadpo does not need it")
         return
     error = (done.stderr.strip().splitlines() or ["no message"])[-1]
     torch = importlib.metadata.version("torch")
-    yield Check(
-        what="torchvision",
-        status="broken",
-        found=f"does not fit torch {torch}, so transformers cannot be imported: {error}",
-        fix="pip uninstall torchvision",
-    )
+    found = f"does not fit torch {torch}, so transformers cannot be imported: {error}"
+    yield Check("torchvision", found, status="broken", fix="pip uninstall torchvision")
 
 
 def _device() -> Iterator[Check]:
@@ -136,17 +129,16 @@ def _device() -> Iterator[Check]:
     import torch
 
     if not torch.cuda.is_available():
-        found = f"no GPU; {torch.get_num_threads()} threads; float32"
-        yield Check(what="device", status="ok", found=found)
+        yield Check("device", f"no GPU; {torch.get_num_threads()} threads; float32")
         return
     major, minor = torch.cuda.get_device_capability()
     name, dtype = torch.cuda.get_device_name(), "bfloat16" if major >= 8 else "float16"
     found = f"{name}, capability {major}.{minor}, {_gpu_gib():.0f} GiB, {dtype}, attention sdpa"
     problem, fix = missing_kernels((major, minor), torch.cuda.get_arch_list())
     if problem:
-        yield Check(what="device", status="broken", found=f"{found}; {problem}", fix=fix)
+        yield Check("device", f"{found}; {problem}", status="broken", fix=fix)
     else:
-        yield Check(what="device", status="ok", found=found)
+        yield Check("device", found)
 
 
 def missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> tuple[str, str]:
@@ -191,31 +183,27 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         precision = backbones.choose_precision(model.dtype, model.quantization, here)
     except BadInput as error:
         found, _, fix = str(error).rpartition("; ")
-        yield Check(what="numbers", status="broken", found=found, fix=fix)
+        yield Check("numbers", found, status="broken", fix=fix)
         return
-    yield Check(what="numbers", status="ok", found=precision.why)
+    yield Check("numbers", precision.why)
     sizes, source = sizes_of(model)
     if recipe.train.max_length <= sizes.image_tokens:
         found = f"{recipe.train.max_length}, and one image takes {sizes.image_tokens} positions"
         fix = "set max_length to more than image, prompt and answer take together"
-        yield Check(what="max_length", status="broken", found=found, fix=fix)
-    step = _step_memory(sizes, recipe.train, precision)
+        yield Check("max_length", found, status="broken", fix=fix)
+    train = recipe.train
+    step = _step_memory(sizes, train, precision)
+    lora, is_lora = f"rank {train.lora_rank} on {train.lora_targets}", "adapter" in train.trained
+    pairs = f"{train.micro_batch_pairs} description pairs at a time"
     about = {
         "weights": f"{precision.dtype}, quantization {precision.quantization}; {source}",
-        "adapter": (
-            f"rank {recipe.train.lora_rank} on {recipe.train.lora_targets}, "
-            if "adapter" in recipe.train.trained
-            else "the connector, "
-        )
-        + recipe.train.optimizer,
-        "activations": f"{recipe.train.micro_batch_pairs} description pairs at a time"
-        + ", recomputed" * recipe.train.activation_checkpointing,
+        "adapter": f"{lora if is_lora else 'the connector'}, {train.optimizer}",
+        "activations": pairs + ", recomputed" * train.activation_checkpointing,
         "logits": "a few tokens at a time",
         "total": "and about 10 % and 1 GB for CUDA and its allocator",
     }
     for term, text in about.items():
-        gigabytes = getattr(step, term) / 1e9
-        yield Check(what=f"memory: {term}", status="ok", found=f"{gigabytes:.3f} GB; {text}")
+        yield Check(f"memory: {term}", f"{getattr(step, term) / 1e9:.3f} GB; {text}")
     fitting, refused, hours, turns = [], [], [], []
     for name, gpu in cost.GPUS.items():
         kinds = [f"{name} {gigabytes} GB" for gigabytes in gpu.gigabytes]
@@ -224,29 +212,22 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         except BadInput:
             refused += kinds
             continue
-        step = _step_memory(sizes, recipe.train, precision)
+        step = _step_memory(sizes, train, precision)
         for kind, gigabytes in zip(kinds, gpu.gigabytes, strict=True):
             if cost.fits(step, gigabytes):
                 fitting.append(f"{kind} ({precision.dtype})")
-            elif turn := _what_fits(sizes, recipe.train, precision, gigabytes):
+            elif turn := _what_fits(sizes, train, precision, gigabytes):
                 turns.append(f"{kind}: {turn}")
-        seconds = cost.usual_seconds(sizes, recipe.train, gpu, dtype=precision.dtype)
-        hours.append(f"{name} {_hours(recipe.train, seconds):.2g}")
+        pairs = train.steps * train.batch_pairs if train.steps else 10_000
+        seconds = cost.usual_seconds(sizes, train, gpu, dtype=precision.dtype)
+        hours.append(f"{name} {pairs / train.micro_batch_pairs * seconds / 3600:.2g}")
     found = "fits " + ", ".join(fitting) if fitting else "fits none of the GPUs listed here"
     if refused:
         found += f"; not on {', '.join(refused)}: {model.dtype}, {model.quantization}"
-    yield Check(
-        what="GPU", status="ok" if fitting else "warning", found=found, fix="; ".join(turns)
-    )
-    about_hours = f"{recipe.train.steps} updates" if recipe.train.steps else "10,000 pairs"
-    found = f"{', '.join(hours)}: {about_hours} on one GPU; modelled, no GPU was timed yet"
-    yield Check(what="hours", status="ok", found=found)
-
-
-def _hours(train: config.TrainConfig, seconds: float) -> float:
-    """Of all updates, or of 10,000 pairs where their number follows from the data."""
-    pairs = train.steps * train.batch_pairs if train.steps else 10_000
-    return pairs / train.micro_batch_pairs * seconds / 3600
+    yield Check("GPU", found, status="ok" if fitting else "warning", fix="; ".join(turns))
+    work = f"{train.steps} updates" if train.steps else "10,000 pairs"
+    found = f"{', '.join(hours)}: {work} on one GPU; modelled, no GPU was timed yet"
+    yield Check("hours", found)
 
 
 def _what_fits(
@@ -256,17 +237,16 @@ def _what_fits(
     gigabytes: float,
 ) -> str:
     """The first of these turns with which a step fits a GPU; "" if none does."""
+    single = replace(train, micro_batch_pairs=1, pairs_per_row=1)
+    recomputed = replace(single, activation_checkpointing=True)
     turns: list[str] = []
-    for turn, changes in (
-        ("micro_batch_pairs=1", {"micro_batch_pairs": 1, "pairs_per_row": 1}),
-        ("activation_checkpointing=true", {"activation_checkpointing": True}),
-        ("quantization=nf4", {}),
+    for turn, each, numbers in (
+        ("micro_batch_pairs=1", single, precision),
+        ("activation_checkpointing=true", recomputed, precision),
+        ("quantization=nf4", recomputed, replace(precision, quantization="nf4")),
     ):
         turns.append(turn)
-        train = replace(train, **changes)  # pyright: ignore[reportArgumentType]
-        if turn.startswith("quantization"):
-            precision = replace(precision, quantization="nf4")
-        if cost.fits(_step_memory(sizes, train, precision), gigabytes):
+        if cost.fits(_step_memory(sizes, each, numbers), gigabytes):
             return ", ".join(turns)
     return ""
 
@@ -278,11 +258,12 @@ def merge_check(recipe: config.Recipe) -> Iterator[Check]:
     sizes, _ = sizes_of(recipe.model)
     needed = 4 * (sizes.linear_weights + sizes.other_weights) / _GIB
     host = (psutil.virtual_memory().total + psutil.swap_memory().total) / _GIB
-    status, fix = "ok", ""
-    if needed > max(host, _gpu_gib()):
-        status, fix = "broken", "merge on a machine with more: hadpo stage merge"
     found = f"{needed:.0f} GiB of the host, or of a GPU that has them free; here are {host:.0f}"
-    yield Check(what="memory: merge", status=status, found=found, fix=fix)
+    if needed > max(host, _gpu_gib()):
+        fix = "merge on a machine with more: hadpo stage merge"
+        yield Check("memory: merge", found, status="broken", fix=fix)
+    else:
+        yield Check("memory: merge", found)
 
 
 def _gpu_gib() -> float:

@@ -1,17 +1,17 @@
 """Checks, and how a list of them is shown."""
 
 import html
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Check:
     """One thing that was looked at; `fix` says what to do if `status` is not ok."""
 
     what: str
-    status: str  # ok, present, missing, broken, warning
+    status: str = field(default="ok", kw_only=True)  # ok, present, missing, broken, warning
     found: str
-    fix: str = ""
+    fix: str = field(default="", kw_only=True)
 
 
 class Report:

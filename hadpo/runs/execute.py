@@ -9,9 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hadpo import config
 from hadpo.records import BadInput
@@ -38,8 +37,7 @@ class StageFailed(RuntimeError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a stage ended: its folder, and whether anything had to be done."""
 
     folder: Path
@@ -112,12 +110,7 @@ def _run_notebook(stage: str, folder: Path, parameters: Mapping[str, Any]) -> No
     """Execute a stage's notebook into its folder; raises as `execute` does."""
     with noticed(tell=lambda: pass_on(folder)) as is_told:
         try:
-            _papermill(
-                notebook_path(stage),
-                folder / "notebook.ipynb",
-                parameters,
-                on_term=is_told.remember,
-            )
+            _papermill(stage, folder, parameters, on_term=is_told.remember)
         except KeyboardInterrupt as error:
             _close(folder, error)
             raise
@@ -136,21 +129,12 @@ def _try_report(folder: Path) -> None:
     try:
         write_report(folder)
     except Exception as error:  # noqa: BLE001 - a notebook cut off by a full disk, odd output, ...
-        _log.warning(
-            "no %s (%s: %s); the same command makes it again",
-            folder / "report.html",
-            type(error).__name__,
-            str(error)[:200],
-        )
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        _log.warning("no %s (%s); the same command makes it again", folder / "report.html", why)
 
 
 def refuse_other_run(stage: str, recipe: config.Recipe, name: str, *, earlier: str) -> None:
-    """Refuse, before any work, a stage that `execute` would leave as it is, or could not go on.
-
-    Raises:
-        BadInput: it has other settings, a process works on it, or it rests on a stage that was
-            redone or deleted since; names the command that redoes both.
-    """
+    """Refuse, before any work, a stage that `execute` could not go on with; see `look`."""
     manifest = look(stage, recipe, name, earlier=earlier)
     if manifest is not None:
         refuse_stale(manifest, where_gone=True)
@@ -185,20 +169,13 @@ def _own_kernel() -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class OwnKernel(AsyncKernelManager):
-        """Knows one kernel: ours."""
-
-        @property
-        def kernel_spec(self) -> KernelSpec:
-            """The kernel of this interpreter."""
-            argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=argv, display_name="hadpo", language="python")
-
-    return OwnKernel
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    own = KernelSpec(argv=argv, display_name="hadpo", language="python")
+    return type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": property(lambda self: own)})
 
 
 def _papermill(
-    source: Path, target: Path, parameters: Mapping[str, Any], *, on_term: Callable[[], None]
+    stage: str, folder: Path, parameters: Mapping[str, Any], *, on_term: Callable[[], None]
 ) -> None:
     import papermill
     from traitlets.config import Config
@@ -214,8 +191,8 @@ def _papermill(
     kernel.NotebookClient.kernel_manager_class = _own_kernel()
     kernel.KernelManager.transport_encryption = "auto"  # ipykernel >= 7.3 warns without it
     papermill.execute_notebook(
-        source,
-        target,
+        notebook_path(stage),
+        folder / "notebook.ipynb",
         parameters=dict(parameters),
         kernel_name="python3",
         progress_bar=sys.stderr.isatty(),

@@ -69,10 +69,9 @@ def take(folder: Path) -> bool:
         return False
     lock = FileLock(path, thread_local=False)
     until = time.monotonic() + _LEFTOVER_SECONDS
-    while True:
+    while not lock.is_locked:
         try:
             lock.acquire(blocking=False)
-            break
         except Timeout as error:
             pid, where, since, started = _holder(path)
             if where == host() and pid in {p.pid for p in psutil.Process().parents()}:
@@ -108,15 +107,12 @@ def alone(folder: Path) -> Iterator[None]:
 def working(folder: Path, pid: int, where: str, since: str) -> str:
     """The message that somebody else works on a folder."""
     begun = f" since {since}" if since else ""
-    if where not in ("", host()):
-        return (
-            f"{folder} is being worked on by process {pid} on host {where}{begun}, which cannot be "
-            f"looked at from {host()}; wait for it, or, if it is gone for good, write "
-            f'"interrupted" for "running" in {folder / "manifest.json"}'
-        )
+    who = f"{folder} is being worked on by process {pid} on host {where or host()}{begun}"
+    if where in ("", host()):
+        return f"{who}; wait for it, or stop it"
     return (
-        f"{folder} is being worked on by process {pid} on host {host()}{begun}; wait for it, or "
-        "stop it"
+        f"{who}, which cannot be looked at from {host()}; wait for it, or, if it is gone for good, "
+        f'write "interrupted" for "running" in {folder / "manifest.json"}'
     )
 
 

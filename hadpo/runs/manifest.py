@@ -1,5 +1,6 @@
 """`manifest.json`: what a stage was asked, what it used, how it ended. It alone says so."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -52,7 +53,8 @@ def _readable(size: float) -> str:
 
 # unreadable: never written; how a list shows a manifest that it cannot read
 Status = Literal["running", "done", "failed", "interrupted", "unreadable"]
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "pandas", "pillow", "papermill")
+PACKAGES = ["hadpo", "torch", "transformers", "peft", "accelerate", "numpy", "pandas", "pillow"]
+PACKAGES += ["papermill"]
 
 
 @dataclass(kw_only=True)
@@ -96,11 +98,10 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `folder/manifest.json`; a reader sees the old or the new one, never a torn one."""
-        known = variables_of(folder / "manifest.json") | {"RUN": str(folder.parent)}
-        values = dataclasses.asdict(self)
+        path, values = folder / "manifest.json", dataclasses.asdict(self)
+        known = variables_of(path) | {"RUN": str(folder.parent)}
         values["facts"] = _each_text(values["facts"], lambda text: shorten(text, known))
-        is_done = self.status == "done"
-        write_json(folder / "manifest.json", values, is_durable=is_done, default=str)
+        write_json(path, values, is_durable=self.status == "done", default=str)
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:
@@ -113,7 +114,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a stage folder, None where there is none yet.
+    """The manifest of a stage folder, None if there is none yet.
 
     A `running` whose process is gone is given back as `interrupted`: nobody was left to write it.
     What runs on another host is believed.
@@ -129,9 +130,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # no JSON, too deep, or no text
-        raise BadInput(
-            f"{path}: not JSON ({error}); delete the stage's folder to redo it"
-        ) from error
+        cure = "delete the stage's folder to redo it"
+        raise BadInput(f"{path}: not JSON ({error}); {cure}") from error
     try:
         manifest = parse(values, Manifest, where=str(path))
         known = variables_of(path)
@@ -197,10 +197,8 @@ def describe_code() -> tuple[str, bool]:
 
 def describe_versions() -> dict[str, str]:
     """Versions of Python and of the packages that change results."""
-    versions = {"python": platform.python_version()}
-    for package in ("hadpo", *PACKAGES):
-        try:
+    versions = {"python": platform.python_version()} | dict.fromkeys(PACKAGES, "absent")
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
     return versions

@@ -70,13 +70,8 @@ def from_notebook(stage: str, namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given(place: str, known: set[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        name
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in _NOTEBOOK_OWN
-        and not isinstance(value, _NO_SETTING)
-    }
+    plain = {name for name, value in namespace.items() if not isinstance(value, _NO_SETTING)}
+    names = {name for name in plain - _NOTEBOOK_OWN if not name.startswith("_")}
     # Cells below the setup make names of their own. So what stood there at the first start must be
     # known, and later a plain value must not have almost the name of a setting.
     first = _first_names.setdefault(place, names)

@@ -22,22 +22,9 @@ from hadpo import config
 from hadpo.records import BadInput, file_hash, flush, refuse_changed
 from hadpo.runs import lock
 from hadpo.runs.lock import host, started_at
-from hadpo.runs.manifest import (
-    Manifest,
-    Outputs,
-    describe_code,
-    describe_versions,
-    read_manifest,
-)
+from hadpo.runs.manifest import Manifest, Outputs, describe_code, describe_versions, read_manifest
 from hadpo.runs.parameters import RUN_PARAMETERS, effective, from_notebook, settings_table
-from hadpo.runs.state import (
-    check,
-    finished,
-    look,
-    run_name,
-    settings_of,
-    stage_folder,
-)
+from hadpo.runs.state import check, finished, look, run_name, settings_of, stage_folder
 
 # A notebook's cells: what they log is shown, and the manifest says truly how they ended.
 
@@ -47,7 +34,7 @@ _open: dict[Path, "Run"] = {}  # the newest run of each folder that this kernel 
 
 
 def watch_notebook(run: "Run") -> None:
-    """Mark `run` failed when a cell fails, where this is a notebook; once per folder."""
+    """In a notebook, mark `run` failed when a cell fails; once per folder."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell is None:
@@ -155,17 +142,13 @@ class Run:
             raise BadInput(
                 f"run {folder.parent.name!r} is of the mini world; recipe {self.recipe.name} is not"
             )
-        known = self.manifest.parents.setdefault(stage, manifest.run_id)
-        if known != manifest.run_id:
+        if manifest.run_id != self.manifest.parents.setdefault(stage, manifest.run_id):
             raise BadInput(
                 f"stage {self.stage} of run {self.name!r} was made from another {stage} than the "
                 f"one in {folder}; redo it with --force, or choose another --name"
             )
-        path = folder.joinpath(*parts)
-        if not path.exists():
-            raise BadInput(
-                f"{path} is absent although stage {stage} is done; rerun it with --force"
-            )
+        if not (path := folder.joinpath(*parts)).exists():
+            raise BadInput(f"{path} is absent although stage {stage} is done; redo it with --force")
         return path
 
     def resolve(self, text: str) -> Path:
@@ -233,9 +216,8 @@ class Run:
     def _end(self, status: Any, error: str) -> None:
         if self.is_done:
             return
-        manifest = self.manifest
-        manifest.status, manifest.error = status, error
-        manifest.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.manifest.status, self.manifest.error = status, error
+        self.manifest.finished = _now()
         if status == "done":
             flush(self.folder)  # the done mark is the last thing that reaches the disk
         self._write()
@@ -265,6 +247,10 @@ class Run:
             f"{notes}<small>{html.escape(versions)}<br>{html.escape(str(self.folder))}</small></p>"
             f"{settings_table(self.effective(), self.stage)}"
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def start(stage: str, namespace: Mapping[str, Any]) -> Run:
@@ -351,20 +337,18 @@ def _new_manifest(
         earlier=earlier,
         parents={},
         run_id=uuid.uuid4().hex,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=_now(),
     )
 
 
 def _note_start(manifest: Manifest) -> None:
     """Write down who opens the stage; of a finished one only that it was looked at again."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    who = {"time": now, "pid": os.getpid(), "host": host()}
+    who = {"time": _now(), "pid": os.getpid(), "host": host()}
     if manifest.status == "done":
         manifest.history += (who | {"reopened": True},)
         return
-    manifest.status, manifest.error = "running", ""
+    manifest.status, manifest.error, manifest.host = "running", "", host()
     manifest.pid, manifest.pid_started = os.getpid(), started_at(os.getpid())
-    manifest.host = host()
     manifest.starts += 1
     manifest.git_commit, manifest.git_dirty = describe_code()
     manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)

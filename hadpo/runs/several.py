@@ -63,7 +63,7 @@ def pass_on(folder: Path) -> None:
     """Send SIGTERM to the process that works on a stage's folder, if it is another one."""
     try:
         manifest = read_manifest(folder)
-    except BadInput:  # it cannot be read: nobody is known to be told
+    except BadInput:  # it cannot be read, so nobody is known who works there
         return
     if manifest is None or manifest.status != "running" or manifest.is_elsewhere:
         return
@@ -94,12 +94,12 @@ def start_processes(
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(RECIPES / "accelerate" / f"{parallel}.yaml")]
-    command += ["--num_processes", str(count), "--main_process_port", str(port)]
+    command += ["--num_processes", str(count), "--main_process_port", str(port), "-m", *module]
     places = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     environment = {"PYTHONPATH": os.pathsep.join(places)}
     environment |= {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_END_SECONDS)}
     return subprocess.Popen(
-        [*command, "-m", *module],
+        command,
         stdout=output.fileno(),
         stderr=subprocess.STDOUT,
         env=os.environ | environment,

@@ -48,9 +48,9 @@ def check(
 
 
 def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> Manifest | None:
-    """The manifest of `runs/<name>/<stage>`, None where there is none; nothing is written.
+    """The manifest of `runs/<name>/<stage>`, None if there is none; nothing is written.
 
-    What was interrupted may go on with other settings where they only say how it is computed.
+    What was interrupted may go on with other settings if they only say how it is computed.
 
     Raises:
         BadInput: the folder holds this stage with other settings, or another process works on it.
@@ -66,14 +66,8 @@ def look(stage: str, recipe: config.Recipe, name: str, *, earlier: str = "") -> 
 def stage_folder(root: Path, name: str, stage: str, earlier: str) -> Path:
     """The folder of `stage` that run `name` reads: its own, else that of the run `earlier`.
 
-    A run that trains again on another run's pairs reads its own training, although its manifest
-    names the other run.
-
-    Args:
-        root: the folder of all runs.
-        name: the run.
-        stage: the stage to read.
-        earlier: the run that its manifest names as `from_run`; "": none.
+    `earlier` is what its manifest names as `from_run`, or "". A run that trains again on another
+    run's pairs reads its own training, although its manifest names the other run.
     """
     own = root / name / stage
     return own if not earlier or read_manifest(own) is not None else root / earlier / stage
@@ -129,19 +123,15 @@ def discard(name: str, stage: str) -> None:
 
 
 def refuse_stale(manifest: Manifest, *, where_gone: bool = False) -> None:
-    """Raise BadInput where a stage was made from an earlier stage that was redone since.
+    """Raise BadInput if a stage was made from an earlier stage that was redone since.
 
-    Args:
-        manifest: of the stage.
-        where_gone: also where the earlier stage was deleted, and would be made anew.
+    `where_gone`: also if the earlier stage was deleted, and would be made anew.
     """
     name = manifest.name
     for stage, run_id in manifest.parents.items():
         place = stage_folder(config.runs_folder(), name, stage, manifest.earlier)
         now = read_manifest(place)
-        if now is None and not where_gone:
-            continue
-        if now is None or now.run_id != run_id:
+        if where_gone if now is None else now.run_id != run_id:
             since = f"another {stage} than the one" if now else f"the {stage} that was deleted"
             command = redo_command(manifest, manifest.stage if now else stage)
             raise BadInput(
@@ -156,17 +146,17 @@ def redo_command(manifest: Manifest, stage: str) -> str:
     name = manifest.name
     made = [read_manifest(config.runs_folder() / name / each) for each in config.SECTIONS]
     given = {key: value for one in made if one for key, value in one.overrides.items()}
-    settings = [f" -p {shlex.quote(f'{key}={value}')}" for key, value in given.items()]
+    if manifest.earlier:
+        given = manifest.overrides
+    settings = "".join(f" -p {shlex.quote(f'{key}={value}')}" for key, value in given.items())
     about = f"{manifest.recipe} --name {name}"
     if manifest.earlier:
-        own = [f" -p {shlex.quote(f'{k}={v}')}" for k, v in manifest.overrides.items()]
-        about += f" --from {manifest.earlier}{''.join(own)}"
-        return f"hadpo stage {manifest.stage} {about} --force"
-    return f"hadpo run {about}{''.join(settings)} --redo-from {stage}"
+        return f"hadpo stage {manifest.stage} {about} --from {manifest.earlier}{settings} --force"
+    return f"hadpo run {about}{settings} --redo-from {stage}"
 
 
 def refuse_running(old: Manifest, folder: Path) -> None:
-    """Raise BadInput where another process works on `folder`, here or on another host."""
+    """Raise BadInput if another process works on `folder`, here or on another host."""
     if old.status != "running":
         return
     is_other = old.pid != os.getpid() and is_alive(old.pid, old.pid_started)
@@ -178,7 +168,7 @@ def refuse_running(old: Manifest, folder: Path) -> None:
 def _refuse_other(
     old: Manifest, settings: Mapping[str, Any], recipe: str, earlier: str, folder: Path
 ) -> None:
-    """Raise BadInput where `folder` holds other settings."""
+    """Raise BadInput if `folder` holds other settings."""
     asked = {"recipe": recipe, "from_run": earlier} | flat(settings)
     found = {"recipe": old.recipe, "from_run": old.earlier} | flat(old.settings)
     free = {f"train.{name}" for name in config.COMPUTED_ALIKE} if old.status != "done" else set()

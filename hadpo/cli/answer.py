@@ -4,7 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,7 @@ def answer(
         "answers"
     ),
     preset: Annotated[str, typer.Option(help="greedy, lrv-v1, lrv-v2 or minigpt4")] = "greedy",
-    prompt: Annotated[str, typer.Option(help="evaluate or train")] = "evaluate",
+    prompt: Annotated[Literal["evaluate", "train"], typer.Option(help="which")] = "evaluate",
     batch: Annotated[int, typer.Option(help="questions at a time")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="of one answer; 0: the preset's")] = 0,
     seed: Annotated[int, typer.Option(help="of sampling")] = 0,
@@ -53,8 +53,6 @@ def answer(
 
     if preset not in PRESETS:
         raise BadInput(f"--preset: no preset {preset!r}; {choices(preset, PRESETS)}")
-    if prompt not in ("evaluate", "train"):
-        raise BadInput(f"--prompt: found {prompt!r}, expected evaluate or train")
     resolved, files = _model(recipe, run)
     decoding = dataclasses.replace(PRESETS[preset], seed=seed)
     if max_new_tokens:
@@ -72,7 +70,8 @@ def answer(
     by_id = {question.question_id: question for question in wanted}
     _check_same(out / _ASKED, by_id, done)
     left = [question for key, question in by_id.items() if key not in done]
-    found = _answers(resolved, files, left, decoding, prompt, batch, run) if left else ()
+    how = {"prompt": prompt, "batch_questions": batch, "model": run or resolved.name}
+    found = _answers(resolved, files, left, decoding, how) if left else ()
     with (out / _TABLE).open("w", encoding="utf-8", newline="") as table:
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
@@ -125,34 +124,22 @@ def _check_same(path: Path, by_id: dict[str, Question], done: dict[str, Answer])
     }
     other = [key for key in done if key in now and old.get(key, now[key]) != now[key]]
     if other:
-        raise BadInput(
-            f"{path}: question_id {', '.join(other[:5])} was answered for another question or "
-            "another image; choose another --out"
-        )
+        what = f"question_id {', '.join(other[:5])} was answered for another question or image"
+        raise BadInput(f"{path}: {what}; choose another --out")
     write_json(path, old | now)
 
 
 def _answers(
-    recipe: config.Recipe,
-    files: dict[str, Any],
-    questions: list[Question],
-    decoding: Any,
-    prompt: Any,
-    batch: int,
-    run: str,
+    recipe: config.Recipe, files: dict[str, Any], asked: list[Question], decoding: Any, how: Any
 ) -> Iterator[Answer]:
     """Answers as they come; the model is loaded when the first is asked for."""
     from hadpo import backbones
     from hadpo.generation import generate
 
-    backbone = backbones.load_for(recipe, files)
-    name = run or recipe.name
-    yield from generate(
-        backbone, questions, decoding, prompt=prompt, batch_questions=batch, model=name
-    )
+    yield from generate(backbones.load_for(recipe, files), asked, decoding, **how)
 
 
-def _row(question: Question, one: Answer) -> tuple[Any, ...]:
+def _row(asked: Question, one: Answer) -> tuple[Any, ...]:
     """A line of the table, in the order of its columns."""
-    known = (question.question_id, question.image, question.text)
-    return tuple(map(csv_cell, (*known, one.text, one.tokens, one.finish, one.model)))
+    known = (asked.question_id, asked.image, asked.text, one.text, one.tokens)
+    return tuple(map(csv_cell, (*known, one.finish, one.model)))

@@ -59,10 +59,9 @@ def fetch(
         for state in states:
             word = "fetched" if state.was_fetched else state.status
             note = state.note or state.item.note
-            rows.append(
-                {"name": name, "status": word, "path": str(state.path)}
-                | {"source": state.item.source, "problem": state.problem, "note": note}
-            )
+            row = {"name": name, "status": word, "path": str(state.path)}
+            row |= {"source": state.item.source, "problem": state.problem, "note": note}
+            rows.append(row)
             is_extra = state.item.made and not recipe and any(not i.made for i in source.items)
             if state.status != "present" and not is_extra:
                 problems.append(state.problem or state.detail)
@@ -73,9 +72,8 @@ def fetch(
     if as_json:
         typer.echo(json.dumps(rows))
     if problems:
-        raise runs.BadEnvironment(
-            f"{len(problems)} of {len(rows)} not there:\n  " + "\n  ".join(problems)
-        )
+        listed = "\n  ".join(problems)
+        raise runs.BadEnvironment(f"{len(problems)} of {len(rows)} not there:\n  {listed}")
 
 
 def _check_before(known: dict[str, list[Any]], as_json: bool) -> None:
@@ -137,20 +135,17 @@ def _list(as_json: bool) -> None:
         source = fetching.source(name)
         states = [state.status for state in fetching.look_all(name, config.resolve_path)]
         sizes[name] = sum(item.size for item in source.items)
-        rows.append(
-            {"name": name, "title": source.title, "licence": source.licence}
-            | {"gigabytes": round(sizes[name] / 1e9, 3)}
-            | {"present": f"{states.count('present')} of {len(states)}"}
-        )
+        row = {"name": name, "title": source.title, "licence": source.licence}
+        row |= {"gigabytes": round(sizes[name] / 1e9, 3)}
+        rows.append(row | {"present": f"{states.count('present')} of {len(states)}"})
     if as_json:
         typer.echo(json.dumps(rows))
         return
     wide = max(map(len, sizes))
     for row in rows:
         size = sizes[row["name"]]
-        unit, of = next(
-            (u, b) for u, b in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= b / 10
-        )
+        units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+        unit, of = next((u, b) for u, b in units if size >= b / 10)
         shown = f"{size / of:.1f} {unit}"
         typer.echo(f"{row['name']:{wide}} {shown:>9}  {row['present']:8} {row['title']}")
 

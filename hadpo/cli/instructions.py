@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import typer
@@ -19,7 +19,8 @@ commands = typer.Typer(
     rich_markup_mode=None,
 )
 Out = Annotated[Path, typer.Option(help="folder to write to")]
-OnBad = Annotated[str, typer.Option(help="a broken record: error, or skip and count it")]
+BadRecord = typer.Option(help="a broken record: error, or skip and count it")
+OnBad = Annotated[Literal["error", "skip"], BadRecord]
 ValShare = Annotated[float, typer.Option(help="share of the images kept from training")]
 Seed = Annotated[int, typer.Option(help="draws the images of val, and what balances")]
 Settings = TypeVar("Settings")
@@ -37,9 +38,7 @@ def generate(
     input_price: Annotated[float, typer.Option(help="dollars per million tokens")] = 0.0,
     output_price: Annotated[float, typer.Option(help="dollars per million tokens")] = 0.0,
     max_cost_usd: Annotated[float, typer.Option(help="0: no limit")] = 0.0,
-    reply_format: Annotated[str, typer.Option(help="json_schema, json_object or text")] = (
-        "json_schema"
-    ),
+    reply_format: Literal["json_schema", "json_object", "text"] = "json_schema",
     negative_share: Annotated[float, typer.Option(help="of what is kept; 0: as it comes")] = 0.5,
     val_share: ValShare = 0.0,
     seed: Seed = 42,
@@ -58,7 +57,7 @@ def generate(
     settings = ChatSettings(
         model=model,
         max_tokens=4000,  # twenty instructions
-        reply_format=_one_of(reply_format, "json_schema", "json_object", "text"),
+        reply_format=reply_format,
         input_price=input_price,
         output_price=output_price,
         max_cost_usd=max_cost_usd,
@@ -70,8 +69,8 @@ def generate(
     chat = ChatModel(settings, Cache(None if dry_run else cache_file()))
     if dry_run:
         asked = made.requests(chosen, names, is_json=reply_format != "text")
-        facts = {"requests": len(asked), "usd_at_most": round(chat.estimate_usd(asked), 4)}
-        _show(facts, as_json=as_json)
+        dollars = round(chat.estimate_usd(asked), 4)
+        _show({"requests": len(asked), "usd_at_most": dollars}, as_json=as_json)
         return
     counts: Counter[str] = Counter()
     records = made.generate(chosen, chat, names, counts)
@@ -107,7 +106,7 @@ def filter_lrv(
     from hadpo.data import lrv
     from hadpo.instructions.lrv import FilterSettings, convert
 
-    report = Report(_one_of(on_bad, "error", "skip"))
+    report = Report(on_bad)
     settings = _checked(
         FilterSettings,
         negative_share=negative_share,
@@ -132,7 +131,7 @@ def hic(
     language: Annotated[list[str] | None, typer.Option(help="ISO 639-1, for example en")] = None,
     drop_profanity: bool = False,
     keep_duplicates: bool = False,
-    weighting: Annotated[str, typer.Option(help="of the loss: none, log or rank")] = "none",
+    weighting: Annotated[Literal["none", "log", "rank"], typer.Option(help="of the loss")] = "none",
     val_share: ValShare = 0.0,
     seed: Seed = 42,
     on_bad: OnBad = "error",
@@ -155,12 +154,12 @@ def hic(
         profanity="drop" if drop_profanity else "keep",
         dedupe=not keep_duplicates,
         val_share=val_share,
-        weighting=_one_of(weighting, "none", "log", "rank"),
+        weighting=weighting,
         seed=seed,
     )
-    report = Report(_one_of(on_bad, "error", "skip"))
     checked = ImageChecks(config.runs_folder() / "images.jsonl")
-    _show(convert(data, images, out, settings, report, checked=checked), as_json=as_json)
+    counts = convert(data, images, out, settings, Report(on_bad), checked=checked)
+    _show(counts, as_json=as_json)
 
 
 def _checked(kind: type[Settings], **values: Any) -> Settings:
@@ -170,12 +169,6 @@ def _checked(kind: type[Settings], **values: Any) -> Settings:
     except pydantic.ValidationError as error:
         lines = [f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}" for e in error.errors()]
         raise BadInput("\n".join(lines)) from error
-
-
-def _one_of(value: str, *known: str) -> Any:
-    if value not in known:
-        raise BadInput(f"found {value!r}, expected one of {', '.join(known)}")
-    return value
 
 
 def _show(counts: dict, *, as_json: bool) -> None:

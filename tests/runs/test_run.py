@@ -92,13 +92,14 @@ def test_a_report_shows_its_settings_and_those_that_differ_from_the_recipe():
     rows = {row["setting"]: row for row in run.effective()}
     assert list(rows)[:2] == ["beta", "lora_dropout"]
     assert (rows["beta"]["value"], rows["beta"]["recipe"]) == (0.3, 0.1)
-    assert rows["learning_rate"]["value"] == 3e-4
+    rate = config.load_recipe("mini/llava").train.learning_rate
+    assert rows["learning_rate"]["value"] == rate
     assert rows["description_share"]["value"] == 0.3333  # what the recipe sets
     assert "epochs" not in rows and "parallel" not in rows  # steps win; there is one process
     assert "label_smoothing" not in rows  # at its default
     shown = run._repr_html_()
     assert "<td>beta</td><td><b>0.3</b> (recipe: 0.1)</td><td>How strongly" in shown
-    assert "<td>learning_rate</td><td>0.0003</td>" in shown
+    assert f"<td>learning_rate</td><td>{rate}</td>" in shown
     assert "hadpo settings train" in shown
 
 

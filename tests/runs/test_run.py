@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hadpo import runs
+from hadpo import config, runs
 from hadpo.records import BadInput
 from hadpo.runs import parameters
 from hadpo.runs.lock import is_alive, started_at

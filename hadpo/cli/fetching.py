@@ -144,9 +144,9 @@ def _list(as_json: bool) -> None:
     wide = max(map(len, sizes))
     for row in rows:
         size = sizes[row["name"]]
-        units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-        unit, of = next((u, b) for u, b in units if size >= b / 10)
-        shown = f"{size / of:.1f} {unit}"
+        shown = "-"  # not known
+        for unit, of in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+            shown = f"{size / of:.1f} {unit}" if size >= of / 10 else shown
         typer.echo(f"{row['name']:{wide}} {shown:>9}  {row['present']:8} {row['title']}")
 
 

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from hadpo import adapter, backbones, benchmarks, config, plugins, runs
 from hadpo.data import Report, Sources
 from hadpo.generation import PRESETS, Decoding, generate
-from hadpo.places import HUB_ID
 from hadpo.records import Answer, BadInput, Metric, Pair, Question, read_jsonl
 from hadpo.trainer import StepMetrics, steps
 from hadpo.vlm import Backbone
@@ -134,7 +133,7 @@ def load(
         return _whole(folder, text, dtype=dtype, device=device, quantization=quantization)
     if not found:
         nearest = plugins.choices(text, [*config.recipe_names(), *_backbone_names()])
-        if HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
+        if config.HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
             return _whole(text, text, dtype=dtype, device=device, quantization=quantization)
         raise BadInput(f"no folder, recipe or backbone {text!r}; {nearest}")
     if len(found) > 1:

@@ -5,13 +5,11 @@ with that folder's variable. Readers of records and manifests fill them in, writ
 """
 
 import os
-import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # The checkout that the package runs from; where it is installed without one, the working directory.
 ROOT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name, in the place of a folder
 _STAGE = "manifest.json"  # marks the folder of a stage
 _LEVELS = 4  # above a file, on which its stage is looked for
 

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from hadpo import config, runs
 from hadpo.cli.results import AsJson
-from hadpo.places import HUB_ID
 from hadpo.records import BadInput
 
 commands = typer.Typer()
@@ -115,7 +114,7 @@ def find_adapter(text: str) -> str:
                 if fetching.look(item, place).status == "present":
                     return item.to
                 raise runs.BadEnvironment(f"{text} is not at {place} yet: hadpo fetch {name}")
-    if HUB_ID.fullmatch(text):
+    if config.HUB_ID.fullmatch(text):
         to = f"${{HADPO_MODELS}}/{text.partition('/')[2]}"
         place = config.resolve_path(to)
         if (place / "adapter_config.json").is_file():

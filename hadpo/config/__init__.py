@@ -5,7 +5,7 @@ A recipe has a few top-level facts and one section per dataclass. A stage reads 
 `extends:` names the recipe whose settings hold wherever this one is silent.
 """
 
-from hadpo.config.paths import PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
+from hadpo.config.paths import HUB_ID, PACKAGE, RECIPES, ROOT, resolve_path, runs_folder
 from hadpo.config.recipe import (
     as_dict,
     load_recipe,

@@ -1,12 +1,14 @@
 """Where things lie: the package, its checkout, the runs, and the variables of a recipe's paths."""
 
 import os
+import re
 from pathlib import Path
 
 from hadpo.places import PACKAGE, ROOT, fill, variables
 from hadpo.records import BadInput
 
 RECIPES = PACKAGE / "recipes"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name, in the place of a folder
 
 
 def runs_folder() -> Path:

@@ -7,7 +7,6 @@ from typing import Any
 from hadpo import config, plugins
 from hadpo.data import fetch
 from hadpo.doctor.report import Check
-from hadpo.places import HUB_ID
 from hadpo.records import BadInput
 
 
@@ -94,7 +93,7 @@ def _file(what: str, text: str, run_folder: Path | None, *, fix: str) -> Check:
     path = config.resolve_path(text, run_folder=run_folder)
     if "${HADPO_SHARED}" in text:
         fix = "set HADPO_SHARED to the folder with golden/ and data/"
-    if not path.exists() and HUB_ID.fullmatch(text):
+    if not path.exists() and config.HUB_ID.fullmatch(text):
         return Check(what, f"{text}, fetched from the hub when it is loaded")
     if not path.exists():
         return Check(what, str(path), status="missing", fix=fix)

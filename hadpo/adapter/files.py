@@ -98,14 +98,9 @@ def load_by_peft(backbone: Backbone, folder: Path) -> None:
 
 
 def save_for_transformers(backbone: Backbone, folder: Path, *, model: Path) -> None:
-    """Write the adapter by the names in transformers' class of the whole model.
+    """Write the adapter by the names in transformers' class of the whole `model`, a folder.
 
     Its targets are an expression: a list of last names would change the vision tower, too.
-
-    Args:
-        backbone: with the adapter.
-        folder: gets config and weights.
-        model: folder of the model for transformers.
     """
     body, head = export.language_model_names(model)
     settings = lora.settings(backbone)

@@ -69,14 +69,7 @@ def attach_to(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> list[nn.Parameter]:
-    """As `attach`, to named layers, each with its own rank and alpha.
-
-    Args:
-        backbone: without an adapter.
-        modules: name of a linear layer below the language model -> its r and alpha.
-        dropout: as in `attach`.
-        seed: as in `attach`.
-    """
+    """As `attach`, to named layers below the language model, each with its own r and alpha."""
     if is_attached(backbone):
         raise ValueError(
             f"{backbone.name} has an adapter already; merge it, or load the base again"
@@ -134,9 +127,7 @@ def defaults() -> dict[str, Any]:
 def modules_of(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, tuple[int, float]]:
     """Which layers peft would change, and with which r and alpha, by peft's own matching.
 
-    Args:
-        config: of `adapter_config.json`, checked.
-        names: linear layers, by the names in the model that the adapter was made on -> ours.
+    `names` are the linear layers by the names in the model that the adapter was made on -> ours.
     """
     places: dict[str, Any] = {field: config.get(field) for field in _PLACES}
     parsed = LoraConfig(**places)
@@ -156,11 +147,6 @@ def modules_of(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
 
 def attach_by_peft(backbone: Backbone, folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Attach an adapter as peft itself reads its config: a second path, for a proof.
-
-    Args:
-        backbone: without an adapter.
-        folder: of the adapter.
-        weights: A and B by the names in the model that the adapter was made on.
 
     Raises:
         BadInput: peft leaves weights out.

@@ -273,11 +273,15 @@ def is_hub(folder: Path) -> bool:
     return path.is_file() and "qformer_config" in checkpoint.read_json(path)
 
 
-def _open_hub(folder: Path) -> LlamaFolder:
-    """The language model's config and tokenizer; BadInput if it is no LLaMA."""
+def _hub_config(folder: Path) -> dict[str, Any]:
     config = checkpoint.read_json(folder / "config.json")
     fields.check(config, "instructblip_hub", where=folder / "config.json")
-    text = config.get("text_config", {})
+    return config
+
+
+def _open_hub(folder: Path) -> LlamaFolder:
+    """The language model's config and tokenizer; BadInput if it is no LLaMA."""
+    text = _hub_config(folder).get("text_config", {})
     if "model_type" not in text:  # then transformers takes it for an OPT
         raise BadInput(
             f"{folder}/config.json: no text_config.model_type; expected that of a Vicuna"
@@ -287,8 +291,7 @@ def _open_hub(folder: Path) -> LlamaFolder:
 
 def _hub_sizes(folder: Path) -> tuple[EvaSizes, QFormerSizes]:
     """Sizes of encoder and Q-Former."""
-    config = checkpoint.read_json(folder / "config.json")
-    fields.check(config, "instructblip_hub", where=folder / "config.json")
+    config = _hub_config(folder)
     eva, qformer = config.get("vision_config", {}), config["qformer_config"]
     sizes = {"vocab_size": 30522}  # transformers' default, which it leaves out of the file
     sizes |= {own: qformer[key] for key, own in _HUB_QFORMER_SIZES.items() if key in qformer}

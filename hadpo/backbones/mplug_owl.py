@@ -116,11 +116,7 @@ def quick_gelu(values: Tensor) -> Tensor:
 
 
 class OwlVision(nn.Module):
-    """An empty encoder on the meta device.
-
-    Args:
-        config: `vision_config` of the checkpoint.
-    """
+    """An empty encoder on the meta device, after the checkpoint's `vision_config`."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -176,12 +172,8 @@ class Abstractor(nn.Module):
     """An empty abstractor on the meta device.
 
     The authors' dropout on attention, 0.1 in training, is left out: the abstractor is frozen, and
-    chosen, rejected, policy and reference see the same image tokens.
-
-    Args:
-        config: `visual_abstractor_config` of the checkpoint.
-        num_queries: learned queries; one image gives one token more.
-        width: of the language model.
+    chosen, rejected, policy and reference see the same image tokens. One image gives a token more
+    than there are queries; `width` is the language model's.
     """
 
     def __init__(self, config: Mapping[str, Any], *, num_queries: int, width: int) -> None:

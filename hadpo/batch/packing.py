@@ -23,24 +23,14 @@ _ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before 
 
 
 def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Packed:
-    """One row per example, on the CPU.
-
-    Args:
-        examples: at least one.
-        sides: the answers a row holds; ("chosen",) for finetuning on the chosen texts only.
-    """
+    """One row per example, on the CPU; sides ("chosen",) are for finetuning on these texts only."""
     return pack_rows([[example] for example in examples], sides=sides)
 
 
 def pack_rows(
     rows: Sequence[Sequence[Example]], *, sides: Sequence[str] = ("chosen", "rejected")
 ) -> Packed:
-    """Rows of one pair or more each, on the CPU; answers are numbered in the order of the pairs.
-
-    Args:
-        rows: at least one; the pairs of a row show one image, as `grouped` puts them together.
-        sides: the answers of each pair that a row holds.
-    """
+    """Rows of one pair or more of one image (`grouped`), on the CPU; answers in order of pairs."""
     length = aligned(max(row_length(row, sides=sides) for row in rows))
     pairs = sum(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)

@@ -185,14 +185,8 @@ def _layout(of: tuple[int, ...], prefixes: int, device: str) -> _Layout:
 Attention = Literal["dense", "segments"]  # how packed rows are read
 NAME = "sdpa_of_shared_text"  # among the attentions of transformers
 # What models pass along that changes nothing here: windows lie in the masks.
-_HARMLESS = {
-    "is_causal",
-    "logits_to_keep",
-    "position_ids",
-    "use_cache",
-    "output_attentions",
-    "return_dict",
-}
+_HARMLESS = {"is_causal", "logits_to_keep", "position_ids", "use_cache", "output_attentions"}
+_HARMLESS |= {"return_dict"}
 
 
 def attend(

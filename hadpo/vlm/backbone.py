@@ -48,12 +48,7 @@ class Backbone(nn.Module, ABC):
     A family gives `preprocess`, `features` and `connect`. All that comes after the image tokens is
     the same for all and stands here: prompts to ids, ids and image tokens to embeddings, embeddings
     to hidden states, in one pass or token by token with a `KVState`.
-
-    Args:
-        name: family/variant.
-        declared: the entry of `VARIANTS`.
-        language_model: empty, on the meta device.
-        config: the authors' `config.json`, which `save_original` writes again.
+    `name` is family/variant; `config` is the authors' `config.json`, for `save_original`.
     """
 
     PARTS: ClassVar[Mapping[str, str]]  # named files that the family reads -> what each is

@@ -169,11 +169,7 @@ def read_json(path: Path) -> dict:
 def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
     """Sizes of the weights `path`, which no config states: the published ones.
 
-    A JSON file beside the weights, of the same name, may give others.
-
-    Args:
-        path: a file of weights.
-        kind: a dataclass of whole numbers whose defaults are the published sizes.
+    They are the defaults of `kind`; a JSON file beside the weights, of the same name, has others.
 
     Raises:
         BadInput: the JSON file has another key, or a value that is no positive whole number.
@@ -192,15 +188,11 @@ def read_sizes(path: Path, kind: type[Sizes]) -> Sizes:
 
 
 def read_tensors(path: Path, *, below: str | tuple[str, ...] = "") -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of all weights in one file, one after the other, on the CPU.
+    """Name and tensor of all weights in a file whose name starts with `below`, on the CPU.
 
     `.safetensors` and zip-format `.bin` / `.pth` files are mapped, not read whole; nothing in them
     is ever executed. Weights under "model", "state_dict" and the like are read there; a prefix that
     DistributedDataParallel or torch.compile put before all names is taken off.
-
-    Args:
-        path: the file.
-        below: only names that start with it.
 
     Raises:
         BadInput: the file is missing, truncated, a Git LFS pointer, a web page, or no checkpoint.
@@ -298,12 +290,9 @@ def by_original_key(values: Mapping[str, Value], table: Mapping[str, str]) -> di
 
 
 def layer_keys(source: str, target: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Rows of a key table: weight and bias of the modules `names`, in every layer.
+    """Rows of a key table: weight and bias of the modules `names` (theirs -> ours) in each layer.
 
-    Args:
-        source: start of the checkpoint's keys, with `{}` for the layer's number.
-        target: start of ours, likewise.
-        names: the checkpoint's name of a module within its layer -> ours.
+    `source` and `target` are the starts of the keys, with `{}` for the layer's number.
     """
     return {
         f"{source}{old}.{end}": f"{target}{new}.{end}"
@@ -367,12 +356,7 @@ def compare_part(
 ) -> int:
     """How many tensors of a checkpoint repeat a part that lies in files of its own.
 
-    Args:
-        sources: files of the checkpoint.
-        own: the part's weights, by the names in its files; those that are used.
-        keys: table of the checkpoint's keys -> names of the part.
-        part: its name.
-        named: where it lies.
+    `keys` translates those of `sources` to those of `own`, the weights of the part in `named`.
 
     Raises:
         BadInput: one differs by more than its rounding; which one is meant, nobody knows.
@@ -484,12 +468,8 @@ def frozen(value: Tensor) -> nn.Parameter:
 def quantise(model: LlamaForCausalLM, quantization: str, *, dtype: torch.dtype) -> None:
     """Put layers of 4 or 8 bits, still empty, in place of the linear ones; `fill` fills them.
 
-    The linear layers between embedding and head change, by bitsandbytes, and nothing else.
-
-    Args:
-        model: on the meta device.
-        quantization: "none" leaves it as it is; or "nf4", "fp4", "int8".
-        dtype: that the layers compute in.
+    The linear layers between embedding and head change, by bitsandbytes, and nothing else. They
+    compute in `dtype`.
 
     Raises:
         BadInput: bitsandbytes is not installed.

@@ -72,10 +72,6 @@ _LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, near
 def build_llama(config: Mapping[str, Any], *, where: str) -> LlamaForCausalLM:
     """An empty LLaMA on the meta device; only its rotary tables are real, in float32.
 
-    Args:
-        config: the checkpoint's `config.json`, or the `text_config` in it.
-        where: the file, for error messages.
-
     Raises:
         BadInput: a size is missing.
     """
@@ -124,11 +120,7 @@ class LlamaFolder:
 
     @staticmethod
     def open(path: Path, config: Mapping[str, Any] | None = None) -> LlamaFolder:
-        """Read config and tokenizer.
-
-        Args:
-            path: the folder.
-            config: instead of the folder's `config.json`, when that holds more than a LLaMA.
+        """Read config (or take the one of a folder that holds more than a LLaMA) and tokenizer.
 
         Raises:
             BadInput: a file is missing or broken, or they are of different models.
@@ -145,12 +137,6 @@ class LlamaFolder:
 
 def check_width(model: LlamaForCausalLM, wanted: int, *, folder: Path, name: str) -> None:
     """Refuse the published size of another variant; sizes that were never published pass.
-
-    Args:
-        model: the language model.
-        wanted: hidden size of the variant.
-        folder: where the model's config.json lies.
-        name: of the backbone.
 
     Raises:
         BadInput: for example a 13B folder for a 7B variant.
@@ -382,14 +368,7 @@ def grow_cache(
     embeds: Float[Tensor, "rows length width"],
     counts: Int[Tensor, " rows"],
 ) -> tuple[Float[Tensor, "read width"], Any]:
-    """Read `counts` new tokens per row, right-padded; hidden state of each row's last one.
-
-    Args:
-        model: the language model.
-        state: what was read before; None at the start.
-        embeds: the new tokens.
-        counts: how many of them are real, at least one per row.
-    """
+    """Read `counts` new tokens per row, right-padded, behind `state`; the state of the last one."""
 
     def run(masks: Mapping[str, Tensor], positions: Tensor, cache: Any) -> Tensor:
         prefix = None if state is None else state.prefix

@@ -32,11 +32,7 @@ def write_tensors(
 ) -> None:
     """Write weights as safetensors: one file, or shards and their index, atomically per file.
 
-    Args:
-        folder: loses the weights that it had.
-        tensors: on any device.
-        shard_bytes: largest file.
-        dtype: of the files; one shard at a time is cast. None: as the tensors are.
+    Older weights of the folder go. One shard at a time is cast to `dtype`; None: as they are.
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -72,15 +68,7 @@ def write_folder(
     beside: Iterable[Path],
     dtype: torch.dtype,
 ) -> None:
-    """Write a checkpoint folder: weights, `config.json`, and copies of other files.
-
-    Args:
-        folder: loses the weights that it had.
-        tensors: by the keys of the files.
-        config: of the model; `torch_dtype` is added.
-        beside: paths of the tokenizer and the like; all but `.model` and `.json` are left out.
-        dtype: of the files.
-    """
+    """Write a checkpoint folder: weights, `config.json`, copies of `.model` and `.json` files."""
     write_tensors(folder, tensors, dtype=dtype)
     whole = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
     write_json(folder / "config.json", whole)
@@ -98,12 +86,7 @@ def write_tokenizer(
     """Write `tokenizer.model`, and the same as transformers' `tokenizer.json` with `<image>`.
 
     Each piece of text between two marks gets its leading blank, as the originals' tokenizer does.
-
-    Args:
-        folder: of the checkpoint.
-        tokenizer: the authors'.
-        first: the mark before every text, "<s>" or "</s>".
-        settings: more of `tokenizer_config.json`.
+    `first` is the mark before every text; `settings` are more of `tokenizer_config.json`.
     """
     pieces = tokenizer.pieces(range(tokenizer.vocab_size))
     marks = {IMAGE_TOKEN: tokenizer.special_ids["<unk>"]}
@@ -155,14 +138,7 @@ def write_chat_template(folder: Path, prompts: Prompts) -> None:
 def write_processor(
     folder: Path, pixels: Mapping[str, Any], processor: Mapping[str, Any], *, eos: int
 ) -> None:
-    """Write what `AutoProcessor` and `generate` read beside model and tokenizer.
-
-    Args:
-        folder: of the checkpoint.
-        pixels: of `preprocessor_config.json`.
-        processor: of `processor_config.json`.
-        eos: id of the end marker.
-    """
+    """Write what `AutoProcessor` and `generate` read beside model and tokenizer."""
     decoding = {"bos_token_id": 1, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False}
     kind = {"processor_class": processor["processor_class"]}
     write_json(folder / "preprocessor_config.json", {**pixels, **kind})

@@ -163,11 +163,8 @@ def check(
 ) -> None:
     """Refuse a config with a field that is not known, or a value that is not implemented.
 
-    Args:
-        config: from a file, or an object in it.
-        known: name of a table of `fields.yaml`, or a table.
-        where: the file, for the message.
-        defaults: of the library that wrote it; None: of the table's class of transformers.
+    `known` is a table, or the name of one in `fields.yaml`; `defaults` are those of the library
+    that wrote the file, None: of the table's class of transformers.
 
     Raises:
         BadInput: names file, field, what was found and what was expected, of all problems.

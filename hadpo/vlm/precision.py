@@ -31,12 +31,7 @@ class Precision:
 def choose_precision(
     dtype: str, quantization: str, capability: tuple[int, int] | None
 ) -> Precision:
-    """What the settings come to on one device.
-
-    Args:
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        quantization: "none", "nf4", "fp4" or "int8"; of the language model's linear layers.
-        capability: of the GPU, for example (7, 0); None for a CPU.
+    """What the settings come to on a GPU of a capability, for example (7, 0), or on a CPU: None.
 
     Raises:
         BadInput: the device cannot do it; says what it can.

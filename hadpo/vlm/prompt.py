@@ -109,10 +109,6 @@ class LlamaTokenizer:
     def check_rows(self, rows: int, *, where: str) -> None:
         """Refuse a model that has fewer rows than there are pieces, or many more.
 
-        Args:
-            rows: of the model's embedding table.
-            where: the file that says so, for the message.
-
         Raises:
             BadInput: names both files.
         """

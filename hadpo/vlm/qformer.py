@@ -39,12 +39,6 @@ _TEXT_HALF = ("intermediate", "output")  # of a layer: what the words go through
 class EvaBackbone(Backbone):
     """A backbone that looks through EVA and speaks through a plain LLaMA folder.
 
-    Args:
-        name: family/variant.
-        declared: the entry of `VARIANTS`.
-        llama: the opened folder; its weights are read later.
-        eva: sizes of the encoder.
-
     Raises:
         BadInput: the LLaMA is that of another variant.
     """
@@ -70,9 +64,6 @@ class EvaBackbone(Backbone):
 
 class WordPieces:
     """Text to ids: [CLS], the last word pieces that fit, [SEP].
-
-    Args:
-        folder: holds `vocab.txt` of bert-base-uncased.
 
     Raises:
         BadInput: no such file, or one without BERT's marks.
@@ -124,11 +115,7 @@ class QFormerSizes:
 class QFormer(nn.Module):
     """Queries, the transformer, and the projection to the language model; on the meta device.
 
-    Args:
-        sizes: of the transformer.
-        features: width of the image features.
-        width: of the language model.
-        reads_text: whether an instruction stands beside the queries.
+    `features` and `width` are the widths of encoder and language model.
     """
 
     def __init__(self, sizes: QFormerSizes, *, features: int, width: int, reads_text: bool) -> None:
@@ -178,10 +165,7 @@ class QFormer(nn.Module):
     ) -> Float[Tensor, "rows states hidden"]:
         """States of the last layer, the queries first, then the text.
 
-        Args:
-            features: of the image, behind `ln_vision`.
-            text: BERT ids, right-padded; only for a Q-Former that reads text.
-            is_text: False at the padding.
+        `text` are BERT ids, right-padded, for a Q-Former that reads text.
         """
         queries = self.query_tokens.expand(len(features), -1, -1)
         arguments: dict[str, Any] = {"query_embeds": queries, "encoder_hidden_states": features}
@@ -195,13 +179,7 @@ class QFormer(nn.Module):
 
 
 def qformer_keys(sizes: QFormerSizes, *, reads_text: bool, projection: str) -> dict[str, str]:
-    """Keys of the originals' files -> ours: the Q-Former, its projection, the norm before it.
-
-    Args:
-        sizes: of the Q-Former.
-        reads_text: whether an instruction stands beside the queries.
-        projection: how the authors call the layer to the language model.
-    """
+    """Keys of the originals' files -> ours: the Q-Former, its projection, the norm before it."""
     source, target = "Qformer.bert.", "connector.transformer."
     inner = "embeddings." if reads_text else ""
     table = {

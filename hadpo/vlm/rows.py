@@ -38,13 +38,7 @@ def packed(
 
     On every axis, token j of either answer stands at the prompt's next position + j. It sees the
     prompt, and its own answer causally; in a layer with a window, what is near by position.
-
-    Args:
-        layout: the tree, which says who may see whom.
-        readings: of each pair's prompt.
-        embedding: the model's layer, called as such: some scale what they look up.
-        kinds: of layer -> window in positions; 0: none.
-        extras: what the decoder is given beside.
+    `kinds` are those of layers -> window; `embedding` is the layer: some scale what they look up.
     """
     device = readings[0].embeds.device
     ids = layout.ids.to(device)
@@ -90,14 +84,9 @@ def apart(
     *,
     is_hybrid: bool,
 ) -> Rows:
-    """One row per answer, filled up on the right; without answers, the first prompt alone.
+    """One row per answer (pair, ids), filled up on the right; without any, the first prompt alone.
 
-    Args:
-        readings: of each pair's prompt.
-        answers: the pair and the ids of each.
-        embedding: as in `packed`.
-        kinds: as in `packed`.
-        is_hybrid: the decoder makes its own masks of which positions are real.
+    The decoder of a hybrid makes its own masks of which positions are real.
     """
     device = readings[0].embeds.device
     nothing = torch.zeros(0, dtype=torch.long, device=device)

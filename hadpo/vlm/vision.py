@@ -145,29 +145,22 @@ class Preprocessing:
         """Pixels in float32 on the CPU."""
         image = to_rgb(image)
         if self.pad:
-            image = self._padded(image)
-        image = self._resized(image)
-        left = (image.width - self.image_size) // 2
-        top = (image.height - self.image_size) // 2
-        image = image.crop((left, top, left + self.image_size, top + self.image_size))
-        values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-        return (values - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[
-            :, None, None
-        ]
-
-    def _padded(self, image: Image.Image) -> Image.Image:
-        side = max(image.size)
-        colour = tuple(int(255 * m) for m in self.mean)  # (122, 116, 104) for CLIP
-        square = Image.new("RGB", (side, side), colour)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square
-
-    def _resized(self, image: Image.Image) -> Image.Image:
+            side = max(image.size)
+            colour = tuple(int(255 * m) for m in self.mean)  # (122, 116, 104) for CLIP
+            square = Image.new("RGB", (side, side), colour)
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = square
         short = min(image.size)
         width, height = (int(self.image_size * side / short) for side in image.size)
         if self.squash:
             width = height = self.image_size
-        return image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left = (image.width - self.image_size) // 2
+        top = (image.height - self.image_size) // 2
+        image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        return (values - mean) / std
 
 
 class ClipTower(nn.Module):

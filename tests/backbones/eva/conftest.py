@@ -199,10 +199,17 @@ def bert(shared):
     return shared / "golden" / "tokenizers" / "bert_tiny"
 
 
+class Recordings(dict):
+    """Recordings by backbone and folder; a backbone alone stands for the first of its folders."""
+
+    def __missing__(self, backbone):
+        return next(self[name] for name in sorted(self) if name.startswith(f"{backbone}/"))
+
+
 @pytest.fixture(scope="session")
 def recordings(shared, bert, tmp_path_factory):
     """Every recording of these families, found by listing."""
-    found = {}
+    found = Recordings()
     for path in sorted((shared / "golden").glob("*/*/meta.json")):
         case = json.loads(path.read_text()).get("backbone")
         if case in CASES:
@@ -217,7 +224,7 @@ def writable(recordings, tmp_path):
     """Copies of a recording's files, to be broken; gives back name and parts."""
 
     def copy(case):
-        recording = recordings[f"{case}/a"]
+        recording = recordings[case]
         files = {}
         for part, path in recording.files.items():
             target = tmp_path / path.name

@@ -17,7 +17,7 @@ CASES = ["minigpt4_llama2", "minigpt4_vicuna0", "instructblip_vicuna"]
 
 @pytest.fixture(params=CASES)
 def recording(request, recordings):
-    return recordings[f"{request.param}/a"]
+    return recordings[request.param]
 
 
 def test_numbers(recordings):
@@ -65,7 +65,7 @@ def cut_at_image(ids):
 
 @pytest.mark.parametrize("case", CASES[:2])
 def test_inference_prompts_of_minigpt4(recordings, case):
-    recording = recordings[f"{case}/a"]
+    recording = recordings[case]
     backbone = recording.load()
     pixels = recording.inputs["pixel_values"][:1]
     cases = recording.texts["inference_side"]
@@ -83,7 +83,7 @@ def test_inference_prompts_of_minigpt4(recordings, case):
 def test_all_recorded_prompts_of_minigpt4(recordings, shared):
     texts = json.loads((shared / "golden" / "tokenizers" / "prompt_cases.json").read_text())
     for case in CASES[:2]:
-        recording = recordings[f"{case}/a"]
+        recording = recordings[case]
         backbone = recording.load()
         train, evaluate = texts[f"{case} training"], texts[f"{case} inference"]
         assert train and evaluate
@@ -102,7 +102,7 @@ def test_all_recorded_prompts_of_minigpt4(recordings, shared):
 
 def test_all_recorded_prompts_of_instructblip(recordings, shared):
     texts = json.loads((shared / "golden" / "tokenizers" / "prompt_cases.json").read_text())
-    recording = recordings["instructblip_vicuna/a"]
+    recording = recordings["instructblip_vicuna"]
     backbone = recording.load()
     cases = [*texts["instructblip_vicuna"], *recording.texts]
     assert len(cases) > len(recording.texts) > 0

@@ -58,7 +58,7 @@ def config_of(meta):
 @pytest.fixture
 def hub(recordings, bert, tmp_path):
     """A folder as transformers saves it, its model, and our backbone of the same weights."""
-    recording = recordings["instructblip_vicuna/a"]
+    recording = recordings["instructblip_vicuna"]
     ours = recording.load()
     model = InstructBlipForConditionalGeneration(config_of(recording.meta)).eval()
     theirs = dict(model.named_parameters())

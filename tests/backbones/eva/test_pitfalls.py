@@ -171,12 +171,12 @@ PUT_IN = [(case, name) for name, (cases, *_) in PITFALLS.items() for case in cas
 
 @pytest.fixture(scope="module")
 def loaded(recordings):
-    return {case: recordings[f"{case}/a"].load() for case in EVERY}
+    return {case: recordings[case].load() for case in EVERY}
 
 
 @pytest.mark.parametrize(("case", "name"), PUT_IN)
 def test_recorded_numbers_break(recordings, loaded, case, name):
-    recording, (_, put_in, called) = recordings[f"{case}/a"], PITFALLS[name]
+    recording, (_, put_in, called) = recordings[case], PITFALLS[name]
     backbone = copy.deepcopy(loaded[case])
     with torch.no_grad():
         put_in(backbone)
@@ -206,7 +206,7 @@ PROMPT_PITFALLS = {
     ("case", "name"), [(c, name) for name, (cases, _) in PROMPT_PITFALLS.items() for c in cases]
 )
 def test_recorded_ids_break(recordings, loaded, case, name):
-    recording, backbone = recordings[f"{case}/a"], copy.copy(loaded[case])
+    recording, backbone = recordings[case], copy.copy(loaded[case])
     prompt(PROMPT_PITFALLS[name][1])(backbone)
     for k, pair in enumerate(recording.pairs()):
         ids = backbone.expand(backbone.prompt_ids(pair.instruction, prompt="train"))
@@ -216,7 +216,7 @@ def test_recorded_ids_break(recordings, loaded, case, name):
 
 
 def test_pad_row_belongs_to_the_recorded_softmax(recordings, loaded, writable):
-    recording = recordings[f"{BLIP}/a"]
+    recording = recordings[BLIP]
     name, files = writable(BLIP)  # without llm_pad_rows.safetensors
     without = backbones.load(name, files, dtype="float32", device="cpu")
     n = without.tokenizer.vocab_size

@@ -124,7 +124,9 @@ def _check_same(path: Path, by_id: dict[str, Question], done: dict[str, Answer])
     }
     other = [key for key in done if key in now and old.get(key, now[key]) != now[key]]
     if other:
-        what = f"question_id {', '.join(other[:5])} was answered for another question or image"
+        what = (
+            f"question_id {', '.join(other[:5])} was answered for another question or another image"
+        )
         raise BadInput(f"{path}: {what}; choose another --out")
     write_json(path, old | now)
 

@@ -14,6 +14,7 @@ from hadpo import adapter, batch, loss
 from hadpo.batch import Example, Packed
 from hadpo.config import TrainConfig
 from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.decoder import on_device
 
 Objective = Literal["dpo", "sft"]
 SIDES: dict[str, tuple[str, ...]] = {"dpo": ("chosen", "rejected"), "sft": ("chosen",)}
@@ -39,14 +40,17 @@ class MicroBatch:
     objective: Objective
     reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
     counts: Float[Tensor, " pairs"]  # how much each counts beside the others
+    total: float = 0.0  # their sum
     weight: float = 1.0  # of what counts 1; 0: only other processes have pairs left
     pair_ids: tuple[str, ...] = ()
     is_auxiliary: bool = False  # captions of the term gamma, beside pairs
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device; pixels follow when they are encoded."""
-        reference = None if self.reference is None else self.reference.to(device)
-        return replace(self, packed=self.packed.to(device), reference=reference)
+        """The same on another device: one copy of all tensors, pixels included if they are one."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = on_device(vars(self.packed) | own, device)
+        packed = replace(self.packed, **{k: v for k, v in moved.items() if k not in own})
+        return replace(self, packed=packed, **{name: moved[name] for name in own})
 
 
 class Policy(nn.Module):

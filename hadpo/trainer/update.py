@@ -49,7 +49,7 @@ class Window:
         if micro.is_auxiliary:
             totals = {"auxiliary_loss": totals["loss"], "loss": gamma * totals["loss"]}
         else:
-            self.pairs += float(counts.sum())
+            self.pairs += micro.total * (micro.weight > 0)
         for name, total in totals.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + total
 
@@ -194,14 +194,16 @@ class Training:
         packed = batch.pack_rows(rows, sides=SIDES[objective])
         examples = [example for row in rows for example in row]
         pair_ids = tuple(example.pair_id for example in examples)
-        counts = [weight(example, self.objective, self.settings) for example in examples]
+        each = [weight(example, self.objective, self.settings) for example in examples]
+        counts = torch.tensor(each, dtype=torch.float64)
         references = self.references if objective == "dpo" else None
         return MicroBatch(
             packed=packed,
             pixels=batch.read_pixels(self.backbone, packed.images),
             objective=objective,
             reference=references.of(pair_ids) if references else None,
-            counts=torch.tensor(counts, dtype=torch.float64),
+            counts=counts,
+            total=float(counts.sum()),
             weight=total,
             pair_ids=pair_ids,
             is_auxiliary=is_auxiliary,
@@ -220,6 +222,7 @@ class Training:
         with self._seed_dropout(step):
             for number, micro in enumerate(micros, start=1):
                 try:
+                    micro = micro.to(self.backbone.device)
                     is_last = number == len(micros)
                     with sharding.syncing(self.backbone, self.policy, self.accelerator, is_last):
                         losses, reported = score(
@@ -268,7 +271,8 @@ class Training:
         if not held_out:
             return {}
         window = Window()
-        for micro in self._micro_batches([*held_out], total=1.0):
+        for one in self._micro_batches([*held_out], total=1.0):
+            micro = one.to(self.backbone.device)
             _, reported = score(self.policy, self.backbone, micro, self.settings, is_training=False)
             window.add(micro, reported, gamma=self.settings.gamma)
         return window.read(self.accelerator)

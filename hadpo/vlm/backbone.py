@@ -318,9 +318,11 @@ class Backbone(nn.Module, ABC):
         """
         with torch.no_grad():
             features = self.features(pixels.to(device=self.device, dtype=self.dtype))
-        rows = range(len(pixels)) if image_of is None else image_of
-        index = torch.tensor(list(rows), device=self.device)
-        if self.image_tokens_depend_on_instruction:
+        own = self.image_tokens_depend_on_instruction
+        if image_of is None or [*image_of] == [*range(len(pixels))]:  # no index to be moved
+            return self.connect(features, instructions if own else ())
+        index = torch.tensor([*image_of], device=self.device)
+        if own:
             return self.connect(features[index], instructions)
         return self.connect(features, ())[index]
 

@@ -64,6 +64,7 @@ STORED_TABLES = {
     "model.rotary_emb.inv_freq": "rotary tables are computed in float32",
     "{}position_ids": "positions are counted, not stored",
 }
+_ALIGNMENT = 16  # bytes, of a tensor in a buffer of several
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers has them
 PUBLISHED_WIDTHS = {4096: "7b", 5120: "13b"}
 _LEAST_NORM = 0.05  # mean of the last norm's weights: around 1 in a LLaMA, nearly 0 in a difference
@@ -225,13 +226,33 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """The same rows on another device."""
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **on_device(vars(self), device))
 
     @property
     def padding(self) -> float:
         """Share of positions that hold nothing."""
         return 1 - self.num_tokens / self.ids.numel()
+
+
+def on_device(values: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Those of the values that are tensors, on another device: views of one buffer, one copy."""
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    if all(tensor.device == device for tensor in tensors.values()):
+        return tensors
+    starts, size = {}, 0
+    for name, tensor in tensors.items():
+        starts[name] = size
+        size += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+    def part(whole: Tensor, name: str) -> Tensor:
+        own = whole[starts[name] : starts[name] + tensors[name].nbytes]
+        return own.view(tensors[name].dtype).view(tensors[name].shape)
+
+    for name, tensor in tensors.items():
+        part(buffer, name).copy_(tensor)
+    moved = buffer.to(device, non_blocking=True)
+    return {name: part(moved, name) for name in tensors}
 
 
 @dataclass(frozen=True)

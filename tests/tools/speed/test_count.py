@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hadpo import batch
 from hadpo import cost as cost_model
 from hadpo.config import TrainConfig
 from tools.speed import cost, count, counting, decode, machine, models, recipes
@@ -108,6 +109,7 @@ def test_our_rows_at_two_layers(name, kind):
     assert [found[key] for key in keys] == pytest.approx(OURS[name, kind], rel=0.02)
     assert found["float32_tflop"] == 0
     assert found["waits"] == (name == "instructblip-13b")  # the Q-Former's words are padded
+    assert found["copies"] == 1 or name == "instructblip-13b"  # which has words beside the image
 
 
 @pytest.mark.parametrize("recomputes", [True, False])
@@ -148,6 +150,18 @@ def test_a_step_of_decoding_waits_once_moves_nothing_and_is_like_the_one_before(
     read += 2 * 2 * 32 * 4096 * 16 * (616 + 20 + 5 * 400)
     assert plain["ideal ms A100"] == pytest.approx(read / 2e9)
     assert decode.ratio(plain) <= 1.25
+
+
+def test_a_batch_goes_to_the_device_in_one_copy():
+    geometry = models.COUNTED["llava-7b"]
+    packed = batch.pack(models.pairs(geometry, "desc", 3, images=2))
+    with counting.Count() as found:
+        moved = packed.to(torch.device("meta"))
+    assert found.copies == 1
+    for name, value in vars(packed).items():
+        if isinstance(value, torch.Tensor):
+            assert getattr(moved, name).dtype == value.dtype
+            assert torch.equal(getattr(moved, name), value), name
 
 
 def replace_sizes(geometry):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from hadpo import __version__, config
+from hadpo.data import fetch
 from hadpo.runs.run import open_run
 
 COMMANDS = (
@@ -129,7 +130,11 @@ def test_what_is_done_needs_nothing_any_more(folder, monkeypatch, tmp_path):
 
 
 def test_small_downloads_have_a_size_and_the_columns_are_aligned():
-    lines = hadpo("fetch").stdout.splitlines()
+    done = hadpo("fetch")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {line.split()[0] for line in lines} == set(fetch.sources())
+    assert next(line for line in lines if line.startswith("hf/auto ")).split()[1] == "-"
     assert not [line for line in lines if " 0.0 " in line]
     assert {"MB", "GB"} <= {word for line in lines for word in line.split()}
     assert len({line.index(" of ") for line in lines}) == 1

@@ -236,9 +236,10 @@ class Packed:
 
 def on_device(values: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
     """Those of the values that are tensors, on another device: views of one buffer, one copy."""
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    if all(tensor.device == device for tensor in tensors.values()):
-        return tensors
+    given = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    tensors = {name: tensor for name, tensor in given.items() if tensor.device != device}
+    if not tensors:
+        return given
     starts, size = {}, 0
     for name, tensor in tensors.items():
         starts[name] = size
@@ -252,7 +253,7 @@ def on_device(values: Mapping[str, Any], device: torch.device) -> dict[str, Tens
     for name, tensor in tensors.items():
         part(buffer, name).copy_(tensor)
     moved = buffer.to(device, non_blocking=True)
-    return {name: part(moved, name) for name in tensors}
+    return given | {name: part(moved, name) for name in tensors}
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,6 @@ def test_our_rows_at_two_layers(name, kind):
     assert [found[key] for key in keys] == pytest.approx(OURS[name, kind], rel=0.02)
     assert found["float32_tflop"] == 0
     assert found["waits"] == (name == "instructblip-13b")  # the Q-Former's words are padded
-    assert found["copies"] == 1 or name == "instructblip-13b"  # which has words beside the image
 
 
 @pytest.mark.parametrize("recomputes", [True, False])

@@ -50,9 +50,6 @@ def attach(
         dropout: on the adapter's input; chosen and rejected share the mask on their prefix.
         seed: of A.
 
-    Returns:
-        The trainable parameters.
-
     Raises:
         BadInput: a target that the language model does not have.
         ValueError: there is an adapter already.

@@ -39,12 +39,8 @@ VICUNA = Prompts(
     again=_AGAIN,
     image_part=_IMAGE_LINE,
 )
-MINI = Prompts(
-    train=PromptTemplate("<s>" + _TURN),
-    evaluate=PromptTemplate("<s>" + _TURN),
-    again=_AGAIN,
-    image_part=_IMAGE_LINE,
-)
+_SHORT = PromptTemplate("<s>" + _TURN)
+MINI = Prompts(train=_SHORT, evaluate=_SHORT, again=_AGAIN, image_part=_IMAGE_LINE)
 
 
 VARIANTS = {

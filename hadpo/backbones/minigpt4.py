@@ -54,36 +54,36 @@ VICUNA0_LRV = replace(  # the older conversation.py of LRV and HIC has no blank 
 )
 
 
+_LLAMA2 = Variant(
+    prompts=LLAMA2,
+    unused_parts=("qformer",),
+    source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
+    sizes=ModelSizes(others=1_010_000_000, connector=23_072_768, image_tokens=64),
+)
+_VICUNA0 = Variant(
+    prompts=VICUNA0,
+    end="###",
+    source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
+    sizes=ModelSizes(others=1_010_000_000, connector=3_149_824, image_tokens=32),
+)
 VARIANTS = {
-    "llama2": Variant(
-        prompts=LLAMA2,
-        unused_parts=("qformer",),
-        source="meta-llama/Llama-2-7b-chat-hf and pretrained_minigpt4_llama2_7b.pth",
-        sizes=ModelSizes(others=1_010_000_000, connector=23_072_768, image_tokens=64),
-    ),
-    "llama2-hadpo": Variant(
+    "llama2": _LLAMA2,
+    "llama2-hadpo": replace(
+        _LLAMA2,
         prompts=LLAMA2_HADPO,
-        unused_parts=("qformer",),
         source="as llama2, with the prompt of HA-DPO's evaluation",
-        sizes=ModelSizes(others=1_010_000_000, connector=23_072_768, image_tokens=64),
     ),
-    "vicuna0": Variant(
-        prompts=VICUNA0,
-        end="###",
-        source="Vicuna-v0-7B and prerained_minigpt4_7b.pth",
-        sizes=ModelSizes(others=1_010_000_000, connector=3_149_824, image_tokens=32),
-    ),
+    "vicuna0": _VICUNA0,
     "vicuna0-13b": Variant(
         prompts=VICUNA0,
         end="###",
         source="Vicuna-v0-13B and pretrained_minigpt4.pth",
         sizes=ModelSizes(others=1_010_000_000, connector=3_937_280, image_tokens=32, **LLAMA_13B),
     ),
-    "vicuna0-lrv": Variant(
+    "vicuna0-lrv": replace(
+        _VICUNA0,
         prompts=VICUNA0_LRV,
-        end="###",
         source="as vicuna0, with LRV's or HIC's .pth and the prompt of their demos",
-        sizes=ModelSizes(others=1_010_000_000, connector=3_149_824, image_tokens=32),
     ),
 }
 PARTS = {

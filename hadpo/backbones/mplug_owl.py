@@ -50,14 +50,11 @@ _LRV = Prompts(  # without the blank behind "AI:" that the model was trained on
 )
 
 
+_SOURCE = "MAGAer13/mplug-owl-llama-7b-ft"
 _SIZES = ModelSizes(others=450_000_000, image_tokens=65)
 VARIANTS = {
-    "llama-7b": Variant(prompts=_OWL, source="MAGAer13/mplug-owl-llama-7b-ft", sizes=_SIZES),
-    "lrv-v2": Variant(
-        prompts=_LRV,
-        source="MAGAer13/mplug-owl-llama-7b-ft and LRV V2's adapter",
-        sizes=_SIZES,
-    ),
+    "llama-7b": Variant(prompts=_OWL, source=_SOURCE, sizes=_SIZES),
+    "lrv-v2": Variant(prompts=_LRV, source=f"{_SOURCE} and LRV V2's adapter", sizes=_SIZES),
 }
 PARTS = {
     "language_model": "folder of mPLUG-Owl (authors' layout; it holds the whole model)",

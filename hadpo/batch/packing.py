@@ -156,9 +156,7 @@ def _spans(*spans: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-def _put(
-    ids: Sequence[int], position: int, into: Int[Tensor, " room"], positions: Int[Tensor, " room"]
-) -> int:
+def _put(ids: Sequence[int], position: int, into: Tensor, positions: Tensor) -> int:
     """Write ids at the start of a row; how many they are."""
     into[: len(ids)] = torch.tensor(ids, dtype=torch.long)
     positions[: len(ids)] = torch.arange(position, position + len(ids))

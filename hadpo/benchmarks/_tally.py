@@ -68,6 +68,7 @@ class Benchmark:
     tally: Callable[[Answer, Known], Tally]
     MEASURES: tuple[Measure, ...]  # in the order of the tables
     WHOLE: str = ""  # a split that all questions belong to, beside their own
+    MEAN: str = ""  # a split whose rates are the means of those of all other splits
     # a benchmark with the same questions: if both are evaluated, they are answered once
     SAME_QUESTIONS_AS: str = ""
     FORMS: "tuple[Form, ...]" = ()  # in which others write answers, for `hadpo score`
@@ -244,21 +245,27 @@ def metrics(
     order = {question.question_id: at for at, question in enumerate(questions)}
     own_splits = [q.split for q in questions] or [row.place.split for row in rows]
     splits = list(dict.fromkeys(s for own in own_splits for s in splits_of(benchmark, own)))
+    if benchmark.MEAN and len(splits) > 1:
+        splits.append(benchmark.MEAN)
     found = []
     for model in dict.fromkeys(row.answer.model for row in rows):
         own = [row for row in rows if row.answer.model == model]
         own.sort(key=lambda row: order.get(row.answer.question_id, 0))
         names = dict.fromkeys(name for row in own for name in row.tally)
         for split in splits:
-            some = [row for row in own if split in splits_of(benchmark, row.place.split)]
+            is_mean = split == benchmark.MEAN
+            here = [s for s in splits if s != split] if is_mean else [split]
+            groups = [[r for r in own if s in splits_of(benchmark, r.place.split)] for s in here]
+            some = [row for group in groups for row in group]
             key: dict[str, Any] = {"benchmark": benchmark.name, "split": split, "model": model}
-            here = dict.fromkeys(name for row in some for name in row.tally) or names
-            measures = [measure_of(benchmark, name) for name in here]
-            for measure, values in _measured(measures, some, samples=samples, seed=seed):
+            tallied = dict.fromkeys(name for row in some for name in row.tally) or names
+            measures = [measure_of(benchmark, name) for name in tallied]
+            measures = [m for m in measures if not is_mean or m.unit != "count"]
+            for measure, values in _measured(measures, groups, samples=samples, seed=seed):
                 if measure.needs_whole_answers and ends_early:
                     values = {"value": None, "n": 0}
                 found.append(Metric(name=measure.name, **key, **values))
-            asked = sum(split in splits_of(benchmark, each.split) for each in questions)
+            asked = sum({*here} & {*splits_of(benchmark, q.split)} != set() for q in questions)
             missing = float(asked - len(some))
             found.append(Metric(name="unanswered", **key, value=missing, n=asked))
     return found
@@ -271,16 +278,28 @@ def splits_of(benchmark: Benchmark, split: str) -> tuple[str, ...]:
 
 
 def _measured(
-    measures: Sequence[Measure], rows: Sequence[Row], *, samples: int, seed: int
+    measures: Sequence[Measure], groups: Sequence[Sequence[Row]], *, samples: int, seed: int
 ) -> Iterator[tuple[Measure, dict[str, Any]]]:
-    """Each metric of some answers of one model: its value, n, what is unreadable, its interval."""
-    _, counts = _sums(rows, [measure.name for measure in measures])
+    """Each metric of some answers of one model: its value, n, what is unreadable, its interval.
+
+    The value is the mean of those of the groups.
+    """
+    rows = [row for group in groups for row in group]
+    images = dict.fromkeys(row.place.image_id for row in rows)
+    names = [measure.name for measure in measures]
+    counts = np.hstack([_sums(group, names, images) for group in groups])
+
+    def means(sums: Float[np.ndarray, "... columns"]) -> dict[str, Values]:
+        parts = [_values(measures, own) for own in np.split(sums, len(groups), axis=-1)]
+        return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+
     total = counts.sum(axis=0)
-    values = {name: number(value) for name, value in _values(measures, total).items()}
-    bounds = intervals(counts, lambda sums: _values(measures, sums), samples=samples, seed=seed)
+    under = total.reshape(len(groups), -1).sum(axis=0)[1::2]
+    values = {name: number(value) for name, value in means(total).items()}
+    bounds = intervals(counts, means, samples=samples, seed=seed)
     lost = sum(row.n_unreadable for row in rows)
     for at, measure in enumerate(measures):
-        value, n = values[measure.name], int(total[2 * at + 1])
+        value, n = values[measure.name], int(under[at])
         if measure.counts_answers:
             n = len(rows) if value is not None else 0
         has_interval = value is not None and measure.unit != "count"
@@ -290,15 +309,14 @@ def _measured(
 
 
 def _sums(
-    rows: Iterable[Row], names: Sequence[str]
-) -> tuple[list[str], Float[np.ndarray, "images columns"]]:
-    """The images, and what each adds to numerators and denominators: two columns for each name."""
-    images: dict[str, Float[np.ndarray, " columns"]] = {}
+    rows: Iterable[Row], names: Sequence[str], images: Iterable[str]
+) -> Float[np.ndarray, "images columns"]:
+    """What each image adds to numerators and denominators: two columns for each name."""
+    sums = {image: np.zeros(2 * len(names)) for image in images}
     for row in rows:
         pairs = [row.tally.get(name, (0.0, 0.0)) for name in names]
-        image = images.setdefault(row.place.image_id, np.zeros(2 * len(names)))
-        image += np.array(pairs, dtype=float).ravel()
-    return [*images], np.array(list(images.values())).reshape(len(images), 2 * len(names))
+        sums[row.place.image_id] += np.array(pairs, dtype=float).ravel()
+    return np.array([*sums.values()]).reshape(len(sums), 2 * len(names))
 
 
 def _values(
@@ -390,7 +408,8 @@ def _outcome(
     shared: set[str],
 ) -> Outcome:
     names = list(dict.fromkeys(name for row in rows for name in row.tally if name in shared))
-    images, counts = _sums(rows, names)
+    images = dict.fromkeys(row.place.image_id for row in rows)
+    counts = _sums(rows, names, images)
     columns = [tuple(column) for column in counts.T.tolist()]
     questions = sorted((asked[r.answer.question_id] for r in rows), key=lambda q: q.question_id)
     lines = [json.dumps([q.question_id, q.image_id, q.text, q.label]) for q in questions]

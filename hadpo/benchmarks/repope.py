@@ -21,6 +21,7 @@ __all__ = ["FORMS", "LABELS", "unreadable"]
 
 SPLIT_TITLE = "RePOPE {split}"
 SAME_QUESTIONS_AS = "pope"
+MEAN = "mean"  # of the sets, as the paper's tables have it
 LISTED = (("adversarial", "f1"),)
 READINGS = {"": "RePOPE's, by letters", "strict_": "strict"}
 MEASURES = (*_yes_no.MEASURES, Measure("no_answer", "replies without yes or no"))

@@ -47,6 +47,7 @@ def folder(tmp_path_factory, tiny_folder):
         "data": {key: str(home / "world" / place) for key, place in places.items()},
         "prepare": {"description_images": 0, "yes_no_pairs": 6, "max_new_tokens": 2},
         "evaluate": {
+            "benchmark_names": "pope,shr",
             "models": "base,merged,sft",
             "pope_max_new_tokens": 3,
             "shr_max_new_tokens": 12,

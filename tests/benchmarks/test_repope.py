@@ -153,3 +153,36 @@ def test_the_answer_of_the_same_set_is_taken():
 def test_a_missing_file_and_a_missing_setting_are_named(tmp_path):
     with pytest.raises(BadInput, match=r"coco_repope_random\.json: no such file"):
         data.read(tmp_path, tmp_path, Report(), benchmark="repope")
+
+
+def test_the_mean_of_the_sets_is_a_split_of_its_own():
+    """Two sets of unlike size: the mean is of the sets, not of all answers together."""
+    labels = {"random": "yyyn", "popular": "yn"}
+    asked = [
+        Question(
+            question_id=f"repope-{split}-{at}",
+            benchmark="repope",
+            split=split,
+            image_id=f"photo {at}",
+            image="",
+            text="?",
+            label={"y": "yes", "n": "no"}[letter],
+        )
+        for split, letters in labels.items()
+        for at, letter in enumerate(letters)
+    ]
+    texts = ["yes", "yes", "no", "yes", "yes", "no"]
+    answers = [answer_to(q, t) for q, t in zip(asked, texts, strict=True)]
+    metrics = benchmarks.score("repope", answers[:-1], asked, samples=200)
+    found = {(m.split, m.name): m for m in metrics}
+    assert found["random", "accuracy"].value == 2 / 4
+    assert found["popular", "accuracy"].value == 1
+    mean = found["mean", "accuracy"]
+    assert (mean.value, mean.n) == (3 / 4, 5)
+    assert mean.low < mean.value <= mean.high <= 1
+    f1 = [found[split, "f1"].value for split in labels]
+    assert found["mean", "f1"].value == sum(f1) / 2
+    assert (found["mean", "unanswered"].value, found["mean", "unanswered"].n) == (1, 6)
+    assert ("mean", "true_positives") not in found
+    alone = benchmarks.score("repope", answers[:4], asked[:4], samples=0)
+    assert {m.split for m in alone} == {"random"}

@@ -139,7 +139,7 @@ def attend_with_prefix(
     seen = keys.shape[2]
     joined = _by_row(shares[..., :seen] @ values, layout, rows)
     joined = joined + _by_row(shares[..., seen:], layout, rows) @ value
-    return joined.view(rows, heads, length, size).transpose(1, 2)
+    return joined.reshape(rows, heads, length, size).transpose(1, 2)
 
 
 _Layout = tuple[Int[Tensor, "prefixes most"], Int[Tensor, "2 rows"] | None]

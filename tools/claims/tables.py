@@ -54,7 +54,10 @@ def write() -> None:
         _write("means", means)
         _write("differences", differences)
         (TABLES / "headline.md").write_text(headline(means, differences), encoding="utf-8")
-    _write("defects", defect_rows(sorted(path.name for path in DEFECTS.glob("*-seed-*"))))
+    found = defect_rows(sorted(path.name for path in DEFECTS.glob("*-seed-*")))
+    if found:
+        _write("defects", found)
+        (TABLES / "defects.md").write_text(defects(found), encoding="utf-8")
 
 
 def search_rows(folders: Iterable[Path]) -> list[Row]:
@@ -190,6 +193,17 @@ def headline(means: Sequence[Row], differences: Sequence[Row]) -> str:
     for model in (model for model in models if model != TUNED):
         rows = [change.get((place, model)) for place in MEASURES]
         text.append(_line(titles[model], *map(_change, rows)))
+    return "\n".join(text) + "\n"
+
+
+def defects(rows: Sequence[Row]) -> str:
+    """What each defect changes, a row a defect; bold: clear by Holm's rule."""
+    places = list(dict.fromkeys(_place(row) for row in rows))
+    text = [_line("defect", *(MEASURES[place][0] for place in places))]
+    text.append(_line(*["---"] * (1 + len(places))))
+    for defect in dict.fromkeys(str(row["defect"]) for row in rows):
+        own = {_place(row): row for row in rows if row["defect"] == defect}
+        text.append(_line(defect, *(_change(own.get(place)) for place in places)))
     return "\n".join(text) + "\n"
 
 

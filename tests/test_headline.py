@@ -173,6 +173,27 @@ def test_the_exports_hold_every_runs_numbers(sums):
         assert float(row["value"]) == pytest.approx(ratio(own), abs=1e-12)
 
 
+def test_what_the_defects_cost_follows_from_the_outcomes(sums):
+    found = rows("defects")
+    assert {row["defect"] for row in found} == {
+        *("unsynchronised-2", "unsynchronised-4", "drifting-reference")
+    }
+    for row in found:
+        runs = sorted((REPRODUCED / "defects").glob(f"{row['defect']}-world-*-seed-*"))
+        assert len(runs) == int(row["runs"]) == 10
+        each = []
+        for run in runs:
+            world, seed = re.fullmatch(r".*-world-(\d+)-seed-(\d+)", run.name).groups()
+            [own] = [
+                line["sums"][row["metric"]]
+                for line in lines(run / "evaluate" / "outcomes.jsonl")
+                if (line["benchmark"], line["split"]) == (row["benchmark"], row["split"])
+            ]
+            without = ratio(sums[place(row, "merged")][world, seed])
+            each.append(sum(own[0]) / sum(own[1]) - without)
+        assert float(row["difference"]) == pytest.approx(np.mean(each), abs=1e-12), row
+
+
 # What README and docs say of two methods.
 
 _TRIPLE = re.compile(
@@ -194,7 +215,8 @@ def said() -> list[tuple[str, str]]:
 def test_what_is_said_of_two_methods_stands_in_the_committed_tables():
     paragraphs = said()
     assert {name for name, _ in paragraphs} >= {"README.md", "results.md"}
-    shown = (RANKED / "headline.md").read_text().replace("**", "")
+    shown = "".join((RANKED / f"{name}.md").read_text() for name in ("headline", "defects"))
+    shown = shown.replace("**", "")
     for name, text in paragraphs:
         for word in ("images", "seeds", "worlds", "95 %"):
             assert word in text, (name, word, text)

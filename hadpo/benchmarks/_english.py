@@ -89,8 +89,10 @@ def spacy_model(name: str) -> Callable[[str], Any]:
         ) from error
 
 
-def named_model(name: str) -> str:
-    """The name of a model of spaCy with its version, as it stands beside every number."""
+def named_model(name: str, none: str) -> str:
+    """The name and version of a model of spaCy, as they stand beside every number, or `none`."""
+    if not name:
+        return none
     try:
         return f"{name} {metadata.version(name.replace('_', '-'))}"
     except metadata.PackageNotFoundError:

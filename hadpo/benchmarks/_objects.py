@@ -1,12 +1,23 @@
 """Texts read as the objects that they name, as CHAIR, Object HalBench and AMBER read them."""
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from hadpo.benchmarks._english import Words, lemmas, singular, table, tagged
+from hadpo.benchmarks._english import (
+    Words,
+    WordsName,
+    lemmas,
+    load,
+    singular,
+    spacy_model,
+    table,
+    tagged,
+)
 from hadpo.records import BadInput, Evidence
 from hadpo.text import forms, longest_terms, words
 
@@ -123,6 +134,22 @@ class PhraseReader:
     english: Words
     parse: Callable[[str], Iterable[tuple[str, str]]]  # a phrase -> lemma and tag of each token
 
+    @classmethod
+    def load(cls, synonyms: Mapping[str, str], name: WordsName, parser: str) -> "PhraseReader":
+        """The reader; no `parser`, a model of spaCy: phrases are read as captions are.
+
+        Raises:
+            BadInput: nltk or spaCy is not there.
+        """
+        english, doc = load(name), spacy_model(parser) if parser else None
+
+        def parse(text: str) -> list[tuple[str, str]]:
+            if doc is not None:
+                return [(token.lemma_, token.tag_) for token in doc(text)]
+            return [(english.lemma(token), tag) for token, tag in tagged(english, text)]
+
+        return cls(synonyms, english, cache(parse))
+
     @cached_property
     def _double(self) -> dict[str, str]:
         return {**{word: word for word in self.synonyms if " " in word}, **DOUBLE_WORDS}
@@ -149,6 +176,11 @@ class PhraseReader:
         return found
 
 
+# A description's counts, in the order of `Found.counts`; of nouns, objects and photos.
+NOUN_COUNTS = ("invented", "kept", "covered", "objects", "cognitive", "expected")
+NOUN_COUNTS += ("photos", "clean_photos")
+
+
 class Found(NamedTuple):
     """What a description says, noun by noun, and which objects that marks."""
 
@@ -156,6 +188,12 @@ class Found(NamedTuple):
     invented: list[bool]  # of these
     covered: list[bool]  # of the objects that are there
     cognitive: list[bool]  # of the objects that people expect
+
+    def counts(self) -> dict[str, int]:
+        """What one photo's description adds to AMBER's sums."""
+        values = (sum(self.invented), len(self.kept), sum(self.covered), len(self.covered))
+        values += (sum(self.cognitive), len(self.cognitive), 1, not any(self.invented))
+        return dict(zip(NOUN_COUNTS, values, strict=True))
 
 
 @dataclass(frozen=True)
@@ -166,6 +204,24 @@ class NounReader:
     relation: Mapping[str, Sequence[str]]  # an object -> associated words
     safe: Sequence[str]
     similarity: Callable[[str, str], float]
+
+    @classmethod
+    def load(cls, words: Mapping[str, Any] | None, name: WordsName, vectors: str) -> "NounReader":
+        """The reader with AMBER's words; no `vectors`: only equal words are near.
+
+        Raises:
+            BadInput: the run's vocabulary has no words of AMBER, or nltk or spaCy is not there.
+        """
+        if words is None:
+            raise BadInput(
+                "AMBER's descriptions need its words: run prepare again, with data.amber"
+            )
+        near = spacy_model(vectors) if vectors else None
+
+        def similarity(one: str, other: str) -> float:
+            return float(one == other) if near is None else near(one).similarity(near(other))
+
+        return cls(load(name), words["relation"], words["safe"], cache(similarity))
 
     def read(self, text: str, truth: Sequence[str], hallu: Sequence[str]) -> Found:
         """The nouns of a text, held against objects that are there, and that are expected."""
@@ -203,3 +259,26 @@ def _mark_first(
     if at is not None:
         marks[at] = True
     return at is not None
+
+
+def official_list(reply: str) -> list[str] | None:
+    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
+    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
+    return next((found for found in map(_texts, lines) if found is not None), None)
+
+
+def tolerant_list(reply: str) -> list[str] | None:
+    """As official, else the only JSON list of texts in a reply."""
+    lists = [_texts(each) for each in re.findall(r"\[[^\[\]]*\]", reply)]
+    known = [each for each in lists if each is not None]
+    found = official_list(reply)
+    return known[0] if found is None and len(known) == 1 else found
+
+
+def _texts(text: str) -> list[str] | None:
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return value if is_list else None

@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ _EXPECTED = "expected answers: JSON lines, a list, a .tsv, .csv or .xlsx table"
 _CELL = 2**24  # characters; a table may hold pictures
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Form:
     """One layout of answers: which fields of a record say what.
 
@@ -51,6 +51,7 @@ class Form:
     name: str  # whose it is
     example: str  # a record, for the message about a file that is of no form
     answer: Fields
+    _: KW_ONLY
     needs: Fields = ()  # what tells this form from others: all of them are there
     id: Fields = ()  # the end of a question's id, after - or _: 12 of "pope-random-12"
     split: Fields = ()  # of the question; several are separated by commas

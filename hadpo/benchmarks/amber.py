@@ -2,9 +2,8 @@
 
 Descriptions: CHAIR, Cover (objects of the photo that are named), Hal (answers with an invented
 object), Cog (objects that people expect and that are named although they are not there). Questions:
-"No" is the positive class. Two small numbers in the denominators are the original's, and F1 is made
-of rounded precision and recall, as there. Answers are read by their first word, and, as official,
-as right only if they are "Yes" or "No" and nothing else.
+"No" is the positive class. Small numbers in the denominators, and F1 of rounded rates, are the
+original's. Answers are read by their first word, and, as official, only if they are nothing else.
 Source: junyangwang0410/AMBER inference.py at 534babf.
 """
 
@@ -18,13 +17,13 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Form, Known, Measure, Tally, _english
 from hadpo.benchmarks._english import WordsName
-from hadpo.benchmarks._objects import NounReader
+from hadpo.benchmarks._objects import NOUN_COUNTS, NounReader
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources
 from hadpo.data import amber as data
 from hadpo.judges.oracle.vocabulary import Vocabulary
 from hadpo.measures import Values
-from hadpo.records import Answer, BadInput, Question
+from hadpo.records import Answer, Question
 from hadpo.text import word_count, yes_no_strict
 
 WHOLE = "all"
@@ -32,17 +31,10 @@ FILES = {"amber": ("AMBER", data.FILES), "amber_images": ("AMBER photos", ("",))
 LISTED = ((WHOLE, "chair"), (WHOLE, "cover"), (WHOLE, "f1"), (WHOLE, "amber_score"))
 BARS = {"chair": "invented mentions", "hal": "answers with one", "cog": "expected and not there"}
 FORMS = (
-    Form(
-        name="AMBER's",
-        example='{"id": 1, "response": "A dog on a couch."}',
-        answer=("response",),
-        needs=("id",),
-        id=("id",),
-    ),
+    Form("AMBER's", '{"id": 1, "response": "A dog."}', ("response",), needs=("id",), id=("id",)),
 )
 SHOWN = ("amber_vectors", "amber_words")  # settings that stand beside every number
 READ_AS = {"": "first word", "official_": "exactly Yes or No"}
-_EXACT = {"Yes": "yes", "No": "no"}
 TYPES = tuple(dict.fromkeys(data.SPLITS.values()))[1:]  # of the questions
 _COUNTS = {kind: f"answers_{kind.rpartition('/')[2]}" for kind in TYPES}
 _SUMS = ("right", "answers", "right_no", "said_no", "true_no")
@@ -56,8 +48,7 @@ _SMALL = 0.001  # where the script's denominators begin
 
 def _share(over: str, under: str, values: Mapping[str, Values]) -> Values:
     """A ratio with the script's small number, none without a photo."""
-    photos = values["photos"]
-    return np.where(photos == 0, np.nan, values[over] / (values[under] + _SMALL))
+    return np.where(values["photos"] == 0, np.nan, values[over] / (values[under] + _SMALL))
 
 
 def _hal(values: Mapping[str, Values]) -> Values:
@@ -110,13 +101,14 @@ def _rates(prefix: str) -> Iterator[Measure]:
 MEASURES = (
     Measure("chair", "AMBER: CHAIR", better="lower", of=partial(_share, "invented", "kept")),
     Measure("cover", "AMBER: Cover", better="higher", of=partial(_share, "covered", "objects")),
-    Measure("hal", "AMBER: Hal", better="lower", of=_hal),
+    Measure(
+        "hal", "AMBER: Hal", better="lower", of=lambda v: 1 - _share("clean_photos", "photos", v)
+    ),
     Measure("cog", "AMBER: Cog", better="lower", of=partial(_share, "cognitive", "expected")),
     *(measure for prefix in READ_AS for measure in _rates(prefix)),
     Measure("words_per_answer", "words per answer", "number"),
     Measure("readings_differ", "answers read in two ways", "count", is_headline=False),
-    *_counts("invented", "kept", "covered", "objects", "cognitive", "expected"),
-    *_counts("photos", "clean_photos", *_COUNTS.values()),
+    *_counts(*NOUN_COUNTS, *_COUNTS.values()),
 )
 
 
@@ -154,10 +146,9 @@ def vocabulary(sources: Sources) -> dict[str, Any]:
 
 def readings(settings: Settings) -> dict[str, str]:
     """How yes and no, and words as objects, are read; with the model of similar words."""
-    name = settings.amber_vectors
-    similar = _english.named_model(name) if name else "no vectors"
-    ends = f"words by {settings.amber_words}, similar by {similar}"
-    return {prefix: f"{reading}, {ends}" for prefix, reading in READ_AS.items()}
+    similar = _english.named_model(settings.amber_vectors, "no vectors")
+    words = f"words by {settings.amber_words}, similar by {similar}"
+    return {prefix: f"{reading}, {words}" for prefix, reading in READ_AS.items()}
 
 
 def check(settings: Settings) -> None:
@@ -167,20 +158,8 @@ def check(settings: Settings) -> None:
 
 def resources(vocabulary: Vocabulary, settings: Any) -> Callable[[], NounReader]:
     """What makes the reader of descriptions, when the first one comes: yes and no need none."""
-    return cache(partial(_reader, vocabulary.lexicons.get("amber"), settings))
-
-
-def _reader(words: Mapping[str, Any] | None, settings: Any) -> NounReader:
-    if words is None:
-        raise BadInput("AMBER's descriptions need its words: run prepare again, with data.amber")
-    name = settings.amber_vectors
-    near = _english.spacy_model(name) if name else None
-
-    def similarity(one: str, other: str) -> float:
-        return float(one == other) if near is None else near(one).similarity(near(other))
-
-    english = _english.load(settings.amber_words)
-    return NounReader(english, words["relation"], words["safe"], cache(similarity))
+    words = vocabulary.lexicons.get("amber")
+    return cache(lambda: NounReader.load(words, settings.amber_words, settings.amber_vectors))
 
 
 def tally(answer: Answer, known: Known) -> Tally:
@@ -193,17 +172,7 @@ def tally(answer: Answer, known: Known) -> Tally:
 
 def _described(answer: Answer, question: Question, known: Known) -> Tally:
     label = json.loads(question.label or "")
-    found = known.resources().read(answer.text, label["truth"], label["hallu"])
-    sums = {
-        "invented": sum(found.invented),
-        "kept": len(found.kept),
-        "covered": sum(found.covered),
-        "objects": len(found.covered),
-        "cognitive": sum(found.cognitive),
-        "expected": len(found.cognitive),
-        "photos": 1,
-        "clean_photos": not any(found.invented),
-    }
+    sums = known.resources().read(answer.text, label["truth"], label["hallu"]).counts()
     made = ("chair", "cover", "hal", "cog", *(f"{prefix}amber_score" for prefix in READ_AS))
     return dict.fromkeys(made, (0, 1)) | {name: (count, 1) for name, count in sums.items()}
 
@@ -215,18 +184,16 @@ def unreadable(answer: Answer, known: Known) -> int:
 
 
 def _decided(answer: Answer, question: Question, known: Known) -> Tally:
-    said = {"": yes_no_strict(answer.text), "official_": _EXACT.get(answer.text)}
+    said = {
+        "": yes_no_strict(answer.text),
+        "official_": {"Yes": "yes", "No": "no"}.get(answer.text),
+    }
     found: dict[str, tuple[float, float]] = {}
     for prefix, word in said.items():
         is_right = word == question.label
-        sums = {
-            "right": is_right,
-            "answers": 1,
-            "right_no": is_right and word == "no",
-            "said_no": word == "no",
-            "true_no": question.label == "no",
-        }
+        is_no = word == "no"
+        sums = (is_right, 1, is_right and is_no, is_no, question.label == "no")  # as in _SUMS
         found |= {f"{prefix}{name}": (0, 1) for name in (*_RATES, "f1")}
-        found |= {prefix + name: (count, 1) for name, count in sums.items()}
+        found |= {prefix + name: (n, 1) for name, n in zip(_SUMS, sums, strict=True)}
     found |= {name: (kind == question.split, 1) for kind, name in _COUNTS.items()}
     return found | {"readings_differ": (said[""] != said["official_"], 1)}

@@ -8,10 +8,8 @@ Source: RLHF-V/RLAIF-V eval/eval_gpt_obj_halbench.py at 83d917b.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from hadpo.benchmarks import Form, Known, Measure, Tally, _english, alone, only_verdict, ruled
 from hadpo.benchmarks._english import WordsName
-from hadpo.benchmarks._objects import PhraseReader, named
+from hadpo.benchmarks._objects import PhraseReader, named, official_list, tolerant_list
 from hadpo.benchmarks._tally import evidence_of
 from hadpo.config import STRICT, AtLeastOne, When
 from hadpo.data import Sources, chair, coco
@@ -109,7 +107,7 @@ def vocabulary(sources: Sources) -> dict[str, Any]:
 
 def readings(settings: Settings) -> dict[str, str]:
     """What reads phrases and captions."""
-    parser = _english.named_model(settings.objhal_parser) if settings.objhal_parser else "no parser"
+    parser = _english.named_model(settings.objhal_parser, "no parser")
     return {"": f"phrases by {parser}, captions by {settings.objhal_words}"}
 
 
@@ -127,29 +125,6 @@ def cases(
 def said(answer: str) -> str:
     """The text that is scored."""
     return answer.replace("Assistant:", "").strip()
-
-
-def official_list(reply: str) -> list[str] | None:
-    """The JSON of a reply, or of its last line if it has a list's beginning; None: ask again."""
-    lines = [reply, *(reply.strip().split("\n")[-1:] if '["' in reply else ())]
-    return next((found for found in map(_texts, lines) if found is not None), None)
-
-
-def tolerant_list(reply: str) -> list[str] | None:
-    """As official, else the only JSON list of texts in a reply."""
-    lists = [_texts(each) for each in re.findall(r"\[[^\[\]]*\]", reply)]
-    known = [each for each in lists if each is not None]
-    found = official_list(reply)
-    return known[0] if found is None and len(known) == 1 else found
-
-
-def _texts(text: str) -> list[str] | None:
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    return value if is_list else None
 
 
 def slots(case: Case) -> dict[str, str]:
@@ -193,15 +168,8 @@ def resources(vocabulary: Vocabulary, settings: Any) -> PhraseReader:
     """
     if "objhal" not in vocabulary.lexicons:
         raise BadInput("Object HalBench needs its synonyms: run prepare again, with data.objhal")
-    english, name = _english.load(settings.objhal_words), settings.objhal_parser
-    doc = _english.spacy_model(name) if name else None
-
-    def parse(text: str) -> list[tuple[str, str]]:
-        if doc is not None:
-            return [(token.lemma_, token.tag_) for token in doc(text)]
-        return [(english.lemma(token), tag) for token, tag in _english.tagged(english, text)]
-
-    return PhraseReader(vocabulary.lexicons["objhal"], english, cache(parse))
+    synonyms = vocabulary.lexicons["objhal"]
+    return PhraseReader.load(synonyms, settings.objhal_words, settings.objhal_parser)
 
 
 def tally(answer: Answer, known: Known) -> Tally:

@@ -42,7 +42,12 @@ _ADDED_BY = {"evaluate": "Settings", "data": "Data"}  # section -> class of a be
 def _cache(make: Callable[Given, Made]) -> Callable[Given, Made]:
     """The function, called once for each argument and each set of benchmarks that is installed."""
     kept: Any = functools.cache(lambda _, *given: make(*given))  # pyright: ignore[reportCallIssue]
-    return functools.wraps(make)(lambda *given: kept(tuple(plugins.available(_BENCHMARKS)), *given))
+
+    @functools.wraps(make)
+    def cached(*given: Given.args, **named: Given.kwargs) -> Made:
+        return kept(tuple(plugins.available(_BENCHMARKS)), *given, **named)
+
+    return cached
 
 
 @_cache

@@ -162,7 +162,8 @@ def say_period_at(backbone: Any, position: int) -> None:
 
     def extend(state: Any, ids: Any) -> Any:
         logits, grown = read(state, ids)
-        logits[grown.lengths == position, period] = _CERTAIN
+        is_there = (grown.lengths == position).repeat_interleave(len(logits) // len(grown))  # beams
+        logits[is_there, period] = _CERTAIN
         return logits, grown
 
     backbone.extend = extend

@@ -45,7 +45,7 @@ class Pair:
     instruction: str
     chosen: str
     rejected: str
-    kind: Literal["description", "pope"]
+    kind: Literal["description", "pope"]  # of the texts; "pope": a question like POPE's, yes or no
     source: str  # where the pair came from: a file's name, or "mined"
 
 
@@ -128,7 +128,7 @@ class Case:
     claim_models: tuple[str, ...] = ()  # of each claim, in the order in which they are shown
 
     def model_of(self, place: int) -> str:
-        """Whose claim stands at a place, counted from 0."""
+        """Whose claim stands at a place, counted from 0 (`Verdict.place` counts from 1)."""
         return self.claim_models[place] if self.claim_models else self.model
 
 
@@ -147,7 +147,7 @@ class Verdict:
     reason: str = ""
     raw: str = ""
     scores: dict[str, float] = field(default_factory=dict)  # if label is "scored"
-    place: int = 0  # among claims of several models that were shown together, from 1; 0: alone
+    place: int = 0  # from 1, of the claim in a case with `claim_models`; 0: a case of one model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Metric:
     model: str
     name: str
     value: float | None  # fractions, counts or words; never percent
-    n: int  # items the value rests on
+    n: int  # the denominator; of a measure with `counts_answers`, how many answers
     n_unreadable: int = 0
     low: float | None = None  # 95 % interval
     high: float | None = None

@@ -152,7 +152,7 @@ def _write_card(folder: Path, backbone: Backbone, use: str) -> None:
 
 def _merge(
     backbone: Backbone, folder: Path, pairs: Sequence[Pair]
-) -> tuple[Float[Tensor, "answers pairs"], float]:
+) -> tuple[Float[Tensor, "sides pairs"], float]:
     """Merge the attached adapter; what peft makes of its folder, and how much that changes.
 
     Returns:
@@ -294,9 +294,9 @@ def _save(
 
 
 @torch.no_grad()
-def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "answers pairs"]:
+def _logps(backbone: Backbone, pairs: Sequence[Pair]) -> Float[Tensor, "sides pairs"]:
     """Log-probabilities of the answers per token, pair by pair, in nats, on the CPU."""
-    max_length = backbone.longest
+    max_length = backbone.max_positions
     found = []
     for pair in pairs:
         packed = batch.pack([batch.tokenize(backbone, pair, max_length=max_length)])

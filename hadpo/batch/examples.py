@@ -22,7 +22,7 @@ class Example:
     prefix: tuple[int, ...]  # one id per position, IMAGE at those of the image tokens
     chosen: tuple[int, ...]  # with the end marker
     rejected: tuple[int, ...]
-    cut: int  # answers that were cut to fit, of these two
+    cut: int  # how many of the two answers were truncated to fit (0 to 2)
     source: str = ""
     weight: float = 1.0  # of its loss, in finetuning
 

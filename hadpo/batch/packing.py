@@ -30,7 +30,16 @@ def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "reje
 def pack_rows(
     rows: Sequence[Sequence[Example]], *, sides: Sequence[str] = ("chosen", "rejected")
 ) -> Packed:
-    """Rows of one pair or more of one image (`grouped`), on the CPU; answers in order of pairs."""
+    """Rows of one pair or more of one image (`grouped`), on the CPU; answers in order of pairs.
+
+    One pair with a prefix of 4 tokens, chosen c0 c1 and rejected r0 r1 r2, padding left out:
+
+        row        p0 p1 p2 p3 c0 c1 r0 r1 r2
+        positions   0  1  2  3  4  5  4  5  6
+        targets    c0 c1 r0 r1 r2
+        sources     3  4  3  6  7      (c0 and r0 are both predicted by the state of p3)
+        slots       0  1  3  4  5      (of a table of 2 answers, 3 tokens each: slot 2 stays empty)
+    """
     length = aligned(max(row_length(row, sides=sides) for row in rows))
     pairs = sum(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -43,42 +52,41 @@ def pack_rows(
     sources, targets, slots = [], [], []
     parts: list[Parts] = []
     spans: list[Span] = []
-    number = 0  # of the pair
+    pair = 0  # counted over all rows
     for r, row in enumerate(rows):
         common = _common(row)
         end = _put(row[0].prefix[:common], 0, ids[r], positions[r])
         segments[r, :end] = parents[r, :end] = _PREFIX
-        spans.append(Span(row=r, start=0, end=end, pair=number, first=0))
+        spans.append(Span(row=r, start=0, end=end, pair=pair, first=0))
         segment = _PREFIX
-        mine: list[Part] = []
+        row_parts: list[Part] = []
         for example in row:
-            start = rest = end
-            end = (
-                _put(example.prefix[common:], common, ids[r, start:], positions[r, start:]) + start
-            )
+            prefix, rest = len(example.prefix), example.prefix[common:]
+            rest_start, rest_end = end, end + len(rest)
+            _put(rest, common, ids[r, rest_start:], positions[r, rest_start:])
             segment += 1
             parent = segment
-            segments[r, start:end] = parents[r, start:end] = parent
-            last = end - 1 if end > start else common - 1  # its state predicts the first tokens
-            spans.append(Span(row=r, start=start, end=end, pair=number, first=common))
-            prefix = len(example.prefix)
+            segments[r, rest_start:rest_end] = parents[r, rest_start:rest_end] = parent
+            prefix_last = rest_end - 1 if rest else common - 1  # its state predicts first tokens
+            spans.append(Span(row=r, start=rest_start, end=rest_end, pair=pair, first=common))
+            end = rest_end
             for k, side in enumerate(answers):
-                answer, start = side[number], end
+                answer, start = side[pair], end
                 end = _put(answer, prefix, ids[r, start:], positions[r, start:]) + start
                 segment += 1
                 segments[r, start:end], parents[r, start:end] = segment, parent
-                spans.append(Span(row=r, start=start, end=end, pair=number))
+                spans.append(Span(row=r, start=start, end=end, pair=pair))
                 if k == 0:  # with the prefix before it; the first pair's holds the common one
-                    seen = _spans((0, common)) if mine else ()
-                    mine.append(Part(rest if mine else 0, end, seen))
+                    earlier = _spans((0, common)) if row_parts else ()
+                    row_parts.append(Part(rest_start if row_parts else 0, end, earlier))
                 else:
-                    before = len(example.prefix) - common + rest
-                    mine.append(Part(start, end, _spans((0, common), (rest, before))))
-                sources += [r * length + p for p in (last, *range(start, end - 1))]
+                    earlier = _spans((0, common), (rest_start, rest_end))
+                    row_parts.append(Part(start, end, earlier))
+                sources += [r * length + p for p in (prefix_last, *range(start, end - 1))]
                 targets += answer
-                slots += [(k * pairs + number) * longest + place for place in range(len(answer))]
-            number += 1
-        parts.append(tuple(mine))
+                slots += [(k * pairs + pair) * longest + place for place in range(len(answer))]
+            pair += 1
+        parts.append(tuple(row_parts))
     images = list(dict.fromkeys(row[0].image for row in rows))
     return Packed(
         ids=ids,

@@ -28,14 +28,14 @@ def embed(backbone: Backbone, packed: Packed, pixels: Any) -> Any:
     return backbone.inputs(packed, pixels)
 
 
-def answer_logps(backbone: Backbone, packed: Packed, inputs: Any) -> Float[Tensor, "answers pairs"]:
+def answer_logps(backbone: Backbone, packed: Packed, inputs: Any) -> Float[Tensor, "sides pairs"]:
     """Log-probability of each answer, summed over its tokens, in nats."""
     return token_table(backbone, packed, inputs).sum(-1)
 
 
 def token_table(
     backbone: Backbone, packed: Packed, inputs: Any
-) -> Float[Tensor, "answers pairs longest"]:
+) -> Float[Tensor, "sides pairs longest"]:
     """Log-probability of each answer token, 0 behind the end of an answer."""
     logps = loss.token_logps(
         backbone.states(packed, inputs),

@@ -58,7 +58,7 @@ def _nothing(*_: Any, **__: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """A benchmark, as its module declares it; all names but the first three may be missing there.
+    """A benchmark, as its module declares it; `MEASURES`, `questions`, `tally` must be there.
 
     The module's dataclasses `Settings` and `Data`, if it has them, are read by `hadpo.config`.
     """
@@ -205,7 +205,7 @@ def score(
     seed: int = 42,
     settings: Any = None,
 ) -> list[Metric]:
-    """The metrics of every model and split that answers to one benchmark give.
+    """Compute the metrics of each model and split from its answers.
 
     Args:
         name: of the benchmark.
@@ -282,7 +282,8 @@ def _measured(
 ) -> Iterator[tuple[Measure, dict[str, Any]]]:
     """Each metric of some answers of one model: its value, n, what is unreadable, its interval.
 
-    The value is the mean of those of the groups.
+    The value is the mean of those of the groups. `counts` is images x (groups * measures * 2):
+    numerator, denominator, numerator, ...
     """
     rows = [row for group in groups for row in group]
     images = dict.fromkeys(row.place.image_id for row in rows)
@@ -294,7 +295,7 @@ def _measured(
         return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
     total = counts.sum(axis=0)
-    under = total.reshape(len(groups), -1).sum(axis=0)[1::2]
+    under = total.reshape(len(groups), -1).sum(axis=0)[1::2]  # the denominators
     values = {name: number(value) for name, value in means(total).items()}
     bounds = intervals(counts, means, samples=samples, seed=seed)
     lost = sum(row.n_unreadable for row in rows)
@@ -345,7 +346,7 @@ def intervals(
     samples: int,
     seed: int,
 ) -> Mapping[str, tuple[float | None, float | None]]:
-    """95 % intervals by drawing images again: answers about one image are not independent.
+    """95 % percentile bootstrap over images: answers about one image are not independent.
 
     Args:
         counts: what each image adds to numerators and denominators.
@@ -501,5 +502,5 @@ def only_verdict(answer: Answer, known: Known) -> Verdict:
 
 
 def shown_picture(case: Case) -> tuple[Path, ...]:
-    """The picture of a case for a judge that sees: cases of a judge that does not name none."""
+    """The picture to show a judge that can see; empty if the case has none."""
     return (Path(case.evidence.image),) if case.evidence.image else ()

@@ -22,6 +22,7 @@ from hadpo.text import word_count, yes_no_strict, yes_no_upstream
 
 __all__ = ["FORMS", "LABELS", "MEASURES", "unreadable"]
 
+# Read by others: SPLIT_TITLE and LISTED by tables, READINGS by notes, FILES by doctor.
 SPLIT_TITLE = "POPE {split}"
 LISTED = (("adversarial", "accuracy"),)
 READINGS = {"": "upstream", "strict_": "strict"}  # prefix of the metrics -> reading

@@ -47,7 +47,7 @@ def stream(
     if decoding.beams > 1:
         raise BadInput("several beams cannot be streamed; use 1 beam")
     ids = _ids(backbone, turns, prompt)
-    room = backbone.longest - len(ids)
+    room = backbone.max_positions - len(ids)
     if room < 1:
         raise BadInput(f"a conversation of {len(ids)} tokens is too long; begin a new one")
     images = [turn.image for turn in turns if turn.image is not None]

@@ -94,16 +94,17 @@ def steps(
         def make(step: int) -> list[MicroBatch]:
             return training.prepare(plan[step], captions_of[step])
 
-        with noticed() as is_told:
+        with noticed() as is_stop_requested:
             for step, micros in enumerate(prefetch(make, range(done, len(plan))), start=done):
                 rate = order.learning_rate(step, len(plan), settings)
                 training.update(step, micros, rate, window)
                 pairs_seen += len(plan[step])
-                is_stopped = training.any_of(is_told())
+                is_stopped = training.any_of(is_stop_requested())
                 is_last = step + 1 == len(plan)
                 is_checkpoint = is_last or is_stopped or (step + 1) % settings.checkpoint_every == 0
                 is_evaluated = is_last or (step + 1) % eval_every == 0
                 is_over = False
+                # Step 0 is logged: the untrained policy, before its first update.
                 if is_checkpoint or is_evaluated or step % settings.log_every == 0:
                     metrics = window.read(training.accelerator)
                     if is_evaluated:

@@ -20,7 +20,7 @@ Objective = Literal["dpo", "sft"]
 SIDES: dict[str, tuple[str, ...]] = {"dpo": ("chosen", "rejected"), "sft": ("chosen",)}
 
 
-def weight(example: Example, objective: Objective, settings: TrainConfig) -> float:
+def example_weight(example: Example, objective: Objective, settings: TrainConfig) -> float:
     """How much an example counts in the loss of its update, beside the others.
 
     Pairs count alike. An instruction's answer counts by its own weight; with `mean_over: tokens`
@@ -38,10 +38,11 @@ class MicroBatch:
     packed: Packed
     pixels: Any  # of the distinct images, as the backbone stacks them
     objective: Objective
-    reference: Float[Tensor, "answers pairs"] | None  # log-probabilities from the cache
-    counts: Float[Tensor, " pairs"]  # how much each counts beside the others
-    total: float = 0.0  # their sum
-    weight: float = 1.0  # of what counts 1; 0: only other processes have pairs left
+    reference: Float[Tensor, "sides pairs"] | None  # log-probabilities from the cache
+    example_weights: Float[Tensor, " pairs"]  # how much each counts beside the others
+    weight_sum: float = 0.0  # of `example_weights`
+    # Factor from example weight to gradient; 0 for a filler batch that keeps processes in step.
+    gradient_scale: float = 1.0
     pair_ids: tuple[str, ...] = ()
     is_auxiliary: bool = False  # captions of the term gamma, beside pairs
 
@@ -60,7 +61,7 @@ class Policy(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, packed: Packed, inputs: Any) -> Float[Tensor, "answers pairs"]:
+    def forward(self, packed: Packed, inputs: Any) -> Float[Tensor, "sides pairs"]:
         """Log-probability of each answer, summed over its tokens, in nats."""
         return batch.answer_logps(self.backbone, packed, inputs)
 
@@ -79,8 +80,8 @@ def score(
     encoded once for policy and reference. The reference is `micro.reference`; without, the same
     module with the adapter off reads the same rows first, without gradient. Train mode switches on
     the adapter's dropout and the recomputation of activations: only the policy's own pass is in it.
+    `micro` is on the backbone's device.
     """
-    micro = micro.to(backbone.device)
     packed, reference = micro.packed, micro.reference
     inputs = batch.embed(backbone, packed, micro.pixels)
     if micro.objective == "dpo" and reference is None:

@@ -52,7 +52,7 @@ class References:
     folder: Path
     made_from: dict[str, str]  # what all numbers depend on -> its hash
     pairs: dict[str, dict[str, str]] = field(default_factory=dict)  # the same of each, by column
-    logps: Float[Tensor, "answers pairs"] = field(default_factory=lambda: torch.zeros(2, 0))
+    logps: Float[Tensor, "sides pairs"] = field(default_factory=lambda: torch.zeros(2, 0))
     file: str = ""
     found: int = 0  # pairs that were asked for and in the folder
     computed: int = 0  # pairs that were computed now
@@ -60,14 +60,14 @@ class References:
     def __post_init__(self) -> None:
         self._columns = {pair_id: k for k, pair_id in enumerate(self.pairs)}
 
-    def of(self, pair_ids: Sequence[str]) -> Float[Tensor, "answers some"]:
+    def of(self, pair_ids: Sequence[str]) -> Float[Tensor, "sides some"]:
         """The columns of these pairs, in their order."""
         return self.logps[:, [self._columns[pair_id] for pair_id in pair_ids]]
 
     def add(
         self,
         pairs: Mapping[str, dict[str, str]],
-        logps: Float[Tensor, "answers some"],
+        logps: Float[Tensor, "sides some"],
         *,
         writes: bool,
     ) -> None:

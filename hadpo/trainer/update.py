@@ -22,7 +22,7 @@ from hadpo.runs import BadEnvironment
 from hadpo.trainer import checkpoints, sharding
 from hadpo.trainer.checkpoints import Checkpoint, Stopping
 from hadpo.trainer.examples import Examples, Record
-from hadpo.trainer.objective import SIDES, MicroBatch, Objective, Policy, score, weight
+from hadpo.trainer.objective import SIDES, MicroBatch, Objective, Policy, example_weight, score
 from hadpo.trainer.reference import References
 from hadpo.vlm.backbone import Backbone
 
@@ -32,24 +32,24 @@ class Window:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.pairs = 0.0  # what they count
+        self.pairs = 0.0  # sum of their example weights; without weights, how many they are
         self.skipped = 0  # updates that were not made
         self.latest: dict[str, Tensor | float] = {}  # of the last update, no means
 
     def add(
         self, micro: MicroBatch, reported: Mapping[str, Float[Tensor, " pairs"]], *, gamma: float
     ) -> None:
-        """Add the values of a micro-batch; one of weight 0 adds only names, for other processes.
+        """Add the values of a micro-batch; a filler batch adds only names, for other processes.
 
         Of captions, the loss is the auxiliary term, and `gamma` times as much of the whole loss:
-        there are as many captions as pairs, so means stay means.
+        `order.captions` draws as many captions as pairs, so means stay means.
         """
-        counts = micro.counts * (micro.weight > 0)
-        totals = {name: (values * counts.to(values)).sum() for name, values in reported.items()}
+        weights = micro.example_weights * (micro.gradient_scale > 0)
+        totals = {name: (values * weights.to(values)).sum() for name, values in reported.items()}
         if micro.is_auxiliary:
             totals = {"auxiliary_loss": totals["loss"], "loss": gamma * totals["loss"]}
         else:
-            self.pairs += micro.total * (micro.weight > 0)
+            self.pairs += micro.weight_sum * (micro.gradient_scale > 0)
         for name, total in totals.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + total
 
@@ -157,54 +157,57 @@ class Training:
         policy = Policy(backbone)
         self.policy = policy if sharding.is_on() else self.accelerator.prepare(policy)
 
-    def prepare(self, rows: Sequence[int], captions: Sequence[int] = ()) -> list[MicroBatch]:
-        """This process's micro-batches of an update on the pairs `rows`, and on `captions`."""
-        examples = [self.examples[i] for i in rows]
-        counts = sum(weight(example, self.objective, self.settings) for example in examples)
-        # The processes average their gradients.
-        micros = list(self._micro_batches(examples, total=self.world / counts))
+    def prepare(self, indices: Sequence[int], captions: Sequence[int] = ()) -> list[MicroBatch]:
+        """This process's micro-batches of an update on the examples and captions of these indices.
+
+        All their images are read here; the loop calls it in the thread that prefetches.
+        """
+        examples = [self.examples[i] for i in indices]
+        weight_sum = sum(example_weight(e, self.objective, self.settings) for e in examples)
+        # Times `world`: the processes average their gradients, which divides by it.
+        micros = list(self._micro_batches(examples, gradient_scale=self.world / weight_sum))
         if captions:
             beside = [self.captions[i] for i in captions]
-            total = self.settings.gamma * self.world / len(captions)
-            micros += self._micro_batches(beside, total=total, is_auxiliary=True)
+            scale = self.settings.gamma * self.world / len(captions)
+            micros += self._micro_batches(beside, gradient_scale=scale, is_auxiliary=True)
         return micros
 
     def _micro_batches(
-        self, examples: Sequence[Example], *, total: float, is_auxiliary: bool = False
+        self, examples: Sequence[Example], *, gradient_scale: float, is_auxiliary: bool = False
     ) -> Iterator[MicroBatch]:
-        """This process's share of examples whose weights sum up to 1 / `total` of the update.
+        """This process's share of examples, each with its gradient times weight and this scale.
 
-        Images are read when their micro-batch is asked for. The processes exchange gradients at
-        least once an update, and with sharded weights in each pass: a process that has no pair left
-        repeats one of weight 0.
+        An iterator, so that `evaluate` has the images of one micro-batch at a time; `prepare` reads
+        all of an update. The processes exchange gradients at least once an update, and with sharded
+        weights in each pass: a process that has no pair left repeats a filler batch, of scale 0.
         """
         rows = by_length(batch.grouped(examples, self.settings.pairs_per_row))
         size = self.settings.micro_batch_pairs
         shares = [list(micro_batches(rows[k :: self.world], size)) for k in range(self.world)]
         for part in shares[self.rank]:
-            yield self._collate(part, total, is_auxiliary)
+            yield self._collate(part, gradient_scale, is_auxiliary)
         wanted = max(map(len, shares)) if sharding.is_on() else 1
         if (idle := wanted - len(shares[self.rank])) > 0:
             yield from [self._collate(rows[:1], 0.0, is_auxiliary)] * idle
 
     def _collate(
-        self, rows: Sequence[list[Example]], total: float, is_auxiliary: bool
+        self, rows: Sequence[list[Example]], gradient_scale: float, is_auxiliary: bool
     ) -> MicroBatch:
         objective = "sft" if is_auxiliary else self.objective
         packed = batch.pack_rows(rows, sides=SIDES[objective])
         examples = [example for row in rows for example in row]
         pair_ids = tuple(example.pair_id for example in examples)
-        each = [weight(example, self.objective, self.settings) for example in examples]
-        counts = torch.tensor(each, dtype=torch.float64)
+        each = [example_weight(e, self.objective, self.settings) for e in examples]
+        weights = torch.tensor(each, dtype=torch.float64)
         references = self.references if objective == "dpo" else None
         return MicroBatch(
             packed=packed,
             pixels=batch.read_pixels(self.backbone, packed.images),
             objective=objective,
             reference=references.of(pair_ids) if references else None,
-            counts=counts,
-            total=float(counts.sum()),
-            weight=total,
+            example_weights=weights,
+            weight_sum=float(weights.sum()),
+            gradient_scale=gradient_scale,
             pair_ids=pair_ids,
             is_auxiliary=is_auxiliary,
         )
@@ -228,14 +231,16 @@ class Training:
                         losses, reported = score(
                             self.policy, self.backbone, micro, self.settings, is_training=True
                         )
-                        total = (losses * micro.counts.to(losses)).sum() * micro.weight
-                        self.accelerator.backward(self.scaler.scale(total))
+                        weighted = losses * micro.example_weights.to(losses)
+                        micro_loss = weighted.sum() * micro.gradient_scale
+                        self.accelerator.backward(self.scaler.scale(micro_loss))
                     is_finite.append(losses.detach().isfinite().all())
                     window.add(micro, reported, gamma=self.settings.gamma)
                 except (RuntimeError, MemoryError) as error:
                     if not checkpoints.is_out_of_memory(error):
                         raise
-                    losses = reported = total = None  # they hold memory, and so does the error
+                    # They hold memory, and so does the error.
+                    losses = reported = weighted = micro_loss = None
                     too_large = micro
                 if too_large:  # the error is gone here
                     self._end_without_room(step, too_large)
@@ -271,7 +276,7 @@ class Training:
         if not held_out:
             return {}
         window = Window()
-        for one in self._micro_batches([*held_out], total=1.0):
+        for one in self._micro_batches([*held_out], gradient_scale=1.0):
             micro = one.to(self.backbone.device)
             _, reported = score(self.policy, self.backbone, micro, self.settings, is_training=False)
             window.add(micro, reported, gamma=self.settings.gamma)

@@ -52,12 +52,12 @@ class Backbone(nn.Module, ABC):
     """
 
     PARTS: ClassVar[Mapping[str, str]]  # named files that the family reads -> what each is
-    # Keys of the part `language_model` -> ours; of a plain LLaMA folder where a family has no own.
+    # Keys in files of the part `language_model` -> ours. Default: plain LLaMA keys.
     KEYS: ClassVar[Mapping[str, str]] = {
         key: f"language_model.{name}" for key, name in decoder.LLAMA_KEYS.items()
     }
     HUB_KEYS: ClassVar[Mapping[str, str]] = {}  # of transformers' folder -> ours, if there is one
-    # Beside these weights, to be saved, too.
+    # Other files to copy when saving.
     FOLDER_FILES: ClassVar[Sequence[str]] = ("*token*", "generation_config.json")
     # Authors' keys -> ours, of the weights that are trained if the connector is; and their file.
     CONNECTOR_KEYS: ClassVar[Mapping[str, str]] = {}
@@ -212,7 +212,7 @@ class Backbone(nn.Module, ABC):
         return self.decoder.layers
 
     @property
-    def longest(self) -> int:
+    def max_positions(self) -> int:
         """Positions that a row may have."""
         return self.text_config.max_position_embeddings
 
@@ -442,11 +442,13 @@ class Backbone(nn.Module, ABC):
     def extend(
         self, state: State, ids: Sequence[Sequence[int]] | Int[Tensor, "rows length"]
     ) -> tuple[Float[Tensor, "read vocab"], Any]:
-        """Read more tokens of each row, at least one, whose lengths may differ; of slots, one each.
+        """Read more tokens of each row, at least one; rows may get different numbers of them.
+
+        With `Slots` (beam search, see decoder.py): one token per beam.
 
         Returns:
-            float32 logits of each row's next token (of slots, of each beam's, row by row), and the
-            grown state: a `KVState` stays valid, `Slots` are the same ones.
+            float32 logits of each row's next token (with `Slots`, of each beam's, row by row), and
+            the grown state: a given `KVState` stays valid, `Slots` grow in place.
         """
         hidden, grown = self._read(state, ids, None)
         return self.logits(hidden).float(), grown

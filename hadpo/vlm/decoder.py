@@ -215,8 +215,8 @@ class Packed:
     spans: tuple[Span, ...]  # the texts of all rows, in the order in which they stand there
     sources: Int[Tensor, " tokens"]  # row * length + position of the state that predicts the token
     targets: Int[Tensor, " tokens"]
-    slots: Int[Tensor, " tokens"]  # answer * longest + place: where a token stands in the table
-    lengths: Int[Tensor, "answers pairs"]  # tokens of each answer
+    slots: Int[Tensor, " tokens"]  # (side * pairs + pair) * longest + place in answer
+    lengths: Int[Tensor, "sides pairs"]  # tokens of each answer
     longest: int  # tokens of the longest answer
     num_tokens: int  # real positions of all rows
     instructions: tuple[str, ...]  # one per row

@@ -125,7 +125,7 @@ def _count(geometry: Geometry, recipe: config.Recipe) -> tuple[float, float]:
         pixels=torch.empty(images, 3, side, side, dtype=backbone.dtype, device="meta"),
         objective=train.objective,
         reference=None,
-        counts=torch.ones(pairs),
+        example_weights=torch.ones(pairs),
     )
     backbone.recompute_activations(train.activation_checkpointing)
     learning = [p for p in backbone.parameters() if p.requires_grad]

@@ -93,9 +93,12 @@ class Steps:
     def loss(self, name: str) -> Float[Tensor, ""]:
         """Mean over the answers, by the trainer's own code."""
         packed, pixels = self.ways[name]
-        counts = torch.ones(packed.lengths.shape[1])
         micro = objective.MicroBatch(
-            packed=packed, pixels=pixels, objective="sft", reference=None, counts=counts
+            packed=packed,
+            pixels=pixels,
+            objective="sft",
+            reference=None,
+            example_weights=torch.ones(packed.lengths.shape[1]),
         )
         losses, _ = objective.score(
             self.policy, self.backbone, micro, self.settings, is_training=True

@@ -103,7 +103,7 @@ class Steps:
             pixels=pixels,
             objective="dpo",
             reference=self.kept if name == CACHED else None,
-            counts=torch.ones(packed.lengths.shape[1]),
+            example_weights=torch.ones(packed.lengths.shape[1]),
         )
         losses, _ = objective.score(
             self.policy, self.backbone, micro, self.settings, is_training=True

@@ -152,13 +152,19 @@ def test_what_a_training_and_a_merge_write_and_need(monkeypatch, tmp_path):
     assert found.endswith(f"the runs will take {(kept + merged) / 2**30:.0f} GiB")
     only = dataclasses.replace(recipe, stages=("evaluate",))
     assert machine.disk_check(only, tmp_path).found.endswith("the runs take little")
-    for total, status in ((2**40, "ok"), (2**34, "broken")):
+    monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(total=0))
+    monkeypatch.setattr(machine, "_gpu_gib", lambda: 16.0)
+    for total, card, status in (
+        (2**40, None, "ok"),
+        (2**40, (8, 0), "ok"),
+        (2**34, None, "warning"),
+        (2**34, (8, 0), "broken"),
+    ):
         memory = SimpleNamespace(total=total)
         monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
-        monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(total=0))
-        monkeypatch.setattr(machine, "capability", lambda: None)
+        monkeypatch.setattr(machine, "capability", lambda card=card: card)
         (check,) = machine.merge_check(recipe)
-        assert (check.status, check.fix != "") == (status, status == "broken")
+        assert (check.status, check.fix != "") == (status, status != "ok")
     report = doctor.plan(recipe, ["merge"], tmp_path)
     assert "memory: merge" in [c.what for c in report.lacking]
 

@@ -83,7 +83,7 @@ def test_a_key_stops_the_export(folder: Path, tmp_path: Path, monkeypatch):
         (b"\xff\xfe{}", r"metrics\.jsonl: not UTF-8 \(byte 0\); redo the stage"),
         (b'{"step": 1}\n{"step": 2', r"metrics\.jsonl:2: not JSON \(it is cut off\)"),
         (b"<html>", r"metrics\.jsonl: an HTML page"),
-        (b'{"loss": NaN}\n', r"metrics\.jsonl:1: expected a finite number, found NaN"),
+        (b'{"loss": NaN}\n', r"metrics\.jsonl:1: loss: expected a finite number, found NaN"),
     ],
 )
 def test_a_log_that_cannot_be_read_is_not_shared(folder: Path, tmp_path: Path, content, message):

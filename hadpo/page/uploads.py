@@ -197,13 +197,13 @@ async def _receive_again(request: Request, receive: Receive) -> Receive:
     own = f"http://{request.headers.get('host', '')}"
     if (origin is not None and origin != own) or site not in ("none", "same-origin"):
         raise HTTPException(403, "requests from pages of other sites are refused")
-    if request.method != "POST" or request.url.path.rstrip("/") not in _POSTED:
-        raise HTTPException(403, "this page does not use this address")
     body, size = bytearray(), 0
     with contextlib.suppress(ClientDisconnect):
         async for piece in request.stream():  # all of it, or the sender would not hear the answer
             size += len(piece)
             body += piece if size <= _LARGEST_REQUEST else b""
+    if request.method != "POST" or request.url.path.rstrip("/") not in _POSTED:
+        raise HTTPException(403, "this page does not use this address")
     if size > _LARGEST_REQUEST:
         raise HTTPException(400, "the request is too large")
     try:

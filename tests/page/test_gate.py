@@ -30,6 +30,7 @@ class Behind:
 class Site:
     def __init__(self):
         self.page = Behind()
+        self.is_heard = False  # whether the body of a request was received
         self.gate = Gate(self.page)
 
     def ask(self, method, path, body=b"", **headers):
@@ -44,6 +45,7 @@ class Site:
         }
 
         async def receive():
+            self.is_heard = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message):
@@ -129,6 +131,11 @@ def test_requests_of_the_page_itself_and_of_programs_are_answered(site):
 def test_addresses_that_the_page_does_not_use_are_refused(site, method, path):
     assert site.ask(method, path, b"{}")[0] == 403
     assert site.page.bodies == []
+
+
+def test_what_is_sent_to_an_unused_address_is_heard_so_that_the_sender_hears_the_answer(site):
+    assert site.ask("POST", "/gradio_api/upload", b"x" * 1_000_000)[0] == 403
+    assert site.is_heard and site.page.bodies == []
 
 
 def test_a_request_that_is_too_large_or_no_json_is_refused(site):

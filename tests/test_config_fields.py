@@ -53,6 +53,8 @@ def reads(source: str) -> Iterator[str]:
                 yield re.escape(node.attr)
         elif isinstance(node, ast.Call) and last_name(node.func) == "getattr":
             yield from [_pattern(node.args[1])] if last_name(node.args[0]) in names else []
+        elif isinstance(node, ast.Call) and last_name(node.func) in ("folder", "of_sources"):
+            yield from [_pattern(node.args[0])] if node.args else []  # sources.folder("shr", ...)
         elif isinstance(node, ast.Call) and last_name(node.func) == "of_section":
             prefix = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
             known = CHAT_FIELDS if prefix and last_name(node.args[0]) in names else ()

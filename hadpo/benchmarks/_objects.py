@@ -176,11 +176,6 @@ class PhraseReader:
         return found
 
 
-# A description's counts, in the order of `Found.counts`; of nouns, objects and photos.
-NOUN_COUNTS = ("invented", "kept", "covered", "objects", "cognitive", "expected")
-NOUN_COUNTS += ("photos", "clean_photos")
-
-
 class Found(NamedTuple):
     """What a description says, noun by noun, and which objects that marks."""
 
@@ -191,9 +186,19 @@ class Found(NamedTuple):
 
     def counts(self) -> dict[str, int]:
         """What one photo's description adds to AMBER's sums."""
-        values = (sum(self.invented), len(self.kept), sum(self.covered), len(self.covered))
-        values += (sum(self.cognitive), len(self.cognitive), 1, not any(self.invented))
-        return dict(zip(NOUN_COUNTS, values, strict=True))
+        return {
+            "invented": sum(self.invented),
+            "kept": len(self.kept),
+            "covered": sum(self.covered),
+            "objects": len(self.covered),
+            "cognitive": sum(self.cognitive),
+            "expected": len(self.cognitive),
+            "photos": 1,
+            "clean_photos": not any(self.invented),
+        }
+
+
+NOUN_COUNTS = (*Found([], [], [], []).counts(),)  # their names
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hadpo.chat import object_schema
 from hadpo.records import BadInput, Case, Evidence, Label, Verdict, read_text, value_hash
 from hadpo.text import fill, integer
 
@@ -170,14 +171,5 @@ def relative_boxes(evidence: Evidence) -> str:
 
 def reply_schema(name: str, **fields: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON schema of a reply: `case`, and a list `name` with an object of `fields` a claim."""
-    items = {"type": "array", "items": _object(fields)}
-    return _object({"case": {"type": "string"}, name: items})
-
-
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    items = {"type": "array", "items": object_schema(**fields)}
+    return object_schema(**{"case": {"type": "string"}, name: items})

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from hadpo import plugins, records
+from hadpo import config, plugins, records
 from hadpo.records import BadInput
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ SUFFIXES = (".pth", ".safetensors", ".bin", ".pt")  # of files of weights
 _WRAPPERS = ("model", "state_dict", "module", "model_state_dict")  # what may hold the weights
 _PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile add
 _SHOWN = 8  # keys that an error message spells out
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.bin", "*.pth", "*.txt"]
 _UNREADABLE = (  # what torch.load raises on files that are cut off, or no checkpoints at all
     *(RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError),
@@ -83,7 +82,7 @@ def locate(place: str | Path, *, what: str) -> Path:
     path = Path(place).expanduser()
     if path.exists():
         return path
-    if not _HUB_ID.fullmatch(str(place)):
+    if not config.HUB_ID.fullmatch(str(place)):
         raise BadInput(f"{what}: no file or folder {path}; download it, or fix the path in files")
     # Imported here: only who names a hub id needs the client, and its import takes a while.
     from huggingface_hub import snapshot_download

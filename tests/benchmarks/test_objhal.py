@@ -262,15 +262,20 @@ def written(folder, rows, *, photos=(1, 2)):
     return folder / "q.jsonl"
 
 
+def section_of(folder):
+    """The data of what `written` wrote."""
+    return section_types()["data"](
+        objhal=str(folder / "q.jsonl"),
+        objhal_synonyms=str(folder / "words.txt"),
+        objhal_annotations=str(folder),
+        coco=str(folder),
+    )
+
+
 def test_files_are_read_and_bad_ones_named(tmp_path):
     rows = [{"image_id": n, "question": "What is it?", "image": "aGk="} for n in (2, 1)]
     written(tmp_path, rows)
-    section = section_types()["data"](
-        objhal=str(tmp_path / "q.jsonl"),
-        objhal_synonyms=str(tmp_path / "words.txt"),
-        objhal_annotations=str(tmp_path),
-        coco=str(tmp_path),
-    )
+    section = section_of(tmp_path)
     sources = Sources(data=section, resolve=Path, note=lambda p: p, report=Report())
     asked = objhal.questions(sources)
     assert [Path(q.image).name for q in asked] == [
@@ -307,12 +312,7 @@ def test_files_are_read_and_bad_ones_named(tmp_path):
 def test_a_file_of_answers_and_lists_is_scored(tmp_path):
     rows = [{"image_id": n, "question": "What is it?"} for n in (1, 2)]
     written(tmp_path, rows)
-    section = section_types()["data"](
-        objhal=str(tmp_path / "q.jsonl"),
-        objhal_synonyms=str(tmp_path / "words.txt"),
-        objhal_annotations=str(tmp_path),
-        coco=str(tmp_path),
-    )
+    section = section_of(tmp_path)
     said = [
         {"image_id": 2, "answer": "A dog on a seat, it seems.", "extraction_reply": '["dog"]'},
         {"image_id": 1, "answer": "A dog with a chair.", "extraction_reply": "No list."},

@@ -194,7 +194,7 @@ def _problems(
         elif isinstance(rule, str):
             if isinstance(value, Mapping):
                 lost = _missing(value, _tables()[rule].get("needed", ""))
-                yield from [f"{one} in {path}{field}" for one in lost]
+                yield from [f"{path}{field}: {one}" for one in lost]
                 yield from _problems(value, table(rule), f"{path}{field}.", _defaults(rule))
             else:
                 yield f"{path}{field}: found {shown(value)}, expected an object"

@@ -137,8 +137,8 @@ def test_weights_that_do_not_fit(make_owl, change, message):
         ("text_config", {"model_type": "bloom"}, "text_config.model_type: found 'bloom'"),
         ("text_config", {"rms_norm_eps": None}, "no rms_norm_eps"),
         ("text_config", {"vocab_size": 300}, "360 pieces, but .* vocab_size 300"),
-        ("vision_config", {"patch_size": None}, "no patch_size in vision_config"),
-        ("visual_abstractor_config", {"layer_norm_eps": None}, "no layer_norm_eps in visual_abs"),
+        ("vision_config", {"patch_size": None}, "vision_config: no patch_size"),
+        ("visual_abstractor_config", {"layer_norm_eps": None}, "abstractor_config: no layer_"),
     ],
 )
 def test_configs_that_do_not_fit(make_owl, section, change, message):

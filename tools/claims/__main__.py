@@ -3,10 +3,11 @@
 search: recipe mini/llava-search with every rate and length; `table` says which of them each method
 takes, and the recipes mini/llava and mini/llava-worlds are given these by hand, in a commit.
 confirm: recipe mini/llava-worlds on both worlds with all training seeds. defects: the same with
-what the originals did by mistake. All write runs as any other (HADPO_RUNS), and a start goes on
-with what is missing. export: what is there of them to papers_results/reproduced, once all of it is
-done, so that each manifest says that no file was changed. table: ranked/*.csv and *.md there, from
-the exports alone.
+what the originals did by mistake. families: corrected pairs with every other backbone, and beside
+LRV's instructions and humour on a smaller world. All write runs as any other (HADPO_RUNS), and a
+start goes on with what is missing. export: what is there of them to papers_results/reproduced, once
+all of it is done, so that each manifest says that no file was changed. table: ranked/*.csv and *.md
+there, from the exports alone.
 """
 
 import argparse
@@ -14,7 +15,12 @@ import logging
 
 from tools.claims import jobs, tables
 
-RUNS = {"search": jobs.search, "confirm": jobs.confirm, "defects": jobs.defects}
+RUNS = {
+    "search": jobs.search,
+    "confirm": jobs.confirm,
+    "defects": jobs.defects,
+    "families": jobs.families,
+}
 
 
 def main() -> None:

@@ -127,6 +127,86 @@ def defects() -> tuple[list[Job], list[Job]]:
     return [*firsts.values()], jobs
 
 
+# What LRV's instructions, jokes and corrected pairs do on one smaller world: recipe, settings.
+_FEW = {
+    "prepare": {
+        "mini_train_images": 150,
+        "mini_test_images": 60,
+        "description_images": 150,
+        "yes_no_pairs": 300,
+        "gavie": "${WORLD}/gavie/evaluation_set.json",
+    },
+    "train": {"steps": 80, "controls": ""},
+    "evaluate": {
+        "models": "base,merged",
+        "benchmark_names": "pope,shr,gavie",
+        "gavie_max_new_tokens": 60,
+        "cut_control": False,
+    },
+}
+_POSITIVE = {"prepare": {"instruction_kinds": "positive"}}
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
+    "lrv-v1-llama2": ("mini/lrv-v1-llama2", {}),
+    "lrv-v1-llama2-positive": ("mini/lrv-v1-llama2", _POSITIVE),
+    "hic-llama2": ("mini/hic-llama2", {}),
+    "minigpt4": ("mini/minigpt4", _FEW),
+    "lrv-v2": ("mini/lrv-v2", {}),
+    "lrv-v2-positive": ("mini/lrv-v2", _POSITIVE),
+    "mplug-owl": ("mini/mplug-owl", _FEW),
+}
+
+
+def families() -> tuple[list[Job], list[Job]]:
+    """As `search`: corrected pairs with each backbone, published ones, ablations of three seeds."""
+    firsts, jobs = [], []
+    for name in ("minigpt4", "minigpt4-vicuna0", "instructblip", "mplug-owl"):
+        recipe, run = f"mini/{name}", f"mini-{name}"
+        firsts.append(Job(recipe=recipe, name=run, stages=("prepare",), target=tables.WORLDS))
+        jobs.append(Job(recipe=recipe, name=run, target=tables.WORLDS))
+    jobs += [
+        Job(
+            recipe="mini/minigpt4",
+            name=f"mini-minigpt4-seed{seed}",
+            earlier="mini-minigpt4",
+            settings={"train": {"train_seed": seed}},
+            target=tables.WORLDS,
+        )
+        for seed in (1, 2)
+    ]
+    published = Job(
+        recipe="mini/llava-corrected",
+        name="mini-llava-published",
+        settings={
+            "prepare": {"pair_source": "published"},
+            "train": {"controls": ""},
+            "evaluate": {"models": "base,merged", "cut_control": False},
+        },
+        stages=("prepare", "train", "merge", "evaluate"),
+        target=tables.WORLDS,
+    )
+    jobs.append(published)
+    for name, (recipe, settings) in ABLATIONS.items():
+        first = Job(
+            recipe=recipe,
+            name=f"few-{name}",
+            settings=settings,
+            stages=("prepare",),
+            target=tables.ABLATIONS,
+        )
+        firsts.append(first)
+        jobs += [
+            Job(
+                recipe=recipe,
+                name=f"{first.name}-seed-{seed}",
+                earlier=first.name,
+                settings={**settings, "train": {**settings.get("train", {}), "train_seed": seed}},
+                target=tables.ABLATIONS,
+            )
+            for seed in SEEDS[:3]
+        ]
+    return firsts, jobs
+
+
 def work(job: Job) -> str:
     """Run a job's stages in this process, on one thread."""
     import torch
@@ -141,7 +221,7 @@ def work(job: Job) -> str:
 
     def evaluate(run: runs.Run) -> None:
         benchmarks.evaluate(run)
-        if "base" in run.settings.models:
+        if "base" in run.settings.models and "claims" in run.settings.benchmark_names:
             beyond.measure(run)
 
     does: Mapping[str, Callable[[runs.Run], Any]] = {

@@ -6,7 +6,18 @@ import hadpo
 from hadpo import adapter, config
 from hadpo.records import Question
 from tools.claims import beyond
-from tools.claims.jobs import DEFECTS, LENGTHS, RATES, SEEDS, WORLDS, confirm, defects, search
+from tools.claims.jobs import (
+    ABLATIONS,
+    DEFECTS,
+    LENGTHS,
+    RATES,
+    SEEDS,
+    WORLDS,
+    confirm,
+    defects,
+    families,
+    search,
+)
 
 
 def test_every_method_gets_the_same_search_on_a_world_that_no_report_uses():
@@ -31,6 +42,26 @@ def test_the_headline_has_five_training_seeds_on_each_of_two_worlds():
     seen = {(worlds[job.earlier], job.settings["train"]["train_seed"]) for job in jobs}
     assert seen == {(world, seed) for world in WORLDS for seed in SEEDS}
     assert len(jobs) == 10
+
+
+def test_every_backbone_is_run_and_each_ablation_has_three_seeds_on_one_world():
+    firsts, jobs = families()
+    of = {first.name: first for first in firsts}
+    few = [job for job in jobs if job.earlier.startswith("few-")]
+    assert sorted(job.name for job in few) == sorted(
+        f"few-{name}-seed-{seed}" for name in ABLATIONS for seed in (1, 2, 3)
+    )
+    worlds = set()
+    for job in few:
+        prepare = config.load_recipe(job.recipe, dict(of[job.earlier].settings.get("prepare", {})))
+        train = config.load_recipe(job.recipe, dict(job.settings["train"])).train
+        assert (train.steps, train.controls) == (80, "")
+        worlds.add((prepare.data.mini_seed, prepare.data.mini_train_images))
+        assert prepare.data.mini_test_images == 60
+    assert worlds == {(7, 150)}
+    assert {job.recipe.partition("/")[2].partition("-")[0] for job in jobs} == {
+        *("llava", "minigpt4", "instructblip", "mplug", "lrv", "hic")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hadpo.records import BadInput
 from hadpo.runs import BadEnvironment
 
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
+    import uvicorn  # pyright: ignore[reportMissingImports]
     from starlette.types import ASGIApp  # pyright: ignore[reportMissingImports]
 
 HOST = "127.0.0.1"
@@ -69,7 +70,7 @@ def serve(
         address = f"http://{HOST}:{listening.getsockname()[1]}/"
         gc.freeze()
         gc.enable()
-        _run(app, listening, lambda: when_ready(address))
+        server_of(app, lambda: when_ready(address)).run(sockets=[listening])
 
 
 def mount(page: "gradio.Blocks") -> "ASGIApp":
@@ -107,8 +108,19 @@ def _listen(port: int) -> socket.socket:
     return listening
 
 
-def _run(app: "ASGIApp", listening: socket.socket, when_ready: Callable[[], None]) -> None:
+def server_of(
+    app: "ASGIApp", when_ready: Callable[[], None] = lambda: None, *, seconds: float = 60.0
+) -> "uvicorn.Server":
+    """The server of an app; a request, head and body, that does not arrive in `seconds` is left.
+
+    Args:
+        app: what answers.
+        when_ready: is called once it listens.
+        seconds: uvicorn's own limit ends with the first byte.
+    """
+    import h11  # pyright: ignore[reportMissingImports]
     import uvicorn  # pyright: ignore[reportMissingImports]
+    from uvicorn.protocols.http.h11_impl import H11Protocol  # pyright: ignore[reportMissingImports]
 
     class Server(uvicorn.Server):
         """Calls `when_ready` once it listens."""
@@ -117,5 +129,23 @@ def _run(app: "ASGIApp", listening: socket.socket, when_ready: Callable[[], None
             await super().startup(sockets)
             when_ready()
 
-    settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
-    Server(settings).run(sockets=[listening])
+    class Arrival(H11Protocol):
+        """Hangs up on a request that is late."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.late = self.loop.call_later(seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):  # it is whole
+                self.late.cancel()
+            elif self.late.cancelled():  # it is the first piece of another
+                self.late = self.loop.call_later(seconds, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.late.cancel()
+            super().connection_lost(exc)
+
+    settings = uvicorn.Config(app, http=Arrival, log_level="warning", timeout_graceful_shutdown=3)
+    return Server(settings)

@@ -11,11 +11,11 @@ import hadpo.backbones
 import hadpo.generation
 from hadpo import plugins
 from hadpo.benchmarks import Benchmark, evaluate, score
-from hadpo.benchmarks._answers import decoding_of
+from hadpo.benchmarks._answers import decoding_of, files_of
 from hadpo.config import section_types
 from hadpo.mini import build
 from hadpo.pairs import prepare
-from hadpo.records import Answer, BadInput, Metric, Question, Verdict, read_jsonl
+from hadpo.records import Answer, BadInput, Metric, Question, Verdict, input_hashes, read_jsonl
 from hadpo.runs.run import open_run
 
 TEST_IMAGES = 4
@@ -95,6 +95,8 @@ def merge(run):
         backbone.save_original(run.path(*place), dtype=torch.float32)
         saved = backbone.files_with(run.path(*place))
         run.note(**{f"merged_{name}": {"files": {k: str(v) for k, v in saved.items()}}})
+    own = [run.path("merged"), run.path("controls", "sft", "merged")]
+    run.note(weights=input_hashes(own, below=run.folder.parent))
     run.finish()
 
 
@@ -230,6 +232,21 @@ def test_answers_of_other_weights_are_refused(opened, folder, monkeypatch, tmp_p
         merged.write_bytes(before)
     assert run.path("samples.jsonl").read_bytes() == samples
     evaluate(opened("other-weights", **settings))
+
+
+@pytest.mark.parametrize(("model", "place"), [("merged", "merged"), ("sft", "controls/sft/merged")])
+def test_weights_that_the_merge_did_not_write_are_refused(opened, model, place):
+    run = opened("weights")
+    folder = run.earlier("merge", place)
+    assert files_of(run, model)["language_model"] == folder
+    beside = folder / "more.safetensors"
+    beside.write_bytes(b"another's")
+    try:
+        match = rf"merge/{place}/more\.safetensors: not what stage merge wrote; .*redo-from merge"
+        with pytest.raises(BadInput, match=match):
+            files_of(run, model)
+    finally:
+        beside.unlink()
 
 
 def test_questions_limit_is_of_each_split(opened):

@@ -40,6 +40,12 @@ class Measure:
         """The label with its unit."""
         return f"{self.label} (%)" if self.is_fraction else self.label
 
+    def way(self, difference: float) -> str:
+        """`better` or `worse`, of a difference that is not 0; empty if neither way is better."""
+        return self.better and (
+            "better" if (difference > 0) == (self.better == "higher") else "worse"
+        )
+
     @property
     def scale(self) -> str:
         """What a number lies between, if its label says so: "0 to 10" of "relevancy (0-10)"."""

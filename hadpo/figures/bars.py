@@ -87,9 +87,12 @@ def dumbbell(
     if not rows:
         raise BadInput(f"no rows to draw: the table has none of {', '.join(measures)}")
     rows.sort(key=lambda r: (r["group"], r["benchmark"], measures.index(r["measure"])))
+    ways = Counter(
+        measure_of(r["benchmark"], r["measure"]).way(r["difference"]) for r in rows if r["clear"]
+    )
     message = title or (
-        f"{sum(r['clear'] for r in rows)} of {len(rows)} differences between base and tuned are "
-        "clear of zero."
+        f"{ways.total()} of {len(rows)} differences between base and tuned are clear of zero "
+        f"({ways['better']} better, {ways['worse']} worse, {ways['']} neither)."
     )
     several = len({r["group"] for r in rows}) > 1
     lines = [_line(row, several) for row in rows]

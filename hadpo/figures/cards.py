@@ -263,7 +263,9 @@ def hallucination_card(
         raise BadInput(f"no verdicts of {', '.join(models)}; there are those of {sorted(ruled)}")
     picture, note = with_boxes(_read(image), regions, most_regions)
     columns = [verdict_column(model_title(model), ruled[model]) for model in shown]
-    signs = "✓ true; ✗ wrong: an absent object or a wrong attribute; ? not to be judged."
+    signs = (
+        "✓ true; ✗ wrong: an absent object, a wrong colour, place or the like; ? not to be judged."
+    )
     name = f"card_{ruled[shown[0]][0].case_id}"
     message = title or "; ".join(column.heading for column in columns).capitalize() + "."
     return Card(name, message, picture, columns, f"{signs} {note}".strip())

@@ -234,9 +234,10 @@ def _story(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
         held = counts.get("held-out pairs", 0)
         lines.append(("Data", f"{text}; {held:,} more are held out, of images of their own"))
     if plan := facts.get("train", {}).get("plan", {}):
-        seen = plan.get("pairs_seen", plan.get("instructions_seen", "-"))
+        seen = f"{plan.get('pairs_seen', 0):,} "
+        seen += "pairs" if plan.get("objective") == "dpo" else "instructions"
         text = f"{plan.get('trained', 'adapter')} by {plan.get('objective')}: "
-        text += f"{plan.get('updates', 0):,} updates, {seen} pairs or instructions seen"
+        text += f"{plan.get('updates', 0):,} updates, {seen} seen"
         lines.append(("Training", text))
         others = [each for each in plan.get("objectives", ()) if each != plan.get("objective")]
         if others:
@@ -244,8 +245,12 @@ def _story(manifests: Mapping[str, Manifest]) -> list[tuple[str, str]]:
     if answers := facts.get("evaluate", {}).get("answers", {}):
         judge = settings.get("evaluate", {})
         who = " ".join(filter(None, (judge.get("judge"), judge.get("judge_model"))))
-        asked = ", ".join(f"{key}: {count:,}" for key, count in answers.items())
-        lines.append(("Measured", f"answers of {asked}; judge: {who}"))
+        given: dict[str, list[str]] = {}
+        for key, count in answers.items():
+            asked, _, benchmark = key.partition(", ")
+            given.setdefault(tables.model_title(asked), []).append(f"{benchmark} {count:,}")
+        texts = [f"{title} ({', '.join(counts)})" for title, counts in given.items()]
+        lines.append(("Measured", f"answers of {', '.join(texts)}; judge: {who}"))
     return lines
 
 

@@ -430,8 +430,7 @@ def controls(results: Sequence[RunResults], *, samples: int = 1000, seed: int = 
 
 
 def _verdict(row: Row) -> str:
-    better = _measure(row).better
-    if not better or row["low"] is None:
+    if not _measure(row).better or row["low"] is None:
         return MISSING
     if not row["clear"] and not covers_zero(row["low"], row["high"]):
         return "not separable among so many rows"
@@ -439,4 +438,4 @@ def _verdict(row: Row) -> str:
         half, is_fraction = (row["high"] - row["low"]) / 2, _measure(row).is_fraction
         amount = show(half, is_fraction=is_fraction) + " points" * is_fraction
         return f"not separable below {amount}" if half else "the same"
-    return "better" if (row["difference"] > 0) == (better == "higher") else "worse"
+    return _measure(row).way(row["difference"])

@@ -231,10 +231,8 @@ def _sentence(row: Row, several: bool) -> str:
     unit = " %" if measure.is_fraction else ""
     values = [show(row[name], is_fraction=measure.is_fraction) for name in ("base", "tuned")]
     ends = show_interval(row["low"], row["high"], is_fraction=measure.is_fraction)
-    word = ""
-    if measure.better:
-        word = ", better" if (row["difference"] > 0) == (measure.better == "higher") else ", worse"
-    return f"{_place(row, several)}: {values[0]} to {values[1]}{unit} {ends}{word}, n {row['n']}"
+    parts = (f"{values[1]}{unit} {ends}", measure.way(row["difference"]), f"n {row['n']}")
+    return f"{_place(row, several)}: {values[0]} to {', '.join(filter(None, parts))}"
 
 
 def _place(row: Row, several: bool) -> str:

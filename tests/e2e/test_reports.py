@@ -132,25 +132,26 @@ def quick(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("width", [1280, 1400])
-def test_every_page_of_a_run_fits_and_can_be_read(visit, quick, screenshots, width):
-    index = opened(visit, quick / "index.html", width=width)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (1400, "light")])
+def test_every_page_of_a_run_fits_and_can_be_read(visit, quick, screenshots, width, scheme):
+    mark = "" if scheme == "light" else f"_{scheme}"
+    index = opened(visit, quick / "index.html", width=width, color_scheme=scheme)
     assert index.locator("#headline").evaluate("e => e.getBoundingClientRect().bottom") <= 1.5 * 800
     links = [a.get_attribute("href") for a in index.locator("table a").all()]
     assert links == [f"{stage}/report.html" for stage in config.SECTIONS]
     if width == 1280:
-        index.screenshot(path=screenshots / "index.png")
-        dark = opened(visit, quick / "index.html", color_scheme="dark")
-        dark.screenshot(path=screenshots / "index_dark.png")
+        index.screenshot(path=screenshots / f"index{mark}.png")
     check_page(index)
     for link in links:
-        tab = opened(visit, quick / link, width=width)
+        tab = opened(visit, quick / link, width=width, color_scheme=scheme)
+        ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 25, 29)"}[scheme]
         assert not tab.locator(".jp-CodeCell .jp-InputArea").first.is_visible()  # code is folded
         notes = tab.locator("ul.notes li").all_inner_texts()
         own = [note for note in notes if not note.startswith("Other notes")]
         assert len(own) == len(set(own))
         if width == 1280:
-            tab.screenshot(path=screenshots / f"report_{link.partition('/')[0]}.png")
+            tab.screenshot(path=screenshots / f"report_{link.partition('/')[0]}{mark}.png")
         check_page(tab)
 
 

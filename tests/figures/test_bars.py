@@ -70,6 +70,10 @@ def test_dumbbell_shows_base_tuned_and_reported(metrics):
     row = next(r for r in figure.data if (r["split"], r["measure"]) == ("adversarial", "accuracy"))
     assert row["reported_tuned"] == pytest.approx(0.8146)
     assert row["difference"] == pytest.approx(24 / 120)
+    assert figure.title == (
+        "5 of 5 differences between base and tuned are clear of zero "
+        "(3 better, 0 worse, 2 neither)."
+    )
     marks = [line.get_marker() for line in figure.drawing.axes[0].get_lines()]
     assert marks.count("D") == 2 * sum(r["reported_base"] is not None for r in figure.data) > 0
     mini = dumbbell(comparison([results(metrics)], reported))  # of another model: no mark beside

@@ -107,6 +107,18 @@ def test_what_a_reader_must_know_stands_at_the_top(folder: Path):
     assert text.index("5 verdicts") < text.index('id="headline"')
 
 
+def test_what_was_done_is_said_in_words(folder: Path):
+    plan = {"objective": "dpo", "trained": "adapter", "updates": 1200, "pairs_seen": 2880}
+    change(folder, "train", facts={"plan": plan})
+    counts = {"base, pope": 3240, "base, shr": 200, "merged, shr": 200}
+    change(folder, "evaluate", facts={"answers": counts})
+    text = summary.write("a", folder).path.read_text()
+    assert "adapter by dpo: 1,200 updates, 2,880 pairs seen<" in text
+    assert "answers of base (pope 3,240, shr 200), tuned (shr 200); judge: oracle<" in text
+    change(folder, "train", facts={"plan": plan | {"objective": "sft"}})
+    assert "2,880 instructions seen<" in summary.write("a", folder).path.read_text()
+
+
 def test_a_stage_that_failed_and_one_that_is_stale_are_warned_of(folder: Path):
     change(folder, "train", status="failed", error="ValueError: loss is NaN", run_id="another")
     change(folder, "evaluate", parents={"train": "before"})

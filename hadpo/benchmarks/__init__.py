@@ -33,25 +33,3 @@ from hadpo.benchmarks._tally import (
     together,
 )
 from hadpo.measures import Measure
-
-__all__ = [
-    "Benchmark",
-    "Form",
-    "Known",
-    "Measure",
-    "Scored",
-    "Tally",
-    "agreement",
-    "alone",
-    "decoding_of",
-    "evaluate",
-    "lmms_eval",
-    "only_verdict",
-    "plan",
-    "ruled",
-    "score",
-    "score_file",
-    "shown_picture",
-    "together",
-    "vlmevalkit",
-]

@@ -18,17 +18,3 @@ from hadpo.chat.request import (
     Unfinished,
     object_schema,
 )
-
-__all__ = [
-    "Bill",
-    "Cache",
-    "ChatModel",
-    "ChatResult",
-    "ChatSettings",
-    "Prompt",
-    "Reply",
-    "Request",
-    "Unfinished",
-    "cache_file",
-    "object_schema",
-]

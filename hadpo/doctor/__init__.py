@@ -12,8 +12,6 @@ from hadpo.doctor.report import Check, Report
 from hadpo.records import BadInput
 from hadpo.runs import Run
 
-__all__ = ["Check", "Report", "check", "inputs", "missing_kernels", "plan", "sources_of"]
-
 
 def check(recipe_name: str = "") -> Report:
     """Checks of this machine and, for a recipe, of its files, numbers and memory.

@@ -7,10 +7,3 @@ Lab with controls, in a report as the picture that the controls began with.
 from hadpo.explore.answers import browse_answers, browse_pope_errors
 from hadpo.explore.curves import browse_training
 from hadpo.explore.pairs import browse_pairs
-
-__all__ = [
-    "browse_answers",
-    "browse_pairs",
-    "browse_pope_errors",
-    "browse_training",
-]

@@ -27,7 +27,6 @@ from hadpo.figures.cards import (
 from hadpo.figures.comparison import compare, hallucination_cards
 from hadpo.figures.curves import Curves, beta_sweep, margin_histogram, training_curves
 from hadpo.figures.scores import benchmark_figures, pope_bars, score_bars
-from hadpo.figures.speed import speed_bars, speedup_bars
 from hadpo.figures.teaching import (
     FEW,
     cost_bars,
@@ -36,41 +35,3 @@ from hadpo.figures.teaching import (
     strip_picture,
     style_figure,
 )
-
-__all__ = [
-    "FEW",
-    "SIGNS",
-    "Card",
-    "Column",
-    "Curves",
-    "Figure",
-    "Line",
-    "Pictures",
-    "benchmark_figures",
-    "beta_sweep",
-    "compare",
-    "contact_sheet",
-    "cost_bars",
-    "differing_words",
-    "dumbbell",
-    "evidence_cards",
-    "hallucination_card",
-    "hallucination_cards",
-    "heat_maps",
-    "length_figure",
-    "margin_histogram",
-    "mask_picture",
-    "pair_card",
-    "pair_cards",
-    "plain",
-    "pope_bars",
-    "question_sheet",
-    "score_bars",
-    "speed_bars",
-    "speedup_bars",
-    "strip_picture",
-    "style_figure",
-    "text_card",
-    "training_curves",
-    "verdict_column",
-]

@@ -11,16 +11,3 @@ from hadpo.generation.decoding import PRESETS, Decoding
 from hadpo.generation.processes import Job, Part, generate_in_processes
 from hadpo.generation.server import REPLIES, Served
 from hadpo.generation.stream import Turn, stream
-
-__all__ = [
-    "PRESETS",
-    "REPLIES",
-    "Decoding",
-    "Job",
-    "Part",
-    "Served",
-    "Turn",
-    "generate",
-    "generate_in_processes",
-    "stream",
-]

@@ -29,29 +29,6 @@ from hadpo.records import BadInput, Case, Verdict
 
 NOTHING_READ = "the judge could not be read at all"
 
-__all__ = [
-    "NOTHING_READ",
-    "SENTENCES",
-    "Agreement",
-    "AskingJudge",
-    "Judge",
-    "JudgeSettings",
-    "Rubric",
-    "Unfinished",
-    "agreement",
-    "case_mark",
-    "items_of",
-    "prompt_of",
-    "read_labelled",
-    "relative_boxes",
-    "reply_schema",
-    "rule_all",
-    "texts_of",
-    "unread",
-    "verdict",
-    "within",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
@@ -114,11 +91,11 @@ def rule_all(judge: Judge, cases: Sequence[Case]) -> list[Verdict]:
 
 def unread(verdicts: Sequence[Verdict], benchmark: str) -> str:
     """What to say of verdicts that are mostly, or all (`NOTHING_READ`), unread; "" of others."""
-    lost = [verdict for verdict in verdicts if verdict.label == "unparsed"]
+    lost = [v for v in verdicts if v.label == "unparsed"]
     if 2 * len(lost) <= len(verdicts):
         return ""
     how = NOTHING_READ if len(lost) == len(verdicts) else "the judge could mostly not be read"
-    reasons = Counter(verdict.reason or "not of the form asked for" for verdict in lost)
+    reasons = Counter(v.reason or "not of the form asked for" for v in lost)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     return (
         f"{how}: {benchmark}, {len(lost)} of {len(verdicts)} verdicts ({why}); look at "

@@ -6,5 +6,3 @@ The bias of the models in `weights/` is injected by us; a mini run teaches, it i
 
 from hadpo.mini.files import build
 from hadpo.mini.gallery import Exhibit, gallery
-
-__all__ = ["Exhibit", "build", "gallery"]

@@ -2,14 +2,3 @@
 
 from hadpo.pairs.stage import plan, prepare, read_prepared, sample_images, sample_questions
 from hadpo.pairs.style import Style, measure_style, summarize_style
-
-__all__ = [
-    "Style",
-    "measure_style",
-    "plan",
-    "prepare",
-    "read_prepared",
-    "sample_images",
-    "sample_questions",
-    "summarize_style",
-]

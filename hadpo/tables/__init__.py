@@ -32,42 +32,6 @@ from hadpo.tables.pope import mcnemar_table, pope_table
 from hadpo.tables.reported import ReportedRow, read_reported, reported_tables
 from hadpo.tables.results import RunResults, check_comparable, differences, read_results
 
-__all__ = [
-    "MINI",
-    "Measure",
-    "ReportedRow",
-    "RunResults",
-    "Table",
-    "audit",
-    "audit_story",
-    "audit_table",
-    "bars_of",
-    "committed_ablations",
-    "compare",
-    "compare_runs",
-    "comparison",
-    "facts",
-    "headline",
-    "learning_metric",
-    "measure_of",
-    "measures_of",
-    "model_title",
-    "models_in_order",
-    "overview",
-    "published_rows",
-    "published_tables",
-    "read_pope_table",
-    "read_reported",
-    "read_results",
-    "render",
-    "reported_tables",
-    "results_story",
-    "run_index",
-    "run_results",
-    "split_title",
-    "tables_of_runs",
-]
-
 
 def compare(run: Run) -> list[Table]:
     """The stage 05_compare: all tables of `run`, written to `tables/` in all formats.

@@ -2,13 +2,3 @@
 
 from hadpo.trainer.loop import StepMetrics, steps
 from hadpo.trainer.stage import decode_batch, held_out_margins, plan, read_records, train
-
-__all__ = [
-    "StepMetrics",
-    "decode_batch",
-    "held_out_margins",
-    "plan",
-    "read_records",
-    "steps",
-    "train",
-]

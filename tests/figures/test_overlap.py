@@ -16,6 +16,7 @@ from hadpo.figures._style import finish, house_style, panels
 from hadpo.figures.bars import dumbbell, published_dumbbell
 from hadpo.figures.curves import learning_curve
 from hadpo.records import Metric
+from tools.speed.bars import speedup_bars
 
 NAMES = ["ball", "cat", "umbrella", "refrigerator", "kite", "traffic light"]
 
@@ -72,7 +73,7 @@ MAKE: dict[str, Callable[[list[Metric]], Figure]] = {
     "heat": heat,
     "cost": lambda _: figures.cost_bars(COSTS),
     "mask": lambda _: figures.mask_picture(np.eye(60), {"prefix": 40, "chosen": 10, "rejected": 9}),
-    "speedup": lambda _: figures.speedup_bars(dict.fromkeys(NAMES, 2.5), name="speed"),
+    "speedup": lambda _: speedup_bars(dict.fromkeys(NAMES, 2.5), name="speed"),
 }
 
 

@@ -13,10 +13,11 @@ import torch
 import typer
 
 from hadpo.backbones import llava
-from hadpo.figures import Figure, speed_bars
+from hadpo.figures import Figure
 from hadpo.plugins import choices
 from hadpo.records import BadInput, read_json, write_text
 from tools.speed import cost, counting, decode, machine, models, peers, results, steps
+from tools.speed.bars import speed_bars
 from tools.speed.models import Geometry
 
 DEPTHS = (2, 4)  # layers that are counted; every count is linear in the depth

@@ -18,7 +18,6 @@ import typer
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hadpo import figures
 from hadpo.generation import Decoding, generate
 from hadpo.mini.world import CATEGORIES
 from hadpo.records import BadInput, Question
@@ -26,6 +25,7 @@ from hadpo.text import article
 from hadpo.vlm.backbone import Backbone
 from tools.speed import measure as timing
 from tools.speed import models, results
+from tools.speed.bars import speedup_bars
 from tools.speed.models import Geometry
 
 POPE = Decoding(name="pope", max_new_tokens=16)
@@ -221,4 +221,4 @@ def _draw(found: dict, path: Path) -> None:
         "descriptions, 5 beams": found["beam5_vs_sequential"],
     }
     note = f"Random weights at LLaVA's lengths; {found['machine']}."
-    figures.speedup_bars(rows, name=path.stem, note=note).save(path.parent)
+    speedup_bars(rows, name=path.stem, note=note).save(path.parent)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from hadpo.figures import Figure, speed_bars
+from hadpo.figures import Figure
 from tools.speed import measure, models
+from tools.speed.bars import speed_bars
 from tools.speed.steps import (
     CACHED,
     GROUPED,

@@ -22,23 +22,6 @@ from hadpo.data.fetch.plain import STANDARD, FetchFailed, Patience, Progress
 from hadpo.plugins import choices
 from hadpo.records import BadInput, parse
 
-__all__ = [
-    "FetchFailed",
-    "Item",
-    "ItemState",
-    "Patience",
-    "Source",
-    "check_access",
-    "fetch",
-    "is_transformers",
-    "look",
-    "look_all",
-    "missing_bytes",
-    "names_for",
-    "problem_of",
-    "source",
-    "sources",
-]
 SOURCES = Path(__file__).with_name("sources.yaml")
 Resolve = Callable[[str], Path]
 _ORIGINS = ("hub", "url", "drive", "drive_folder", "image_list", "made")

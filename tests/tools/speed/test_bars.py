@@ -2,8 +2,8 @@
 
 import pytest
 
-from hadpo import figures
 from hadpo.records import BadInput
+from tools.speed.bars import speed_bars
 
 
 def row(what, pairs, median, **more):
@@ -20,7 +20,7 @@ ROWS = [
 
 
 def test_bars_of_what_was_measured():
-    figure = figures.speed_bars(ROWS)
+    figure = speed_bars(ROWS)
     assert figure.title == "A training step is 1.9 to 2.2 times faster than the peers'"
     assert [r["median"] for r in figure.data] == [1.91, 2.25, 0.51]
     assert "descriptions, TRL: 1.91" in figure.alt
@@ -32,4 +32,4 @@ def test_bars_of_what_was_measured():
 
 def test_nothing_measured_is_an_error():
     with pytest.raises(BadInput, match="was anything measured"):
-        figures.speed_bars([ROWS[2]])
+        speed_bars([ROWS[2]])

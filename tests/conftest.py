@@ -93,6 +93,33 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
+def hadpo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """`hadpo("list", HADPO_RUNS=...)`: what `python -m hadpo list` prints, and how it ends.
+
+    In this process: one of its own would first import for seconds; test_cli.py starts those.
+    """
+    import logging
+    import subprocess
+    import sys
+
+    from hadpo import cli
+
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        words = ["hadpo", *map(str, arguments)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", words)
+            patch.setattr(logging.root, "handlers", [])  # warnings go to stderr, as in a process
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        return subprocess.CompletedProcess(words, end.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
 def own_plugins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str, str, str], Path]]:

@@ -1,7 +1,6 @@
-"""The command line as a user types it: real processes, exit codes and one message each."""
+"""The command line as a user types it: exit codes and one message each."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -33,16 +32,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def hadpo(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "hadpo", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -62,7 +51,7 @@ def hadpo(*arguments, **environment):
         (["run", "mini/llava", "-p", "lerning_rate=1"], "did you mean 'learning_rate', '"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
+def test_bad_input_is_one_message_and_exit_code_2(hadpo, arguments, message):
     done = hadpo(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
@@ -70,13 +59,13 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, message):
     assert done.stderr.startswith("hadpo: ")
 
 
-def test_a_misspelt_parameter_names_three_and_not_all():
+def test_a_misspelt_parameter_names_three_and_not_all(hadpo):
     done = hadpo("run", "mini/llava", "-p", "lerning_rate=1")
     assert done.stderr.count("'") == 2 * (1 + 3)  # what was given, and three names
     assert len(done.stderr) < 300
 
 
-def test_extend_is_told_from_extends(tmp_path):
+def test_extend_is_told_from_extends(hadpo, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("extend: mini/llava\ntitle: own\n")
     done = hadpo("run", str(path), "--dry-run")
@@ -85,18 +74,18 @@ def test_extend_is_told_from_extends(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["instructions"]])
-def test_help_is_no_error_and_no_line_of_it_is_cut(arguments):
+def test_help_is_no_error_and_no_line_of_it_is_cut(hadpo, arguments):
     done = hadpo(*arguments, COLUMNS="80")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
     assert "..." not in done.stdout.replace("[ARGS]...", "")
 
 
-def test_the_version_has_an_option_too():
+def test_the_version_has_an_option_too(hadpo):
     assert hadpo("--version").stdout == hadpo("version").stdout == f"{__version__}\n"
 
 
-def test_what_is_missing_is_listed_before_anything_is_run(folder, tmp_path):
+def test_what_is_missing_is_listed_before_anything_is_run(hadpo, folder, tmp_path):
     empty = {"HADPO_MODELS": str(tmp_path / "m"), "HADPO_DATA": str(tmp_path / "d")}
     for more in ([], ["--dry-run"]):
         done = hadpo("run", "llava-1.5-7b", *more, **empty)
@@ -110,7 +99,7 @@ def test_what_is_missing_is_listed_before_anything_is_run(folder, tmp_path):
     assert not folder.exists()
 
 
-def test_a_recipe_whose_weights_are_nowhere_is_not_started(folder, tmp_path):
+def test_a_recipe_whose_weights_are_nowhere_is_not_started(hadpo, folder, tmp_path):
     path = tmp_path / "own.yaml"
     files = f"{{language_model: {tmp_path}/nowhere, vision: {tmp_path}}}"
     path.write_text(f"extends: mini/llava\nmodel: {{files: {files}}}\n")
@@ -120,7 +109,7 @@ def test_a_recipe_whose_weights_are_nowhere_is_not_started(folder, tmp_path):
     assert not folder.exists()
 
 
-def test_what_is_done_needs_nothing_any_more(folder, monkeypatch, tmp_path):
+def test_what_is_done_needs_nothing_any_more(hadpo, folder, monkeypatch, tmp_path):
     run = open_run("prepare", "llava-1.5-7b", "a", {})
     run.finish()
     monkeypatch.setenv("HADPO_MODELS", str(tmp_path / "none"))
@@ -129,7 +118,7 @@ def test_what_is_done_needs_nothing_any_more(folder, monkeypatch, tmp_path):
     assert "done before" in done.stdout
 
 
-def test_small_downloads_have_a_size_and_the_columns_are_aligned():
+def test_small_downloads_have_a_size_and_the_columns_are_aligned(hadpo):
     done = hadpo("fetch")
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
@@ -140,13 +129,13 @@ def test_small_downloads_have_a_size_and_the_columns_are_aligned():
     assert len({line.index(" of ") for line in lines}) == 1
 
 
-def test_photoset_without_its_folder_is_one_message(tmp_path):
+def test_photoset_without_its_folder_is_one_message(hadpo, tmp_path):
     done = hadpo("doctor", "photoset", HADPO_SHARED=str(tmp_path / "nowhere"))
     assert done.returncode == 3
     assert "set HADPO_SHARED" in done.stdout
 
 
-def test_a_dry_run_prints_the_papermill_commands_and_runs_nothing(folder):
+def test_a_dry_run_prints_the_papermill_commands_and_runs_nothing(hadpo, folder):
     done = hadpo("run", "mini/llava", "-p", "beta=0.2", "--dry-run")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("papermill")]
@@ -158,14 +147,14 @@ def test_a_dry_run_prints_the_papermill_commands_and_runs_nothing(folder):
     assert not folder.exists()
 
 
-def test_a_dry_run_prints_empty_values_too():
+def test_a_dry_run_prints_empty_values_too(hadpo):
     done = hadpo("stage", "train", "mini/llava", "-p", "controls=", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "-p controls ''" in done.stdout
     assert "from_run" not in done.stdout
 
 
-def test_an_unreadable_manifest_is_listed_with_the_reason(folder):
+def test_an_unreadable_manifest_is_listed_with_the_reason(hadpo, folder):
     open_run("train", "mini/llava", "a", {}).finish()
     open_run("train", "mini/llava", "b", {})
     (folder / "b" / "train" / "manifest.json").write_text("{")
@@ -179,7 +168,7 @@ def test_an_unreadable_manifest_is_listed_with_the_reason(folder):
     assert "not JSON" in shown.stdout
 
 
-def test_runs_are_listed_and_shown(folder):
+def test_runs_are_listed_and_shown(hadpo, folder):
     open_run("train", "mini/llava", "a", {"beta": 0.2}).finish()
     found = json.loads(hadpo("list", "--json").stdout)
     assert [(m["name"], m["stage"], m["status"]) for m in found] == [("a", "train", "done")]
@@ -190,7 +179,7 @@ def test_runs_are_listed_and_shown(folder):
     assert "| a " in hadpo("list").stdout
 
 
-def test_settings_are_listed_with_type_default_and_help():
+def test_settings_are_listed_with_type_default_and_help(hadpo):
     shown = hadpo("settings", "train")
     assert shown.returncode == 0, shown.stderr
     assert "  beta: float = 0.1   (read with objective=dpo)\n      How strongly" in shown.stdout
@@ -211,13 +200,33 @@ def test_settings_are_listed_with_type_default_and_help():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(command):
+def test_every_command_has_help_with_an_example(hadpo, command):
     done = hadpo(command, "--help")
     assert done.returncode == 0
     assert f"Example: hadpo {command}" in done.stdout
 
 
-def test_a_pasted_table_is_audited(tmp_path):
+def in_a_process(*arguments):
+    command = [sys.executable, "-m", "hadpo", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_process_ends_as_the_call_does(hadpo):
+    for words in (["rnu"], ["--version"]):
+        process, call = in_a_process(*words), hadpo(*words)
+        found = [(done.returncode, done.stdout, done.stderr) for done in (process, call)]
+        assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_starts_in_a_process(command):
+    done = in_a_process(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Example: hadpo {command}" in done.stdout
+
+
+def test_a_pasted_table_is_audited(hadpo, tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("model,acc,prec,recall,f1,yes\nbase,51.46,50.74,99.53,67.72,98.06\n")
     done = hadpo("audit", str(path))

@@ -76,7 +76,7 @@ def projector(backbone):
     return [(k, v.detach().clone()) for k, v in backbone.connector.named_parameters()]
 
 
-def hadpo(folder, *words):
+def in_a_process(folder, *words):
     return subprocess.run(
         [sys.executable, "-m", "hadpo", *words],
         capture_output=True,
@@ -91,7 +91,7 @@ def hadpo(folder, *words):
 def test_base_and_published_adapter_side_by_side(recipe, tmp_path):
     write_published(recipe, tmp_path / "published")
     settings = [word for setting in SMALL for word in ("-p", setting)]
-    done = hadpo(
+    done = in_a_process(
         tmp_path, "run", recipe, "--adapter", str(tmp_path / "published"), "--name", "a", *settings
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -114,7 +114,7 @@ def test_base_and_published_adapter_side_by_side(recipe, tmp_path):
     taken = manifest.facts["merged"]["adapter"]
     own = run / "merge" / "adapter"
     assert taken == str(own if recipe == "mini/mplug-owl" else tmp_path / "published")
-    again = hadpo(
+    again = in_a_process(
         tmp_path, "run", recipe, "--adapter", str(tmp_path / "published"), "--name", "a", *settings
     )
     assert again.stdout.count("done before") == 4, again.stdout + again.stderr
@@ -140,14 +140,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("recipe", REAL)
-def test_a_hub_id_that_is_not_here_names_the_command(recipe, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hadpo", "run", recipe, "--adapter", REAL[recipe]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"HADPO_MODELS": str(tmp_path), "HADPO_RUNS": str(tmp_path / "runs")},
-    )
+def test_a_hub_id_that_is_not_here_names_the_command(hadpo, recipe, tmp_path):
+    places = {"HADPO_MODELS": str(tmp_path), "HADPO_RUNS": str(tmp_path / "runs")}
+    done = hadpo("run", recipe, "--adapter", REAL[recipe], **places)
     assert done.returncode == 3
     name = REAL[recipe].partition("/")[2].removesuffix("-1.5")
     assert done.stderr.strip().endswith(f"yet: hadpo fetch adapters/{name}")

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,18 +96,15 @@ def test_an_original_judgement_gives_the_original_metrics_and_comes_back(tmp_pat
 
 
 @pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no {GOLDEN}")
-def test_the_command_scores_a_judgement(tmp_path):
+def test_the_command_scores_a_judgement(hadpo, tmp_path):
     content, expected = max(original_runs().values(), key=lambda run: len(run[0]["run1"]))
     (tmp_path / "judgement.json").write_text(json.dumps(content))
-    command = [sys.executable, "-m", "hadpo", "shr-scores", str(tmp_path / "judgement.json")]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    done = hadpo("shr-scores", tmp_path / "judgement.json", "--json")
     assert done.returncode == 0, done.stderr
     found = {m["name"]: m for m in json.loads(done.stdout)}
     assert round(found["hallucinated_sentence_ratio"]["value"], 3) == expected["hal_sents_ratio"]
     assert found["hallucinated_sentence_ratio"]["low"] is not None
-    missing = subprocess.run(
-        [*command[:-1], str(tmp_path / "no.json")], capture_output=True, text=True, check=False
-    )
+    missing = hadpo("shr-scores", tmp_path / "no.json")
     assert missing.returncode == 2
     assert "no such file" in missing.stderr
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,34 +13,24 @@ PHOTOS = SHARED / "data" / "photoset"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}")
 
 
-def hadpo(tmp_path, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "hadpo", "instructions", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"HADPO_RUNS": str(tmp_path / "runs")},
-    )
-
-
 @needs_photos
-def test_oxford_hic(tmp_path):
+def test_oxford_hic(hadpo, tmp_path):
     data, images = PHOTOS / "hic" / "oxford_hic_data.csv", PHOTOS / "hic" / "images"
     options = ["--images", images, "--out", tmp_path / "out", "--top-k", "2", "--json"]
-    done = hadpo(tmp_path, "hic", data, *options)
+    done = hadpo("instructions", "hic", data, *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["captions of train"] == 8
     assert len(list(read_jsonl(tmp_path / "out" / "train.jsonl", Instruction))) == 8
-    wrong = hadpo(tmp_path, "hic", data, *options, "--val-share", "1.5")
+    wrong = hadpo("instructions", "hic", data, *options, "--val-share", "1.5")
     assert wrong.returncode == 2 and "val_share" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 
 @needs_photos
-def test_lrv_filtered(tmp_path):
+def test_lrv_filtered(hadpo, tmp_path):
     folder = PHOTOS / "lrv"
     done = hadpo(
-        *(tmp_path, "filter", folder / "filter_cap.json", folder / "filter_cap1.json"),
+        *("instructions", "filter", folder / "filter_cap.json", folder / "filter_cap1.json"),
         *("--images", folder / "image", "--out", tmp_path / "out", "--json"),
     )
     assert done.returncode == 0, done.stderr
@@ -52,10 +40,18 @@ def test_lrv_filtered(tmp_path):
 
 
 @needs_photos
-def test_the_cost_of_generating_is_told_first(tmp_path):
+def test_the_cost_of_generating_is_told_first(hadpo, tmp_path):
     prices = ["--input-price", "2", "--output-price", "8"]
     done = hadpo(
-        *(tmp_path, "generate", PHOTOS / "VG", "--model", "teacher", "--out", tmp_path / "out"),
+        *(
+            "instructions",
+            "generate",
+            PHOTOS / "VG",
+            "--model",
+            "teacher",
+            "--out",
+            tmp_path / "out",
+        ),
         *(*prices, "--dry-run", "--json"),
     )
     assert done.returncode == 0, done.stderr

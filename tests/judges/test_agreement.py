@@ -1,8 +1,6 @@
 """Judge against people: by hand, from a file, through the command line with a real server."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -53,27 +51,18 @@ def test_a_case_that_is_labelled_twice_is_refused(tmp_path):
         read_labelled(tmp_path / "labels.jsonl")
 
 
-def hadpo(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "hadpo", "judge-agreement", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command(serve, tmp_path, monkeypatch):
+def test_the_command(hadpo, serve, tmp_path, monkeypatch):
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
     serve(lambda *_: "Judgement:\n1. correct: a\n2. correct: b")
     write_jsonl(tmp_path / "labels.jsonl", [labelled("correct", "hallucination")])
     model = ("-p", "judge=llm", "-p", "judge_model=m", "-p", "judge_format=text", "--json")
-    done = hadpo(tmp_path / "labels.jsonl", *model)
+    done = hadpo("judge-agreement", tmp_path / "labels.jsonl", *model)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["claims"], found["accuracy"], found["kappa"]) == (2, 0.5, 0.0)
-    oracle = hadpo(tmp_path / "labels.jsonl")
+    oracle = hadpo("judge-agreement", tmp_path / "labels.jsonl")
     assert oracle.returncode == 0, oracle.stderr
     assert "judge oracle, 2 claims, 0 unparsed" in oracle.stdout
-    missing = hadpo(tmp_path / "none.jsonl")
+    missing = hadpo("judge-agreement", tmp_path / "none.jsonl")
     assert missing.returncode == 2
     assert "no such file" in missing.stderr

@@ -165,6 +165,7 @@ def test_the_same_name_with_other_parameters_is_refused(mini):
     assert "train.beta: 0.1 there, 0.3 asked" in done.stderr
 
 
+@pytest.mark.slow  # fast: test_execute.py (--from), test_judged_run.py (a stage on another run)
 def test_a_stage_of_another_run_can_be_trained_on(mini):
     arguments = ["--from", "a", "-p", "train_seed=1", "-p", "controls="]
     done = hadpo(mini[0], "stage", "train", "mini/llava-smoke", "--name", "b", *arguments)
@@ -211,6 +212,7 @@ def test_a_run_that_is_killed_in_every_stage_ends_the_same(mini, tmp_path):
     assert len(lines(ours / "train" / "metrics.jsonl")) == 12
 
 
+@pytest.mark.slow  # fast: the notebooks above; photos prepared and judged in test_judged_run.py
 def test_real_photos_go_through_all_five_notebooks(tmp_path):
     shared = Path(os.environ.get("HADPO_SHARED", config.ROOT.parent / "shared"))
     if not (shared / "data" / "photoset").is_dir():

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from hadpo import __version__, config, runs
-from hadpo.cli import answer, converting, fetching, instructions, page, results, scoring
+from hadpo.cli import answer, fetching, instructions, results, scoring
 from hadpo.cli.results import AsJson
 from hadpo.plugins import choices
 from hadpo.records import BadInput
@@ -48,10 +48,8 @@ def options(
 
 app.add_typer(results.commands)
 app.add_typer(fetching.commands)
-app.add_typer(page.commands)
 app.add_typer(answer.commands)
 app.add_typer(instructions.commands, name="instructions")
-app.add_typer(converting.commands)
 app.add_typer(scoring.commands)
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name, or the path of your own YAML")]
 Name = Annotated[str, typer.Option(help="name of the run; default: the recipe's path with - for /")]

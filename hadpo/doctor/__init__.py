@@ -6,9 +6,8 @@ from pathlib import Path
 
 from hadpo import config
 from hadpo.doctor import files, machine
-from hadpo.doctor.files import sources_of
+from hadpo.doctor.files import Check, Report, sources_of
 from hadpo.doctor.machine import missing_kernels
-from hadpo.doctor.report import Check, Report
 from hadpo.records import BadInput
 from hadpo.runs import Run
 

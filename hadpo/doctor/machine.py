@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from hadpo import backbones, config, cost
-from hadpo.doctor.report import Check
+from hadpo.doctor.files import Check
 from hadpo.records import BadInput
 from hadpo.runs import list_manifests
 

@@ -4,6 +4,5 @@ Each is one function that takes folders, runs or records and gives something tha
 Lab with controls, in a report as the picture that the controls began with.
 """
 
-from hadpo.explore.answers import browse_answers, browse_pope_errors
 from hadpo.explore.curves import browse_training
-from hadpo.explore.pairs import browse_pairs
+from hadpo.explore.records import browse_answers, browse_pairs, browse_pope_errors

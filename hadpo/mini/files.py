@@ -27,12 +27,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hadpo.data.pope import SPLITS, path_of, pope_questions, text_of
 from hadpo.mini import faults
 from hadpo.mini.captions import TEMPLATES, facts, perfect_caption, true_sentences, with_article
-from hadpo.mini.coco import captions as coco_captions
-from hadpo.mini.coco import image_name, instances
-from hadpo.mini.draw import draw
+from hadpo.mini.draw import draw, sprite
 from hadpo.mini.instructions import (
     amber_files,
     gqa_questions,
@@ -48,6 +48,7 @@ from hadpo.mini.world import (
     PLACES,
     SETTINGS,
     Scene,
+    SceneObject,
     cell,
     scenes,
 )
@@ -61,6 +62,9 @@ FIRST_REGION_ID = 5400001
 AUXILIARY_IMAGES = 60  # perfect captions in cc_sbu_align
 JOKES = 2  # of each train image
 JPEG_QUALITY = 95
+CAPTIONS_PER_IMAGE = 2
+DRAWN_ON = "2026-01-01 00:00:00"  # fixed, so that files do not change with the day
+OPAQUE = 128
 DONE = "mini_world.json"
 Scenes = dict[int, Scene]  # image id -> scene
 Box = tuple[int, int, int, int]
@@ -116,7 +120,7 @@ def build(folder: Path, *, seed: int, train_images: int, test_images: int) -> No
     _captions(folder / "humour", told, folder / "VG")
     _write(folder / "gavie" / "evaluation_set.json", instructions(test, seed))
     _write(folder / "gqa" / "questions.json", gqa_questions(test))
-    photos = {key: image_name(key) for key in test}
+    photos = {key: _image_name(key) for key in test}
     _write(folder / "mmhal" / "questions.json", mmhal_questions(test, photos))
     for name, content in amber_files(test, photos).items():
         _write(folder / "amber" / f"{name}.json", content)
@@ -227,20 +231,20 @@ def _coco(folder: Path, test: Scenes, visual_genome: Path) -> None:
     pictures = folder / "val2014"
     pictures.mkdir(parents=True, exist_ok=True)
     for key in test:
-        _same_file(visual_genome / image_path(key), pictures / image_name(key))
+        _same_file(visual_genome / image_path(key), pictures / _image_name(key))
     lines = [
-        {"image": image_name(key), "objects": sorted(scene.categories)}
+        {"image": _image_name(key), "objects": sorted(scene.categories)}
         for key, scene in test.items()
     ]
     _write_lines(folder / "objects.json", lines)
     for part, shown in (("train2014", {}), ("val2014", test)):  # no image is of COCO's train part
-        _write(folder / "annotations" / f"instances_{part}.json", instances(shown))
-        _write(folder / "annotations" / f"captions_{part}.json", coco_captions(shown))
+        _write(folder / "annotations" / f"instances_{part}.json", _coco_instances(shown))
+        _write(folder / "annotations" / f"captions_{part}.json", _coco_captions(shown))
 
 
 def _pope(folder: Path, test: Scenes, seed: int) -> None:
     objects = {str(key): scene.categories for key, scene in test.items()}
-    names = {str(key): image_name(key) for key in test}
+    names = {str(key): _image_name(key) for key in test}
     for split in SPLITS:
         questions = pope_questions(objects, split=split, seed=seed, image_paths=names)
         lines = [
@@ -250,7 +254,7 @@ def _pope(folder: Path, test: Scenes, seed: int) -> None:
         _write_lines(path_of(folder, split), lines)
         # No label of this world is wrong; what is hard to see is left out, as RePOPE does.
         small = {
-            (image_name(key), text_of(thing.category))
+            (_image_name(key), text_of(thing.category))
             for key, scene in test.items()
             for thing in scene.objects
             if thing.is_small
@@ -305,3 +309,85 @@ def _write_lines(path: Path, values: Iterable[Any]) -> None:
 def _write_text(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _image_name(image_id: int) -> str:
+    """COCO's name of a validation image."""
+    return f"COCO_val2014_{image_id:012d}.jpg"
+
+
+def _coco_instances(test: Mapping[int, Scene]) -> dict[str, Any]:
+    """The content of `instances_val2014.json`: one annotation per object, its outline a polygon."""
+    categories = [
+        {"supercategory": "thing", "id": number, "name": name}
+        for number, name in enumerate(CATEGORIES, start=1)
+    ]
+    number_of = {entry["name"]: entry["id"] for entry in categories}
+    annotations: list[dict[str, Any]] = []
+    for key, scene in test.items():
+        for thing in scene.objects:
+            outline, area = _outline(thing)
+            xs, ys = outline[::2], outline[1::2]
+            annotations.append(
+                {
+                    "segmentation": [outline],
+                    "area": float(area),
+                    "iscrowd": 0,
+                    "image_id": key,
+                    "bbox": [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)],
+                    "category_id": number_of[thing.category],
+                    "id": len(annotations) + 1,
+                }
+            )
+    return {**_heading(test), "annotations": annotations, "categories": categories}
+
+
+def _coco_captions(test: Mapping[int, Scene]) -> dict[str, Any]:
+    """The content of `captions_val2014.json`: perfect captions that mention other empty places."""
+    annotations: list[dict[str, Any]] = []
+    for key, scene in test.items():
+        for turn in range(CAPTIONS_PER_IMAGE):
+            caption = perfect_caption(scene, random.Random(f"{key}/{turn}"))
+            annotations.append({"image_id": key, "id": len(annotations) + 1, "caption": caption})
+    return {**_heading(test), "annotations": annotations}
+
+
+def _heading(test: Mapping[int, Scene]) -> dict[str, Any]:
+    images = [
+        {
+            "license": 1,
+            "file_name": _image_name(key),
+            "coco_url": f"https://example.org/hadpo-mini/{_image_name(key)}",
+            "height": IMAGE_SIZE_PIXELS,
+            "width": IMAGE_SIZE_PIXELS,
+            "date_captured": DRAWN_ON,
+            "flickr_url": "",
+            "id": key,
+        }
+        for key in test
+    ]
+    info = {
+        "description": "hadpo mini world",
+        "url": "",
+        "version": "1.0",
+        "year": 2026,
+        "contributor": "hadpo",
+        "date_created": DRAWN_ON,
+    }
+    licenses = [
+        {"url": "https://www.apache.org/licenses/LICENSE-2.0", "id": 1, "name": "Apache-2.0"}
+    ]
+    return {"info": info, "images": images, "licenses": licenses}
+
+
+def _outline(thing: SceneObject) -> tuple[list[float], int]:
+    """Corners (x, y, x, y, ...) of a polygon around an object's pixels, and how many these are."""
+    cut = sprite(thing.category, thing.colour, thing.size_pixels, thing.is_mirrored)
+    is_opaque = np.asarray(cut)[:, :, 3] >= OPAQUE
+    left_side, right_side = [], []
+    for y in np.flatnonzero(is_opaque.any(axis=1)):
+        xs = np.flatnonzero(is_opaque[y])
+        left_side.append((thing.x + xs[0], thing.y + y))
+        right_side.append((thing.x + xs[-1] + 1, thing.y + y + 1))
+    corners = [*left_side, *reversed(right_side)]
+    return [float(value) for corner in corners for value in corner], int(is_opaque.sum())

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,23 +30,35 @@ JUDGED = {
 }
 
 
+@pytest.fixture(scope="module")
+def photos(shared, tmp_path_factory):
+    """A recipe of the photos, and a folder of runs in which their stage prepare is done."""
+    folder = tmp_path_factory.mktemp("photos")
+    recipe = folder / "photos.yaml"
+    questions_of_gavie = shared / "data/photoset/gavie/evaluation_subset.json"
+    (folder / "synonyms.txt").write_text("person, woman\nboat\nbroccoli\nzebra\n")
+    recipe.write_text(
+        "extends: photoset\nstages: [prepare, evaluate]\ndata:\n"
+        f"  gavie: {questions_of_gavie}\n  chair_synonyms: {folder / 'synonyms.txt'}\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HADPO_SHARED", str(shared))
+        patch.setenv("HADPO_RUNS", str(folder / "runs"))
+        run = open_run("prepare", str(recipe), "photos", {})
+        pairs.prepare(run)
+        run.finish()
+    return recipe, folder / "runs"
+
+
 @pytest.fixture
-def prepared(shared, tmp_path, monkeypatch):
+def prepared(photos, shared, tmp_path, monkeypatch):
     """Opens the stage evaluate of the photos, whose five descriptions are there already."""
     monkeypatch.setenv("HADPO_SHARED", str(shared))
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
-    recipe = tmp_path / "photos.yaml"
-    questions_of_gavie = shared / "data/photoset/gavie/evaluation_subset.json"
-    (tmp_path / "synonyms.txt").write_text("person, woman\nboat\nbroccoli\nzebra\n")
-    recipe.write_text(
-        "extends: photoset\nstages: [prepare, evaluate]\ndata:\n"
-        f"  gavie: {questions_of_gavie}\n  chair_synonyms: {tmp_path / 'synonyms.txt'}\n"
-    )
-    run = open_run("prepare", str(recipe), "photos", {})
-    pairs.prepare(run)
-    run.finish()
+    recipe, runs = photos
+    shutil.copytree(runs, tmp_path / "runs")
     said = json.loads((shared / "data/photoset/shr/responses_example.json").read_text())
-    questions = read_jsonl(run.path("questions.jsonl"), Question)
+    questions = read_jsonl(tmp_path / "runs/photos/prepare/questions.jsonl", Question)
     answers = [
         Answer(
             question_id=q.question_id,

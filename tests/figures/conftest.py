@@ -1,4 +1,3 @@
-import importlib.util
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -71,9 +70,6 @@ def metrics() -> list[Metric]:
 
 @pytest.fixture(scope="module")
 def write_run() -> Callable[..., None]:
-    path = Path(__file__).parents[1] / "tables" / "made_up_run.py"
-    spec = importlib.util.spec_from_file_location("made_up_run", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_run
+    from tests.tables.made_up_run import write_run
+
+    return write_run

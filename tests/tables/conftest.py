@@ -1,4 +1,3 @@
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,14 +6,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., None]:
-    """`made_up_run.write_run`; tests are no package, so the file is loaded by its path."""
-    spec = importlib.util.spec_from_file_location(
-        "made_up_run", Path(__file__).with_name("made_up_run.py")
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.write_run
+    """`made_up_run.write_run`."""
+    from tests.tables.made_up_run import write_run
+
+    return write_run
 
 
 @pytest.fixture(scope="session")

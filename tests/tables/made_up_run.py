@@ -1,7 +1,10 @@
 """A finished run, made up: all its files, from one seed, with answers that yield its metrics."""
 
+import functools
 import json
 import random
+import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +37,7 @@ def write_run(
     earlier: str = "",
     earlier_stages: tuple[str, ...] = ("prepare",),
 ) -> None:
-    """Write `folder/name/{prepare,train,evaluate}` as the stages do.
+    """Write `folder/name/{prepare,train,evaluate}` as the stages do; the same again is a copy.
 
     Args:
         folder: of the runs.
@@ -45,6 +48,16 @@ def write_run(
         earlier: the run that it was started from (`--from`); empty: none.
         earlier_stages: with `earlier`, the stages that are read there and not written here.
     """
+    made = _made(name, seed, images, beta, earlier, earlier_stages)
+    shutil.copytree(Path(made.name) / name, folder / name)
+
+
+@functools.cache
+def _made(
+    name: str, seed: int, images: int, beta: float, earlier: str, earlier_stages: tuple[str, ...]
+) -> tempfile.TemporaryDirectory:
+    """A folder with the run in it, which lasts as long as the process."""
+    made = tempfile.TemporaryDirectory()
     draw = random.Random(seed)
     questions, answers, verdicts = [], [], []
     for split in SPLITS:
@@ -112,7 +125,7 @@ def write_run(
         ends = {"low": recall - 0.03, "high": recall + 0.04}
         place = {"benchmark": "shr", "split": "val", "model": model, "name": "object_recall"}
         metrics.append(Metric(value=recall, n=images * 3, **place, **ends))
-    run = folder / name
+    run = Path(made.name) / name
     own = {"prepare", "train", "evaluate"} - set(earlier_stages if earlier else ())
     if "prepare" in own:
         write_jsonl(run / "prepare" / "questions.jsonl", questions)
@@ -163,6 +176,7 @@ def write_run(
             duration_seconds=61.0,
             versions={"python": "3.11", "torch": "2.13.0"},
         ).write(run / stage)
+    return made
 
 
 def _rule(

@@ -44,12 +44,38 @@ class FakeRun:
         self.facts |= facts
 
 
+def stage_in(folder, fast, tiny_files, tiny_pairs):
+    write_jsonl(folder / "prepare" / "pairs.jsonl", tiny_pairs[:8])
+    write_jsonl(folder / "prepare" / "held_out.jsonl", tiny_pairs[8:])
+    config = replace(fast, steps=5, checkpoint_every=2, controls="sft")
+    return lambda **changes: FakeRun(folder, tiny_files, replace(config, **changes))
+
+
 @pytest.fixture
 def stage(fast, tmp_path, tiny_files, tiny_pairs):
-    write_jsonl(tmp_path / "prepare" / "pairs.jsonl", tiny_pairs[:8])
-    write_jsonl(tmp_path / "prepare" / "held_out.jsonl", tiny_pairs[8:])
-    config = replace(fast, steps=5, checkpoint_every=2, controls="sft")
-    return lambda **changes: FakeRun(tmp_path, tiny_files, replace(config, **changes))
+    return stage_in(tmp_path, fast, tiny_files, tiny_pairs)
+
+
+@pytest.fixture(scope="module")
+def whole(fast, tmp_path_factory, tiny_files, tiny_pairs):
+    """What a training that nothing ended gives: its steps, its log, its weights."""
+    run = stage_in(tmp_path_factory.mktemp("whole"), fast, tiny_files, tiny_pairs)(controls="")
+    return list(trainer.train(run)), lines(run), weights_of(run)
+
+
+@pytest.fixture(scope="module")
+def trained(fast, tmp_path_factory, tiny_files, tiny_pairs):
+    """A folder in which the stage and its control are trained; to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    list(trainer.train(stage_in(folder, fast, tiny_files, tiny_pairs)()))
+    return folder
+
+
+@pytest.fixture
+def finished(stage, trained, tmp_path):
+    """The stage in a folder in which it is trained."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return stage
 
 
 def lines(run):
@@ -119,13 +145,9 @@ def test_stage_goes_on_after_a_kill(stage, stop, tmp_path):
     [("checkpoint", True), ("checkpoint", False), ("adapter", True), ("adapter", False)],
 )
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_kill_around_a_write_loses_no_line(stage, tmp_path, monkeypatch, place, is_before, count):
-    whole = stage(controls="")
-    expected = list(trainer.train(whole))
-    expected_lines, trained = lines(whole), weights_of(whole)
-    for path in ("adapter", "checkpoints"):
-        shutil.rmtree(whole.path(path))
-    whole.path("metrics.jsonl").unlink()
+def test_a_kill_around_a_write_loses_no_line(stage, whole, monkeypatch, place, is_before, count):
+    expected, expected_lines, weights = whole
+    run = stage(controls="")
     module, calls = (checkpoints if place == "checkpoint" else adapter.trained), []
     real = module.save
 
@@ -141,42 +163,36 @@ def test_a_kill_around_a_write_loses_no_line(stage, tmp_path, monkeypatch, place
         patch.setattr(module, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             list(trainer.train(stage(controls="")))
-    logged = [line["step"] for line in lines(whole)]
+    logged = [line["step"] for line in lines(run)]
     assert logged == list(range(len(logged)))
-    assert checkpoints.last_step(whole.path("checkpoints", "dpo")) <= len(logged)
+    assert checkpoints.last_step(run.path("checkpoints", "dpo")) <= len(logged)
     assert list(trainer.train(stage(controls=""))) == expected
-    assert lines(whole) == expected_lines and weights_of(whole) == trained
-    assert [k for k, line in enumerate(lines(whole)) if "eval_loss" in line] == [1, 3, 4]
+    assert lines(run) == expected_lines and weights_of(run) == weights
+    assert [k for k, line in enumerate(lines(run)) if "eval_loss" in line] == [1, 3, 4]
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_stopped_right_after_a_yield_ends_the_same(stage, stop):
-    whole = stage(controls="")
-    expected = list(trainer.train(whole))
-    expected_lines, trained = lines(whole), weights_of(whole)
-    for path in ("adapter", "checkpoints"):
-        shutil.rmtree(whole.path(path))
-    whole.path("metrics.jsonl").unlink()
+def test_stopped_right_after_a_yield_ends_the_same(stage, whole, stop):
+    expected, expected_lines, weights = whole
+    run = stage(controls="")
     for step in trainer.train(stage(controls="")):
         if step.step == stop:  # its line is written, its checkpoint is not
             break
-    assert checkpoints.last_step(whole.path("checkpoints", "dpo")) < len(lines(whole)) == stop + 1
+    assert checkpoints.last_step(run.path("checkpoints", "dpo")) < len(lines(run)) == stop + 1
     assert list(trainer.train(stage(controls=""))) == expected
-    assert lines(whole) == expected_lines and weights_of(whole) == trained
+    assert lines(run) == expected_lines and weights_of(run) == weights
 
 
-def test_a_cell_that_was_interrupted_is_run_again(stage, tmp_path):
-    whole = stage()
-    list(trainer.train(whole))
-    expected = (whole.path("adapter") / "adapter_model.safetensors").read_bytes()
+def test_a_cell_that_was_interrupted_is_run_again(finished):
+    run = finished()
+    expected = weights_of(run)
     for path in ("adapter", "checkpoints", "controls"):
-        shutil.rmtree(whole.path(path))
-    run = stage()
+        shutil.rmtree(run.path(path))
     for _ in trainer.train(run):
         break  # before the first checkpoint
     assert not list(run.path("checkpoints").rglob("*.pt"))
     list(trainer.train(run))
-    assert (run.path("adapter") / "adapter_model.safetensors").read_bytes() == expected
+    assert weights_of(run) == expected
 
 
 def test_plan_and_what_the_loss_sees(stage, tiny_llava, tiny_pairs):
@@ -215,9 +231,8 @@ def test_plan_tells_rows_and_reference(stage):
     assert trainer.plan(run)["reference"] == "cache: 10 of 10 pairs are there"
 
 
-def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
-    run = stage()
-    list(trainer.train(run))
+def test_merge_stage_proves_what_it_wrote(finished):
+    run = finished()
     results = adapter.merge_run(run)
     assert set(results) == {"merged", "sft"}
     for name, found in results.items():
@@ -239,9 +254,8 @@ def test_merge_stage_proves_what_it_wrote(stage, tiny_files):
     assert json.loads(run.path("metrics.json").read_text()) == results
 
 
-def test_the_pairs_that_are_checked_are_the_ones_that_are_shown(stage, tiny_pairs, monkeypatch):
-    run = stage()
-    list(trainer.train(run))
+def test_the_pairs_that_are_checked_are_the_ones_that_are_shown(finished, tiny_pairs, monkeypatch):
+    run = finished()
     shown, seen = adapter.pairs_to_check(run), []
     assert shown == tiny_pairs[:3] and len(shown) == run.recipe.merge.check_pairs
     real = proof._logps
@@ -251,9 +265,8 @@ def test_the_pairs_that_are_checked_are_the_ones_that_are_shown(stage, tiny_pair
     assert seen == [shown] * 9
 
 
-def test_an_adapter_is_described_without_a_model(stage, fast):
-    run = stage(controls="")
-    list(trainer.train(run))
+def test_an_adapter_is_described_without_a_model(finished, fast):
+    run = finished()
     facts = adapter.describe(run.path("adapter"))
     targets = len(fast.lora_targets.split(","))
     assert facts["rank"] == 4 and facts["scale"] == 2

@@ -1,4 +1,4 @@
-"""Answers of evaluated runs: judged descriptions side by side, and POPE's questions with errors."""
+"""Pairs and instructions; answers of runs: descriptions side by side, POPE's errors."""
 
 import re
 from collections import defaultdict
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hadpo import config
 from hadpo.explore.browser import Browser, Entry
-from hadpo.figures import Card, Column, Line, plain, text_card, verdict_column
+from hadpo.figures import Card, Column, Line, pair_card, plain, text_card, verdict_column
 from hadpo.plugins import choices
-from hadpo.records import Answer, BadInput, Question, Verdict, read_jsonl
+from hadpo.records import Answer, BadInput, Instruction, Pair, Question, Verdict, read_jsonl
 from hadpo.runs import Run, read_manifest, stage_folder
 from hadpo.tables import model_title
 from hadpo.text import yes_no_upstream
@@ -200,3 +200,44 @@ def _pope_card(question: Question, answers: Sequence[Answer], errors: Sequence[s
     title = f"{question.text} The right answer: {question.label or 'unknown'}."
     note = f"Image {question.image_id}, split {question.split}. ✓ right; ✗ wrong."
     return text_card(question.image, columns, title=title, note=note)
+
+
+def browse_pairs(pairs: Path | Sequence[Pair | Instruction]) -> Browser:
+    """A browser of pairs or instructions, or of a file of pairs (`pairs.jsonl` of prepare).
+
+    Raises:
+        BadInput: a line that is no pair.
+    """
+    every = list(read_jsonl(pairs, Pair)) if isinstance(pairs, Path) else pairs
+    entries = [
+        _instruction_entry(record) if isinstance(record, Instruction) else _pair_entry(record)
+        for record in every
+    ]
+    is_pairs = all(isinstance(record, Pair) for record in every)
+    return Browser(entries, title="pairs" if is_pairs else "instructions")
+
+
+def _pair_entry(pair: Pair) -> Entry:
+    chosen, rejected = pair.chosen.split(), pair.rejected.split()
+    change = len(chosen) - len(rejected)
+    length = "longer" if change > 0 else "shorter" if change < 0 else "as long"
+    return Entry(
+        partial(pair_card, pair),
+        {"kind": pair.kind, "source": pair.source, "chosen is": length},
+        {
+            "words chosen": len(chosen),
+            "words more in chosen": change,
+            "words fewer in chosen": -change,
+            "new words in rejected": len(set(rejected) - set(chosen)),
+        },
+        f"{pair.instruction} {pair.chosen} {pair.rejected}",
+    )
+
+
+def _instruction_entry(record: Instruction) -> Entry:
+    return Entry(
+        partial(pair_card, record),
+        {"kind": record.kind, "source": record.source, "task": record.task},
+        {"words of the answer": len(record.answer.split()), "weight": record.weight},
+        f"{record.instruction} {record.answer}",
+    )

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import nbformat
@@ -75,6 +76,8 @@ def test_a_notebook_is_stripped_and_opens_anywhere(path):
     book = read(path)
     assert book.metadata.kernelspec.name == "python3"
     assert set(book.metadata) <= {"kernelspec", "language_info"}
+    ids = [cell["id"] for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    assert len(set(ids)) == len(ids)  # nbformat would draw another one at each reading
     for cell in code_cells(path):
         assert not cell.outputs
         assert cell.execution_count is None

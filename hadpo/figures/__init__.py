@@ -5,7 +5,7 @@ itself in a notebook (with its words for those who do not see it) and saves itse
 run's results carry the mark of the synthetic world if the run does; a page of a run bears it once.
 """
 
-from hadpo.figures._style import Figure
+from hadpo.figures._style import FEW, Figure
 from hadpo.figures.bars import dumbbell, length_figure
 from hadpo.figures.cards import (
     SIGNS,
@@ -28,7 +28,6 @@ from hadpo.figures.comparison import compare, hallucination_cards
 from hadpo.figures.curves import Curves, beta_sweep, margin_histogram, training_curves
 from hadpo.figures.scores import benchmark_figures, pope_bars, score_bars
 from hadpo.figures.teaching import (
-    FEW,
     cost_bars,
     heat_maps,
     mask_picture,

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Drawing
 
 from hadpo.tables import MINI
@@ -29,6 +31,7 @@ INK = "#222222"
 FAINT = "#555555"  # notes
 MODEL_COLOURS = {"base": GREY, "merged": BLUE, "base_cut": "#c9c9c9", "sft": PALE}
 DPI = 150
+FEW = 20  # pictures: a share of fewer is not coloured
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -165,7 +168,7 @@ def finish(
     """
     note = with_mini(note) if is_mini else note
     with house_style():
-        lines = textwrap.fill(title, int(drawing.get_figwidth() * 11.4))
+        lines = textwrap.fill(title.replace(" %", "\xa0%"), int(drawing.get_figwidth() * 11.4))
         drawing.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
         _write_note(drawing, note)
     return Figure(drawing, name, title, f"{title} {alt}".strip(), data, note)
@@ -197,6 +200,26 @@ def text_beside(axes: Axes, row: float, text: str, **style: Any) -> None:
     """A small text to the right of the axes, at the height of a row."""
     style = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7.5} | style
     axes.text(1.02, row, text, **style)
+
+
+def draw_shares(axes: Axes, shares: np.ndarray, counts: np.ndarray, *, size: float = 8.5) -> None:
+    """A matrix of shares, darker is more, each cell with its percent and of how many (`counts`).
+
+    A cell of fewer than `FEW` is grey, one of none has no text. `size` is that of the percent.
+    """
+    few = counts < FEW
+    shown = np.ma.masked_array(shares, few)
+    top = max(float(shown.max()), 1e-9) if shown.count() else 1.0
+    colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
+    axes.imshow(shown, cmap=colours, vmin=0, vmax=top, aspect="auto")
+    axes.set_facecolor("#d4d4d4")
+    for row, column in np.argwhere(counts > 0):
+        is_dark = shares[row, column] > 0.6 * top and not few[row, column]
+        style: Any = {"ha": "center", "va": "center", "color": "white" if is_dark else INK}
+        axes.text(column, row - 0.14, f"{100 * shares[row, column]:.0f}", fontsize=size, **style)
+        axes.text(
+            column, row + 0.28, f"of {int(counts[row, column])}", fontsize=0.65 * size, **style
+        )
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:

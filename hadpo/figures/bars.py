@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from hadpo.figures._style import (
     BLUE,
     FAINT,
+    FEW,
     GREY,
     MODEL_COLOURS,
     Figure,
+    draw_shares,
     finish,
     name_rows,
     new_drawing,
@@ -353,20 +355,21 @@ def invented_objects(
             data.append(row | {"times": hits, "share": hits / len(cases) if cases else None})
     message = f"The {model_title(model)} invents no object."
     if shown:
-        top = max(data, key=lambda row: (row["share"] or 0.0, row["images"]))
+        message = f"The {model_title(model)} invents {shown[0]} most."
+    if many := [row for row in data if row["images"] >= FEW]:
+        top = max(many, key=lambda row: (row["share"], row["images"]))
         message = (
-            f"The {model_title(model)} invents {shown[0]} most; beside {top['beside']} it invents "
+            f"{message[:-1]}; beside {top['beside']} it invents "
             f"{top['invented']} in {percent(top['share'])} of {top['images']} images."
         )
-    size = (8.0, 0.28 * max(len(shown), 2) + 1.9)
+    size = (8.0, 0.34 * max(len(shown), 2) + 1.9)
     with panels(*size, 1, 2, width_ratios=(3, 1), sharey=True) as (drawing, (axes, bars)):
-        grid = np.array([100 * (row["share"] or 0.0) for row in data])
-        grid = grid.reshape(len(shown), len(beside)) if shown else np.zeros((1, len(beside) or 1))
-        axes.imshow(grid, cmap="Greys", vmin=0, vmax=max(1.0, float(grid.max())), aspect="auto")
-        for row, column in np.argwhere(grid >= 0.5):
-            ink = "white" if grid[row, column] > 0.6 * grid.max() else "black"
-            style = {"color": ink, "fontsize": 6.5, "ha": "center", "va": "center"}
-            axes.text(column, row, f"{grid[row, column]:.0f}", **style)
+        shape = (len(shown) or 1, len(beside) or 1)
+        grid, of = np.zeros(shape), np.zeros(shape, int)
+        if shown:
+            grid[:] = np.reshape([row["share"] or 0.0 for row in data], shape)
+            of[:] = np.reshape([row["images"] for row in data], shape)
+        draw_shares(axes, grid, of, size=6.5)
         axes.set_xticks(range(len(beside)), beside, rotation=60, ha="right")
         axes.set_yticks(range(len(shown)), shown)
         axes.set(xlabel="real object in the image", ylabel="invented object")
@@ -378,7 +381,10 @@ def invented_objects(
         bars.set(xlabel="% of images without it")
         bars.margins(x=0.45)
         bars.tick_params(axis="y", labelleft=False)
-    note = f"Cells: percent of the images. n {len(found)} images; bars: percent and times."
+    note = (
+        f"Cells: percent, and below it of how many images; grey: fewer than {FEW}, too few to "
+        f"tell. n {len(found)} images; bars: percent and times."
+    )
     counts = "; ".join(f"{name} {times[name]} times" for name in shown)
     alt = f"Heat map of invented against real objects. {counts}."
     return finish(drawing, f"invented_objects_{model}", message, note=note, alt=alt, data=data)

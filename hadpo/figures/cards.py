@@ -286,6 +286,10 @@ def verdict_column(name: str, verdicts: Sequence[Verdict]) -> Column:
     return Column(f"{name}: {wrong} of {len(lines)} wrong", lines)
 
 
+def _counted(marked: Sequence[object]) -> str:
+    return f"{len(marked)} word{'s' * (len(marked) != 1)}"
+
+
 def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
     """A preference pair: the image, the chosen and the rejected answer, with what differs marked.
 
@@ -297,13 +301,13 @@ def pair_card(pair: Pair | Instruction, *, title: str = "") -> Card:
     picture, _ = fit(read_image(pair.image))
     if isinstance(pair, Instruction):
         words = plain(pair.answer)
-        columns = [Column(f"answer, {len(words)} words", [Line(words)])]
+        columns = [Column(f"answer, {_counted(words)}", [Line(words)])]
         name, kind = f"instruction_{pair.instruction_id}", f"instruction {pair.instruction_id}"
     else:
         chosen, rejected = differing_words(pair)
         columns = [
-            Column(f"chosen ✓, {len(chosen)} words", [Line(chosen)], "true"),
-            Column(f"rejected ✗, {len(rejected)} words", [Line(rejected)], "invented"),
+            Column(f"chosen ✓, {_counted(chosen)}", [Line(chosen)], "true"),
+            Column(f"rejected ✗, {_counted(rejected)}", [Line(rejected)], "invented"),
         ]
         name, kind = f"pair_{pair.pair_id}", f"pair {pair.pair_id}"
     note = f"{pair.kind} {kind} from {pair.source}, image {pair.image_id}."

@@ -4,18 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from hadpo.figures._style import (
     BLUE,
+    FEW,
     GREY,
     INK,
     ORANGE,
     PALE,
     SAND,
     Figure,
+    draw_shares,
     finish,
     name_rows,
     new_drawing,
@@ -80,9 +82,6 @@ def strip_picture(
 # Matrices of shares as heat maps side by side, every cell with its number.
 
 
-FEW = 20  # pictures: a share of fewer is not coloured
-
-
 def heat_maps(
     matrices: Mapping[str, np.ndarray],
     counts: Mapping[str, np.ndarray],
@@ -95,28 +94,18 @@ def heat_maps(
 
     `counts` holds what each share is of, by the same names; a cell of fewer than `FEW` is grey.
     """
-    colours = LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE])
     data = []
     size = (9.5, 0.48 * len(rows) * len(matrices) + 2.4, len(matrices))
     with panels(*size, squeeze=False, sharex=True) as (drawing, array):
         for (name, matrix), axes in zip(matrices.items(), array[:, 0], strict=True):
-            few = counts[name] < FEW
-            shown = np.ma.masked_array(matrix, few)
-            top = max(float(shown.max()), 1e-9) if shown.count() else 1.0
-            axes.imshow(shown, cmap=colours, vmin=0, vmax=top, aspect="auto")
-            axes.set_facecolor("#d4d4d4")
+            draw_shares(axes, matrix, counts[name])
             axes.set_title(name)
             axes.set_yticks(range(len(rows)), rows)
             axes.set_xticks(range(len(columns)), columns)
             axes.grid(visible=False)
             for (i, j), value in np.ndenumerate(matrix):
-                n = int(counts[name][i, j])
-                ink = "white" if value > 0.6 * top and not few[i, j] else INK
-                middle = {"ha": "center", "va": "center", "color": ink}
-                axes.text(j, i - 0.14, f"{100 * value:.0f}", **middle)
-                axes.text(j, i + 0.28, f"of {n}", fontsize=5.5, **middle)
                 cell = {"matrix": name, "row": rows[i], "column": columns[j]}
-                data.append(cell | {"share": round(float(value), 4), "n": n})
+                data.append(cell | {"share": round(float(value), 4), "n": int(counts[name][i, j])})
     note = f"Percent, and below it of how many pictures; grey: fewer than {FEW}, too few to tell."
     alt = f"Heat maps of {' and '.join(matrices)}, by {', '.join(rows)}."
     return finish(drawing, "heat_maps", title, note=note, alt=alt, data=data)
@@ -171,7 +160,7 @@ def style_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     longer = np.array([row["words_chosen"] - row["words_rejected"] for row in rows])
     shared = np.array([row["shared_2"] for row in rows])
     known = [row for row in rows if row.get("perplexity_chosen")]
-    more = "more" if longer.mean() >= 0 else "less"
+    more = "more" if longer.mean() >= 0 else "fewer"
     message = (
         f"Chosen texts have {abs(longer.mean()):.1f} words {more} and share {shared.mean():.0%} of "
         "the pairs of words."

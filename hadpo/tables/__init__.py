@@ -16,7 +16,7 @@ from hadpo.tables._table import MINI, Table, Tables, facts
 from hadpo.tables.ablations import committed_ablations
 from hadpo.tables.audit import audit, audit_table, read_pope_table
 from hadpo.tables.comparison import between_runs, comparison, controls, overview
-from hadpo.tables.index import run_index
+from hadpo.tables.index import compared_index, run_index
 from hadpo.tables.measures import (
     Measure,
     bars_of,

@@ -22,6 +22,7 @@ MINI = "mini: it teaches, it is not a result"
 MISSING = "-"  # nothing was measured or published; never blank, never zero
 DAGGER = "\N{DAGGER}"  # on a published cell that cannot be right
 _CELLS = "text-align: left; padding: 2px 8px"
+_INTERVAL = re.compile(r"(\[[+-]?[\d.]+,) (?=[+-]?[\d.]+\])")  # what stands before its blank
 FORMATS = ("md", "html", "tex", "csv")
 _LATEX = {"→": r"$\to$", "±": r"$\pm$", DAGGER: r"$\dagger$"}
 
@@ -127,7 +128,7 @@ class Table:
     def to_html(self) -> str:
         """A styled table with every text escaped; no address outside the page."""
         style = self._style("font-weight: bold").set_uuid(self.name)
-        style.format(escape="html").format_index(escape="html", axis=1)
+        style.format(_in_html).format_index(escape="html", axis=1)
         if self.is_wrapped:
             style.set_table_attributes('class="wrapped"')
         if self.full_caption:
@@ -246,6 +247,11 @@ def show_change(before: object, after: object) -> str:
     """A value of the base and of the other model: one text if they are equal."""
     texts = [MISSING if value is None else str(value) for value in (before, after)]
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} → {texts[1]}"
+
+
+def _in_html(cell: object) -> str:
+    """A cell with its text escaped; an interval stays on one line."""
+    return _INTERVAL.sub(r"\1&nbsp;", html.escape(str(cell)))
 
 
 def _escape_markdown(text: object) -> str:

@@ -1,12 +1,15 @@
 """The index of a folder of runs: every stage with its status, recipe, key numbers and duration."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hadpo.config import SECTIONS
 from hadpo.records import Metric, read_jsonl
-from hadpo.runs import Manifest, list_manifests
+from hadpo.runs import Manifest, list_manifests, read_manifest
 from hadpo.tables._table import MISSING, Column, Table, show
 from hadpo.tables.measures import declared, measure_of, split_title
+from hadpo.tables.results import RunResults
 
 _VALUES = (
     *("run", "stage", "status", "recipe", "is_mini", "started", "duration_seconds"),
@@ -26,15 +29,27 @@ _COLUMNS = (
 
 def run_index(runs_folder: Path) -> Table:
     """Every stage of every run below `runs_folder`, the unfinished and the failed too."""
+    found = list_manifests(runs_folder)
+    places = [(manifest, runs_folder / manifest.name / manifest.stage) for manifest in found]
+    return _index(places, f"Runs in {runs_folder.name}")
+
+
+def compared_index(results: Sequence[RunResults]) -> Table:
+    """The stages of the runs that are compared, wherever they were read."""
+    folders = (r.folders[stage] for r in results for stage in SECTIONS if stage in r.folders)
+    places = [(manifest, folder) for folder in folders if (manifest := read_manifest(folder))]
+    return _index(places, "The runs that are compared")
+
+
+def _index(places: Iterable[tuple[Manifest, Path]], caption: str) -> Table:
     rows = []
-    for manifest in list_manifests(runs_folder):
+    for manifest, folder in places:
         row = {name: getattr(manifest, name, None) for name in _VALUES}
-        numbers = _key_numbers(manifest, runs_folder / manifest.name / manifest.stage)
-        row |= {"run": manifest.name, "key_numbers": numbers or None}
+        row |= {"run": manifest.name, "key_numbers": _key_numbers(manifest, folder) or None}
         rows.append(row | {"cost_usd": _cost(manifest), "error": manifest.error or None})
     return Table(
         name="runs",
-        caption=f"Runs in {runs_folder.name}",
+        caption=caption,
         rows=rows,
         columns=_COLUMNS,
         values=_VALUES,

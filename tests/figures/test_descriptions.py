@@ -48,11 +48,29 @@ def test_inventions_are_counted_by_object_and_beside_which_real_one():
         ("kite", "cup"): (1, 2),
         ("kite", "ball"): (0, 2),
     }
-    assert "invents hat most; beside cup it invents hat in 100.0 % of 2 images" in figure.title
+    assert figure.title == "The base invents hat most."  # of two images nothing more is said
+    heat = figure.drawing.axes[0]
+    said = [f"{100 * row['share']:.0f} of {row['images']}" for row in figure.data]
+    found = [text.get_text() for text in heat.texts]
+    assert [" ".join(pair) for pair in zip(found[::2], found[1::2], strict=True)] == said
+    assert heat.images[0].get_array().mask.all()  # and no colour
     assert "hat 2 times" in figure.alt
     tuned = invented_objects(RULED, KNOWN, OBJECTS, model="merged")
     assert {row["invented"] for row in tuned.data} == {"kite"}
     assert tuned.name == "invented_objects_merged"
+
+
+def test_a_share_of_many_images_is_said_and_coloured():
+    known = {f"{i}-{key}": each for i in range(20) for key, each in KNOWN.items()}
+    ruled = [dataclasses.replace(v, case_id=f"{i}-{v.case_id}") for i in range(20) for v in RULED]
+    known["5"] = evidence("5", "house")
+    ruled.append(verdict("5", "A kite."))
+    figure = invented_objects(ruled, known, (*OBJECTS, "house"))
+    assert "; beside cup it invents hat in 100.0 % of 40 images" in figure.title
+    colours = figure.drawing.axes[0].images[0].get_array()
+    names = {(r["invented"], r["beside"]): r["images"] for r in figure.data}
+    assert [bool(hidden) for hidden in colours.mask.flat] == [n < 20 for n in names.values()]
+    assert names["kite", "house"] == 1
 
 
 def test_pictures_are_the_same_bytes_twice():

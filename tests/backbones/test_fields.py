@@ -291,6 +291,9 @@ def test_a_field_that_is_read_reaches_the_model(changed):
     ("config", "message"),
     [
         ({"mm_vision_select_layer": -9}, r"vision_feature_layer -9, but the tower has 3 layers"),
+        ({"mm_vision_select_layer": [-2]}, r"mm_vision_select_layer: found \[-2\], expected"),
+        ({"mm_vision_select_layer": "-2"}, "mm_vision_select_layer: found '-2', expected"),
+        ({"rope_scaling": {"type": "weird"}}, "rope_scaling: found {'type': 'weird'}, expected"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
         ({"num_attention_heads": 5}, "no LLaMA can be built of its sizes"),
         ({"mm_vision_select_layer": ...}, "no LLaVA"),

@@ -158,6 +158,21 @@ def test_broken_judgements_say_where(tmp_path, content, message):
         shr.read_judgement(tmp_path / "j.json")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"run1": {"1": %s, "1": %s}}',
+        '{"run1": {"1": %s}, "run1": {"2": %s}}',
+        '{"run1": {"1": {"model_response": "a", "judgement": [], "judgement": [], "x": [%s, %s]}}}',
+    ],
+)
+def test_what_stands_twice_in_a_judgement_is_named(tmp_path, text):
+    image = '{"model_response": "A cup.", "judgement": []}'
+    (tmp_path / "j.json").write_text(text % (image, image))
+    with pytest.raises(BadInput, match=r"j\.json: .*'(1|run1|judgement)' stands twice"):
+        shr.read_judgement(tmp_path / "j.json")
+
+
 @pytest.mark.parametrize("names", [("run1", "run2"), ("run2", "run1"), ("a", "b", "c")])
 def test_several_runs_in_a_judgement_are_refused_by_name(tmp_path, names):
     image = {"1": {"model_response": "A cup.", "judgement": []}}

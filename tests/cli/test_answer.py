@@ -121,6 +121,23 @@ def test_answers_to_other_questions_or_pictures_are_not_taken_over(photos, recip
         ask(photos, questions, recipe, out, run="")
 
 
+def test_a_file_that_was_cut_at_any_byte_is_named_or_gone_on_with(photos, recipe, tmp_path):
+    questions, out = tmp_path / "q.txt", tmp_path / "out"
+    questions.write_text("Is there a dog?")
+    lines, rows = ask(photos, questions, recipe, out, run="")
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(whole) == 4
+    for path, content in whole.items():
+        for cut in {0, 1, 9, len(content) // 2, len(content) - 2}:
+            path.write_bytes(content[:cut])
+            if path.suffix == ".json":
+                with pytest.raises(BadInput, match=rf"{path.name}: .*another --out"):
+                    ask(photos, questions, recipe, out, run="")
+                path.write_bytes(content)
+            else:
+                assert ask(photos, questions, recipe, out, run="") == (lines, rows)
+
+
 @pytest.mark.parametrize("name", ["", "answers.csv", "answers.jsonl"])
 def test_a_place_that_cannot_be_written_is_named(photos, recipe, tmp_path, name):
     (tmp_path / "q.txt").write_text("Q?")

@@ -241,6 +241,16 @@ def test_questions_of_gqa(tmp_path, questions, says):
 
 
 @pytest.mark.parametrize(
+    "text", ['{"1": %s, "1": %s}', '{"1": {"question": "a?", "question": "b?", "x": [%s, %s]}}']
+)
+def test_a_question_of_gqa_that_stands_twice_is_named(tmp_path, text):
+    one = '{"question": "What?", "answer": "cup", "imageId": "7"}'
+    (tmp_path / "gqa.json").write_text(text % (one, one))
+    with pytest.raises(BadInput, match=r"gqa\.json: .*'(1|question)' stands twice"):
+        gqa.questions(tmp_path / "gqa.json", {}, Report())
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("q.csv", "image,question\n7,Is it\0 red?\n", r"q\.csv:2: .*control character '\\x00'"),

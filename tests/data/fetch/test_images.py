@@ -65,6 +65,24 @@ def test_a_host_that_cannot_be_and_a_folder_in_the_way_cost_one_picture_each(web
     assert sorted("is a folder" in why for why in dead) == [False, True]
 
 
+def test_one_bad_address_costs_its_own_picture_alone(web, tmp_path):
+    png = picture((1, 2, 3))
+    web.routes["/good.jpg"] = png
+    web.routes["/damaged"] = png[:40] + b"\xff" * 99
+    leads = {"bracket": "http://[::1", "port": "http://a:99999/", "scheme": "file:///etc/passwd"}
+    for name, place in leads.items():
+        web.routes[f"/{name}"] = lambda h, to=place: h.give(b"", status=302, Location=to)
+    web.routes["/nowhere"] = lambda h: h.give(b"", status=302)
+    bad = ["http://[::1", "http://x\x01y/", "http://x/\x7f", "http://a:99999/", "//x", "x"]
+    bad += [f"{web.url}/{name}" for name in (*leads, "nowhere", "damaged")]
+    rows = [(f"bad{number}", url) for number, url in enumerate(bad)]
+    rows += [(f"good{number}", f"{web.url}/good.jpg?{number}") for number in range(len(bad) + 1)]
+    counts, why = fetch(tmp_path, rows)
+    assert counts == {"present": 0, "fetched": len(bad) + 1, "dead": len(bad)}
+    assert why.keys() == {f"bad{number}" for number in range(len(bad))} and all(why.values())
+    assert {path.suffix for path in (tmp_path / "images").iterdir()} == {".jpg", ".jsonl"}
+
+
 def test_a_torn_last_line_of_the_dead_is_dropped(web, tmp_path):
     table = tmp_path / "info.csv"
     table.write_text(f"image_id,image_url\na,{web.url}/a.jpg\n")

@@ -9,6 +9,7 @@ import pytest
 from hadpo import config, plugins
 from hadpo.data import fetch
 from hadpo.records import BadInput
+from hadpo.runs import BadEnvironment
 
 
 @pytest.fixture
@@ -53,6 +54,20 @@ def test_recipes_look_where_fetch_puts_things():
             assert fetch.names_for(data.pairs_folder) == ["hadpo-pairs"], name
         seen += 1
     assert seen >= 6
+
+
+@pytest.mark.parametrize("names", [["pope", "gavie"], ["gavie", "shr", "pope", "gavie"]])
+def test_several_names_are_looked_at_each_once(names, tmp_path, monkeypatch, capsys):
+    from hadpo.cli.fetching import fetch as command
+
+    monkeypatch.setenv("HADPO_DATA", str(tmp_path))
+    with pytest.raises(BadEnvironment) as error:
+        command(names, check=True, as_json=True)
+    rows = json.loads(capsys.readouterr().out)
+    assert [*dict.fromkeys(row["name"] for row in rows)] == [*dict.fromkeys(names)]
+    assert len({row["path"] for row in rows}) == len(rows)
+    missing = [row["path"] for row in rows if row["status"] != "present"]
+    assert all(path in str(error.value) for path in missing) and len(missing) >= 2
 
 
 def test_sizes_are_known_and_addresses_are_whole():

@@ -111,7 +111,7 @@ def test_slots_give_what_beams_that_are_moved_give(backbone, way):
     _, state = backbone.extend(getattr(state, way)([0, 1, 0]), [[7, 8], [9], [5, 6, 4]])
     rows, beams = 3, 2
     moved, slots = state.select([0, 0, 1, 1, 2, 2]), state.slots(beams)
-    before = [layer.clone() for layer in state.keys]
+    before, lengths = [layer.clone() for layer in state.keys], state.lengths.tolist()
     for step in range(70):
         if step == 66:  # a row is done
             rows, moved, slots = 2, moved.select([2, 3, 4, 5]), slots.select([1, 2])
@@ -125,6 +125,7 @@ def test_slots_give_what_beams_that_are_moved_give(backbone, way):
     used = state.real.shape[1] + 70 * beams
     assert slots.keys[0].shape[2] == -(-used // (64 * beams)) * 64 * beams  # enlarged by 64 steps
     assert all(torch.equal(a, b) for a, b in zip(before, state.keys, strict=True))
+    assert state.lengths.tolist() == lengths
 
 
 def test_right_padded():

@@ -2,7 +2,7 @@
 
 import torch
 
-from hadpo.generation.beam import _NEVER, _Search
+from hadpo.generation.beam import _NEVER, _Search, decode_beams
 from hadpo.generation.decoding import Decoding
 
 END = 3
@@ -73,3 +73,47 @@ def test_a_question_is_over_when_no_running_beam_beats_its_worst_finished_one():
     assert over([-1.0, -0.1], [-0.1, -0.4], [True, True], 2)  # the first of them is the best
     assert not over([-1.0, -9.0], [-0.1, -0.4], [True, True], 2, penalty=2.0)  # -0.25 beats -0.4
     assert over([-1.0, -9.0], [-0.1, -0.4], [True, True], 2, penalty=0.0)  # -1 does not
+
+
+class Told:
+    """Stands for a backbone, and for what its questions have read: each says its own token.
+
+    A question says it until its answer has the length that it was told, and ends there.
+    """
+
+    def __init__(self, lengths, questions=None):
+        self.lengths = lengths
+        self.questions = [*range(len(lengths))] if questions is None else questions
+        self.ends, self.said = ends, 0
+
+    def logits(self, beams):
+        shares = torch.full((len(self.questions), 4), 0.04)
+        for row, question in enumerate(self.questions):
+            shares[row, question % 3] = 0.9
+            if self.said + 1 == self.lengths[question]:
+                shares[row] = torch.tensor([0.01, 0.01, 0.01, 0.97])
+        return shares.log().repeat_interleave(beams, dim=0)
+
+    def slots(self, beams):
+        return self
+
+    def select(self, rows):
+        self.questions = [self.questions[row] for row in rows]
+        return self
+
+    def follow(self, parents):
+        assert parents.shape == (len(self.questions), 2)
+        return self
+
+    def extend(self, slots, tokens):
+        assert tokens.shape == (len(self.questions), 2)
+        self.said += 1
+        return self.logits(2), slots
+
+
+def test_questions_that_are_over_leave_and_the_others_go_on_with_their_own_beams():
+    lengths = (2, 6, 4, 3, 7)
+    told, decoding = Told(lengths), Decoding(name="b", beams=2, max_new_tokens=9)
+    found = decode_beams(told, told.logits(1), told, decoding)
+    assert found == [[k % 3] * (length - 1) + [END] for k, length in enumerate(lengths)]
+    assert told.questions == [4]  # the last that was read on

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +182,7 @@ def _read_or_say_why(folder: Path) -> Manifest | None:
         return Manifest(**values, status="unreadable", error=str(error))
 
 
+@functools.cache  # what this process runs does not change
 def describe_code() -> tuple[str, bool]:
     """Git commit of the checkout that the package runs from, and whether it has changes."""
 
@@ -195,7 +197,8 @@ def describe_code() -> tuple[str, bool]:
         return "", False
 
 
-def describe_versions() -> dict[str, str]:
+@functools.cache
+def describe_versions() -> Mapping[str, str]:
     """Versions of Python and of the packages that change results."""
     versions = {"python": platform.python_version()} | dict.fromkeys(PACKAGES, "absent")
     for package in PACKAGES:

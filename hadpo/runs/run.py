@@ -351,7 +351,7 @@ def _note_start(manifest: Manifest) -> None:
     manifest.pid, manifest.pid_started = os.getpid(), started_at(os.getpid())
     manifest.starts += 1
     manifest.git_commit, manifest.git_dirty = describe_code()
-    manifest.versions, manifest.command = describe_versions(), " ".join(sys.argv)
+    manifest.versions, manifest.command = {**describe_versions()}, " ".join(sys.argv)
     manifest.machine = f"{platform.system()} {platform.machine()}, {platform.processor() or 'cpu'}"
     noted = ("overrides", "git_commit", "git_dirty", "versions")
     manifest.history += (who | {key: copy.copy(getattr(manifest, key)) for key in noted},)

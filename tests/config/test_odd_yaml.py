@@ -117,14 +117,14 @@ fields = st.sampled_from(["beta", "steps", "files", "backbone", "models", "judge
 recipes = st.dictionaries(names, values | st.dictionaries(fields | plain, values, max_size=3))
 
 
-@settings(max_examples=200, **FUZZ)
+@settings(max_examples=100, **FUZZ)
 @given(value=recipes, cut=st.integers(0, 9), put_in=st.binary(max_size=3))
 def test_whatever_a_recipe_holds_only_bad_input_comes_out(tmp_path, value, cut, put_in):
     load_broken(tmp_path, value, cut, put_in)
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, **FUZZ)
+@settings(max_examples=400, **FUZZ)
 @given(value=recipes, cut=st.integers(0, 9), put_in=st.binary(max_size=3))
 def test_whatever_many_recipes_hold_only_bad_input_comes_out(tmp_path, value, cut, put_in):
     load_broken(tmp_path, value, cut, put_in)

@@ -211,7 +211,9 @@ def fetch(
 
 def names_for(path: str) -> list[str]:
     """Names of the sources that put something at a recipe's path, or below it."""
-    return [name for name in sources() for item in source(name).items if _covers(item, path)]
+    table = sources()
+    items = {name: table[each.same_as or name].items for name, each in table.items()}
+    return [name for name, some in items.items() for item in some if _covers(item, path)]
 
 
 def _covers(item: Item, path: str) -> bool:

@@ -4,9 +4,11 @@ Ours, and no library's: pooch starts over after a cut, and the files here have u
 """
 
 import errno
+import functools
 import math
 import os
 import shutil
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -254,6 +256,12 @@ def _receive(
         raise _Again(f"cut off after {have} of {total} bytes")
 
 
+@functools.cache
+def _trusted(*_: str | None) -> ssl.SSLContext:
+    """Whose certificates are trusted; to read them anew takes longer than a small file."""
+    return httpx2.create_ssl_context()
+
+
 class _Network(httpcore2.SyncBackend):
     """Connects to where the check of a host looked; a name server that changes its mind is late."""
 
@@ -263,7 +271,8 @@ class _Network(httpcore2.SyncBackend):
 
     def client(self, **options: Any) -> httpx2.Client:
         """A client whose connections, those to a proxy of the environment too, are of this kind."""
-        client = httpx2.Client(**options)
+        places = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+        client = httpx2.Client(verify=_trusted(*places), **options)
         for transport in (client._transport, *client._mounts.values()):
             if isinstance(transport, httpx2.HTTPTransport):
                 transport._pool._network_backend = self

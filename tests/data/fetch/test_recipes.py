@@ -105,11 +105,12 @@ def test_what_is_fetched_for_a_recipe_makes_the_doctor_content(
     for name in ("HADPO_DATA", "HADPO_MODELS", "HADPO_RUNS"):
         monkeypatch.setenv(name, str(tmp_path / name))
     assert not doctor.check(recipe).is_healthy
+    wanted = paths_of(recipe)
     made = [
         item
         for name in doctor.sources_of(config.load_recipe(recipe))
         for item in fetch.source(name).items
-        if item.made and item.to in paths_of(recipe)
+        if item.made and item.to in wanted
     ]
     done = CliRunner().invoke(app, ["fetch", "--recipe", recipe])
     if made:  # nobody publishes it: the command says who makes it, and all else is there

@@ -224,12 +224,18 @@ def test_answers_of_other_weights_are_refused(opened, folder, monkeypatch, tmp_p
     evaluate(run)
     merged = run.earlier("merge", "merged") / "model.safetensors"
     before, samples = merged.read_bytes(), run.path("samples.jsonl").read_bytes()
+    manifest = merged.parents[1] / "manifest.json"
+    noted = manifest.read_text()
     merged.write_bytes(before[:-4] + b"\0\0\0\0")
+    values = json.loads(noted)  # a merge that was redone
+    values["facts"]["weights"] |= input_hashes([merged.parent], below=manifest.parents[1])
+    manifest.write_text(json.dumps(values))
     try:
         with pytest.raises(BadInput, match=r"samples\.jsonl was begun .*merged/model\.safetensors"):
             evaluate(opened("other-weights", **settings))
     finally:
         merged.write_bytes(before)
+        manifest.write_text(noted)
     assert run.path("samples.jsonl").read_bytes() == samples
     evaluate(opened("other-weights", **settings))
 

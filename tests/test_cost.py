@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hadpo import batch, config, cost
+from hadpo.data import fetch
 from hadpo.doctor import machine
 
 TRAIN = config.TrainConfig(lora_rank=64, micro_batch_pairs=1)
@@ -112,6 +113,20 @@ def test_published_sizes(name, dtype, quantization, gigabytes, monkeypatch, tmp_
     plain = replace(sizes(name), others=0)
     found = cost.training_memory(plain, TRAIN, dtype=dtype, quantization=quantization)
     assert found.weights / 1e9 == pytest.approx(gigabytes, rel=0.02)
+
+
+def test_modern_recipes_have_the_weights_of_their_files(monkeypatch, tmp_path):
+    """Every number of weights by the recipe's sizes, beside what its source downloads."""
+    monkeypatch.setenv("HADPO_MODELS", str(tmp_path))
+    folder = config.RECIPES
+    names = [p.stem for p in folder.glob("*.yaml") if "\nextends: hf\n" in p.read_text("utf-8")]
+    assert names
+    for name in names:
+        s = sizes(name)
+        weights = s.linear_weights + (2 - s.is_tied) * s.vocab * s.width + s.others
+        published = 4 if name.startswith("smolvlm2") else 2  # bytes of a number: float32, bfloat16
+        (item,) = fetch.source(name).items
+        assert weights * published / 1e9 == pytest.approx(item.gigabytes, abs=0.06), name
 
 
 def test_adapters_of_the_papers(monkeypatch, tmp_path):

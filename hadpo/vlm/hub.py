@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -360,6 +361,8 @@ def read_processor(folder: Path, model_type: str) -> Any:
             "on Pillow's pictures, so this backbone cannot read its images"
         )
     try:
+        if hasattr(pil, "_backends"):  # 5.17 hides some that need no torchvision
+            pil = getattr(import_module(pil.__module__), f"{image}Pil")
         tokenizer = AutoTokenizer.from_pretrained(folder)
         known = inspect.signature(kind.__init__).parameters
         values = {key: value for key, value in whole.items() if key in known}

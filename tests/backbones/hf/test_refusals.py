@@ -3,9 +3,11 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
@@ -13,6 +15,7 @@ from hadpo import adapter, backbones, batch, trainer
 from hadpo.config import TrainConfig
 from hadpo.generation import Decoding, generate
 from hadpo.records import BadInput, Pair, Question
+from hadpo.vlm import hub
 from tests.backbones.hf.conftest import FOLDERS
 
 NAMED = {path.parent.name: path for path in FOLDERS}
@@ -64,8 +67,6 @@ def test_refused_before_weights_are_read(copied, spoil, message):
 
 
 def test_a_missing_package_is_named(copied, monkeypatch):
-    import transformers
-
     def fail(self, *_, **__):
         raise ImportError("Package `num2words` is required")
 
@@ -73,6 +74,43 @@ def test_a_missing_package_is_named(copied, monkeypatch):
     monkeypatch.setattr(getattr(transformers, kind), "__init__", fail)
     with pytest.raises(BadInput, match=r"num2words.*pip install -e '\.\[vlm\]'"):
         load(copied)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_a_class_that_leaves_out_its_softcap(shared, monkeypatch, caplog, factor):
+    """As PaliGemma 2 of transformers 5.17: told, and applied; any other difference is refused."""
+    configs = {path: hub.read_config(path) for path in FOLDERS}
+    has_cap = "final_logit_softcapping"
+    found = [p for p, c in configs.items() if getattr(c.get_text_config(), has_cap, None)]
+    if not found:
+        pytest.skip("no recorded model has a softcap behind its head")
+    path = found[0]
+
+    def forward(self, **row):
+        return SimpleNamespace(logits=factor * self.lm_head(self.model(**row).last_hidden_state))
+
+    kind = getattr(transformers, configs[path].architectures[0])
+    monkeypatch.setattr(kind, "forward", forward)
+    if factor == 1.0:
+        assert load(path).logit_softcap == getattr(configs[path].get_text_config(), has_cap)
+        assert f"{kind.__name__} of transformers" in caplog.text and has_cap in caplog.text
+    else:
+        with pytest.raises(BadInput, match="its logits are not its output layer"):
+            load(path)
+
+
+def test_a_processor_that_hides_behind_torchvision(shared, monkeypatch):
+    """Transformers 5.17 puts a placeholder before a Pil class that works without it."""
+    path = NAMED.get("smolvlm") or FOLDERS[0]
+    pytest.importorskip("num2words", reason="SmolVLM's processor needs the extra vlm")
+    expected = type(hub.read_processor(path, "smolvlm").image_processor)
+
+    class Placeholder:
+        __module__ = expected.__module__
+        _backends = ("torchvision",)
+
+    monkeypatch.setattr(transformers, expected.__name__, Placeholder)
+    assert type(hub.read_processor(path, "smolvlm").image_processor) is expected
 
 
 def test_questions_without_a_picture(case):

@@ -15,7 +15,7 @@ from hadpo import data
 from hadpo.config import PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
 from hadpo.data.pope import pope_questions
-from hadpo.judges import Judge, oracle, rule_all
+from hadpo.judges import Judge, rule_all
 from hadpo.judges.oracle.vocabulary import Reading, Truth, Vocabulary, read_world, true_sentences
 from hadpo.records import Answer, Case, Evidence, Pair, Question, Verdict, append_jsonl
 from hadpo.text import is_refusal, sentences, words, yes_no_strict
@@ -30,6 +30,7 @@ BATCH_QUESTIONS = 32  # questions answered at once while mining
 # Half of the questions about absent objects name usual companions of what is there: the hard ones.
 SPLITS = ("adversarial", "random")
 _ANSWERS = {"yes": "Yes.", "no": "No."}
+Judged = tuple[Question, str, list[Verdict]]  # a description with the verdicts on its sentences
 
 
 def description_questions(
@@ -139,15 +140,13 @@ def load_base(run: "Run") -> "Backbone":
 
 
 def description_pairs(
-    questions: Iterable[Question],
-    answers: Mapping[str, Answer],
+    judged: Iterable[Judged],
     evidence: Mapping[str, Evidence],
     known: Vocabulary,
     counts: Counter[str],
 ) -> Iterator[Pair]:
     """A pair for each description with a false sentence; `counts` says why others are left out."""
-    judge = oracle.make(vocabulary=known)
-    for question, text, verdicts in judge_descriptions(questions, answers, evidence, judge, counts):
+    for question, text, verdicts in judged:
         if all(v.label != "hallucination" for v in verdicts):
             counts["descriptions: nothing false, left out"] += 1
             continue
@@ -165,7 +164,7 @@ def judge_descriptions(
     evidence: Mapping[str, Evidence],
     judge: Judge,
     counts: Counter[str],
-) -> list[tuple[Question, str, list[Verdict]]]:
+) -> list[Judged]:
     """Each whole description with the verdicts on its sentences; counts them. Raises Unfinished."""
     described = list(complete_descriptions(questions, answers, counts))
     cases = [

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from hadpo.config import RANKED_CONTROLS, PrepareConfig
 from hadpo.data.hadpo_pairs import INSTRUCTIONS
-from hadpo.judges import Judge
-from hadpo.pairs.mine import description_pair, description_question, judge_descriptions
-from hadpo.records import Answer, Evidence, Pair, Question, Verdict
+from hadpo.pairs.mine import Judged, description_pair, description_question
+from hadpo.records import Evidence, Pair, Question, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +66,14 @@ def sample_questions(
     }
 
 
-def rank(
-    questions: Iterable[Question],
-    answers: Mapping[str, Answer],
-    evidence: Mapping[str, Evidence],
-    judge: Judge,
-    counts: Counter[str],
-) -> Ranked:
+def rank(judged: Iterable[Judged], counts: Counter[str]) -> Ranked:
     """Of each image the text with the smallest share of false sentences against the largest.
 
     Texts without a false sentence, and those that the judge could not be read on, take no part.
-    Of equal texts the earlier sample is taken. `counts` grows: sentences by verdict, and why texts
-    and images are left out.
-
-    Raises:
-        Unfinished: a judge on a server did not reply to every request; asked again, it goes on.
+    Of equal texts the earlier sample is taken. `counts` grows: why texts and images are left out.
     """
     by_image: dict[str, list[_Text]] = defaultdict(list)
-    for question, text, verdicts in judge_descriptions(questions, answers, evidence, judge, counts):
+    for question, text, verdicts in judged:
         if any(v.label == "unparsed" for v in verdicts):
             counts["descriptions: judge unreadable, left out"] += 1
         elif verdicts:

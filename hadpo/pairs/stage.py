@@ -4,15 +4,16 @@
 it has written.
 """
 
+import contextlib
 import random
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hadpo.chat import cache_file
 from hadpo.data import Report, hadpo_pairs
-from hadpo.judges import JudgeSettings, llm, oracle
+from hadpo.judges import Judge, JudgeSettings, llm, oracle
 from hadpo.pairs import asked, material, mine, ranked
 from hadpo.pairs.material import Material
 from hadpo.records import (
@@ -219,39 +220,39 @@ def _mine(
     run.note_inputs(weights, begun=path if earlier else None)
     answers = mine.answer_all(path, earlier, groups, settings, lambda: mine.answering_base(run))
     rewrites: asked.Rewrites = {}
-    if is_ranked:
-        descriptions = _rank(run, known, questions, answers, counts)
-    elif settings.corrector == "llm":
+    if settings.corrector == "llm" and not is_ranked:
         descriptions, rewrites = asked.description_pairs(
             run, questions, answers, known.images, counts
         )
     else:
-        descriptions = mine.description_pairs(
-            questions, answers, known.images, known.vocabulary, counts
-        )
+        with _judge(run, known) as judge:
+            judged = mine.judge_descriptions(questions, answers, known.images, judge, counts)
+        if is_ranked:
+            descriptions = _rank(run, judged, counts)
+        else:
+            descriptions = mine.description_pairs(judged, known.images, known.vocabulary, counts)
     pairs = [*descriptions, *mine.yes_no_pairs(yes_no, answers, settings, counts)]
     return pairs, rewrites
 
 
-def _rank(
-    run: "Run",
-    known: Material,
-    questions: Sequence[Question],
-    answers: Mapping[str, Answer],
-    counts: Counter[str],
-) -> list[Pair]:
-    """The ranked pairs; writes what the controls learn from to `controls/<name>.jsonl`."""
+@contextlib.contextmanager
+def _judge(run: "Run", known: Material) -> Iterator[Judge]:
+    """The corrector as a judge of sentences; what it replied is written down however it ends."""
     if run.settings.corrector == "oracle":
-        judge = oracle.make(vocabulary=known.vocabulary)
-        found = ranked.rank(questions, answers, known.images, judge, counts)
-    else:
-        how = JudgeSettings(chat=asked.chat_settings(run.settings), replies=cache_file())
-        judge = llm.make(vocabulary=known.vocabulary, settings=how)
-        try:
-            found = ranked.rank(questions, answers, known.images, judge, counts)
-        finally:
-            write_jsonl(run.path("corrector_replies.jsonl"), judge.replies.values())
-            run.note(corrector=judge.report())
+        yield oracle.make(vocabulary=known.vocabulary)
+        return
+    how = JudgeSettings(chat=asked.chat_settings(run.settings), replies=cache_file())
+    judge = llm.make(vocabulary=known.vocabulary, settings=how)
+    try:
+        yield judge
+    finally:
+        write_jsonl(run.path("corrector_replies.jsonl"), judge.replies.values())
+        run.note(corrector=judge.report())
+
+
+def _rank(run: "Run", judged: Sequence[mine.Judged], counts: Counter[str]) -> list[Pair]:
+    """The ranked pairs; writes what the controls learn from to `controls/<name>.jsonl`."""
+    found = ranked.rank(judged, counts)
     for name, pairs in found.controls.items():
         write_jsonl(run.path("controls", f"{name}.jsonl"), pairs)
         counts[f"{name}: pairs"] = len(pairs)

@@ -73,14 +73,14 @@ def ask(path, text, number, split="random"):
     )
 
 
-GREEDY = Decoding(name="greedy", max_new_tokens=24)
+GREEDY = Decoding(name="greedy", max_new_tokens=16)
 DECODINGS = {
     "greedy": GREEDY,
-    "penalty": Decoding(name="penalty", max_new_tokens=24, repetition_penalty=1.5),
-    "sampled": Decoding(name="sampled", max_new_tokens=24, temperature=0.7, seed=3),
-    "beams": Decoding(name="beams", beams=5, max_new_tokens=24),
+    "penalty": Decoding(name="penalty", max_new_tokens=16, repetition_penalty=1.5),
+    "sampled": Decoding(name="sampled", max_new_tokens=16, temperature=0.7, seed=3),
+    "beams": Decoding(name="beams", beams=5, max_new_tokens=16),
     "beams, penalties": Decoding(
-        name="b", beams=3, max_new_tokens=16, repetition_penalty=1.5, length_penalty=0.5
+        name="b", beams=3, max_new_tokens=12, repetition_penalty=1.5, length_penalty=0.5
     ),
 }
 every_decoding = pytest.mark.parametrize("name", DECODINGS)
@@ -273,7 +273,7 @@ def test_exact_answers_are_the_same_and_the_stop_gives_their_beginnings(backbone
     assert alone == expected
     letters = "".join(a.text[1:-1] for a in expected.values())
     character = Counter(c for c in letters if c.isascii() and c.isprintable()).most_common(1)[0][0]
-    stop = Decoding(name="stop", max_new_tokens=24, stop_at=character)
+    stop = Decoding(name="stop", max_new_tokens=16, stop_at=character)
     for answer in run(backbone, questions, stop):
         whole = expected[answer.question_id]
         assert whole.text.startswith(answer.text)

@@ -9,7 +9,7 @@ import pytest
 from hadpo.config import PrepareConfig
 from hadpo.judges import oracle
 from hadpo.judges.oracle.vocabulary import from_json
-from hadpo.pairs import ranked
+from hadpo.pairs import mine, ranked
 from hadpo.records import Answer, Evidence, Region, Verdict
 
 WORDS = from_json({"objects": ["cup", "kite", "dog", "lamp", "hat"]})
@@ -44,8 +44,9 @@ def rank(texts, *, judge=None, finish: Literal["stop", "length"] = "stop"):
     }
     questions = [question for group in groups.values() for question in group]
     counts = Counter()
-    found = ranked.rank(questions, answers, images, judge or oracle.make(vocabulary=WORDS), counts)
-    return found, counts
+    judge = judge or oracle.make(vocabulary=WORDS)
+    judged = mine.judge_descriptions(questions, answers, images, judge, counts)
+    return ranked.rank(judged, counts), counts
 
 
 def test_every_sample_of_an_image_asks_the_same_under_an_id_of_its_own():

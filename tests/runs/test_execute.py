@@ -267,6 +267,7 @@ def test_plain_papermill_replaces_its_warning_by_our_error(tmp_path, monkeypatch
     assert "Passed unknown parameter" not in done.stderr
 
 
+@pytest.mark.slow  # fast: SHORT above; what papermill finds in each notebook, test_notebooks.py
 def test_the_real_notebooks_list_all_settings_for_papermill(tmp_path, monkeypatch):
     root = Path(__file__).parents[2]
     cell = nbformat.read(root / "notebooks" / "02_train.ipynb", as_version=4)

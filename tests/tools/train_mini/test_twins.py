@@ -96,7 +96,7 @@ def questions(tmp_path_factory):
 
 
 @every_recipe
-@pytest.mark.parametrize("beams", [1, 5])
+@pytest.mark.parametrize("beams", [1, pytest.param(5, marks=pytest.mark.slow)])  # test_contract.py
 def test_batched_answers_equal_one_by_one(recipe, beams, questions):
     backbone = load(recipe)
     lengths = {len(backbone.prompt_ids(q.text, prompt="evaluate")) for q in questions}

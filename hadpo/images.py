@@ -15,6 +15,8 @@ from hadpo.records import BadInput
 ORIENTATION = 0x0112  # EXIF tag: cameras store pictures lying on their side
 _LEAST_TURNED = 5  # of the orientations 1 to 8: the sides change places from here on
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # 16 bits a pixel
+# Others are rare, or start a program: of EPS, Pillow has Ghostscript run what the file says.
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LEAST_PEAK = 1 << 14  # of 16 bits: a darker picture may as well have 8, 10, 12 or 14 bits
 
 
@@ -24,8 +26,9 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 
     BadInput: no such file, no picture, a broken one, or one that unpacks to too many pixels.
     """
+    Image.init()
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
             yield image
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error

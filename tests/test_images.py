@@ -74,11 +74,26 @@ def test_what_is_no_picture_is_named(tmp_path):
     (tmp_path / "text.png").write_bytes(
         bomb(tmp_path / "b.png", 4).read_bytes()[:40] + b"\xff" * 99
     )
-    for name in ("page.jpg", "cut.png", "text.png"):
+    # A program for Ghostscript: Pillow would have it run.
+    (tmp_path / "program.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    Image.new("RGB", (9, 9)).save(tmp_path / "rare.png", "SGI")
+    for name in ("page.jpg", "cut.png", "text.png", "program.jpg", "rare.png"):
         with pytest.raises(BadInput, match=rf"{name}: no readable image"):
             images.read_image(tmp_path / name)
     with pytest.raises(BadInput, match=r"no image .*none\.png; fix the path"):
         images.read_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("form", images._FORMATS)
+def test_the_usual_formats_are_read(tmp_path, form):
+    path = tmp_path / "a.jpg"  # the web names pictures as it likes
+    try:
+        Image.new("RGB", (16, 16), "red").save(path, form)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {form}")
+    found = images.read_image(path)
+    assert found.size == (16, 16)
+    assert all(abs(a - b) < 9 for a, b in zip(found.getpixel((2, 2)), (255, 0, 0), strict=True))
 
 
 def test_pictures_are_opened_nowhere_else():

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -109,7 +110,10 @@ def _open(out: Path, facts: dict[str, Any]) -> dict[str, Answer]:
                 f"{mark}: answers of another {' and '.join(differ)} lie there; choose another --out"
             )
     write_json(mark, facts)
-    return {answer.question_id: answer for answer in resume_jsonl(path, Answer)}
+    answers = list(resume_jsonl(path, Answer))
+    if twice := [key for key, n in Counter(a.question_id for a in answers).items() if n > 1]:
+        raise BadInput(f"{path}: two answers to {twice[0]!r}; keep one, or choose another --out")
+    return {answer.question_id: answer for answer in answers}
 
 
 def _check_same(path: Path, by_id: dict[str, Question], done: dict[str, Answer]) -> None:

@@ -278,6 +278,8 @@ class _Loader(yaml.SafeLoader):
             return node
         if isinstance(event, yaml.AliasEvent):
             self._refuse("an alias of the value that it stands in", event)
+        if isinstance(node, yaml.ScalarNode) and re.search("[\ud800-\udfff]", node.value):
+            self._refuse("half of a character (a surrogate), which no file can hold", event)
         if node.tag.endswith(":int") and len(node.value) > _DIGITS:
             self._refuse(f"a number of {len(node.value)} digits, expected at most {_DIGITS}", event)
         if node.tag.endswith((":int", ":float")) and _YAML_1_1.fullmatch(node.value):
@@ -295,9 +297,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                self._refuse("expected a name before the colon, found a list or a mapping", key)
+            if key.value in seen:
                 self._refuse(f"the key {key.value[:_LONGEST_NAME]!r} stands twice", key)
-            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            seen.add(key.value)
         return node
 
     def _refuse(self, problem: str, place: Any) -> NoReturn:

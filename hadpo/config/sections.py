@@ -370,7 +370,7 @@ class TrainConfig:
     # 0 as the originals really ran: they set every dropout to 0.
     lora_dropout: Annotated[ShareBelowOne, _ADAPTER] = 0.0
     # Layers inside the language model that get LoRA, comma separated.
-    lora_targets: Annotated[_Names, _ADAPTER] = "q_proj,k_proj,v_proj"
+    lora_targets: Annotated[_Names, Field(pattern=r"^[\w., ]+$"), _ADAPTER] = "q_proj,k_proj,v_proj"
     # Positions of prefix and one answer; what is cut is counted. One image alone takes 16 or more.
     max_length: Annotated[_Integer, Field(ge=16)] = 2048
     attention: Literal["dense", "segments"] = "dense"  # packed rows in one masked call, or in parts

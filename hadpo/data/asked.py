@@ -81,7 +81,13 @@ def _records(values: Iterable[tuple[str, Any]], images: Path, report: Report) ->
     for where, raw in raw_records(values, _Raw, report, source="questions", once=("question_id",)):
         with report.checking("questions"):
             image = raw.image or raw.image_id
-            text = raw.question or raw.instruction or raw.text
+            texts = {t.strip(): t for t in (raw.question, raw.instruction, raw.text) if t}
+            if len(texts) > 1:
+                raise BadInput(
+                    f"{where}: {len(texts)} questions ({', '.join(t[:40] for t in texts)}); keep "
+                    "one of the fields question, instruction and text"
+                )
+            text = "".join(texts)
             if not image or not text:
                 found = sorted(name for name, value in vars(raw).items() if value)
                 raise BadInput(f"{where}: expected image and question, found {found}")
@@ -92,14 +98,20 @@ def _records(values: Iterable[tuple[str, Any]], images: Path, report: Report) ->
                 split="all",
                 image_id=file.name,
                 image=str(file),
-                text=text.strip(),
+                text=text,
             )
 
 
 def _file(images: Path, name: str, *, where: str) -> Path:
     """The image's file; a name without an ending is tried with each."""
     place = inside(images, name, where=where)
-    for file in (place, *(place.with_name(place.name + ending) for ending in ENDINGS)):
-        if file.is_file():
-            return file
-    raise BadInput(f"{where}: no image {name!r} in {images}")
+    if place.is_file():
+        return place
+    files = [place.with_name(place.name + ending) for ending in ENDINGS]
+    found = [file for file in files if file.is_file()]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise BadInput(f"{where}: image {name!r} could be {names}; name it with its ending")
+    if not found:
+        raise BadInput(f"{where}: no image {name!r} in {images}")
+    return found[0]

@@ -7,6 +7,7 @@ cell, papermill or a person's own cell sets it.
 import difflib
 import html
 import logging
+import re
 import types
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -52,6 +53,8 @@ def read_overrides(texts: Iterable[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise BadInput(f"-p {text!r}: expected KEY=VALUE")
+        if re.search("[\ud800-\udfff]", text):
+            raise BadInput(f"-p {text!r}: not UTF-8")
         if key.strip() in overrides:
             log.warning("-p %s is given twice; the last one counts: %s", key.strip(), value.strip())
         overrides[key.strip()] = value.strip()

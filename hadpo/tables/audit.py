@@ -87,7 +87,10 @@ def read_printed(text: str, *, is_percent: bool, where: str = "") -> Printed:
     sign_free = text.strip()
     before, _, after = sign_free.partition(".")
     digits = before + after
-    if not (digits.isdecimal() and before) or max(len(before), len(after)) > _MOST_DIGITS:
+    if (
+        not (before and digits.isascii() and digits.isdecimal())
+        or max(len(before), len(after)) > _MOST_DIGITS
+    ):
         raise BadInput(f"{where}: found {text!r}, expected a number such as 86.13 or 0.8613")
     scale = 10 ** len(after) * (100 if is_percent else 1)
     return Printed(text=sign_free, whole=int(digits), decimals=len(after), scale=scale)
@@ -254,7 +257,7 @@ def _plain(cell: str) -> str:
 def _is_percent(lines: Sequence[tuple[int, list[str]]], at: int, where: str) -> bool:
     """Whether a column is in percent; a column with both is refused, with the odd line."""
     texts = [(number, cells[at]) for number, cells in lines[1:]]
-    numbers = [(line, float(x)) for line, x in texts if re.fullmatch(r"\d+(\.\d+)?", x)]
+    numbers = [(line, float(x)) for line, x in texts if re.fullmatch(r"[0-9]+(\.[0-9]+)?", x)]
     above = [line for line, value in numbers if value > 1]
     within = [(line, value) for line, value in numbers if 0 < value <= 1]
     if above and within:

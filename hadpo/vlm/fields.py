@@ -88,9 +88,9 @@ def _is_sides(value: Any) -> bool:
 ANYTHING = Kind("anything", lambda value: True)
 SIZE = _whole(1, _MOST)
 NUMBER = Kind("a number above 0", lambda v: _is_number(v) and 0 < v < _MOST)
-COLOUR = Kind(
-    "a list of three numbers",
-    lambda v: isinstance(v, list) and len(v) == 3 and all(map(_is_number, v)),
+COLOUR = Kind(  # of pixels from 0 to 1
+    "a list of three numbers from 0 to 1",
+    lambda v: isinstance(v, list) and len(v) == 3 and all(_is_number(n) and 0 <= n <= 1 for n in v),
 )
 KINDS = {  # as `fields.yaml` names them
     "size": SIZE,
@@ -108,7 +108,8 @@ KINDS = {  # as `fields.yaml` names them
     "activation": Kind("an activation of transformers", lambda v: v in list(ACT2FN)),
     "colour": COLOUR,
     "spread": Kind(
-        "a list of three numbers above 0", lambda v: COLOUR.holds(v) and all(n > 0 for n in v)
+        "a list of three numbers from 0.001 to 1",
+        lambda v: COLOUR.holds(v) and all(n >= 0.001 for n in v),
     ),
     "1/255": Kind("1/255", lambda v: _is_number(v) and abs(v * 255 - 1) < 1e-6),
     "sides": Kind("a size, or an object with height and width, or shortest_edge", _is_sides),

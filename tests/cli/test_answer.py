@@ -138,6 +138,17 @@ def test_a_file_that_was_cut_at_any_byte_is_named_or_gone_on_with(photos, recipe
                 assert ask(photos, questions, recipe, out, run="") == (lines, rows)
 
 
+@pytest.mark.parametrize("change", [("", ""), ('"text": "', '"text": "not ')])
+def test_two_answers_to_one_question_are_named(photos, recipe, tmp_path, change):
+    (tmp_path / "q.txt").write_text("Q?")
+    out = tmp_path / "out"
+    ask(photos, tmp_path / "q.txt", recipe, out, run="")
+    lines = (out / "answers.jsonl").read_text().splitlines(keepends=True)
+    (out / "answers.jsonl").write_text("".join([*lines, lines[0].replace(*change)]))
+    with pytest.raises(BadInput, match=r"answers\.jsonl: two answers to 'a\.png-1'; keep one"):
+        ask(photos, tmp_path / "q.txt", recipe, out, run="")
+
+
 @pytest.mark.parametrize("name", ["", "answers.csv", "answers.jsonl"])
 def test_a_place_that_cannot_be_written_is_named(photos, recipe, tmp_path, name):
     (tmp_path / "q.txt").write_text("Q?")

@@ -37,6 +37,11 @@ BOMB = "\n".join(f"{b}: &{b} [{NINE.replace('{}', a)}]" for a, b in LEVELS)
         ("title: t\nextends: " + "x" * 5000 + "\n", "no recipe 'xxx"),
         ("title: t\ntrain: 5\n", r"r\.yaml: train: expected settings by name, found '5'"),
         ("title: t\ntrain: [beta]\n", r"train: expected settings by name, found"),
+        ("title: t\n? {a: b}\n: c\n", r"r\.yaml:2: expected a name before the colon, found a list"),
+        ("title: t\ntrain: {? [beta] : 1}\n", r"r\.yaml:2: expected a name before the colon"),
+        ('title: "a\\ud800"\n', r"r\.yaml:1: half of a character"),
+        ('title: t\ntrain: {"\\udfff": 1}\n', r"r\.yaml:2: half of a character"),
+        ("title: t\ntrain: {lora_targets: q_proj;k_proj}\n", r"train\.lora_targets: .*q_proj;k_p"),
         ("title: t\n1: 2\n", r"r\.yaml: 1: expected settings by name, found no name"),
         ("title: t\ntrain:\n  steps: 010\n", r"r\.yaml:3: 010 would be read as 8; write that"),
         ("title: t\ntrain: {steps: 1:30}\n", r"r\.yaml:2: 1:30 would be read as 90; write that"),
@@ -98,6 +103,12 @@ def test_plain_numbers_are_read_as_they_stand(tmp_path):
     train = recipe.train
     assert (recipe.title, train.steps, train.beta, train.train_seed) == ("010", 0, 0.5, 1000)
     assert train.learning_rate == 1e-6
+
+
+@pytest.mark.parametrize("text", ["title=\udcff", "t\ud800=1"])
+def test_a_parameter_that_is_not_utf_8_is_named(text):
+    with pytest.raises(BadInput, match=r"-p .*: not UTF-8"):
+        read_overrides([text])
 
 
 def test_of_a_parameter_that_is_given_twice_the_last_value_counts_with_a_warning(caplog):

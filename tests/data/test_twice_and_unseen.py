@@ -259,6 +259,12 @@ def test_a_question_of_gqa_that_stands_twice_is_named(tmp_path, text):
         ("q.json", '[{"image": "7", "text": "Q?", "question_id": "a\\u0000"}]', "'question_id'"),
         ("q.txt", "word " * 6000, "6000 words"),
         ("q.csv", f"image,question\n7,{'word ' * 6000}\n", r"q\.csv:2: .*6000 words"),
+        (
+            "q.json",
+            '[{"image": "7", "question": "a?", "text": "b?"}]',
+            r"0: 2 questions \(a\?, b\?\)",
+        ),
+        ("q.csv", "image,text,instruction\n7,a,b\n", r"q\.csv:2: 2 questions \(b, a\); keep one"),
         ("q.csv", "image,question,question\u200b\n7,a,b\n", "column 'question' is there twice"),
         (
             "q.jsonl",
@@ -277,6 +283,19 @@ def test_a_users_own_questions(tmp_path, name, content, says):
     (layouts(tmp_path) / name).write_text(content)
     with pytest.raises(BadInput, match=says):
         asked.read(tmp_path / name, tmp_path / "image", Report())
+
+
+def test_a_name_without_ending_is_of_one_image(tmp_path):
+    (tmp_path / "q.json").write_text('[{"image": "a", "question": "Q?", "text": " Q? "}]')
+    for ending in (".png", ".jpg", ".gif"):
+        (tmp_path / f"a{ending}").touch()
+        if ending == ".png":
+            [found] = asked.read(tmp_path / "q.json", tmp_path, Report())
+            assert (found.image_id, found.text) == ("a.png", "Q?")
+    with pytest.raises(BadInput, match=r"image 'a' could be a\.jpg, a\.png, a\.gif; name it with"):
+        asked.read(tmp_path / "q.json", tmp_path, Report())
+    (tmp_path / "a").touch()
+    assert asked.read(tmp_path / "q.json", tmp_path, Report())[0].image_id == "a"
 
 
 def test_columns_without_a_name_may_be_many(tmp_path):

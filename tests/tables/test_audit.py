@@ -197,7 +197,7 @@ def test_a_broken_table_is_named_with_line_and_column(text, message):
         read_pope_table(text, where="mine.csv")
 
 
-@pytest.mark.parametrize("text", ["8²", "8.²", "9" * 40, "Ⅷ"])
+@pytest.mark.parametrize("text", ["8²", "8.²", "9" * 40, "Ⅷ", "\u0665\u0660", "\uff18\uff19.6"])
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(BadInput, match="expected a number such as"):
         read_printed(text, is_percent=True)

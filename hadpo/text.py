@@ -6,6 +6,7 @@ or says so: a published number can only be compared under the reading that made 
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -206,6 +207,14 @@ def fold(text: str) -> str:
     return " ".join(re.findall(r"\w+", folded)) or "".join(folded.split())
 
 
+def visible(text: str) -> str:
+    """The text in Unicode's composed form, without characters of no width: what a person sees."""
+    if text.isascii():
+        return text
+    seen = (c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+    return "".join(seen)
+
+
 def fill(template: str, **values: str) -> str:
     """The template with `{name}` replaced by the value of that name; other braces stay.
 
@@ -241,7 +250,7 @@ def no_preference(chosen: str, rejected: str) -> str:
     """Why two answers teach no preference; "" if they do."""
     if not chosen.strip() or not rejected.strip():
         return "an empty text"
-    if chosen.split() == rejected.split():
+    if visible(chosen).split() == visible(rejected).split():
         return "chosen and rejected are the same text"
     sides = [n for n, t in (("chosen", chosen), ("rejected", rejected)) if is_refusal(t)]
     return f"{' and '.join(sides)} text is a model's refusal" if sides else ""

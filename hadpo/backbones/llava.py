@@ -119,12 +119,13 @@ class Llava(Backbone):
         vision_config: Mapping[str, Any],
         original_config: Mapping[str, Any],
         where: str,
+        tower: str = "vision_config",
     ) -> None:
         language_model = decoder.build_llama(original_config, where=where)
         declared = VARIANTS[name.partition("/")[2]]
         super().__init__(name, declared, language_model, original_config)
         layer = original_config["mm_vision_select_layer"]
-        self.vision = ClipTower(vision_config, layer, where=where)
+        self.vision = ClipTower(vision_config, layer, where=tower, chooser=where)
         width = language_model.config.hidden_size
         with init_empty_weights():
             self.connector = nn.Sequential(
@@ -222,7 +223,8 @@ def from_original(
     if is_hub:
         config = _as_original_config(config, vision_config, tokenizer.vocab_size)
 
-    backbone = Llava(name, vision_config=vision_config, original_config=config, where=where)
+    place = {"where": where, "tower": str(vision_folder / "config.json")}
+    backbone = Llava(name, vision_config=vision_config, original_config=config, **place)
     wanted = backbone.declared.sizes.width
     decoder.check_width(backbone.language_model, wanted, folder=folder, name=name)
     tokenizer.check_rows(backbone.embedding.num_embeddings, where=where)

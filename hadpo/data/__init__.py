@@ -27,7 +27,7 @@ import ijson
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from hadpo.records import HTML, BadInput, Evidence, Question, decode, parse, read_json, read_text
-from hadpo.text import fold
+from hadpo.text import fold, visible
 
 _SHOWN = 20  # problems in one message; the rest are counted
 _STORED = 1000  # problems whose text is stored: a file of a million broken records must fit
@@ -140,14 +140,6 @@ def _check_control(text: str) -> str:
     if control := _CONTROL.search(text):
         raise ValueError(f"the control character {control[0]!r} in {text[:_WIDE]!r}")
     return text
-
-
-def visible(text: str) -> str:
-    """The text in Unicode's composed form, without characters of no width: what a person sees."""
-    if text.isascii():
-        return text
-    seen = (c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
-    return "".join(seen)
 
 
 def _check_noun(name: str) -> str:

@@ -24,10 +24,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from hadpo.data import ImageId, Name, Report, Text, raw_records, visible, with_images
+from hadpo.data import ImageId, Name, Report, Text, raw_records, with_images
 from hadpo.plugins import choices
 from hadpo.records import BadInput, Evidence, Pair, read_json, write_json
-from hadpo.text import no_preference
+from hadpo.text import no_preference, visible
 
 # The instructions of the description pairs (byte-exact: minigpt4/prompts/alignment.txt).
 INSTRUCTIONS = (

@@ -49,7 +49,7 @@ def read(path: Path, report: Report) -> Iterator[Row]:
 def _score(text: str) -> float:
     plain = text.replace(",", "") if _THOUSANDS.fullmatch(text.strip()) else text
     try:
-        score = float(plain)
+        score = float(plain) if plain.isascii() and "_" not in plain else math.nan
     except ValueError:
         score = math.nan
     if not math.isfinite(score):

@@ -21,6 +21,8 @@ from transformers import (
 
 from hadpo.records import BadInput
 
+_MOST = 100_000  # of beams, or tokens of an answer: room for all of them is taken at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -42,9 +44,9 @@ class Decoding:
         several, drawn = self.beams > 1, self.temperature > 0
         narrows = bool(self.top_k) or self.top_p < 1
         wrong = {
-            "beams and max_new_tokens start at 1, found "
+            f"beams and max_new_tokens start at 1 and end at {_MOST}, found "
             f"beams={self.beams}, max_new_tokens={self.max_new_tokens}": (
-                self.beams < 1 or self.max_new_tokens < 1
+                not (1 <= self.beams <= _MOST and 1 <= self.max_new_tokens <= _MOST)
             ),
             "temperature must not be negative and repetition_penalty must be positive, found "
             f"{self.temperature} and {self.repetition_penalty}": (

@@ -21,7 +21,6 @@ from hadpo.data import (
     coco,
     hadpo_pairs,
     lrv,
-    visible,
     with_images,
 )
 from hadpo.data import visual_genome as vg
@@ -37,6 +36,7 @@ from hadpo.records import (
     read_json,
     read_jsonl,
 )
+from hadpo.text import visible
 
 if TYPE_CHECKING:
     from hadpo.runs import Run

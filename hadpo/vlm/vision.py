@@ -170,14 +170,20 @@ class ClipTower(nn.Module):
         config: `vision_config` of a CLIP folder; what it leaves out is as in ViT-B/32.
         select_layer: which hidden state is taken, as in the authors' config: -2 is the one before
             the last layer.
-        where: the file that says so, for messages.
+        where: the file that `config` stands in, for messages.
+        chooser: the file that says `select_layer`.
 
     Raises:
         BadInput: no such layer, or sizes that do not fit together.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], select_layer: int, *, where: str = "vision_config"
+        self,
+        config: Mapping[str, Any],
+        select_layer: int,
+        *,
+        where: str = "vision_config",
+        chooser: str = "config.json",
     ) -> None:
         super().__init__()
         try:
@@ -188,8 +194,8 @@ class ClipTower(nn.Module):
         used = depth + 1 + select_layer if select_layer < 0 else select_layer
         if not 0 <= used <= depth:
             raise BadInput(
-                f"{where}: mm_vision_select_layer or vision_feature_layer {select_layer}, but the "
-                f"tower has {depth} layers"
+                f"{chooser}: mm_vision_select_layer or vision_feature_layer {select_layer}, but "
+                f"the tower has {depth} layers"
             )
         if clip.hidden_size % clip.num_attention_heads or clip.patch_size > clip.image_size:
             raise BadInput(

@@ -327,6 +327,16 @@ def test_pixels_that_the_encoder_does_not_take(changed, config, message):
         load(changed(part="vision", config=config, file="preprocessor_config.json"))
 
 
+def test_a_tower_that_does_not_fit_together_is_named_by_its_own_file(changed):
+    files = changed(part="vision", config={"num_attention_heads": 5}, name="eye")
+    config = json.loads((files["vision"] / "config.json").read_text())
+    if "vision_config" in config:
+        inner = config["vision_config"] | {"num_attention_heads": 5}
+        files = changed(part="vision", config={"vision_config": inner}, name="eye")
+    with pytest.raises(BadInput, match=r"eye/config\.json: .*not a multiple"):
+        load(files)
+
+
 def test_a_tower_inside_the_checkpoint_must_be_the_one_that_is_read(changed, tiny_files):
     """LLaVA's own code reads it if it was tuned, else the folder: equal is fine, another is not."""
     tower = torch.load(tiny_files["vision"] / "pytorch_model.bin")

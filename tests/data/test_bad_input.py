@@ -387,6 +387,8 @@ def test_emoji_and_right_to_left_text_are_texts(folder):
         ("12,34", None),
         ("1,2345", None),
         (",234", None),
+        ("1_000", None),
+        ("\u0661\u0662", None),
     ],
 )
 def test_a_comma_in_a_score_parts_thousands(text, score, tmp_path):

@@ -227,6 +227,8 @@ def test_missing_images_are_listed_before_anything_is_generated(backbone, questi
     [
         {"beams": 0},
         {"max_new_tokens": 0},
+        {"max_new_tokens": 10**9},
+        {"beams": 10**6},
         {"temperature": -1.0},
         {"beams": 2, "temperature": 0.5},
         {"repetition_penalty": 0.0},

@@ -84,7 +84,15 @@ def images(tmp_path):
 
 
 @pytest.mark.parametrize("schema", hadpo_pairs.SCHEMAS)
-@pytest.mark.parametrize("same", [("A dog.", "A dog."), ("A dog.", " A  dog.\n")])
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("A dog.", "A dog."),
+        ("A dog.", " A  dog.\n"),
+        ("A\u200b dog.\ufeff", "A dog."),
+        ("Un \u00e9t\u00e9.", "Un e\u0301te\u0301."),
+    ],
+)
 def test_equal_texts_of_published_files(tmp_path, images, schema, same):
     good = ("A dog sits.", "A cat sits.")
     folder = write(tmp_path / "pairs", schema, [good, same], [same, good, good])

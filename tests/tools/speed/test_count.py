@@ -1,7 +1,6 @@
 """Counts on the meta device: what they count, our rows at two layers, every recipe's estimate."""
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from hadpo import cost as cost_model
 from hadpo.config import TrainConfig
 from tools.speed import cost, count, counting, decode, machine, models, recipes
 
-of_depth = functools.cache(count._of_depth)
 TWO_LAYERS = {name: dataclasses.replace(sizes, depth=2) for name, sizes in models.COUNTED.items()}
 
 
@@ -106,7 +104,7 @@ OURS = {
 
 @pytest.mark.parametrize(("name", "kind"), OURS)
 def test_our_rows_at_two_layers(name, kind):
-    found = of_depth(TWO_LAYERS[name], count.WAYS["ours"], kind, True)
+    found = count._of_depth(TWO_LAYERS[name], count.WAYS["ours"], kind, True)
     keys = ("bf16_tflop", "other_gb", "launches", "kept_gb")
     assert [found[key] for key in keys] == pytest.approx(OURS[name, kind], rel=0.02)
     assert found["float32_tflop"] == 0
@@ -124,7 +122,7 @@ def test_the_modelled_time_of_plans_is_within_15_percent_of_the_counted(name, re
     """Before the factor over the roofline, per layer (the ends differ little at full depth)."""
     geometry, way = models.COUNTED[name], count.WAYS["ours, micro-batch of 4"]
     low, high = (
-        of_depth(dataclasses.replace(geometry, depth=d), way, "desc", recomputes)
+        count._of_depth(dataclasses.replace(geometry, depth=d), way, "desc", recomputes)
         for d in count.DEPTHS
     )
     counted = (high["ms A100"] - low["ms A100"]) / 1e3
@@ -192,7 +190,9 @@ def test_the_ideal_at_two_layers(kind, tflop, gigabytes, milliseconds):
 def test_kernels_and_micro_batches_launch_less():
     sizes = TWO_LAYERS["llava-7b"]
     ways = ("ours", "ours, kernels", "ours, micro-batch of 4", "ours, 4 pairs of an image a row")
-    one, kernels, four, grouped = (of_depth(sizes, count.WAYS[name], "desc", True) for name in ways)
+    one, kernels, four, grouped = (
+        count._of_depth(sizes, count.WAYS[name], "desc", True) for name in ways
+    )
     assert kernels["launches"] < 0.8 * one["launches"]
     assert kernels["other_gb"] < 0.65 * one["other_gb"]
     assert four["launches"] == pytest.approx(one["launches"], rel=0.03)  # of four pairs
@@ -230,8 +230,8 @@ def test_peers_at_two_layers(peer):
     if not machine.version(package):
         pytest.skip(f"{package} is not installed: pip install hadpo[bench]")
     sizes = TWO_LAYERS["llava-7b"]
-    ours = of_depth(sizes, count.WAYS["ours"], "desc", True)
-    found = of_depth(sizes, count.WAYS[peer], "desc", True)
+    ours = count._of_depth(sizes, count.WAYS["ours"], "desc", True)
+    found = count._of_depth(sizes, count.WAYS[peer], "desc", True)
     assert found["bf16_tflop"] / ours["bf16_tflop"] > 1.6
     assert found["waits"] >= 4
 

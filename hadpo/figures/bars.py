@@ -177,7 +177,8 @@ def published_dumbbell(rows: Sequence[ReportedRow]) -> Figure:
     with panels(8.0, 0.33 * len(found) + 1.3) as (drawing, axes):
         _draw_lines(axes, lines, above=0.6)
         axes.set_xlabel("percent: accuracy of POPE, hallucinated sentences of SHR")
-    counts = sorted({f"{row.benchmark.upper()} {row.n}" for row in rows if row.n})
+    drawn = {benchmark for _, benchmark, *_ in found}
+    counts = sorted({f"{r.benchmark.upper()} {r.n}" for r in rows if r.n and r.benchmark in drawn})
     note = "Grey: base; blue: tuned, as published; sources stand in the tables."
     note += f" n: {', '.join(counts)}." if counts else ""
     keys = ("backbone", "benchmark", "split", "measure")

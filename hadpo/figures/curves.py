@@ -418,8 +418,10 @@ def beta_sweep(start: np.ndarray, betas: Sequence[float], marked: float) -> Figu
         axes.plot(fine.mean(axis=1), divergence(fine), "-", color=GREY, linewidth=1)
         axes.plot(margin, kl, "o", color=BLUE, markersize=5)
         near = {"textcoords": "offset points"}
-        for x, y, beta in zip(margin, kl, every, strict=True):
-            axes.annotate(f"{beta:g}", (x, y), xytext=(4, -10), **near)
+        for i, beta in enumerate(every):  # by turns below and above: large betas lie close
+            axes.annotate(
+                f"{beta:g}", (margin[i], kl[i]), xytext=((4, -10), (-5, 6))[i % 2], **near
+            )
         axes.plot(margin[at], kl[at], "D", color=ORANGE, markersize=9, markerfacecolor="none")
         axes.axvline(before, color=GREY, linestyle=":", linewidth=1)
         axes.annotate("reference", (before, kl.max()), xytext=(4, -4), color=FAINT, **near)

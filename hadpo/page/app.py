@@ -62,9 +62,17 @@ _SAVE = """(text) => {
 
 
 def theme() -> Any:
-    """Plain fonts of the visitor's own machine: none is fetched."""
+    """Plain fonts of the visitor's own machine: none is fetched; buttons whose text can be read."""
     fonts = ["system-ui", "DejaVu Sans", "sans-serif"]
-    return Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
+    plain = Default(font=fonts, font_mono=["DejaVu Sans Mono", "monospace"])
+    fills = {"primary": ("#0b5394", "#083d6d"), "cancel": ("#b3261e", "#8c1d18")}
+    colours = {
+        f"button_{kind}_background_fill{hover}{scheme}": colour
+        for kind, pair in fills.items()
+        for hover, colour in zip(("", "_hover"), pair, strict=True)
+        for scheme in ("", "_dark")
+    }
+    return plain.set(**colours)
 
 
 def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
@@ -107,8 +115,8 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
                     name = "They remember earlier questions"
                     remember = gr.Checkbox(label=name, visible=can_more, elem_id="remember")
             with gr.Column(scale=2, min_width=420):
-                astray = "Questions that lead astray"
-                tricky = gr.Radio(desk.first_questions, label=astray, elem_id="tricky")
+                begin = "Questions to begin with: most ask for what is not there"
+                tricky = gr.Radio(desk.first_questions, label=begin, elem_id="tricky")
                 question = gr.Textbox(
                     label="Your question",
                     placeholder="Is there a ... in the image?",
@@ -136,7 +144,7 @@ def build(pair: tuple[Speaker, Speaker], shelf: Shelf) -> gr.Blocks:
         gr.on([ask.click, question.submit], desk.ask, [talk, question, *how], answers, **line)
         describe.click(desk.describe, [talk, *how], answers, **line)
         stop.click(desk.stop, [talk], None, queue=False, show_progress="hidden")
-        upload.upload(desk.upload, [talk, upload], [*picked, upload])
+        upload.upload(desk.upload, [talk, upload], [*picked, upload], show_progress="hidden")
         gallery.select(desk.pick, [talk], picked, show_progress="hidden")
         tricky.input(lambda text: text, [tricky], [question], queue=False)
         anew.click(desk.clear, [talk], answers, show_progress="hidden")

@@ -133,7 +133,8 @@ def prepare(run: "Run") -> dict[str, int]:
 def sample_questions(run: "Run", count: int) -> list[Question]:
     """`count` questions of each benchmark and split that a prepared run will ask.
 
-    The first ones, and of images that no other of them asks about while there are such.
+    The first ones, of images that no other of them asks about while there are such, and, so that
+    not all answers are yes, with another label than the one before.
     """
     sources: dict[tuple[str, str], list[Question]] = {}
     for question in read_jsonl(run.path("questions.jsonl"), Question):
@@ -142,8 +143,9 @@ def sample_questions(run: "Run", count: int) -> list[Question]:
     images: set[str] = set()
     for source in sources.values():
         for _ in range(min(count, len(source))):
-            new = (question for question in source if question.image_id not in images)
-            chosen = next(new, source[0])
+            new = [q for q in source if q.image_id not in images] or source
+            last = shown[-1].label if shown else None
+            chosen = next((q for q in new if q.label != last), new[0])
             source.remove(chosen)
             images.add(chosen.image_id)
             shown.append(chosen)

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from hadpo import figures, tables
+from hadpo.classroom import BETAS
 from hadpo.figures import Figure
 from hadpo.figures._style import finish, house_style, panels
 from hadpo.figures.bars import dumbbell, published_dumbbell
@@ -69,7 +70,7 @@ MAKE: dict[str, Callable[[list[Metric]], Figure]] = {
     "published": lambda _: published_dumbbell(tables.read_reported(["hadpo", "lrv"])),
     "learning": learning,
     "margins": lambda _: figures.margin_histogram({"seed 1": [0.5, 1.5], "seed 2": [0.6, -1]}),
-    "beta": lambda _: figures.beta_sweep(np.linspace(-9, 3, 40), (0.05, 0.1, 0.2, 0.5, 1), 0.1),
+    "beta": lambda _: figures.beta_sweep(np.array([-0.84, 0.45, -2.72]), BETAS, 0.1),
     "heat": heat,
     "cost": lambda _: figures.cost_bars(COSTS),
     "mask": lambda _: figures.mask_picture(np.eye(60), {"prefix": 40, "chosen": 10, "rejected": 9}),

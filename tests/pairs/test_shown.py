@@ -1,5 +1,6 @@
 """What prepare shows of its questions: each of another image, as long as there are others."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from hadpo.pairs import sample_questions
@@ -25,3 +26,7 @@ def test_questions_are_shown_of_images_of_their_own(tmp_path):
     assert [q.question_id for q in shown] == ["random-0", "random-2", "popular-4", "popular-6"]
     more = sample_questions(run, 3)  # pyright: ignore[reportArgumentType]
     assert [q.question_id for q in more][3:] == ["popular-6", "popular-0", "popular-1"]
+    labelled = [replace(q, label=("yes", "no")[i % 2]) for i, q in enumerate(questions)]
+    write_jsonl(tmp_path / "questions.jsonl", labelled)
+    mixed = sample_questions(run, 2)  # pyright: ignore[reportArgumentType]
+    assert [q.question_id for q in mixed] == ["random-0", "random-3", "popular-4", "popular-7"]

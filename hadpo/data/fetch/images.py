@@ -1,6 +1,7 @@
 """Pictures from a list of addresses, many at a time; the dead ones are listed, not tried again."""
 
 import ipaddress
+import logging
 import re
 import socket
 from collections import Counter
@@ -15,6 +16,7 @@ from hadpo.data.fetch.plain import FetchFailed, Patience, Progress, download
 from hadpo.images import open_image
 from hadpo.records import BadInput, append_jsonl, resume_jsonl
 
+log = logging.getLogger(__name__)
 DEAD = "dead.jsonl"  # a line for each address that gave no picture
 _EXPECTED = "expected image_id, image_url: fetch the table first, or again"
 _NAME = re.compile(r"[\w-][\w.-]{0,99}")  # a file's name, without its ending
@@ -52,7 +54,8 @@ def fetch_images(
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     wanted = addresses(table, report)
-    report.finish()
+    for what, count in report.finish().items():
+        log.warning("%s: %s: %d", table, what, count)
     dead = {each.image_id: each.url for each in resume_jsonl(folder / DEAD, Dead)}
     counts = Counter(present=0, fetched=0, dead=0)
     left = {}

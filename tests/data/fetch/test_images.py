@@ -83,6 +83,17 @@ def test_one_bad_address_costs_its_own_picture_alone(web, tmp_path):
     assert {path.suffix for path in (tmp_path / "images").iterdir()} == {".jpg", ".jsonl"}
 
 
+def test_rows_that_are_left_out_are_told(web, tmp_path, caplog):
+    web.routes["/a.jpg"] = picture((1, 2, 3))
+    rows = [("a", f"{web.url}/a.jpg"), ("a", f"{web.url}/b.jpg"), ("c", " "), ("", web.url)]
+    counts, why = fetch(tmp_path, rows)
+    assert (counts, why) == ({"present": 0, "fetched": 1, "dead": 0}, {})
+    assert caplog.messages == [
+        f"{tmp_path / 'list.csv'}: images: addresses of an id that was there: 1",
+        f"{tmp_path / 'list.csv'}: images: rows without an id or an address: 2",
+    ]
+
+
 def test_a_torn_last_line_of_the_dead_is_dropped(web, tmp_path):
     table = tmp_path / "info.csv"
     table.write_text(f"image_id,image_url\na,{web.url}/a.jpg\n")

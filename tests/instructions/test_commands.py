@@ -13,6 +13,12 @@ PHOTOS = SHARED / "data" / "photoset"
 needs_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no {PHOTOS}")
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """What the commands remember of pictures and replies lies beside the runs."""
+    monkeypatch.setenv("HADPO_RUNS", str(tmp_path / "runs"))
+
+
 @needs_photos
 def test_oxford_hic(hadpo, tmp_path):
     data, images = PHOTOS / "hic" / "oxford_hic_data.csv", PHOTOS / "hic" / "images"

@@ -20,7 +20,7 @@ from hadpo.runs.parameters import effective
 from hadpo.runs.report import STYLE
 
 _FOLDER = Path(__file__).parent
-_LEFT_OUT = re.compile(r"broken|missing|not there|not used|without|trained on and evaluated")
+_LEFT_OUT = re.compile(r"broken|missing|not there|without|trained on and evaluated")
 _KINDS = ("description", "pope")  # of pairs
 Made = TypeVar("Made")
 

@@ -118,7 +118,7 @@ def quick(tmp_path_factory) -> Path:
     is_shown = os.environ.get("HADPO_SCREENSHOTS")  # for README: a run that learns something
     recipe = "mini/llava" if is_shown else "mini/llava-smoke"
     done = subprocess.run(
-        [sys.executable, "-m", "hadpo", "run", recipe, "--name", "quick"],
+        [sys.executable, "-m", "hadpo", "run", recipe, "--name", "mini-llava"],
         env=os.environ | {"HADPO_RUNS": str(folder)},
         capture_output=True,
         text=True,
@@ -126,8 +126,8 @@ def quick(tmp_path_factory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines())) <= max(100, len(str(folder)) + 60)
-    assert done.stdout.splitlines()[-1].endswith(str(folder / "quick" / "index.html"))
-    return folder / "quick"
+    assert done.stdout.splitlines()[-1].endswith(str(folder / "mini-llava" / "index.html"))
+    return folder / "mini-llava"
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from hadpo import config
 from hadpo.records import BadInput
 from hadpo.runs import Run
 from hadpo.tables._table import MINI, Table, Tables, facts
-from hadpo.tables.ablations import committed_ablations
 from hadpo.tables.audit import audit, audit_table, read_pope_table
 from hadpo.tables.comparison import between_runs, comparison, controls, overview
 from hadpo.tables.index import compared_index, run_index

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from hadpo import config
 from hadpo.runs.run import open_run
 from hadpo.tables import compare, comparison, overview, read_results
@@ -26,21 +28,28 @@ def test_the_recipe_reported_reads_every_file():
     assert {name.strip() for name in named.split(",")} == systems
 
 
-def test_the_committed_tables_of_our_runs_are_regenerated(tmp_path: Path, monkeypatch):
-    """Where they differ: hadpo stage compare results, and copy its md and csv to tables/.
+@pytest.mark.parametrize(("recipe", "folder"), [("results", "tables"), ("ablations", "ablations")])
+def test_the_committed_tables_of_our_runs_are_regenerated(
+    tmp_path: Path, monkeypatch, recipe, folder
+):
+    """Where they differ: hadpo stage compare RECIPE, and copy its md and csv to the folder.
 
-    The runs are read from their exports: no answer, no model and no other run is needed.
+    The runs are read from their exports: no answer, no model and no other run is needed. Of the
+    ablations the overview alone is kept.
     """
     monkeypatch.setenv("HADPO_RUNS", str(tmp_path))
-    run = open_run("compare", "results", "results", {})
+    run = open_run("compare", recipe, recipe, {})
     compare(run)
     made = {
         path.name: path.read_bytes()
         for path in (run.folder / "tables").iterdir()
-        if path.suffix in (".md", ".csv") and not path.name.startswith(("reported_", "audit_"))
+        if path.suffix in (".md", ".csv")
+        and not path.name.startswith(("reported_", "audit_"))
+        and (folder == "tables" or path.stem == "overview")
     }
-    there = {path.name: path.read_bytes() for path in (REPRODUCED / "tables").iterdir()}
+    there = {path.name: path.read_bytes() for path in (REPRODUCED / folder).iterdir()}
     assert there.keys() == made.keys()
+    assert {"overview.csv", "overview.md"} <= there.keys()
     assert [name for name in made if made[name] != there[name]] == []
 
 

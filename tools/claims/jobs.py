@@ -191,7 +191,7 @@ def families() -> tuple[list[Job], list[Job]]:
             name=f"few-{name}",
             settings=settings,
             stages=("prepare",),
-            target=tables.ABLATIONS,
+            target=tables.WORLDS,
         )
         firsts.append(first)
         jobs += [
@@ -200,7 +200,7 @@ def families() -> tuple[list[Job], list[Job]]:
                 name=f"{first.name}-seed-{seed}",
                 earlier=first.name,
                 settings={**settings, "train": {**settings.get("train", {}), "train_seed": seed}},
-                target=tables.ABLATIONS,
+                target=tables.WORLDS,
             )
             for seed in SEEDS[:3]
         ]

@@ -17,7 +17,6 @@ from tools.claims.beyond import FILE
 
 SEARCH, WORLDS = REPRODUCED / "search", REPRODUCED  # where the runs of each are exported
 DEFECTS = REPRODUCED / "defects"
-ABLATIONS = REPRODUCED / "ablations"
 TABLES = REPRODUCED / "ranked"
 TUNED = "merged"
 SAMPLES = 2000  # draws behind an interval

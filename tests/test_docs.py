@@ -264,16 +264,14 @@ def test_reported_numbers_are_those_of_the_files():
 
 
 def test_numbers_of_the_mini_backbones_are_those_of_their_runs():
-    measures = (("adversarial", "accuracy"), ("val", "hallucinated_sentence_ratio"))
+    places = ("pope", "adversarial", "accuracy"), ("shr", "val", "hallucinated_sentence_ratio")
     expected = []
     for name in ("llava-corrected", "instructblip", "minigpt4", "minigpt4-vicuna0", "mplug-owl"):
         run = ROOT / "papers_results" / "reproduced" / f"mini-{name}"
-        found = {
-            (row["split"], row["name"], row["model"]): f"{100 * row['value']:.1f}"
-            for row in map(json.loads, (run / "evaluate" / "metrics.jsonl").open())
-            if row["benchmark"] in ("pope", "shr")
-        }
-        cells = [found[*measure, model] for measure in measures for model in ("base", "merged")]
+        rows = [json.loads(line) for line in (run / "evaluate" / "metrics.jsonl").open()]
+        found = {(r["benchmark"], r["split"], r["name"], r["model"]): r["value"] for r in rows}
+        values = [found[*place, model] for place in places for model in ("base", "merged")]
+        cells = [f"{100 * value:.1f}" for value in values]
         expected.append(f"| `mini/{name}` | {' | '.join(cells)} |")
     lines = page("results.md").splitlines()
     shown = [line for line in lines if re.match(r"\| `mini/[a-z0-9-]+` \|", line)]

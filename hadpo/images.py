@@ -40,17 +40,27 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise BadInput(f"{path}: no readable image ({error}); replace or remove it") from error
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """The picture in a file, decoded, upright, in RGB; raises as `open_image` and `to_rgb` do."""
+def read_image(path: str | Path, *, exif: str = "upright") -> Image.Image:
+    """The picture in a file, decoded, in RGB; raises as `open_image` and `to_rgb` do.
+
+    `exif` is "upright", or "as_stored": as Pillow opens it, which turns no picture but TIFFs.
+    """
     with open_image(path) as image:
-        return to_rgb(image)
+        if exif == "upright":
+            return to_rgb(image)
+        image.load()
+        image.getexif()[ORIENTATION] = 1
+        stored = to_rgb(image)
+        stored.info.clear()  # who reads it next would find the orientation of the file
+        return stored
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
+def read_size(path: str | Path, *, exif: str = "upright") -> tuple[int, int]:
     """Width and height in pixels, as `read_image` gives the picture, from the file's head."""
     with open_image(path) as image:
-        width, height = image.size
-        is_turned = image.getexif().get(ORIENTATION, 1) >= _LEAST_TURNED
+        width, height = image.size  # of a TIFF, as Pillow turns it
+        orientation = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+    is_turned = exif == "upright" and orientation >= _LEAST_TURNED
     return (height, width) if is_turned else (width, height)
 
 

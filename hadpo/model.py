@@ -148,6 +148,7 @@ def load(
         device=device or model.device,
         quantization=quantization or model.quantization,
         template=model.template,
+        exif=model.exif,
     )
     return Model(backbone, text, recipe.name)
 

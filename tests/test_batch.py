@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hadpo import adapter, backbones, batch, loss
 from hadpo.batch import Example
+from hadpo.images import ORIENTATION
 from hadpo.records import BadInput, Pair
 from hadpo.vlm.prompt import IMAGE, Prompts, PromptTemplate
 
@@ -89,8 +91,9 @@ def exact(tiny_files):
     st.sampled_from(sorted(ORDERS)),
     st.integers(0, 9),
     st.sampled_from(["dense", "segments"]),
+    st.sampled_from(["cpu", "cuda"]),
 )
-def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed, attention):
+def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed, attention, used_on):
     backbone, parameters = exact
     backbone.attention = attention
     template = PromptTemplate(ORDERS[order])
@@ -101,7 +104,7 @@ def test_packed_equals_two_rows(exact, float64_norm, texts, order, seed, attenti
         for k, (chosen, rejected) in enumerate(texts)
     ]
     examples = [batch.tokenize(backbone, p, max_length=2048) for p in pairs]
-    packed = batch.pack(examples)
+    packed = batch.pack(examples, used_on=used_on)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(2, backbone.num_image_tokens, 32, generator=generator).double()
     image_tokens = images[list(packed.image_of)]
@@ -367,13 +370,14 @@ def test_untrained_policy_is_exactly_the_reference(tiny_llava, tiny_pairs, dtype
     assert not found.chosen_rewards.any() and not found.rejected_rewards.any()
 
 
-def test_rows_and_mask_by_hand(tiny_llava):
+@pytest.mark.parametrize(("used_on", "multiple"), [("cpu", 8), ("cuda", 64)])
+def test_rows_and_mask_by_hand(tiny_llava, used_on, multiple):
     backbone = tiny_llava()
     first = batch.tokenize(backbone, pair(0, "No.", "Yes, there is."), max_length=512)
     second = batch.tokenize(backbone, pair(1, "", "No"), max_length=512)
-    packed = batch.pack([first, second])
+    packed = batch.pack([first, second], used_on=used_on)
     prefix, c, r = len(first.prefix), len(first.chosen), len(first.rejected)
-    assert packed.ids.shape[1] % 8 == 0
+    assert packed.ids.shape[1] == -(-(prefix + c + r) // multiple) * multiple
     expected = [*range(prefix + c), *range(prefix, prefix + r)]
     assert packed.positions[0, : prefix + c + r].tolist() == expected
     mask = packed.mask[0, 0]
@@ -415,6 +419,18 @@ def test_long_answers_are_cut_and_counted(tiny_llava):
     assert cut.chosen == (*whole.chosen[: room - 1], backbone.end_id) and len(cut.chosen) == room
     with pytest.raises(BadInput, match="raise max_length"):
         batch.tokenize(backbone, pair(0, "No", "Yes"), max_length=len(whole.prefix))
+
+
+def test_picture_files_are_read_as_a_model_is_told(tiny_files, tmp_path):
+    stored = Image.effect_noise((40, 20), 90).convert("RGB")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    stored.save(tmp_path / "a.png", exif=exif)
+    turned = stored.transpose(Image.Transpose.ROTATE_270)
+    for told, expected in (("as_stored", stored), ("upright", turned)):
+        backbone = backbones.load("llava/mini", tiny_files, device="cpu", exif=told)
+        (found,) = batch.read_pixels(backbone, [str(tmp_path / "a.png")])
+        assert torch.equal(found, backbone.preprocess(expected))
 
 
 def test_broken_images_are_named(tiny_llava, tmp_path):

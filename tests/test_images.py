@@ -15,6 +15,15 @@ from hadpo.data.images import check
 from hadpo.records import BadInput
 
 PACKAGE = Path(hadpo.__file__).parent
+_TURNS = {  # EXIF's orientation -> how the stored picture becomes upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def bomb(path, side=30_000):
@@ -62,6 +71,28 @@ def test_sixteen_bits_become_the_upper_eight(tmp_path):
     assert (found[..., 0] == found[..., 1]).all() and (found[..., 0] == found[..., 2]).all()
     Image.new("I;16", (4, 4)).save(tmp_path / "black.png")  # black at any depth
     assert np.asarray(images.read_image(tmp_path / "black.png")).max() == 0
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_read_upright_or_as_they_are_stored(tmp_path, ending, orientation):
+    """By what the file says (1: as it is); who turns the picture again finds nothing to turn.
+
+    Pillow turns TIFFs as it opens them, and so it did for the originals.
+    """
+    stored = Image.new("RGB", (24, 16), "black")
+    stored.paste("white", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = orientation
+    path = tmp_path / f"a.{ending}"
+    stored.save(path, exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    turned = stored.transpose(_TURNS[orientation]) if orientation in _TURNS else stored
+    as_opened = turned if ending == "tif" else stored
+    for how, expected in (("upright", turned), ("as_stored", as_opened)):
+        found = images.read_image(path, exif=how)
+        assert images.read_size(path, exif=how) == found.size == expected.size
+        for picture in (found, images.to_rgb(found)):
+            assert np.abs(np.asarray(picture, int) - np.asarray(expected, int)).max() < 32
 
 
 def test_what_is_no_picture_is_named(tmp_path):

@@ -26,6 +26,7 @@ def load(
     device: str = "auto",
     quantization: str = "none",
     template: Mapping[str, Any] | None = None,
+    exif: str = "upright",
 ) -> Backbone:
     """The backbone `name`, frozen and in evaluation mode, from the authors' own files.
 
@@ -36,6 +37,7 @@ def load(
         device: "cpu", "cuda", or "auto": cuda if there is one.
         quantization: "none", "nf4", "fp4" or "int8": of the language model's linear layers.
         template: arguments of the model's own chat template.
+        exif: "upright", or "as_stored": how picture files are read.
 
     Raises:
         BadInput: unknown name or part, missing or broken files, or a dtype or quantization that
@@ -60,6 +62,7 @@ def load(
     )
     if template:
         backbone.set_template(template)
+    backbone.exif = exif
     overridden(backbone.files)  # refuses what is no setting of generation
     if "connector" in files and "connector" in module.OPTIONAL_PARTS:  # it replaces the base's
         backbone.load_connector(checkpoint.locate(files["connector"], what="connector"))
@@ -82,6 +85,7 @@ def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
         device=model.device,
         quantization=model.quantization,
         template=model.template,
+        exif=model.exif,
     )
 
 

@@ -232,7 +232,8 @@ class HubModel(Backbone):
         prompt: Literal["train", "evaluate"],
     ) -> list[int]:
         """Ids of the prompt about an image of that size; its pixels are not read."""
-        width, height = image.size if isinstance(image, Image.Image) else read_size(image)
+        is_open = isinstance(image, Image.Image)
+        width, height = image.size if is_open else read_size(image, exif=self.exif)
         ids = self._row(instruction, height, width)["input_ids"][0]
         return torch.where(ids == self.chat.image_id, IMAGE, ids).tolist()
 

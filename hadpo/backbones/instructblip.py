@@ -134,10 +134,10 @@ class InstructBlip(EvaBackbone):
         if len(instructions) != len(features):
             raise ValueError(f"{len(features)} images need as many instructions")
         rows = [self.word_pieces.encode(instruction) for instruction in instructions]
-        text = right_padded(rows).to(features.device)
-        lengths = torch.tensor([len(row) for row in rows], device=features.device)
-        is_text = torch.arange(text.shape[1], device=features.device) < lengths[:, None]
-        return self.connector(features, text, is_text)
+        text, lengths = right_padded(rows), torch.tensor([len(row) for row in rows])
+        is_text = torch.arange(text.shape[1]) < lengths[:, None]
+        words = decoder.on_device({"text": text, "is_text": is_text}, features.device)
+        return self.connector(features, **words)
 
     def save_transformers(self, folder: Path, *, dtype: torch.dtype) -> bool:
         """Write the whole model for `InstructBlipForConditionalGeneration`; it loads here, too.

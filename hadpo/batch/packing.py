@@ -19,18 +19,29 @@ from hadpo.vlm.prompt import IMAGE
 Item = TypeVar("Item")
 
 _PREFIX, _PADDING = 0, -1  # segments of a row; those of its pairs count from 1
-_ALIGNMENT = 8  # lengths of rows; PyTorch copies masks of other lengths before it uses them
+_MULTIPLE = 8  # of it are rows' lengths; PyTorch copies masks of other lengths before it uses them
+_MULTIPLE_ON_CUDA = 64  # an epoch has few shapes: what is tuned or captured for one is used again
 
 
-def pack(examples: Sequence[Example], *, sides: Sequence[str] = ("chosen", "rejected")) -> Packed:
+def pack(
+    examples: Sequence[Example],
+    *,
+    sides: Sequence[str] = ("chosen", "rejected"),
+    used_on: str = "cpu",
+) -> Packed:
     """One row per example, on the CPU; sides ("chosen",) are for finetuning on these texts only."""
-    return pack_rows([[example] for example in examples], sides=sides)
+    return pack_rows([[example] for example in examples], sides=sides, used_on=used_on)
 
 
 def pack_rows(
-    rows: Sequence[Sequence[Example]], *, sides: Sequence[str] = ("chosen", "rejected")
+    rows: Sequence[Sequence[Example]],
+    *,
+    sides: Sequence[str] = ("chosen", "rejected"),
+    used_on: str = "cpu",
 ) -> Packed:
     """Rows of one pair or more of one image (`grouped`), on the CPU; answers in order of pairs.
+
+    They are padded for the type of device that they are `used_on`.
 
     One pair with a prefix of 4 tokens, chosen c0 c1 and rejected r0 r1 r2, padding left out:
 
@@ -40,7 +51,7 @@ def pack_rows(
         sources     3  4  3  6  7      (c0 and r0 are both predicted by the state of p3)
         slots       0  1  3  4  5      (of a table of 2 answers, 3 tokens each: slot 2 stays empty)
     """
-    length = aligned(max(row_length(row, sides=sides) for row in rows))
+    length = aligned(max(row_length(row, sides=sides) for row in rows), used_on)
     pairs = sum(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -88,6 +99,7 @@ def pack_rows(
             pair += 1
         parts.append(tuple(row_parts))
     images = list(dict.fromkeys(row[0].image for row in rows))
+    image_of = [images.index(row[0].image) for row in rows]
     return Packed(
         ids=ids,
         positions=positions,
@@ -103,7 +115,8 @@ def pack_rows(
         instructions=tuple(row[0].instruction for row in rows),
         questions=tuple(e.instruction for row in rows for e in row),
         images=tuple(images),
-        image_of=tuple(images.index(row[0].image) for row in rows),
+        image_of=tuple(image_of),
+        image_index=torch.tensor(image_of),
     )
 
 
@@ -171,9 +184,10 @@ def _put(ids: Sequence[int], position: int, into: Tensor, positions: Tensor) -> 
     return len(ids)
 
 
-def aligned(length: int) -> int:
-    """Positions of a row that holds `length` of them."""
-    return -(-length // _ALIGNMENT) * _ALIGNMENT
+def aligned(length: int, used_on: str = "cpu") -> int:
+    """Positions of a row that holds `length` of them, for a type of device."""
+    multiple = _MULTIPLE_ON_CUDA if used_on == "cuda" else _MULTIPLE
+    return -(-length // multiple) * multiple
 
 
 def _mask(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hadpo import loss
 from hadpo.batch.packing import Packed
-from hadpo.images import read_image
 from hadpo.vlm.backbone import Backbone
 
 
@@ -20,7 +19,7 @@ def read_pixels(backbone: Backbone, images: Sequence[str]) -> Any:
     Raises:
         BadInput: names the file that is missing or no image.
     """
-    return backbone.stack([backbone.preprocess(read_image(path)) for path in images])
+    return backbone.read_pixels(images)
 
 
 def embed(backbone: Backbone, packed: Packed, pixels: Any) -> Any:

@@ -240,6 +240,10 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is a GPU
     # Of the language model's weights, the rest stays as it is; needs bitsandbytes and a GPU.
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    # Of picture files. upright: turned as EXIF says; as_stored: not, as the originals read them.
+    exif: Annotated[Literal["upright", "as_stored"], When.one_of("model", "engine", "local")] = (
+        "upright"
+    )
     # Who answers: this machine; or, for the models in server_models, an OpenAI-compatible server
     # (vLLM, SGLang, Ollama, OpenAI) at OPENAI_BASE_URL; several addresses share the load.
     engine: Literal["local", "server"] = "local"
@@ -361,6 +365,8 @@ class TrainConfig:
     optimizer: Literal["adamw", "paged_adamw_32bit", "adamw_8bit"] = "adamw"
     weight_decay: Amount = 0.0  # of AdamW
     max_grad_norm: Amount = 1.0  # gradients are scaled down to this norm; 0: never
+    # Of float32 products on a GPU: 10 bits of a mantissa, and faster; a CPU has no TF32.
+    allow_tf32: bool = False
     # Of LoRA's two matrices. Usual: 8 to 128; a higher one can learn more and costs more memory.
     lora_rank: Annotated[AtLeastOne, _ADAPTER] = 64
     # The adapter is scaled by alpha / rank; usual: rank to 2 * rank; at 0 nothing is learnt.
@@ -523,6 +529,6 @@ COMPUTED_ALIKE = frozenset(
     (
         *("micro_batch_pairs", "activation_checkpointing", "attention", "reference"),
         *("vision_cache_gb", "processes", "parallel", "checkpoint_every", "log_every"),
-        *("eval_every", "trackers"),
+        *("eval_every", "trackers", "allow_tf32"),
     )
 )

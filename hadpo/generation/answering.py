@@ -18,7 +18,6 @@ from hadpo.generation.beam import decode_beams
 from hadpo.generation.decoding import Decoding
 from hadpo.generation.server import Served
 from hadpo.generation.single import decode_single
-from hadpo.images import read_image
 from hadpo.records import Answer, BadInput, Question
 from hadpo.vlm.backbone import Backbone
 
@@ -198,7 +197,7 @@ def _answer_group(
         ids = [backbone.text_ids(text, prompt=prompt) for _, text in asked]
     else:
         ids = [backbone.prefix(text, image, prompt=prompt) for image, text in asked]
-        pixels = backbone.stack([backbone.preprocess(read_image(image)) for image in images])
+        pixels = backbone.read_pixels(images)
     image_of = [images.index(image) for image, _ in asked]
     read = backbone.reader(ids, [text for _, text in asked], pixels, image_of)
     for at in range(0, len(group), batch):

@@ -17,6 +17,7 @@ from hadpo.trainer.examples import Examples, Record, kind_of
 from hadpo.trainer.objective import MicroBatch, Objective
 from hadpo.trainer.update import Training, Window
 from hadpo.vlm.backbone import Backbone
+from hadpo.vlm.precision import tf32
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -73,7 +74,7 @@ def steps(
     """
     order.check(settings)
     backbone.attention = settings.attention
-    with reference.cache_features(backbone, cache, settings):
+    with tf32(settings.allow_tf32), reference.cache_features(backbone, cache, settings):
         references = None
         if settings.reference == "cache" and objective == "dpo":  # before weights are sharded
             scored = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]

@@ -142,7 +142,7 @@ def _compute(
 ) -> Iterator[tuple[str, Float[Tensor, " answers"]]]:
     """Log-probabilities of each pair's answers with the adapter off, `pairs` at a time."""
     for part in micro_batches(rows, pairs):
-        packed = batch.pack_rows(part)
+        packed = batch.pack_rows(part, used_on=backbone.device.type)
         pixels = batch.read_pixels(backbone, packed.images)
         packed = packed.to(backbone.device)
         with adapter.disabled(backbone):
@@ -324,7 +324,8 @@ def _facts(backbone: Backbone) -> dict[str, str]:
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "tokenizer": _digest(path.read_bytes() for path in backbone.text_files),
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
-        "preprocessing": _digest_of(backbone.preprocess(probe)),
+        "preprocessing": _digest_of(backbone.preprocess(probe))
+        + (", as_stored" if backbone.exif == "as_stored" else ""),
         "base weights": _digest(_parts(named, "{} {}")),
         **backbone.facts,
     }

@@ -183,6 +183,8 @@ def plan(run: Run) -> dict[str, Any]:
         **layout,
         "answers_cut": examples.cut,
         "attention": settings.attention,
+        "allow_tf32": settings.allow_tf32,
+        "exif": backbone.exif,
         "rows": backbone.row_kind,
         "vision_cache": reference.describe_features(cache_folder(run), settings),
         "objectives": methods_of(settings),
@@ -206,6 +208,7 @@ def _estimate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """How the rows of all updates are laid out, and what they need."""
     sizes, number_bytes = backbone.sizes, backbone.dtype.itemsize
+    used_on = backbone.device.type
     objectives = [settings_of(settings, method)[0] for method in methods_of(settings)]
     lora_weights = sizes.lora_weights(settings.lora_rank, settings.lora_targets)
     vision = _vision_operations(backbone)
@@ -220,7 +223,7 @@ def _estimate(
         rows = by_length(batch.grouped([examples[i] for i in update], settings.pairs_per_row))
         for part in micro_batches(rows, settings.micro_batch_pairs):
             lengths = [batch.row_length(row) for row in part]
-            size = batch.aligned(max(lengths)) * len(part)
+            size = batch.aligned(max(lengths), used_on) * len(part)
             positions, tokens = positions + size, tokens + sum(lengths)
             largest = max(largest, size)
             scored = max(scored, sum(batch.row_sizes(row).scored for row in part))
@@ -240,7 +243,8 @@ def _estimate(
             ]
     padding = round(1 - tokens / positions, 4)
     if scale > 1:  # the longest rows may not be in the sample
-        largest = max(largest, batch.aligned(examples.longest) * settings.micro_batch_pairs)
+        longest = batch.aligned(examples.longest, used_on)
+        largest = max(largest, longest * settings.micro_batch_pairs)
     extra = 0.0
     if settings.reference == "cache" and "dpo" in objectives:  # each pair once; if cached, less
         some = range(0, len(examples), -(-len(examples) // _SAMPLE))
@@ -258,7 +262,7 @@ def _estimate(
         scored=scored,
     )
     operations = scale * sum(work.operations for work in works) + extra
-    if backbone.device.type == "cpu":
+    if used_on == "cpu":
         rate, device = cost.cpu_rate(torch.get_num_threads())
         seconds = operations / 1e12 / rate
     else:

@@ -194,7 +194,7 @@ class Training:
         self, rows: Sequence[list[Example]], gradient_scale: float, is_auxiliary: bool
     ) -> MicroBatch:
         objective = "sft" if is_auxiliary else self.objective
-        packed = batch.pack_rows(rows, sides=SIDES[objective])
+        packed = batch.pack_rows(rows, sides=SIDES[objective], used_on=self.backbone.device.type)
         examples = [example for row in rows for example in row]
         pair_ids = tuple(example.pair_id for example in examples)
         each = [example_weight(e, self.objective, self.settings) for e in examples]

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hadpo.cost import ModelSizes
+from hadpo.images import read_image
 from hadpo.records import BadInput, replacing
 from hadpo.vlm import checkpoint, decoder, export
 from hadpo.vlm.attention import Attention, Parts
@@ -74,6 +75,7 @@ class Backbone(nn.Module, ABC):
     connector: nn.Module
     num_image_tokens: int
     attention: Attention = "dense"  # how the language model reads packed rows
+    exif: str = "upright"  # how picture files are read; "as_stored": not turned as EXIF says
 
     def __init__(
         self,
@@ -113,6 +115,10 @@ class Backbone(nn.Module, ABC):
         """Pixels, or features, of several images as one value; iterating gives them back."""
         return torch.stack([*images])
 
+    def read_pixels(self, paths: Sequence[str]) -> Any:
+        """Pixels of picture files, on the CPU, as `stack` gives them; BadInput as `read_image`."""
+        return self.stack([self.preprocess(read_image(path, exif=self.exif)) for path in paths])
+
     def prefix(
         self,
         instruction: str,
@@ -138,7 +144,9 @@ class Backbone(nn.Module, ABC):
 
     def inputs(self, layout: Packed, pixels: Any) -> Any:
         """What the decoder reads of packed rows; `states` takes it, and nobody looks inside."""
-        tokens = self.image_tokens(pixels, layout.instructions, image_of=layout.image_of)
+        tokens = self.image_tokens(
+            pixels, layout.instructions, image_of=layout.image_of, index=layout.image_index
+        )
         return self.embed(layout.ids, tokens)
 
     def states(self, layout: Packed, inputs: Any) -> Float[Tensor, "tokens width"]:
@@ -306,6 +314,7 @@ class Backbone(nn.Module, ABC):
         instructions: Sequence[str] = (),
         *,
         image_of: Sequence[int] | None = None,
+        index: Int[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, "rows tokens width"]:
         """Image tokens of each row; an image that many rows share is encoded once.
 
@@ -315,13 +324,15 @@ class Backbone(nn.Module, ABC):
             pixels: distinct images.
             instructions: one per row, for a family whose image tokens depend on them.
             image_of: which image each row shows; None: one row per image.
+            index: the same as a tensor of the device, if it is there already.
         """
         with torch.no_grad():
             features = self.features(pixels.to(device=self.device, dtype=self.dtype))
         own = self.image_tokens_depend_on_instruction
         if image_of is None or [*image_of] == [*range(len(pixels))]:  # no index to be moved
             return self.connect(features, instructions if own else ())
-        index = torch.tensor([*image_of], device=self.device)
+        if index is None:
+            index = torch.tensor([*image_of], device=self.device)
         if own:
             return self.connect(features[index], instructions)
         return self.connect(features, ())[index]

@@ -223,6 +223,7 @@ class Packed:
     questions: tuple[str, ...]  # one per pair
     images: tuple[str, ...]  # distinct image files
     image_of: tuple[int, ...]  # row -> its image
+    image_index: Int[Tensor, " rows"]  # the same, to be on the device with the rest
 
     def to(self, device: torch.device) -> Packed:
         """The same rows on another device."""

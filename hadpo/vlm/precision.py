@@ -6,6 +6,8 @@ Importing this file needs no torch: the doctor and the judges ask it where there
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,3 +92,16 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda":  # of several processes on one machine, each has its own
         return torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device(device)
+
+
+@contextmanager
+def tf32(is_allowed: bool) -> Iterator[None]:
+    """A GPU's float32 products may round their inputs to TF32, or not; then as it was before."""
+    import torch
+
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, is_allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before

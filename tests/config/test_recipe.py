@@ -234,6 +234,7 @@ PUBLISHED = {
         "beta": 0.1, "gamma": 0.0, "learning_rate": 2e-6, "warmup_steps": 0, "epochs": 1.0,
         "steps": 0, "batch_pairs": 128, "repeat_description": 2, "repeat_pope": 1,
         "lora_rank": 128, "lora_alpha": 256.0, "max_length": 2048, "train_seed": 42,
+        "allow_tf32": True,
     },
     "instructblip-13b": {
         "beta": 0.1, "gamma": 0.0, "learning_rate": 4e-6, "warmup_steps": 0, "epochs": 1.0,

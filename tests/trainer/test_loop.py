@@ -11,6 +11,7 @@ from hadpo import adapter
 from hadpo.trainer import loop
 from hadpo.trainer.objective import Policy, score
 from hadpo.trainer.update import Training, Window
+from hadpo.vlm.precision import tf32
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -23,6 +24,16 @@ def test_step_0_is_exactly_ln_2(fast, learn, tiny_llava, tiny_pairs, dtype, reco
     zero = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
     assert all(first.metrics[name] == 0 for name in zero)
     assert first.metrics["grad_norm"] > 0
+
+
+def test_tf32_is_allowed_as_set_while_it_trains(fast, tiny_llava, tiny_pairs):
+    matmul = torch.backends.cuda.matmul
+    for before, is_set in ((False, True), (True, False)):
+        config = replace(fast, steps=1, allow_tf32=is_set)
+        with tf32(before):
+            seen = [matmul.allow_tf32 for _ in loop.steps(tiny_llava(), tiny_pairs, config)]
+            assert (seen, matmul.allow_tf32) == ([is_set], before)
+    assert not matmul.allow_tf32
 
 
 def test_it_learns_and_reports_with_trls_names(fast, learn, tiny_llava, tiny_pairs):

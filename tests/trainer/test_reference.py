@@ -147,6 +147,11 @@ def test_refused_by_preprocessing(filled, monkeypatch):
         filled(change)
 
 
+def test_refused_by_how_picture_files_are_read(filled):
+    with pytest.raises(BadInput, match=r"preprocessing: (\w{16}) there, \1, as_stored here;"):
+        filled(lambda backbone: setattr(backbone, "exif", "as_stored"))
+
+
 def test_refused_by_tokenizer(filled, tiny_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("other") / "llava"
     shutil.copytree(tiny_files["language_model"], folder)

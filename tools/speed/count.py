@@ -158,6 +158,9 @@ def _of_depth(sizes: Geometry, way: Way, kind: str, recomputes: bool) -> dict[st
         loss = ways.loss(way.step)
         kept = count.live
         loss.backward()
+    with counting.Count() as moved:  # the rows lay there already; a training moves each micro-batch
+        if way.step not in (steps.ORIGINAL, steps.LIGER) and not is_trl:
+            ways.packed.to(counting.META)
     found: dict[str, float] = {
         "bf16_tflop": count.operations["bfloat16"] / 1e12,
         "float32_tflop": count.operations["float32"] / 1e12,
@@ -166,7 +169,7 @@ def _of_depth(sizes: Geometry, way: Way, kind: str, recomputes: bool) -> dict[st
         "launches": float(count.launches),
         "kept_gb": kept / 1e9,
         "waits": float(count.waits),
-        "copies": float(count.copies),
+        "copies": float(count.copies + moved.copies),
     }
     return found | {f"ms {gpu}": 1e3 * count.seconds(gpu)[0] for gpu in counting.GPU_NAMES}
 

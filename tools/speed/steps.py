@@ -67,8 +67,9 @@ class Steps:
         self.backbone, self.pixels = backbone, pixels
         device = backbone.device
         self.rows = peers.TwoRows(examples, device)
-        self.packed = batch.pack(examples).to(device)
-        self.grouped = batch.pack_rows(batch.grouped(examples, len(examples))).to(device)
+        one_row = batch.grouped(examples, len(examples))
+        self.packed = batch.pack(examples, used_on=device.type).to(device)
+        self.grouped = batch.pack_rows(one_row, used_on=device.type).to(device)
         self.policy = objective.Policy(backbone)
         self.settings = TrainConfig(beta=peers.BETA)
         self.parameters = adapter.state(backbone)

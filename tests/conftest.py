@@ -15,9 +15,9 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# The same generated examples in every run, whatever an earlier run left behind. The option
+# The same generated examples in every run, however loaded the machine is. The option
 # `--hypothesis-profile=default` of pytest searches with others.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 # Shapes in signatures are checked while tests run; whoever imports these modules later gets that.

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -268,10 +269,13 @@ def test_a_failing_cell_is_written_down(folder):
     assert manifest(folder, "a", "train")["status"] == "interrupted"
 
 
-def test_a_failing_cell_marks_every_run_that_is_open_and_only_once(folder, monkeypatch):
+def test_a_failing_cell_marks_every_run_that_is_open_and_only_once(folder, monkeypatch, caplog):
     import IPython
     from IPython.core.events import EventManager, available_events
 
+    ours = logging.getLogger("hadpo")
+    monkeypatch.setattr(ours, "handlers", [])
+    caplog.set_level(ours.level, logger="hadpo")  # both are put back after the test
     shell: Any = types.SimpleNamespace()
     shell.events = EventManager(shell, available_events)
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)

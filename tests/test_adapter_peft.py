@@ -95,6 +95,7 @@ def test_it_computes_what_peft_computes(tiny_llava, tmp_path, settings):
         {"use_dora": True},
         {"use_rslora": True},
         {"bias": "lora_only"},
+        {"bias": None},
         {"lora_bias": True},
         {"modules_to_save": ["embed_tokens"]},
         {"layer_replication": [[0, 2], [1, 2]]},
@@ -114,6 +115,8 @@ def test_it_computes_what_peft_computes(tiny_llava, tmp_path, settings):
         {"target_modules": {"q_proj": 1}},
         {"rank_pattern": {"q_proj": "4"}},
         {"alpha_pattern": [8]},
+        {"alpha_pattern": None},
+        {"rank_pattern": None},
         {"layers_to_transform": ["1"]},
     ],
 )

@@ -132,7 +132,7 @@ def modules_of(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
         wanted = [name for name in names if not name.endswith("lm_head")]
     else:
         wanted = [name for name in names if check_target_module_exists(parsed, name)]
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    ranks, alphas = config.get("rank_pattern", {}), config.get("alpha_pattern", {})
     return {
         names[name]: (
             ranks.get(get_pattern_key(list(ranks), name), config["r"]),

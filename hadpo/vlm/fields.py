@@ -74,7 +74,7 @@ def _is_layers(value: Any) -> bool:
 def _by_name(kind: Kind) -> Kind:
     return Kind(
         f"an object of {kind.meaning} by name",
-        lambda v: v is None or (isinstance(v, dict) and all(map(kind.holds, v.values()))),
+        lambda v: isinstance(v, dict) and all(map(kind.holds, v.values())),
     )
 
 

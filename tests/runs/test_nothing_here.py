@@ -1,13 +1,11 @@
-"""A real recipe where nothing was downloaded: what is missing, how to get it, exit code 2."""
-
-import os
-import subprocess
-import sys
+"""A real recipe where nothing was downloaded: what is missing, and how to get it."""
 
 import nbformat
 import pytest
 
 from hadpo import doctor, runs
+from hadpo.records import BadInput
+from hadpo.runs import execute
 
 
 @pytest.mark.slow
@@ -19,23 +17,16 @@ def test_prepare_shows_what_is_missing_and_stops_with_one_message(tmp_path, monk
     }
     for name, value in folders.items():
         monkeypatch.setenv(name, value)
-    done = subprocess.run(
-        [sys.executable, "-m", "hadpo", "stage", "prepare", "llava-1.5-7b"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
+    with pytest.raises(BadInput) as error:  # what a notebook does that no command checked before
+        execute.execute("prepare", "llava-1.5-7b", "llava-1.5-7b", {})
     missing = [row for row in doctor.check("llava-1.5-7b").rows if row["status"] == "missing"]
     assert len(missing) == 13
-    said = done.stderr[done.stderr.index("hadpo: ") :].splitlines()
-    assert said[0] == "hadpo: recipe llava-1.5-7b lacks files:"
+    said = str(error.value).splitlines()
+    assert said[0] == "recipe llava-1.5-7b lacks files:"
     assert said[1:] == [
         f"  {row['what']}: missing, {row['found']}; {row['fix']}" for row in missing
     ]
     assert all("hadpo fetch " in line for line in said[1:])
-    assert "Traceback" not in done.stdout + done.stderr
 
     folder = tmp_path / "runs" / "llava-1.5-7b" / "prepare"
     book = nbformat.read(folder / "notebook.ipynb", as_version=4)

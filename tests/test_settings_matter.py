@@ -15,8 +15,6 @@ from hadpo import adapter, benchmarks, config, doctor, pairs, tables, trainer
 from hadpo.records import BadInput
 from hadpo.runs.run import open_run
 
-pytestmark = pytest.mark.slow
-
 RECIPE = "mini/benchmarks"
 SMALL = {
     "prepare": {
@@ -55,6 +53,7 @@ CHANGED = {
     "device": "cuda",
     "quantization": "nf4",
     "exif": "as_stored",
+    "language_model": "${HADPO_MODELS}/nowhere",
     "engine": "server",
     "server_models": "base=a",
     "server_concurrency": 2,
@@ -71,6 +70,7 @@ CHANGED = {
     "instructions": "oracle",
     "coco": "",
     "pope": "",
+    "pope_splits": "random",
     "repope": "",
     "shr": "",
     "gavie": "",
@@ -96,6 +96,7 @@ CHANGED = {
     "yes_no_pairs": 6,
     "sampled_share": 0.9,
     "temperature": 1.5,
+    "samples_per_image": 3,
     "max_new_tokens": 20,
     "corrector": "llm",  # refused: no model of a server is named
     "limit": 4,
@@ -137,6 +138,8 @@ CHANGED = {
     "attention": "segments",
     "activation_checkpointing": True,
     "controls": "sft",
+    "control_learning_rate": 1e-3,
+    "control_steps": 2,
     "early_stop": 1,
     "checkpoint_every": 1,
     "keep_steps": True,
@@ -240,6 +243,8 @@ REFUSED = {  # they cannot matter for a mini recipe, and whoever gives them is t
     "caption_requests": "humour",
     "on_difference": "note",
     "adapter_projector": "base",
+    "claims_beams": 2,
+    "claims_max_new_tokens": 3,
 }
 CASES = [
     (stage, name)
@@ -308,12 +313,14 @@ def outcome(tmp_path_factory):
     return attempt, same
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same(outcome):
     attempt, same = outcome
     for stage in ("prepare", "train", "evaluate"):
         assert attempt(stage, {}) == same[stage], stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "name"), [c for c in CASES if c[1] in CHANGED])
 def test_a_changed_setting_is_seen_or_refused(outcome, stage, name):
     attempt, same = outcome

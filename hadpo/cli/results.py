@@ -70,7 +70,7 @@ def settings(
         raise BadInput(f"no stage {stage!r}; {choices(stage, config.SECTIONS)}")
     rows = [
         {"stage": each, "section": s.section, "name": s.name, "type": s.type, "default": s.default}
-        | {"read_if": s.when.cure if s.when else "", "help": s.help}
+        | {"read_if": ", ".join(when.cure for when in s.when), "help": s.help}
         for each in ([stage] if stage else config.SECTIONS)
         for s in config.settings(each).values()
     ]

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from hadpo import plugins
 from hadpo.config.paths import RECIPES
-from hadpo.config.sections import SECTIONS, STRICT, ModelConfig, Recipe, When
+from hadpo.config.sections import SECTIONS, STRICT, ModelConfig, Recipe, When, names
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 
@@ -95,7 +95,7 @@ class Setting:
     kind: Any  # int, float, bool, str, or a Literal
     default: Any  # None: a recipe must say it
     help: str  # the field's comment
-    when: When | None  # what must hold for it to be read
+    when: tuple[When, ...]  # what must hold for it to be read
 
     @property
     def type(self) -> str:
@@ -117,11 +117,27 @@ def settings(stage: str) -> dict[str, Setting]:
             kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
             if get_origin(kind) is dict:
                 continue
-            when = next((extra for extra in extras if isinstance(extra, When)), None)
+            owner = next(k for k in whole.__mro__ if f.name in vars(k).get("__annotations__", {}))
+            when = tuple(extra for extra in extras if isinstance(extra, When))
+            if section == "evaluate" and owner.__module__.startswith(f"{_BENCHMARKS}."):
+                when += (_asked(owner.__module__.rpartition(".")[2], f.name),)
             default = None if f.default is dataclasses.MISSING else f.default
             help_text = comments.get(f.name, "")
             known[f.name] = Setting(f.name, section, kind, default, help_text, when)
     return known
+
+
+def _asked(benchmark: str, setting: str) -> When:
+    """A benchmark's own setting is read if it is run, and how to answer, if it asks itself."""
+    is_of_answers = setting in (f"{benchmark}_beams", f"{benchmark}_max_new_tokens")
+    module = plugins.load(_BENCHMARKS, benchmark)
+    other = getattr(module, "SAME_QUESTIONS_AS", "") if is_of_answers else ""
+    return When(
+        "evaluate",
+        "benchmark_names",
+        lambda listed: benchmark in names(listed) and other not in names(listed),
+        f"a benchmark_names with {benchmark}" + (f" and without {other}" if other else ""),
+    )
 
 
 def _comments(kind: type) -> dict[str, str]:
@@ -176,10 +192,9 @@ def load_recipe(
 def _refuse_without_effect(recipe: Recipe, given: Iterable[Setting]) -> None:
     """Refuse given parameters that nothing would read; what a recipe itself says may lie unused."""
     problems = []
-    for setting in given:
-        when = setting.when
-        value = getattr(getattr(recipe, when.section), when.name) if when else None
-        if when and not when.holds(value):
+    for setting, when in ((setting, when) for setting in given for when in setting.when):
+        value = getattr(getattr(recipe, when.section), when.name)
+        if not when.holds(value):
             problems.append(
                 f"recipe {recipe.name}: parameter {setting.name!r} has no effect while {when.name} "
                 f"is {value!r}; leave it out, or set {when.cure} too"

@@ -114,10 +114,10 @@ def effective(
     """
     main, rows = config.MAIN.get(stage, ()), []
     for setting in config.settings(stage).values() if settings else ():
-        own, when = settings.get(setting.section, {}), setting.when
-        other = settings.get(when.section, {}) if when else {}
-        if setting.name not in own or (
-            when and when.name in other and not when.holds(other[when.name])
+        own = settings.get(setting.section, {})
+        kept = [(when, settings.get(when.section, {})) for when in setting.when]
+        if setting.name not in own or any(
+            when.name in other and not when.holds(other[when.name]) for when, other in kept
         ):
             continue
         name, value = setting.name, own[setting.name]

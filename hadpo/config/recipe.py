@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from hadpo import plugins
 from hadpo.config.paths import RECIPES
-from hadpo.config.sections import SECTIONS, STRICT, ModelConfig, Recipe, When, names
+from hadpo.config.sections import SECTIONS, STRICT, ModelConfig, Recipe, When, names, vanishes
 from hadpo.plugins import choices
 from hadpo.records import BadInput
 
@@ -192,11 +192,11 @@ def load_recipe(
 def _refuse_without_effect(recipe: Recipe, given: Iterable[Setting]) -> None:
     """Refuse given parameters that nothing would read; what a recipe itself says may lie unused."""
     problems = []
-    for setting, when in ((setting, when) for setting in given for when in setting.when):
+    for name, when in [(setting.name, when) for setting in given for when in setting.when]:
         value = getattr(getattr(recipe, when.section), when.name)
         if not when.holds(value):
             problems.append(
-                f"recipe {recipe.name}: parameter {setting.name!r} has no effect while {when.name} "
+                f"recipe {recipe.name}: parameter {name!r} has no effect while {when.name} "
                 f"is {value!r}; leave it out, or set {when.cure} too"
             )
     if problems:
@@ -297,7 +297,8 @@ class _Loader(yaml.SafeLoader):
             self._refuse("half of a character (a surrogate), which no file can hold", event)
         if node.tag.endswith(":int") and len(node.value) > _DIGITS:
             self._refuse(f"a number of {len(node.value)} digits, expected at most {_DIGITS}", event)
-        if node.tag.endswith((":int", ":float")) and _YAML_1_1.fullmatch(node.value):
+        is_number = node.tag.endswith((":int", ":float"))
+        if is_number and (_YAML_1_1.fullmatch(node.value) or vanishes(node.value)):
             read = self.construct_object(node)
             self._refuse(f"{node.value} would be read as {read}; write that, or quote it", event)
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()

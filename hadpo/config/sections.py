@@ -28,9 +28,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+_SMALL = re.compile(r"\s*[-+]?[0.]*[1-9][0-9_.]*e-[0-9]+\s*", re.IGNORECASE)
+
+
+def vanishes(text: str) -> bool:
+    """Whether a number that is not 0 is so small that float64 reads it as 0."""
+    return bool(_SMALL.fullmatch(text)) and not float(text)
+
+
 def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number")  # Python would take True for 1
+    if isinstance(value, str) and vanishes(value):
+        raise ValueError("expected 0, or a number that float64 can tell from 0")
     return value
 
 

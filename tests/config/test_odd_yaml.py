@@ -46,6 +46,11 @@ BOMB = "\n".join(f"{b}: &{b} [{NINE.replace('{}', a)}]" for a, b in LEVELS)
         ("title: t\ntrain:\n  steps: 010\n", r"r\.yaml:3: 010 would be read as 8; write that"),
         ("title: t\ntrain: {steps: 1:30}\n", r"r\.yaml:2: 1:30 would be read as 90; write that"),
         ("title: t\ntrain: {beta: 1:30.5}\n", r"r\.yaml:2: 1:30\.5 would be read as 90\.5; write"),
+        (
+            "title: t\ntrain: {beta: 1.0e-400}\n",
+            r"r\.yaml:2: 1\.0e-400 would be read as 0\.0; write",
+        ),
+        ("title: t\ntrain: {beta: 1e-400}\n", r"train\.beta: expected 0, or a number"),
         ("title: t\ntrain: {steps: -0_7}\n", r"r\.yaml:2: -0_7 would be read as -7; write that"),
         (
             "title: t\ntrain: {lora_targets: ' , '}\n",

@@ -191,6 +191,8 @@ def test_the_comment_of_a_field_is_its_help():
     [
         ("lora_rank", True, r"lora_rank: expected a number \(found True\)"),
         ("beta", False, "expected a number"),
+        ("learning_rate", "1e-400", r"float64 can tell from 0 \(found '1e-400'\)"),
+        ("beta", " -.5E-999", "float64 can tell from 0"),
         ("benchmark_names", "pope,shhr", "no 'shhr'; did you mean 'shr'"),
         ("benchmark_names", ["pope", "shr"], "valid string"),
         ("models", "base,step-x", "no 'step-x'.*known: base, .*merged, served, sft, .*step-<n>"),

@@ -109,6 +109,13 @@ def test_a_recipe_whose_weights_are_nowhere_is_not_started(hadpo, folder, tmp_pa
     assert not folder.exists()
 
 
+def test_a_judge_without_a_name_is_missed_before_anything_is_run(hadpo, folder):
+    done = hadpo("run", "mini/llava", "-p", "judge=llm", OPENAI_API_KEY="any text")
+    assert done.returncode == 3
+    assert "missing  judge                    llm, and no judge_model" in done.stderr
+    assert not folder.exists()
+
+
 def test_what_is_done_needs_nothing_any_more(hadpo, folder, monkeypatch, tmp_path):
     run = open_run("prepare", "llava-1.5-7b", "a", {})
     run.finish()

@@ -25,6 +25,8 @@ def check(recipe_name: str = "") -> Report:
     if recipe_name and can_import:
         recipe = config.load_recipe(recipe_name)
         checks += files.checks(recipe, run_folder=None)
+        # A command that runs the recipe can name it, so here it is nothing that lacks.
+        checks += [dataclasses.replace(c, status="warning") for c in files.asked_checks(recipe)]
         checks += machine.memory_checks(recipe, machine.capability())
         checks += machine.merge_check(recipe)
     return Report(checks)
@@ -38,6 +40,7 @@ def plan(recipe: config.Recipe, stages: Sequence[str], runs_folder: Path) -> Rep
     asked = dataclasses.replace(recipe, stages=tuple(stages))
     checks = list(files.checks(asked, run_folder=None)) if stages else []
     checks = [c for c in checks if c.status not in ("ok", "present")]
+    checks += files.asked_checks(asked)
     if recipe.model is not None and "train" in stages and not recipe.is_mini:
         checks += machine.memory_checks(asked, machine.capability())
     if not recipe.is_mini:

@@ -1,6 +1,7 @@
 """Checks and how they are shown; those of a recipe's files, with the command that fetches them."""
 
 import html
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,6 +76,27 @@ def _words_checks(recipe: config.Recipe) -> Iterator[Check]:
         except BadInput as error:
             found, _, fix = str(error).partition("; ")
             yield Check(what=f"{name}: words", status="warning", found=found, fix=fix)
+
+
+def asked_checks(recipe: config.Recipe) -> Iterator[Check]:
+    """The language models that the recipe's stages ask on a server: each needs a name and a key."""
+    prepare, evaluate = recipe.prepare, recipe.evaluate
+    asked = []
+    if "prepare" in recipe.stages and prepare.pair_source in ("mined", "ranked"):
+        asked.append(("corrector", prepare.corrector, prepare.corrector_model))
+    if "evaluate" in recipe.stages:
+        asked.append(("judge", evaluate.judge, evaluate.judge_model))
+    for what, how, model in asked:
+        if how in ("llm", "replay") and not model:
+            found, fix = (
+                f"{how}, and no {what}_model",
+                f"-p {what}_model=NAME, as the server has it",
+            )
+            yield Check(what, found, status="missing", fix=fix)
+        if how == "llm" and not os.environ.get("OPENAI_API_KEY"):
+            found = "OPENAI_API_KEY is not set: what is not in the cache cannot be asked"
+            fix = "export OPENAI_API_KEY=... (any text for a server that asks for none)"
+            yield Check(what, found, status="warning", fix=fix)
 
 
 def sources_of(recipe: config.Recipe) -> list[str]:

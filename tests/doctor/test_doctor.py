@@ -217,3 +217,37 @@ def test_what_reads_words_is_missed_with_the_command(monkeypatch, tmp_path):
     assert "nltk, which reads words" in rows["chair: words"]["found"]
     mini = [row["what"] for row in doctor.check("mini/benchmarks").rows]
     assert not [what for what in mini if what.endswith(": words")]
+
+
+@pytest.mark.parametrize(
+    ("stages", "given", "named"),
+    [
+        (["evaluate"], {"judge": "llm"}, [("judge", "missing"), ("judge", "warning")]),
+        (["evaluate"], {"judge": "replay"}, [("judge", "missing")]),
+        (["evaluate"], {"judge": "llm", "judge_model": "a"}, [("judge", "warning")]),
+        (["evaluate"], {}, []),
+        (["train"], {"judge": "llm"}, []),
+        (["prepare"], {"corrector": "llm"}, [("corrector", "missing"), ("corrector", "warning")]),
+        (["prepare"], {"corrector": "llm", "corrector_model": "a"}, [("corrector", "warning")]),
+    ],
+)
+def test_who_is_asked_on_a_server_needs_a_name_and_a_key(
+    monkeypatch, tmp_path, stages, given, named
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    recipe = config.load_recipe("mini/llava", given)
+
+    def found():
+        report = doctor.plan(recipe, stages, tmp_path)
+        return [(c.what, c.status) for c in report.checks if c.what in ("judge", "corrector")]
+
+    assert found() == named
+    monkeypatch.setenv("OPENAI_API_KEY", "any text")
+    assert found() == [row for row in named if row[1] != "warning"]
+
+
+def test_doctor_warns_of_a_judge_without_a_name_which_a_command_can_give(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "any text")
+    [row] = [row for row in doctor.check("mmhal").rows if row["what"] == "judge"]
+    assert (row["status"], row["found"]) == ("warning", "llm, and no judge_model")
+    assert row["fix"] == "-p judge_model=NAME, as the server has it"

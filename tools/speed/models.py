@@ -22,6 +22,7 @@ from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.decoder import LlamaFolder
 from hadpo.vlm.prompt import IMAGE, LlamaTokenizer
 from hadpo.vlm.qformer import QFormerSizes, WordPieces
+from tools.speed import hub
 
 _WORDS = 8  # that the Q-Former knows, and reads of an instruction
 _SPREAD = 0.02  # standard deviation of the weights, as LLaVA was initialised
@@ -57,12 +58,15 @@ class Geometry:
     """Sizes of a model, and lengths of the pairs that it is measured on."""
 
     name: str
-    family: Literal["llava", "minigpt4", "mplug_owl", "instructblip"]
+    family: Literal["llava", "minigpt4", "mplug_owl", "instructblip", "hf"]
+    kind: str = ""  # of hf: transformers' model type; its tower has the class's own sizes
     width: int  # of the language model
     mlp_width: int
     depth: int
     heads: int
     few_heads: int = 0  # of keys and values; 0: as many as heads
+    head_width: int = 0  # of hf
+    is_tied: bool = False  # hf's head is its embedding
     vocab: int
     rank: int = 0  # of the LoRA; 0: the connector is trained instead
     targets: str = ""  # of the LoRA; empty: as HA-DPO's MiniGPT-4, or mPLUG-Owl, has it
@@ -72,7 +76,7 @@ class Geometry:
     tower_heads: int
     image_size: int  # pixels of a side
     patch_size: int = 14  # pixels of a side
-    queries: int = 0  # of the Q-Former or the abstractor; 0: patches are projected
+    queries: int = 0  # of the Q-Former or the abstractor, an image of hf; 0: patches are projected
     query_width: int = 0
     query_mlp_width: int = 0
     query_depth: int = 0
@@ -252,6 +256,16 @@ TALKING = Geometry(
 )
 
 
+def hub_class(kind: str, image_tokens: int) -> Geometry:
+    """A class of transformers; the sizes of its language model are still to be set."""
+    nothing = dict.fromkeys(("width", "mlp_width", "depth", "heads", "vocab"), 0)
+    return Geometry(
+        **{"name": kind, "family": "hf", "kind": kind, "queries": image_tokens, "answers": {}},
+        **nothing,
+        **_tower(0, 0, 0, 0, 0),
+    )
+
+
 def find(name: str) -> Geometry:
     """The geometry of that name; BadInput with the choices if there is none."""
     if name not in GEOMETRIES:
@@ -289,11 +303,13 @@ def _attach(backbone: Backbone, geometry: Geometry) -> None:
 def on_meta(geometry: Geometry, *, dtype: torch.dtype, trains: bool = True) -> Backbone:
     """A frozen backbone without weights, to be counted; integer tables are real, on the CPU."""
     backbone = _empty(geometry)
+    weights: dict[Any, nn.Parameter] = {}  # a tied one stays one
     for module in backbone.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                empty = torch.empty(parameter.shape, dtype=dtype, device="meta")
-                module._parameters[name] = nn.Parameter(empty, requires_grad=False)
+        for name, own in module._parameters.items():
+            if own is not None and own not in weights:
+                empty = torch.empty(own.shape, dtype=dtype, device="meta")
+                weights[own] = nn.Parameter(empty, requires_grad=False)
+            module._parameters[name] = weights.get(own)
         fix_buffers(module)
     if trains and geometry.rank:
         _attach(backbone, geometry)
@@ -437,6 +453,8 @@ def _empty(geometry: Geometry) -> Backbone:
         "rms_norm_eps": 1e-5,
         "max_position_embeddings": 4096,
     }
+    if geometry.family == "hf":
+        return hub.empty(geometry)
     if geometry.family == "llava":
         return llava.Llava(
             "llava/mini",

@@ -1,6 +1,8 @@
 """`python -m tools.speed recipes`: what every recipe's step keeps, counted, beside the estimate.
 
 4-bit bases are counted as their 16-bit twin; the bytes of the weights come from the formula.
+Recipes of hf are counted on transformers' own class, whose decoder reads hadpo's packed rows; its
+tower, which runs before and without a gradient, is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +19,13 @@ from tools.speed import count, counting, models, results
 from tools.speed.models import Geometry
 
 _PROMPT, _ANSWER = 40, 100  # as `cost.training_memory` has them
+_CLASSES = {  # of hf: start of a recipe's name -> transformers' model type, width of a head
+    "gemma3": ("gemma3", 256),
+    "internvl3": ("internvl", 128),
+    "qwen2.5-vl": ("qwen2_5_vl", 128),
+    "qwen3-vl": ("qwen3_vl", 128),
+    "smolvlm2": ("smolvlm", 64),
+}
 _NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,12 +45,12 @@ def command(json_file: results.JsonFile = None) -> None:
 
 
 def names() -> list[str]:
-    """The recipes that train a model of published size."""
+    """The recipes that train a model of published size; `hf` is for any, and has none."""
     found = []
     for name in config.recipe_names():
         recipe = config.load_recipe(name)
         is_full = recipe.model is not None and "HADPO_MODELS" in str(recipe.model.files)
-        if is_full and "train" in recipe.stages:
+        if is_full and "train" in recipe.stages and name != "hf":
             found.append(name)
     return found
 
@@ -50,9 +59,9 @@ def compare(name: str) -> dict[str, Any]:
     """Estimated and counted bytes of a recipe's training step: activations, and all at the peak."""
     recipe = config.load_recipe(name)
     assert recipe.model is not None
-    sizes, train, dtype = backbones.sizes(recipe.model.backbone), recipe.train, recipe.model.dtype
+    sizes, train, dtype = sizes_of(recipe.model), recipe.train, recipe.model.dtype
     estimate = cost.training_memory(sizes, train, dtype=dtype)
-    geometry = _geometry(recipe, sizes)
+    geometry = geometry_of(recipe)
     low, high = (
         _count(dataclasses.replace(geometry, depth=depth), recipe) for depth in count.DEPTHS
     )
@@ -68,14 +77,23 @@ def compare(name: str) -> dict[str, Any]:
     }
 
 
-def _geometry(recipe: config.Recipe, sizes: cost.ModelSizes) -> Geometry:
+def sizes_of(model: config.ModelConfig) -> cost.ModelSizes:
+    """The published ones, whatever files are here."""
+    return dataclasses.replace(backbones.sizes(model.backbone), **model.sizes)
+
+
+def geometry_of(recipe: config.Recipe) -> Geometry:
+    """What is counted of a recipe: its model, and rows as `cost.usual_rows` has them."""
     assert recipe.model is not None
+    sizes = sizes_of(recipe.model)
     family, _, variant = recipe.model.backbone.partition("/")
+    kind, head = next((v for k, v in _CLASSES.items() if recipe.name.startswith(k)), ("", 128))
     tower = {
         "llava": models.COUNTED["llava-7b"],
         "instructblip": models.COUNTED["instructblip-13b"],
         "mplug_owl": models.FINETUNED_7B[1],
         "minigpt4": models.FINETUNED_7B[0],
+        "hf": models.hub_class(kind, sizes.image_tokens),
     }[family]
     has_queries = family != "minigpt4" or "llama2" not in variant
     train = recipe.train
@@ -84,7 +102,10 @@ def _geometry(recipe: config.Recipe, sizes: cost.ModelSizes) -> Geometry:
         width=sizes.width,
         mlp_width=sizes.inner,
         depth=sizes.layers,
-        heads=sizes.width // 128,
+        heads=(sizes.query_width or sizes.width) // head,
+        few_heads=(sizes.key_width or sizes.width) // head,
+        head_width=head,
+        is_tied=bool(sizes.is_tied),
         vocab=sizes.vocab,
         rank=train.lora_rank if "adapter" in train.trained else 0,
         targets=train.lora_targets,

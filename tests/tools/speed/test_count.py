@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hadpo import batch
+from hadpo import batch, config
 from hadpo import cost as cost_model
 from hadpo.config import TrainConfig
 from hadpo.trainer import objective
@@ -255,6 +255,20 @@ def test_peers_at_two_layers(peer):
     found = count._of_depth(sizes, count.WAYS[peer], "desc", True)
     assert found["bf16_tflop"] / ours["bf16_tflop"] > 1.6
     assert found["waits"] >= 4
+
+
+def test_models_of_transformers_are_counted_at_their_published_sizes():
+    """Widths, heads of keys, vocabulary and tie, as the class on the meta device says them."""
+    found = [recipe for recipe in map(config.load_recipe, recipes.names()) if recipe.model.sizes]
+    assert found
+    assert "hf" not in recipes.names()  # of no published size
+    for recipe in found:
+        geometry = dataclasses.replace(recipes.geometry_of(recipe), depth=2)
+        backbone = models.on_meta(geometry, dtype=torch.bfloat16, trains=False)
+        published = dataclasses.replace(recipes.sizes_of(recipe.model), layers=2, others=0)
+        assert dataclasses.replace(backbone.sizes, others=0) == published
+        linear = [m for m in backbone.decoder_layers.modules() if isinstance(m, nn.Linear)]
+        assert sum(m.weight.numel() for m in linear) == published.linear_weights
 
 
 FAST = ("llava-1.5-7b", "minigpt4-llama2-7b-v100")

@@ -295,6 +295,14 @@ def test_measured_speed_is_that_of_the_files():
         assert measured[name, kind] == factor
         [row] = [r for r in cells if r[:3] == ["times faster", kind, name]]
         assert (row[7] == "reaches the aim") is not bool(missed), name
+    rows = json.loads((folder / "count.json").read_text())["geometries"]["llava-7b"]["rows"]
+    counts = {r["name"]: r for r in rows if r["kind"] == "desc" and r["recomputes"]}
+    number = r"\| [\d.]+ "
+    shown = re.findall(rf"^\| (.+?) {number * 3}\| ([\d,]+) \| (\d+) \|$", page("speed.md"), re.M)
+    assert len(shown) == 4
+    for name, launches, milliseconds in shown:
+        row = counts[name.removesuffix(", descriptions")]
+        assert f"{row['launches']:,.0f} {row['ms']['A100']:.0f}" == f"{launches} {milliseconds}"
     answers = json.loads((folder / "evaluate-cpu-toy.json").read_text())
     assert answers["equal_answers"]
     for key in ("vs_sequential", "vs_sequential_stop", "beam5_vs_sequential"):

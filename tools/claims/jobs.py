@@ -3,14 +3,17 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hadpo import config, runs
+from hadpo.mini.captions import DESCRIPTION_QUESTIONS
+from hadpo.records import Pair
 from tools.claims import beyond, tables
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Job:
     earlier: str = ""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stages: tuple[str, ...] = ("train", "merge", "evaluate")
+    other_prompts: tuple[str, ...] = ()  # requests that the reference reads instead of a pair's own
     target: Path  # below it the run is exported
 
 
@@ -80,7 +84,9 @@ def confirm() -> tuple[list[Job], list[Job]]:
 
 # What the originals did by mistake: how it is set. Their gradients were not exchanged: the adapter
 # that was saved had seen the batches and the data of one process of n. HA-DPO's LLaVA trained its
-# projector, too, through which the reference was read.
+# projector, too, through which the reference was read. MiniGPT-4's policy and reference drew one of
+# four requests for a description each: in three of four cases not the same.
+OTHER_PROMPT = "other-prompt-reference"
 DEFECTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "unsynchronised-2": {
         "prepare": {"description_images": 150, "yes_no_pairs": 600},
@@ -91,6 +97,7 @@ DEFECTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "train": {"batch_pairs": 6, "micro_batch_pairs": 2},
     },
     "drifting-reference": {"train": {"trained": "adapter+connector"}},
+    OTHER_PROMPT: {"prepare": {}, "train": {"reference": "cache"}},
 }
 
 
@@ -118,6 +125,7 @@ def defects() -> tuple[list[Job], list[Job]]:
                 "train": {"train_seed": seed, "controls": "", **settings["train"]},
                 "evaluate": {"models": "merged", "cut_control": False},
             },
+            other_prompts=DESCRIPTION_QUESTIONS if name == OTHER_PROMPT else (),
             target=target,
         )
         for seed in SEEDS
@@ -219,6 +227,11 @@ def work(job: Job) -> str:
         doctor.inputs(run)
         pairs.prepare(run)
 
+    def train(run: runs.Run) -> None:
+        if job.other_prompts:
+            read_otherwise(run, job.other_prompts)
+        list(trainer.train(run))
+
     def evaluate(run: runs.Run) -> None:
         benchmarks.evaluate(run)
         if "base" in run.settings.models and "claims" in run.settings.benchmark_names:
@@ -226,7 +239,7 @@ def work(job: Job) -> str:
 
     does: Mapping[str, Callable[[runs.Run], Any]] = {
         "prepare": prepare,
-        "train": lambda run: list(trainer.train(run)),
+        "train": train,
         "merge": adapter.merge_run,
         "evaluate": evaluate,
     }
@@ -238,6 +251,31 @@ def work(job: Job) -> str:
             does[stage](run)
             run.finish()
     return job.name
+
+
+def read_otherwise(run: runs.Run, prompts: Sequence[str]) -> None:
+    """Fill the reference's cache: each description pair is read after a request that is drawn.
+
+    The pair's own request is drawn, too, as often as each other. Yes/no pairs keep their questions.
+    """
+    from hadpo.trainer import read_records, reference, stage
+
+    settings, folder = run.recipe.train, stage.cache_folder(run)
+    pairs, held_out = read_records(run)
+    own = [pair for pair in (*pairs, *held_out) if isinstance(pair, Pair)]
+    others = [
+        replace(pair, instruction=Random(pair.pair_id).choice(prompts))
+        if pair.kind == "description"
+        else pair
+        for pair in own
+    ]
+    backbone = stage.load_backbone(run)
+    read = reference.prepare(backbone, others, settings, folder.with_name(f"{folder.name}-others"))
+    kept = reference.prepare(backbone, own, settings, folder)  # by the hashes of the own requests
+    kept.logps = read.of(list(kept.pairs))
+    kept.add({}, kept.logps[:, :0], writes=True)
+    changed = [a.pair_id for a, b in zip(own, others, strict=True) if a != b]
+    run.note(reference_prompts=list(prompts), reference_of_another_prompt=len(changed))
 
 
 def run_all(firsts: list[Job], jobs: list[Job], *, workers: int) -> None:

@@ -120,7 +120,7 @@ class HubModel(Backbone):
         cut = self._cut(self.prefix("Is it grey?", _PROBE, prompt="train"))
         self.axes = len(reading.positions)
         self.shares_image = not self.is_hybrid and not reading.sees_beyond(cut)
-        row = self._whole_row("Is it grey?", pixels)
+        row = self.whole_row("Is it grey?", pixels)
         expected = self.language_model(**row, use_cache=False).logits[0, -1].float()
         if hasattr(self.language_model.model, "rope_deltas"):
             self.language_model.model.rope_deltas = None
@@ -206,7 +206,7 @@ class HubModel(Backbone):
     def features(self, pixels: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:  # pyright: ignore
         """What tower and connector make of each image, by its place in the class's output."""
         inner = self.language_model.model
-        return [see(inner, self._whole_row("", image)) if image else {} for image in pixels]
+        return [see(inner, self.whole_row("", image)) if image else {} for image in pixels]
 
     def image_tokens(self, pixels: Any, *_: Any, **__: Any) -> Any:
         """As `features`: the class puts them among the words itself."""
@@ -248,7 +248,7 @@ class HubModel(Backbone):
         made = self.chat.process(text, image)
         return {key: value for key, value in made.items() if key in hub.TEXT}
 
-    def _whole_row(self, instruction: str, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def whole_row(self, instruction: str, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A processor's row of prompt and image, on the device; floats in the model's dtype."""
         height, width = pixels[SIZE].tolist() if pixels else (0, 0)
         row = {**self._row(instruction, height, width), **pixels}
@@ -261,7 +261,7 @@ class HubModel(Backbone):
     def _read_prompt(
         self, instruction: str, pixels: Mapping[str, Tensor], features: Mapping[str, Tensor]
     ) -> Reading:
-        row = self._whole_row(instruction, pixels)
+        row = self.whole_row(instruction, pixels)
         model = self.language_model
         return read(model.model, self.decoder, row, kinds=self.kinds, features=features)
 

@@ -127,7 +127,7 @@ def test_questions_without_a_picture(case):
     logits, _ = backbone.reader(ids, [text, "Why?"], None, [0, 0])([0, 1])
     with torch.no_grad():
         for row, asked, found in zip(ids, (text, "Why?"), logits, strict=True):
-            whole = backbone._whole_row(asked, {})
+            whole = backbone.whole_row(asked, {})
             assert whole["input_ids"][0].tolist() == row
             expected = backbone.language_model(**whole, use_cache=False).logits[0, -1]
             assert (found - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1)
@@ -241,7 +241,7 @@ def test_it_trains_saves_and_peft_reads_the_adapter(open_case, tmp_path):
     assert not any(
         "vision" in n or "visual" in n for n, _ in tuned.named_parameters() if "lora" in n
     )
-    row = case.backbone._whole_row(pairs[0].instruction, case.pixels[0])
+    row = case.backbone.whole_row(pairs[0].instruction, case.pixels[0])
     implementation = case.backbone.implementation
     with torch.no_grad():
         own = case.backbone.language_model.eval()

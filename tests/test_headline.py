@@ -176,7 +176,7 @@ def test_the_exports_hold_every_runs_numbers(sums):
 def test_what_the_defects_cost_follows_from_the_outcomes(sums):
     found = rows("defects")
     assert {row["defect"] for row in found} == {
-        *("unsynchronised-2", "unsynchronised-4", "drifting-reference")
+        *("unsynchronised-2", "unsynchronised-4", "drifting-reference", "other-prompt-reference")
     }
     for row in found:
         runs = sorted((REPRODUCED / "defects").glob(f"{row['defect']}-world-*-seed-*"))
@@ -192,6 +192,13 @@ def test_what_the_defects_cost_follows_from_the_outcomes(sums):
             without = ratio(sums[place(row, "merged")][world, seed])
             each.append(sum(own[0]) / sum(own[1]) - without)
         assert float(row["difference"]) == pytest.approx(np.mean(each), abs=1e-12), row
+
+
+def test_every_run_is_of_a_clean_commit_that_the_readme_names():
+    kept = [json.loads(path.read_text()) for path in sorted(REPRODUCED.rglob("manifest.json"))]
+    assert not [run["name"] for run in kept if run["git_dirty"]]
+    named = set(re.findall(r"\b[0-9a-f]{7}\b", (REPRODUCED / "README.md").read_text()))
+    assert named == {run["git_commit"][:7] for run in kept}
 
 
 # What README and docs say of two methods.

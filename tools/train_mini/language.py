@@ -73,6 +73,14 @@ class Aims:
     early: bool
 
 
+class Pieces(Protocol):
+    """The vocabulary of a tokenizer; `SentencePieceProcessor` is one."""
+
+    def vocab_size(self) -> int: ...
+
+    def piece_to_id(self, piece: str, /) -> int: ...
+
+
 class Learner(Protocol):
     """What `train_language` trains."""
 
@@ -82,10 +90,10 @@ class Learner(Protocol):
     def connector(self) -> nn.Module: ...
 
     @property
-    def language_model(self) -> LlamaForCausalLM: ...
+    def language_model(self) -> nn.Module: ...
 
     @property
-    def tokenizer(self) -> SentencePieceProcessor: ...
+    def tokenizer(self) -> Pieces: ...
 
     def losses(
         self, features: Tensor, labels: Tensor, talks: Sequence[Sequence[Turn]], aims: Aims
@@ -156,7 +164,7 @@ def tokens(
     return ids, labels
 
 
-def token_weights(tokenizer: SentencePieceProcessor) -> Tensor:
+def token_weights(tokenizer: Pieces) -> Tensor:
     """How much each token counts in the loss."""
     weights = torch.ones(tokenizer.vocab_size())
     for word in (*CATEGORIES, *COLOURS, "shows", "is"):
@@ -166,7 +174,7 @@ def token_weights(tokenizer: SentencePieceProcessor) -> Tensor:
     return weights
 
 
-def word_groups(tokenizer: SentencePieceProcessor) -> list[tuple[Tensor, Tensor]]:
+def word_groups(tokenizer: Pieces) -> list[tuple[Tensor, Tensor]]:
     """Per kind of word: its token ids, and the word of each class of the patch labels (or -100)."""
 
     def piece(word: str) -> int:

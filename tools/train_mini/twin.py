@@ -20,8 +20,8 @@ from tools.train_mini.language import IGNORED, PRESENCE, Aims, alignment_loss
 from tools.train_mini.lessons import Turn
 
 Prompt = Literal["train", "evaluate"]
-_SHARED = 0  # segment of what all turns of a row see; turns count from 1
-_PADDING = -1
+SHARED = 0  # segment of what all turns of a row see; turns count from 1
+PADDING = -1
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Twin:
             after_image = ids.index(IMAGE) + 1
             head = self.backbone.expand(ids[:after_image])
             if number == 1 or not is_shared:
-                segment = _SHARED if is_shared else number
+                segment = SHARED if is_shared else number
                 row.add(head, [IGNORED] * len(head), segment, 0)
             asked, said = ids[after_image:], self.backbone.response_ids(answer)
             labels = [IGNORED] * len(asked)
@@ -124,8 +124,8 @@ class Twin:
             values = [getattr(row, name) for row in rows]
             return torch.tensor([[*one, *[padding] * (length - len(one))] for one in values])
 
-        ids, segments = table("ids", 0), table("segments", _PADDING)
-        is_seen = (segments[:, None] == segments[..., None]) | (segments[:, None] == _SHARED)
+        ids, segments = table("ids", 0), table("segments", PADDING)
+        is_seen = (segments[:, None] == segments[..., None]) | (segments[:, None] == SHARED)
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         embeds = self.backbone.embedding(ids.clamp(min=0))
         embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens)

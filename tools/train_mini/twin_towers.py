@@ -48,7 +48,7 @@ def train_eva(
     """
     torch.manual_seed(seed)
     tower = vision.EvaTower(EVA)
-    tower.load_state_dict(_eva_start(_clip(), normalise(images[:200])), assign=True)
+    tower.load_state_dict(eva_start(normalise(images[:200])), assign=True)
     tower.requires_grad_(True)
     tower.ln_vision.requires_grad_(False)  # MiniGPT-4 with Llama-2 leaves it at its start
 
@@ -86,12 +86,13 @@ def _clip() -> dict[str, Tensor]:
     return {key.removeprefix("vision_model."): value.float() for key, value in weights.items()}
 
 
-def _eva_start(clip: Mapping[str, Tensor], pixels: Tensor) -> dict[str, Tensor]:
+def eva_start(pixels: Tensor) -> dict[str, Tensor]:
     """EVA's weights so that its first block sees about what CLIP's sees behind its first norm.
 
     That norm is linear but for the division by each patch's own spread, for which a common one
     stands in; the key's bias changes no attention.
     """
+    clip = _clip()
     scale, shift = clip["pre_layrnorm.weight"], clip["pre_layrnorm.bias"]
     patches = clip["embeddings.patch_embedding.weight"]
     positions = clip["embeddings.position_embedding.weight"]

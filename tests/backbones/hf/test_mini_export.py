@@ -99,10 +99,10 @@ def test_many_targets_stay_in_the_text_model(both):
 
 
 def test_the_shipped_folder_is_what_mini_llava_exports(both, tmp_path):
-    """Recipe mini/hf reads it; whoever trains mini LLaVA anew writes it anew."""
+    """Recipe mini/hf-llava reads it; whoever trains mini LLaVA anew writes it anew."""
     own, _, _ = both
     own.save_transformers(tmp_path, dtype=torch.float16)
-    (place,) = config.load_recipe("mini/hf").model.files.values()
+    (place,) = config.load_recipe("mini/hf-llava").model.files.values()
     shipped = config.resolve_path(place)
     assert {p.name for p in shipped.iterdir()} == {p.name for p in tmp_path.iterdir()}
     for path in tmp_path.iterdir():
@@ -119,13 +119,13 @@ def world(tmp_path_factory):
     """A world of six pictures, and both recipes' models."""
     folder = tmp_path_factory.mktemp("world")
     mini.build(folder, seed=5, train_images=4, test_images=6)
-    return folder, [hadpo.load(name) for name in ("mini/llava", "mini/hf")]
+    return folder, [hadpo.load(name) for name in ("mini/llava", "mini/hf-llava")]
 
 
 @pytest.mark.parametrize("benchmark", ["pope", "shr"])
 def test_pope_and_shr_are_answered_as_by_the_family(world, benchmark):
     folder, models = world
-    recipe = config.load_recipe("mini/hf")
+    recipe = config.load_recipe("mini/hf-llava")
 
     def resolve(place):
         return Path(str(place).replace("${WORLD}", str(folder)))

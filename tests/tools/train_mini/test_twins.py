@@ -146,7 +146,7 @@ REDUCED = {  # the test of mini/llava-smoke, for every twin
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # the five notebooks of a run, also where other jobs share the machine
-@every_twin
+@pytest.mark.parametrize("name", [*TWINS, "hf"])
 def test_five_notebooks_and_a_base_that_sees_and_invents(name, tmp_path):
     arguments = [part for key, value in REDUCED.items() for part in ("-p", f"{key}={value}")]
     done = subprocess.run(

@@ -199,7 +199,7 @@ def test_settings_are_listed_with_type_default_and_help(hadpo):
         "name": "shr_beams",
         "type": "int",
         "default": 5,
-        "read_if": "a benchmark_names with shr",
+        "read_if": "benchmark_names with shr",
         "help": "the papers' setting",
     }
     wrong = hadpo("settings", "trian")

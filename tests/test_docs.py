@@ -266,7 +266,14 @@ def test_reported_numbers_are_those_of_the_files():
 def test_numbers_of_the_mini_backbones_are_those_of_their_runs():
     places = ("pope", "adversarial", "accuracy"), ("shr", "val", "hallucinated_sentence_ratio")
     expected = []
-    for name in ("llava-corrected", "instructblip", "minigpt4", "minigpt4-vicuna0", "mplug-owl"):
+    for name in (
+        "llava-corrected",
+        "instructblip",
+        "minigpt4",
+        "minigpt4-vicuna0",
+        "mplug-owl",
+        "hf",
+    ):
         run = ROOT / "papers_results" / "reproduced" / f"mini-{name}"
         rows = [json.loads(line) for line in (run / "evaluate" / "metrics.jsonl").open()]
         found = {(r["benchmark"], r["split"], r["name"], r["model"]): r["value"] for r in rows}

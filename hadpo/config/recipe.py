@@ -128,16 +128,29 @@ def settings(stage: str) -> dict[str, Setting]:
 
 
 def _asked(benchmark: str, setting: str) -> When:
-    """A benchmark's own setting is read if it is run, and how to answer, if it asks itself."""
-    is_of_answers = setting in (f"{benchmark}_beams", f"{benchmark}_max_new_tokens")
-    module = plugins.load(_BENCHMARKS, benchmark)
-    other = getattr(module, "SAME_QUESTIONS_AS", "") if is_of_answers else ""
-    return When(
-        "evaluate",
-        "benchmark_names",
-        lambda listed: benchmark in names(listed) and other not in names(listed),
-        f"a benchmark_names with {benchmark}" + (f" and without {other}" if other else ""),
-    )
+    """A benchmark's own setting is read if it is run, and how to answer, if it asks itself.
+
+    What is no matter of answering is read by a benchmark of the same questions, too.
+    """
+    ways = ("beams", "max_new_tokens", "responses")
+    other = _same_questions(benchmark) if setting.removeprefix(f"{benchmark}_") in ways else ""
+    shared = [
+        name
+        for name in plugins.available(_BENCHMARKS)
+        if setting.removeprefix(f"{benchmark}_") not in ways and _same_questions(name) == benchmark
+    ]
+
+    def holds(listed: str) -> bool:
+        run = names(listed)
+        return other not in run and any(name in run for name in (benchmark, *shared))
+
+    cure = f"benchmark_names with {' or '.join((benchmark, *shared))}"
+    instead = f" and not {other}, whose answers it reads" if other else ""
+    return When("evaluate", "benchmark_names", holds, cure + instead)
+
+
+def _same_questions(benchmark: str) -> str:
+    return getattr(plugins.load(_BENCHMARKS, benchmark), "SAME_QUESTIONS_AS", "")
 
 
 def _comments(kind: type) -> dict[str, str]:

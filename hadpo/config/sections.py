@@ -28,12 +28,13 @@ SECTIONS: dict[str, tuple[str, ...]] = {  # stage -> sections it reads
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-_SMALL = re.compile(r"\s*[-+]?[0.]*[1-9][0-9_.]*e-[0-9]+\s*", re.IGNORECASE)
-
-
 def vanishes(text: str) -> bool:
     """Whether a number that is not 0 is so small that float64 reads it as 0."""
-    return bool(_SMALL.fullmatch(text)) and not float(text)
+    try:
+        value = float(text.replace("_", ""))
+    except ValueError:
+        return False
+    return not value and any(digit in "123456789" for digit in text.lower().partition("e")[0])
 
 
 def _no_truth(value: Any) -> Any:

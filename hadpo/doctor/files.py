@@ -86,6 +86,8 @@ def asked_checks(recipe: config.Recipe) -> Iterator[Check]:
         asked.append(("corrector", prepare.corrector, prepare.corrector_model))
     if "evaluate" in recipe.stages:
         asked.append(("judge", evaluate.judge, evaluate.judge_model))
+        if recipe.model is not None and recipe.model.engine == "server":
+            asked.append(("engine server", "llm", recipe.model.server_models))
     for what, how, model in asked:
         if how in ("llm", "replay") and not model:
             found, fix = (
@@ -94,7 +96,7 @@ def asked_checks(recipe: config.Recipe) -> Iterator[Check]:
             )
             yield Check(what, found, status="missing", fix=fix)
         if how == "llm" and not os.environ.get("OPENAI_API_KEY"):
-            found = "OPENAI_API_KEY is not set: what is not in the cache cannot be asked"
+            found = "OPENAI_API_KEY is not set: what has no reply yet cannot be asked"
             fix = "export OPENAI_API_KEY=... (any text for a server that asks for none)"
             yield Check(what, found, status="warning", fix=fix)
 

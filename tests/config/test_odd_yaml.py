@@ -50,6 +50,10 @@ BOMB = "\n".join(f"{b}: &{b} [{NINE.replace('{}', a)}]" for a, b in LEVELS)
             "title: t\ntrain: {beta: 1.0e-400}\n",
             r"r\.yaml:2: 1\.0e-400 would be read as 0\.0; write",
         ),
+        (
+            f"title: t\ntrain: {{beta: 0.{'0' * 400}1}}\n",
+            r"r\.yaml:2: 0\.0+1 would be read as 0\.0",
+        ),
         ("title: t\ntrain: {beta: 1e-400}\n", r"train\.beta: expected 0, or a number"),
         ("title: t\ntrain: {steps: -0_7}\n", r"r\.yaml:2: -0_7 would be read as -7; write that"),
         (

@@ -157,6 +157,17 @@ def test_an_override_that_cannot_matter_is_refused(recipe, name, value, switch):
     assert config.load_recipe(recipe)  # what a recipe or a default says may lie unused
 
 
+def test_what_a_benchmark_of_the_same_questions_reads_is_taken():
+    """The control `base_cut` of claims cuts by SHR's segments; SHR's beams it does not read."""
+    own = {"benchmark_names": "claims", "shr_segmentation": "grammar"}
+    assert config.load_recipe("mini/llava", own).evaluate.shr_segmentation == "grammar"  # pyright: ignore
+    with pytest.raises(BadInput, match=r"set benchmark_names with shr too$"):
+        config.load_recipe("mini/llava", {"benchmark_names": "claims", "shr_beams": 2})
+    whole = r"set benchmark_names with claims and not shr, whose answers it reads too$"
+    with pytest.raises(BadInput, match=whole):
+        config.load_recipe("mini/llava", {"claims_beams": 2})
+
+
 def test_what_matters_with_what_names_real_settings():
     known = {
         name: setting
@@ -193,6 +204,7 @@ def test_the_comment_of_a_field_is_its_help():
         ("beta", False, "expected a number"),
         ("learning_rate", "1e-400", r"float64 can tell from 0 \(found '1e-400'\)"),
         ("beta", " -.5E-999", "float64 can tell from 0"),
+        ("beta", f"0.{'0' * 400}1", "float64 can tell from 0"),
         ("benchmark_names", "pope,shhr", "no 'shhr'; did you mean 'shr'"),
         ("benchmark_names", ["pope", "shr"], "valid string"),
         ("models", "base,step-x", "no 'step-x'.*known: base, .*merged, served, sft, .*step-<n>"),

@@ -219,6 +219,9 @@ def test_what_reads_words_is_missed_with_the_command(monkeypatch, tmp_path):
     assert not [what for what in mini if what.endswith(": words")]
 
 
+ASKED = ("judge", "corrector", "engine server")
+
+
 @pytest.mark.parametrize(
     ("stages", "given", "named"),
     [
@@ -226,6 +229,11 @@ def test_what_reads_words_is_missed_with_the_command(monkeypatch, tmp_path):
         (["evaluate"], {"judge": "replay"}, [("judge", "missing")]),
         (["evaluate"], {"judge": "llm", "judge_model": "a"}, [("judge", "warning")]),
         (["evaluate"], {}, []),
+        (
+            ["evaluate"],
+            {"engine": "server", "server_models": "base=a"},
+            [("engine server", "warning")],
+        ),
         (["train"], {"judge": "llm"}, []),
         (["prepare"], {"corrector": "llm"}, [("corrector", "missing"), ("corrector", "warning")]),
         (["prepare"], {"corrector": "llm", "corrector_model": "a"}, [("corrector", "warning")]),
@@ -239,7 +247,7 @@ def test_who_is_asked_on_a_server_needs_a_name_and_a_key(
 
     def found():
         report = doctor.plan(recipe, stages, tmp_path)
-        return [(c.what, c.status) for c in report.checks if c.what in ("judge", "corrector")]
+        return [(c.what, c.status) for c in report.checks if c.what in ASKED]
 
     assert found() == named
     monkeypatch.setenv("OPENAI_API_KEY", "any text")

@@ -167,7 +167,7 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
 def families() -> tuple[list[Job], list[Job]]:
     """As `search`: corrected pairs with each backbone, published ones, ablations of three seeds."""
     firsts, jobs = [], []
-    for name in ("minigpt4", "minigpt4-vicuna0", "instructblip", "mplug-owl"):
+    for name in ("minigpt4", "minigpt4-vicuna0", "instructblip", "mplug-owl", "hf"):
         recipe, run = f"mini/{name}", f"mini-{name}"
         firsts.append(Job(recipe=recipe, name=run, stages=("prepare",), target=tables.WORLDS))
         jobs.append(Job(recipe=recipe, name=run, target=tables.WORLDS))
@@ -180,6 +180,19 @@ def families() -> tuple[list[Job], list[Job]]:
             target=tables.WORLDS,
         )
         for seed in (1, 2)
+    ]
+    jobs += [
+        Job(
+            recipe="mini/hf",
+            name=f"mini-hf-seed{seed}",
+            earlier="mini-hf",
+            settings={
+                "train": {"train_seed": seed, "controls": ""},
+                "evaluate": {"models": "base,merged"},
+            },
+            target=tables.WORLDS,
+        )
+        for seed in (43, 44)
     ]
     published = Job(
         recipe="mini/llava-corrected",

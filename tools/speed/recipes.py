@@ -14,6 +14,7 @@ import torch
 import typer
 
 from hadpo import backbones, batch, config, cost
+from hadpo.records import BadInput
 from hadpo.trainer import objective
 from tools.speed import count, counting, models, results
 from tools.speed.models import Geometry
@@ -45,12 +46,14 @@ def command(json_file: results.JsonFile = None) -> None:
 
 
 def names() -> list[str]:
-    """The recipes that train a model of published size; `hf` is for any, and has none."""
+    """The recipes that train a model of published size; one of `hf` for any model has none."""
     found = []
     for name in config.recipe_names():
         recipe = config.load_recipe(name)
-        is_full = recipe.model is not None and "HADPO_MODELS" in str(recipe.model.files)
-        if is_full and "train" in recipe.stages and name != "hf":
+        model = recipe.model
+        if model is None or "HADPO_MODELS" not in str(model.files) or "train" not in recipe.stages:
+            continue
+        if model.sizes or not model.backbone.startswith("hf/"):
             found.append(name)
     return found
 
@@ -83,11 +86,17 @@ def sizes_of(model: config.ModelConfig) -> cost.ModelSizes:
 
 
 def geometry_of(recipe: config.Recipe) -> Geometry:
-    """What is counted of a recipe: its model, and rows as `cost.usual_rows` has them."""
+    """What is counted of a recipe: its model, and rows as `cost.usual_rows` has them.
+
+    Raises:
+        BadInput: no class of transformers is known for a recipe of `hf`.
+    """
     assert recipe.model is not None
     sizes = sizes_of(recipe.model)
     family, _, variant = recipe.model.backbone.partition("/")
     kind, head = next((v for k, v in _CLASSES.items() if recipe.name.startswith(k)), ("", 128))
+    if family == "hf" and not kind:
+        raise BadInput(f"recipes: which class {recipe.name} has is not known; add it to _CLASSES")
     tower = {
         "llava": models.COUNTED["llava-7b"],
         "instructblip": models.COUNTED["instructblip-13b"],

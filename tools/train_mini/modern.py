@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from hadpo import backbones
 from hadpo.vlm.prompt import IMAGE
-from tools.train_mini.language import IGNORED, PRESENCE, Aims, alignment_loss, train_language
+from tools.train_mini.language import IGNORED, Aims, alignment_loss, train_language
 from tools.train_mini.lessons import Turn
 from tools.train_mini.modern_files import MERGE, untrained
 from tools.train_mini.training import SEED, STAGES, Stopwatch
-from tools.train_mini.twin import PADDING, SHARED, Row
+from tools.train_mini.twin import SHARED, Row, early_labels, stacked, weighted_loss
 from tools.train_mini.twin_training import School
 from tools.train_mini.vision import GRID, PATCH_SIZE_PIXELS, fit, normalise
 
@@ -103,10 +103,7 @@ class Modern:
         for number, (instruction, answer) in enumerate(turns, start=1):
             asked = self.backbone.prefix(instruction, image, prompt="train")[len(head) :]
             said = self.backbone.response_ids(answer)
-            labels = [IGNORED] * len(asked)
-            if early and (found := PRESENCE.match(instruction)):
-                word = self.tokenizer.piece_to_id(f"▁{found[0].rpartition(' ')[2]}")
-                labels[asked.index(word) + 1] = said[0]
+            labels = early_labels(self.tokenizer, instruction, asked, said, early=early)
             row.add([*asked, *said], [*labels, *said], number, int(positions.max()) + 1)
         return row
 
@@ -119,35 +116,24 @@ class Modern:
         weights: Tensor,
     ) -> Tensor:
         """Weighted cross-entropy of the answers to rows about pictures of one size."""
-        length = max(len(row.ids) for row in rows)
-
-        def table(name: str, padding: int) -> Tensor:
-            values = [getattr(row, name) for row in rows]
-            return torch.tensor([[*one, *[padding] * (length - len(one))] for one in values])
-
-        ids, segments = table("ids", 0), table("segments", PADDING)
-        is_seen = (segments[:, None] == segments[..., None]) | (segments[:, None] == SHARED)
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        ids, is_seen, along, labels = stacked(rows)
         _, start = self.heads[size]
-        positions = table("positions", 0).expand(3, -1, -1).clone()
+        positions = along.expand(3, -1, -1).clone()
         positions[:, :, : start.shape[1]] = start[:, None]
         is_image = ids == IMAGE
         embeds = self.backbone.embedding(ids.clamp(min=0))
         embeds = embeds.masked_scatter(is_image[..., None], tokens)
         hidden = self.backbone.decoder(
             inputs_embeds=embeds,
-            attention_mask=(is_seen & causal)[:, None],
+            attention_mask=is_seen,
             position_ids=positions,
             use_cache=False,
             visual_pos_masks=is_image,
             deepstack_visual_embeds=[*deepstack],
         ).last_hidden_state
-        labels = table("labels", IGNORED)[:, 1:]
         is_labelled = labels != IGNORED
-        target = labels[is_labelled]
         logits = self.model.lm_head(hidden[:, :-1][is_labelled])
-        losses = F.cross_entropy(logits, target, reduction="none")
-        return (losses * weights[target]).sum() / weights[target].sum()
+        return weighted_loss(logits, labels[is_labelled], weights)
 
 
 def _blank(size: tuple[int, int]) -> Image.Image:
@@ -233,7 +219,7 @@ def train(out: Path, *, threads: int) -> None:
     start = out / f"{NAME}-stages"
     folder = start / "untrained"
     school = School(IMAGES)
-    if not folder.is_dir():
+    if not (folder / "generation_config.json").is_file():  # what is written last
         untrained(folder, normalise(school.images[:200]))
     watch = Stopwatch(start / "training.json", images=IMAGES)
     before, folder = folder, start / "tower"

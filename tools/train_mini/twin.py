@@ -41,6 +41,46 @@ class Row:
         self.positions += range(start, start + len(ids))
 
 
+def early_labels(
+    tokenizer: Any,  # of sentencepiece: `piece_to_id`
+    instruction: str,
+    asked: Sequence[int],
+    said: Sequence[int],
+    *,
+    early: bool,
+) -> list[int]:
+    """Labels of what is asked: if `early`, the answer to a presence question at its word."""
+    labels = [IGNORED] * len(asked)
+    if early and (found := PRESENCE.match(instruction)):
+        word = tokenizer.piece_to_id(f"▁{found[0].rpartition(' ')[2]}")
+        labels[asked.index(word) + 1] = said[0]
+    return labels
+
+
+def stacked(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids (rows, length), what each position sees (rows, 1, length, length), positions, labels.
+
+    The labels are those of the next position: one less than ids.
+    """
+    length = max(len(row.ids) for row in rows)
+
+    def table(name: str, padding: int) -> Tensor:
+        values = [getattr(row, name) for row in rows]
+        return torch.tensor([[*one, *[padding] * (length - len(one))] for one in values])
+
+    segments = table("segments", PADDING)
+    is_seen = (segments[:, None] == segments[..., None]) | (segments[:, None] == SHARED)
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    labels = table("labels", IGNORED)[:, 1:]
+    return table("ids", 0), (is_seen & causal)[:, None], table("positions", 0), labels
+
+
+def weighted_loss(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross-entropy, each target by the weight of its piece."""
+    losses = F.cross_entropy(logits, target, reduction="none")
+    return (losses * weights[target]).sum() / weights[target].sum()
+
+
 class Twin:
     """A backbone whose connector and language model learn; see `language.Learner`.
 
@@ -103,10 +143,7 @@ class Twin:
                 segment = SHARED if is_shared else number
                 row.add(head, [IGNORED] * len(head), segment, 0)
             asked, said = ids[after_image:], self.backbone.response_ids(answer)
-            labels = [IGNORED] * len(asked)
-            if early and (found := PRESENCE.match(instruction)):
-                word = self.tokenizer.piece_to_id(f"▁{found[0].rpartition(' ')[2]}")
-                labels[asked.index(word) + 1] = said[0]
+            labels = early_labels(self.tokenizer, instruction, asked, said, early=early)
             row.add([*asked, *said], [*labels, *said], number, len(head))
         return row
 
@@ -118,23 +155,10 @@ class Twin:
             image_tokens: in the order of the rows, and of their turns where each has its own.
             weights: of each piece of the vocabulary.
         """
-        length = max(len(row.ids) for row in rows)
-
-        def table(name: str, padding: int) -> Tensor:
-            values = [getattr(row, name) for row in rows]
-            return torch.tensor([[*one, *[padding] * (length - len(one))] for one in values])
-
-        ids, segments = table("ids", 0), table("segments", PADDING)
-        is_seen = (segments[:, None] == segments[..., None]) | (segments[:, None] == SHARED)
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        ids, is_seen, positions, labels = stacked(rows)
         embeds = self.backbone.embedding(ids.clamp(min=0))
         embeds = embeds.masked_scatter((ids == IMAGE)[..., None], image_tokens)
-        hidden: Any = self.backbone.hidden_states(
-            embeds, (is_seen & causal)[:, None], table("positions", 0)
-        )
-        labels = table("labels", IGNORED)[:, 1:]
+        hidden: Any = self.backbone.hidden_states(embeds, is_seen, positions)
         is_labelled = labels != IGNORED
-        target = labels[is_labelled]
         logits = hidden[:, :-1][is_labelled] @ self.backbone.lm_head_weight.T
-        losses = F.cross_entropy(logits, target, reduction="none")
-        return (losses * weights[target]).sum() / weights[target].sum()
+        return weighted_loss(logits, labels[is_labelled], weights)

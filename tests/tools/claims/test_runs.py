@@ -60,7 +60,7 @@ def test_every_backbone_is_run_and_each_ablation_has_three_seeds_on_one_world():
         assert prepare.data.mini_test_images == 60
     assert worlds == {(7, 150)}
     assert {job.recipe.partition("/")[2].partition("-")[0] for job in jobs} == {
-        *("llava", "minigpt4", "instructblip", "mplug", "lrv", "hic")
+        *("llava", "minigpt4", "instructblip", "mplug", "hf", "lrv", "hic")
     }
 
 

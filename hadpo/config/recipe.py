@@ -132,19 +132,18 @@ def _asked(benchmark: str, setting: str) -> When:
 
     What is no matter of answering is read by a benchmark of the same questions, too.
     """
-    ways = ("beams", "max_new_tokens", "responses")
-    other = _same_questions(benchmark) if setting.removeprefix(f"{benchmark}_") in ways else ""
-    shared = [
-        name
-        for name in plugins.available(_BENCHMARKS)
-        if setting.removeprefix(f"{benchmark}_") not in ways and _same_questions(name) == benchmark
-    ]
+    readers, other = [benchmark], ""
+    if setting.removeprefix(f"{benchmark}_") in ("beams", "max_new_tokens", "responses"):
+        other = _same_questions(benchmark)
+    else:
+        every = plugins.available(_BENCHMARKS)
+        readers += [name for name in every if _same_questions(name) == benchmark]
 
     def holds(listed: str) -> bool:
-        run = names(listed)
-        return other not in run and any(name in run for name in (benchmark, *shared))
+        run = set(names(listed))
+        return other not in run and not run.isdisjoint(readers)
 
-    cure = f"benchmark_names with {' or '.join((benchmark, *shared))}"
+    cure = f"benchmark_names with {' or '.join(readers)}"
     instead = f" and not {other}, whose answers it reads" if other else ""
     return When("evaluate", "benchmark_names", holds, cure + instead)
 

@@ -90,11 +90,8 @@ def asked_checks(recipe: config.Recipe) -> Iterator[Check]:
             asked.append(("engine server", "llm", recipe.model.server_models))
     for what, how, model in asked:
         if how in ("llm", "replay") and not model:
-            found, fix = (
-                f"{how}, and no {what}_model",
-                f"-p {what}_model=NAME, as the server has it",
-            )
-            yield Check(what, found, status="missing", fix=fix)
+            fix = f"-p {what}_model=NAME, as the server has it"
+            yield Check(what, f"{how}, and no {what}_model", status="missing", fix=fix)
         if how == "llm" and not os.environ.get("OPENAI_API_KEY"):
             found = "OPENAI_API_KEY is not set: what has no reply yet cannot be asked"
             fix = "export OPENAI_API_KEY=... (any text for a server that asks for none)"

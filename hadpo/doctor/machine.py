@@ -286,9 +286,14 @@ def _step_memory(
     )
 
 
+def published_sizes(model: config.ModelConfig) -> cost.ModelSizes:
+    """The variant's sizes, with those that the recipe says over them, whatever files are here."""
+    return replace(backbones.sizes(model.backbone), **model.sizes)
+
+
 def sizes_of(model: config.ModelConfig) -> tuple[cost.ModelSizes, str]:
     """The model's sizes, from its config.json if that is here, and where they come from."""
-    published = replace(backbones.sizes(model.backbone), **model.sizes)
+    published = published_sizes(model)
     path = config.resolve_path(model.files.get("language_model", "")) / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

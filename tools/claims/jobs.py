@@ -171,28 +171,17 @@ def families() -> tuple[list[Job], list[Job]]:
         recipe, run = f"mini/{name}", f"mini-{name}"
         firsts.append(Job(recipe=recipe, name=run, stages=("prepare",), target=tables.WORLDS))
         jobs.append(Job(recipe=recipe, name=run, target=tables.WORLDS))
+    alone = {"train": {"controls": ""}, "evaluate": {"models": "base,merged"}}
     jobs += [
         Job(
-            recipe="mini/minigpt4",
-            name=f"mini-minigpt4-seed{seed}",
-            earlier="mini-minigpt4",
-            settings={"train": {"train_seed": seed}},
+            recipe=f"mini/{name}",
+            name=f"mini-{name}-seed{seed}",
+            earlier=f"mini-{name}",
+            settings={**more, "train": {**more.get("train", {}), "train_seed": seed}},
             target=tables.WORLDS,
         )
-        for seed in (1, 2)
-    ]
-    jobs += [
-        Job(
-            recipe="mini/hf",
-            name=f"mini-hf-seed{seed}",
-            earlier="mini-hf",
-            settings={
-                "train": {"train_seed": seed, "controls": ""},
-                "evaluate": {"models": "base,merged"},
-            },
-            target=tables.WORLDS,
-        )
-        for seed in (43, 44)
+        for name, seeds, more in (("minigpt4", (1, 2), {}), ("hf", (43, 44), alone))
+        for seed in seeds
     ]
     published = Job(
         recipe="mini/llava-corrected",
@@ -287,8 +276,8 @@ def read_otherwise(run: runs.Run, prompts: Sequence[str]) -> None:
     kept = reference.prepare(backbone, own, settings, folder)  # by the hashes of the own requests
     kept.logps = read.of(list(kept.pairs))
     kept.add({}, kept.logps[:, :0], writes=True)
-    changed = [a.pair_id for a, b in zip(own, others, strict=True) if a != b]
-    run.note(reference_prompts=list(prompts), reference_of_another_prompt=len(changed))
+    changed = sum(a != b for a, b in zip(own, others, strict=True))
+    run.note(reference_prompts=list(prompts), reference_of_another_prompt=changed)
 
 
 def run_all(firsts: list[Job], jobs: list[Job], *, workers: int) -> None:

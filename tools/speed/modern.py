@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
 
@@ -156,29 +153,18 @@ class Two:
 
 def _trainer(folder: Path, weights: dict[str, Tensor]) -> Any:
     """`trl.DPOTrainer` on the class itself, with the same adapter."""
-    trl: Any = importlib.import_module("trl")
-    datasets: Any = importlib.import_module("datasets")
-    datasets.disable_progress_bars()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    settings = {"gradient_checkpointing": False, "use_cpu": True, "bf16": False}
-    with tempfile.TemporaryDirectory() as made:
-        trainer = trl.DPOTrainer(
-            model=model,
-            args=trl.DPOConfig(
-                output_dir=made, beta=peers.BETA, report_to="none", max_length=None, **settings
-            ),
-            train_dataset=datasets.Dataset.from_dict(
-                {"prompt": ["a"], "chosen": ["b"], "rejected": ["a"]}
-            ),
-            processing_class=tokenizer,
-            peft_config=LoraConfig(
-                r=_RANK,
-                lora_alpha=2 * _RANK,
-                target_modules=r".*(language_model|text_model)\.layers\..*\.(q_proj|v_proj)",
-            ),
-        )
+    names = _TARGETS.replace(",", "|")
+    trainer = peers.dpo_trainer(
+        model,
+        tokenizer,
+        torch.device("cpu"),
+        rank=_RANK,
+        targets=rf".*(language_model|text_model)\.layers\..*\.({names})",
+        max_length=None,
+    )
     named = {
         key.replace(".default.", "."): value for key, value in trainer.model.named_parameters()
     }

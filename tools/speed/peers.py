@@ -130,13 +130,31 @@ def _training(backbone: Backbone) -> Iterator[None]:
         backbone.language_model.eval()
 
 
+def dpo_trainer(
+    model: Any, tokenizer: Any, device: torch.device, *, rank: int, targets: str, **more: Any
+) -> Any:
+    """`trl.DPOTrainer` with a LoRA on the layers that the expression `targets` names."""
+    trl: Any = importlib.import_module("trl")
+    datasets: Any = importlib.import_module("datasets")
+    datasets.disable_progress_bars()
+    is_gpu = device.type == "cuda"  # autocast there, as a user has it
+    settings = {"gradient_checkpointing": False, "bf16": is_gpu, "use_cpu": not is_gpu, **more}
+    with tempfile.TemporaryDirectory() as folder:
+        return trl.DPOTrainer(
+            model=model,
+            args=trl.DPOConfig(output_dir=folder, beta=BETA, report_to="none", **settings),
+            train_dataset=datasets.Dataset.from_dict(
+                {"prompt": ["a"], "chosen": ["b"], "rejected": ["a"]}
+            ),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets),
+        )
+
+
 class Trl:
     """`trl.DPOTrainer` on transformers' LLaVA with the weights and the adapter of `backbone`."""
 
     def __init__(self, backbone: llava.Llava, geometry: Geometry) -> None:
-        trl: Any = importlib.import_module("trl")
-        datasets: Any = importlib.import_module("datasets")
-        datasets.disable_progress_bars()
         words = {"<unk>": 0, "a": 1, "b": 2}
         tokenizer = transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "<unk>")),
@@ -145,28 +163,14 @@ class Trl:
             pad_token="<unk>",
         )
         self.image_id = geometry.vocab - 1
-        settings: dict[str, Any] = {
-            "beta": BETA,
-            "bf16": backbone.device.type == "cuda",  # autocast, as a user has it on a GPU
-            "gradient_checkpointing": False,
-            "use_cpu": backbone.device.type != "cuda",
-            "report_to": "none",
-        }
         targets = geometry.targets or "q_proj,k_proj,v_proj"
-        with tempfile.TemporaryDirectory() as folder:
-            self.trainer = trl.DPOTrainer(
-                model=twin(backbone, geometry),
-                args=trl.DPOConfig(output_dir=folder, **settings),
-                train_dataset=datasets.Dataset.from_dict(
-                    {"prompt": ["a"], "chosen": ["b"], "rejected": ["a"]}
-                ),
-                processing_class=tokenizer,
-                peft_config=LoraConfig(
-                    r=geometry.rank,
-                    lora_alpha=2 * geometry.rank,
-                    target_modules=r".*language_model.*\.(" + targets.replace(",", "|") + ")",
-                ),
-            )
+        self.trainer = dpo_trainer(
+            twin(backbone, geometry),
+            tokenizer,
+            backbone.device,
+            rank=geometry.rank,
+            targets=r".*language_model.*\.(" + targets.replace(",", "|") + ")",
+        )
         self.model = self.trainer.model
         exact = torch.promote_types(backbone.dtype, torch.float32)
         self.lora = {

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import typer
 
-from hadpo import backbones, batch, config, cost
+from hadpo import batch, config, cost
+from hadpo.doctor.machine import published_sizes
 from hadpo.records import BadInput
 from hadpo.trainer import objective
 from tools.speed import count, counting, models, results
@@ -62,7 +63,7 @@ def compare(name: str) -> dict[str, Any]:
     """Estimated and counted bytes of a recipe's training step: activations, and all at the peak."""
     recipe = config.load_recipe(name)
     assert recipe.model is not None
-    sizes, train, dtype = sizes_of(recipe.model), recipe.train, recipe.model.dtype
+    sizes, train, dtype = published_sizes(recipe.model), recipe.train, recipe.model.dtype
     estimate = cost.training_memory(sizes, train, dtype=dtype)
     geometry = geometry_of(recipe)
     low, high = (
@@ -80,11 +81,6 @@ def compare(name: str) -> dict[str, Any]:
     }
 
 
-def sizes_of(model: config.ModelConfig) -> cost.ModelSizes:
-    """The published ones, whatever files are here."""
-    return dataclasses.replace(backbones.sizes(model.backbone), **model.sizes)
-
-
 def geometry_of(recipe: config.Recipe) -> Geometry:
     """What is counted of a recipe: its model, and rows as `cost.usual_rows` has them.
 
@@ -92,7 +88,7 @@ def geometry_of(recipe: config.Recipe) -> Geometry:
         BadInput: no class of transformers is known for a recipe of `hf`.
     """
     assert recipe.model is not None
-    sizes = sizes_of(recipe.model)
+    sizes = published_sizes(recipe.model)
     family, _, variant = recipe.model.backbone.partition("/")
     kind, head = next((v for k, v in _CLASSES.items() if recipe.name.startswith(k)), ("", 128))
     if family == "hf" and not kind:

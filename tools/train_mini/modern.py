@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from hadpo import backbones
 from hadpo.vlm.prompt import IMAGE
-from tools.train_mini.language import IGNORED, Aims, alignment_loss, train_language
+from tools.train_mini.language import IGNORED, Aims, alignment_loss
 from tools.train_mini.lessons import Turn
 from tools.train_mini.modern_files import MERGE, untrained
-from tools.train_mini.training import SEED, STAGES, Stopwatch
+from tools.train_mini.training import SEED, STAGES, Stopwatch, teach
 from tools.train_mini.twin import SHARED, Row, early_labels, stacked, weighted_loss
 from tools.train_mini.twin_training import School
 from tools.train_mini.vision import GRID, PATCH_SIZE_PIXELS, fit, normalise
@@ -229,25 +229,15 @@ def train(out: Path, *, threads: int) -> None:
         train_tower(backbone.language_model.model.visual, school)
         backbone.save_original(folder, dtype=torch.float32)
         watch.stop("tower", TOWER)
-    for number, (stage, lesson, _) in enumerate(STAGES):
+    for number, (stage, _, _) in enumerate(STAGES):
         before, folder = folder, start / stage
         if folder.is_dir():
             continue
         log.info("%s: stage %s", NAME, stage)
         backbone, numbers = read(before), SCHOOLING[stage]
         watch.start()
-        train_language(
-            Modern(backbone, seed=SEED + number),
-            school.scenes,
-            school.images,
-            school.labels,
-            lesson,
-            steps=int(numbers["steps"]),
-            batch_size=int(numbers["batch_size"]),
-            learning_rate=numbers["learning_rate"],
-            seed=SEED + number,
-            early=stage == "lessons",
-        )
+        learner = Modern(backbone, seed=SEED + number)
+        teach(learner, number, numbers, school.scenes, school.images, school.labels)
         backbone.save_original(folder, dtype=torch.float32)
         watch.stop(stage, numbers)
     read(folder).save_original(out / NAME, dtype=torch.float16)

@@ -13,17 +13,19 @@ import json
 import logging
 import random
 import time
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import CLIPVisionModel
 
 from hadpo.mini.world import Scene, scenes
 from tools.train_mini import checkpoint
-from tools.train_mini.language import MiniLlava, train_language, untrained
+from tools.train_mini.language import Learner, MiniLlava, train_language, untrained
 from tools.train_mini.lessons import Turn, description, full_tour, quiz
 from tools.train_mini.tokenizer import train as train_tokenizer
 from tools.train_mini.vision import all_features, patch_labels, pictures, tower, train_tower
@@ -79,28 +81,41 @@ def train(out: Path, *, threads: int) -> None:
     vision = _tower(out / "tower.pt", images, labels, watch)
     features = all_features(vision, images)
     model = untrained(tokenizer, seed=SEED)
-    for number, (name, lesson, numbers) in enumerate(STAGES):
+    for number, (name, _, numbers) in enumerate(STAGES):
         path = out / f"{name}.pt"
         if path.is_file():
             _load(path, model)
             continue
         log.info("stage %s", name)
         watch.start()
-        train_language(
-            model,
-            some,
-            features,
-            labels,
-            lesson,
-            steps=int(numbers["steps"]),
-            batch_size=int(numbers["batch_size"]),
-            learning_rate=numbers["learning_rate"],
-            seed=SEED + number,
-            early=name == "lessons",
-        )
+        teach(model, number, numbers, some, features, labels)
         _save(path, model)
         watch.stop(name, numbers)
     checkpoint.save(out / "llava", vision, model, out / "tokenizer.model")
+
+
+def teach(
+    learner: Learner,
+    number: int,
+    numbers: Mapping[str, float],
+    some: Sequence[Scene],
+    features: Tensor,
+    labels: Tensor,
+) -> None:
+    """Stage `number` of `STAGES`, with the learner's own steps, batch size and learning rate."""
+    stage, lesson, _ = STAGES[number]
+    train_language(
+        learner,
+        some,
+        features,
+        labels,
+        lesson,
+        steps=int(numbers["steps"]),
+        batch_size=int(numbers["batch_size"]),
+        learning_rate=numbers["learning_rate"],
+        seed=SEED + number,
+        early=stage == "lessons",
+    )
 
 
 class Stopwatch:

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from hadpo.vlm.backbone import Backbone
 from hadpo.vlm.prompt import IMAGE
-from tools.train_mini.language import IGNORED, PRESENCE, Aims, alignment_loss
+from tools.train_mini.language import IGNORED, PRESENCE, Aims, Pieces, alignment_loss
 from tools.train_mini.lessons import Turn
 
 Prompt = Literal["train", "evaluate"]
@@ -42,7 +42,7 @@ class Row:
 
 
 def early_labels(
-    tokenizer: Any,  # of sentencepiece: `piece_to_id`
+    tokenizer: Pieces,
     instruction: str,
     asked: Sequence[int],
     said: Sequence[int],

@@ -20,9 +20,8 @@ from torch import Tensor
 from hadpo import config
 from hadpo.mini.world import Scene, scenes
 from tools.train_mini import twin_files, twin_towers
-from tools.train_mini.language import train_language
 from tools.train_mini.tokenizer import train as train_tokenizer
-from tools.train_mini.training import SEED, STAGES, Stopwatch
+from tools.train_mini.training import SEED, STAGES, Stopwatch, teach
 from tools.train_mini.twin import Twin
 from tools.train_mini.twins import EVA_FOLDER, TWINS, Backbone, prompt_texts, read
 from tools.train_mini.vision import normalise, patch_labels, pictures
@@ -105,7 +104,7 @@ def train(out: Path, name: str, *, threads: int, last: str = "faulty") -> Path:
     school = School(schooling.images)
     watch = Stopwatch(start / "training.json", images=schooling.images)
     folder, features = start / "untrained", None
-    for number, (stage, lesson, _) in enumerate(STAGES):
+    for number, (stage, _, _) in enumerate(STAGES):
         before, folder = folder, start / stage
         if not folder.is_dir():
             backbone = read(before, name, eva)
@@ -113,18 +112,8 @@ def train(out: Path, name: str, *, threads: int, last: str = "faulty") -> Path:
             log.info("%s: stage %s", name, stage)
             watch.start()
             numbers = schooling.numbers[stage]
-            train_language(
-                Twin(backbone, twin.patches, seed=SEED + number),
-                school.scenes,
-                features,
-                school.labels,
-                lesson,
-                steps=int(numbers["steps"]),
-                batch_size=int(numbers["batch_size"]),
-                learning_rate=numbers["learning_rate"],
-                seed=SEED + number,
-                early=stage == "lessons",
-            )
+            learner = Twin(backbone, twin.patches, seed=SEED + number)
+            teach(learner, number, numbers, school.scenes, features, school.labels)
             twin_files.write(backbone, folder, name, dtype=torch.float32)
             watch.stop(stage, numbers)
         if stage == last:

@@ -10,6 +10,7 @@ from torch import nn
 from hadpo import batch, config
 from hadpo import cost as cost_model
 from hadpo.config import TrainConfig
+from hadpo.doctor.machine import published_sizes
 from hadpo.trainer import objective
 from tools.speed import cost, count, counting, decode, machine, models, recipes
 
@@ -265,7 +266,7 @@ def test_models_of_transformers_are_counted_at_their_published_sizes():
     for recipe in found:
         geometry = dataclasses.replace(recipes.geometry_of(recipe), depth=2)
         backbone = models.on_meta(geometry, dtype=torch.bfloat16, trains=False)
-        published = dataclasses.replace(recipes.sizes_of(recipe.model), layers=2, others=0)
+        published = dataclasses.replace(published_sizes(recipe.model), layers=2, others=0)
         assert dataclasses.replace(backbone.sizes, others=0) == published
         linear = [m for m in backbone.decoder_layers.modules() if isinstance(m, nn.Linear)]
         assert sum(m.weight.numel() for m in linear) == published.linear_weights

@@ -7,7 +7,8 @@ what the originals did by mistake. families: corrected pairs with every other ba
 LRV's instructions and humour on a smaller world. All write runs as any other (HADPO_RUNS), and a
 start goes on with what is missing. export: what is there of them to papers_results/reproduced, once
 all of it is done, so that each manifest says that no file was changed. table: ranked/*.csv and *.md
-there, from the exports alone.
+there, and what `hadpo stage compare` makes of `results` and `ablations`, from the exports alone.
+all: everything above, in this order.
 """
 
 import argparse
@@ -30,17 +31,20 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=(*RUNS, "export", "table"))
+    parser.add_argument("what", choices=(*RUNS, "export", "table", "all"))
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     jobs.log.setLevel(logging.INFO)
-    if asked.what == "table":
+    made = [RUNS[what]() for what in RUNS if asked.what in (what, "all", "export")]
+    firsts = [job for some, _ in made for job in some]
+    others = [job for _, some in made for job in some]
+    if asked.what not in ("export", "table"):
+        jobs.run_all(firsts, others, workers=asked.workers)
+    if asked.what in ("export", "all"):
+        jobs.export([*firsts, *others])
+    if asked.what in ("table", "all"):
         tables.write()
-    elif asked.what == "export":
-        jobs.export(job for made in RUNS.values() for some in made() for job in some)
-    else:
-        jobs.run_all(*RUNS[asked.what](), workers=asked.workers)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
 def families() -> tuple[list[Job], list[Job]]:
     """As `search`: corrected pairs with each backbone, published ones, ablations of three seeds."""
     firsts, jobs = [], []
-    for name in ("minigpt4", "minigpt4-vicuna0", "instructblip", "mplug-owl", "hf"):
+    corrected = "llava-corrected"
+    for name in (corrected, "minigpt4", "minigpt4-vicuna0", "instructblip", "mplug-owl", "hf"):
         recipe, run = f"mini/{name}", f"mini-{name}"
         firsts.append(Job(recipe=recipe, name=run, stages=("prepare",), target=tables.WORLDS))
         jobs.append(Job(recipe=recipe, name=run, target=tables.WORLDS))
@@ -180,7 +181,11 @@ def families() -> tuple[list[Job], list[Job]]:
             settings={**more, "train": {**more.get("train", {}), "train_seed": seed}},
             target=tables.WORLDS,
         )
-        for name, seeds, more in (("minigpt4", (1, 2), {}), ("hf", (43, 44), alone))
+        for name, seeds, more in (
+            (corrected, (1, 2), {}),
+            ("minigpt4", (1, 2), {}),
+            ("hf", (43, 44), alone),
+        )
         for seed in seeds
     ]
     published = Job(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hadpo import config
 from hadpo.records import Outcome, read_jsonl
-from hadpo.tables import RunResults, model_title, read_results
+from hadpo.tables import RunResults, compare_runs, model_title, read_results, tables_of_runs
 from hadpo.tables.intervals import clear_of_zero, two_level_difference
 from hadpo.tables.results import REPRODUCED
 from tools.claims.beyond import FILE
@@ -18,6 +19,7 @@ from tools.claims.beyond import FILE
 SEARCH, WORLDS = REPRODUCED / "search", REPRODUCED  # where the runs of each are exported
 DEFECTS = REPRODUCED / "defects"
 TABLES = REPRODUCED / "ranked"
+COMPARED = {"results": "", "ablations": "overview"}  # recipe -> the one table that is kept, or all
 TUNED = "merged"
 SAMPLES = 2000  # draws behind an interval
 Place = tuple[str, str, str]  # benchmark, split, metric
@@ -58,6 +60,18 @@ def write() -> None:
     if found:
         _write("defects", found)
         (TABLES / "defects.md").write_text(defects(found), encoding="utf-8")
+    for recipe, kept in COMPARED.items():
+        asked = config.load_recipe(recipe).compare
+        folder = REPRODUCED / (recipe if kept else "tables")
+        made = compare_runs(
+            config.names(asked.run_names),
+            runs_folder=TABLES,  # which holds no run: their exports are read
+            reported=config.names(asked.reported),
+            reported_backbone=asked.reported_backbone,
+        )
+        for table in tables_of_runs(made).tables:
+            for form in ("csv", "md") if kept in ("", table.name) else ():
+                (folder / f"{table.name}.{form}").write_text(table.to(form), encoding="utf-8")
 
 
 def search_rows(folders: Iterable[Path]) -> list[Row]:

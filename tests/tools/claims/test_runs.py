@@ -5,7 +5,9 @@ import pytest
 import hadpo
 from hadpo import adapter, config
 from hadpo.records import Question
+from hadpo.tables.results import REPRODUCED
 from tools.claims import beyond
+from tools.claims.__main__ import RUNS
 from tools.claims.jobs import (
     ABLATIONS,
     DEFECTS,
@@ -62,6 +64,13 @@ def test_every_backbone_is_run_and_each_ablation_has_three_seeds_on_one_world():
     assert {job.recipe.partition("/")[2].partition("-")[0] for job in jobs} == {
         *("llava", "minigpt4", "instructblip", "mplug", "hf", "lrv", "hic")
     }
+
+
+def test_every_committed_run_is_one_that_the_tool_makes():
+    made = [job for what in RUNS.values() for part in what() for job in part]
+    kept = {path.parent.parent for path in REPRODUCED.rglob("manifest.json")}
+    assert kept
+    assert kept == {job.target / job.name for job in made}
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,7 @@ def load(
         quantization=quantization or model.quantization,
         template=model.template,
         exif=model.exif,
+        kernels=model.kernels,
     )
     return Model(backbone, text, recipe.name)
 

@@ -53,6 +53,7 @@ CHANGED = {
     "device": "cuda",
     "quantization": "nf4",
     "exif": "as_stored",
+    "kernels": "fused",
     "language_model": "${HADPO_MODELS}/nowhere",
     "engine": "server",
     "server_models": "base=a",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hadpo import plugins
 from hadpo.records import BadInput
-from hadpo.vlm.precision import Precision, choose_precision
+from hadpo.vlm.precision import Precision, check_kernels, choose_precision
 
 if TYPE_CHECKING:
     from hadpo.config import Recipe
@@ -27,6 +27,7 @@ def load(
     quantization: str = "none",
     template: Mapping[str, Any] | None = None,
     exif: str = "upright",
+    kernels: str = "plain",
 ) -> Backbone:
     """The backbone `name`, frozen and in evaluation mode, from the authors' own files.
 
@@ -38,10 +39,11 @@ def load(
         quantization: "none", "nf4", "fp4" or "int8": of the language model's linear layers.
         template: arguments of the model's own chat template.
         exif: "upright", or "as_stored": how picture files are read.
+        kernels: "plain", or "fused": liger-kernel's in the language model.
 
     Raises:
-        BadInput: unknown name or part, missing or broken files, or a dtype or quantization that
-            the device cannot do.
+        BadInput: unknown name or part, missing or broken files, or a dtype, quantization or
+            kernels that the device cannot do.
     """
     module, _ = _declared(name)
     for part in files:
@@ -53,6 +55,8 @@ def load(
     from hadpo.vlm import checkpoint, precision  # torch, which a list of prompts does not need
 
     place = precision.choose_device(device)
+    if kernels == "fused":
+        check_kernels(precision.capability(place))
     backbone: Backbone = module.from_original(
         files,
         variant=name.partition("/")[2],
@@ -63,6 +67,11 @@ def load(
     if template:
         backbone.set_template(template)
     backbone.exif = exif
+    if kernels == "fused":
+        from hadpo.vlm.kernels import fuse
+
+        fuse(backbone.language_model)
+        backbone.kernels = kernels
     overridden(backbone.files)  # refuses what is no setting of generation
     if "connector" in files and "connector" in module.OPTIONAL_PARTS:  # it replaces the base's
         backbone.load_connector(checkpoint.locate(files["connector"], what="connector"))
@@ -86,6 +95,7 @@ def load_for(recipe: Recipe, files: Mapping[str, str | Path]) -> Backbone:
         quantization=model.quantization,
         template=model.template,
         exif=model.exif,
+        kernels=model.kernels,
     )
 
 

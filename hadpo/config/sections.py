@@ -251,6 +251,9 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda if there is a GPU
     # Of the language model's weights, the rest stays as it is; needs bitsandbytes and a GPU.
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    # Of the language model. fused: liger-kernel's, one for a norm, a rotary embedding or a SwiGLU
+    # (LLaMA, Qwen3-VL; a GPU from 8.0, extra fused); plain: transformers' modules, the reference.
+    kernels: Annotated[Literal["plain", "fused"], When.one_of("model", "engine", "local")] = "plain"
     # Of picture files. upright: turned as EXIF says; as_stored: not, as the originals read them.
     exif: Annotated[Literal["upright", "as_stored"], When.one_of("model", "engine", "local")] = (
         "upright"

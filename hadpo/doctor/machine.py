@@ -186,6 +186,12 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         yield Check("numbers", found, status="broken", fix=fix)
         return
     yield Check("numbers", precision.why)
+    if model.kernels == "fused":
+        try:
+            backbones.check_kernels(here)
+        except BadInput as error:
+            found, _, fix = str(error).rpartition("; ")
+            yield Check("kernels", found, status="broken", fix=fix)
     sizes, source = sizes_of(model)
     if recipe.train.max_length <= sizes.image_tokens:
         found = f"{recipe.train.max_length}, and one image takes {sizes.image_tokens} positions"

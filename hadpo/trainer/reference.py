@@ -321,7 +321,8 @@ def _facts(backbone: Backbone) -> dict[str, str]:
         if ".lora_" not in name
     }
     return {
-        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "dtype": str(backbone.dtype).removeprefix("torch.")
+        + (", fused kernels" if backbone.kernels == "fused" else ""),
         "tokenizer": _digest(path.read_bytes() for path in backbone.text_files),
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
         "preprocessing": _digest_of(backbone.preprocess(probe))

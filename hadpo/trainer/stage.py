@@ -185,6 +185,7 @@ def plan(run: Run) -> dict[str, Any]:
         "attention": settings.attention,
         "allow_tf32": settings.allow_tf32,
         "exif": backbone.exif,
+        "kernels": backbone.kernels,
         "rows": backbone.row_kind,
         "vision_cache": reference.describe_features(cache_folder(run), settings),
         "objectives": methods_of(settings),

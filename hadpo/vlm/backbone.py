@@ -76,6 +76,7 @@ class Backbone(nn.Module, ABC):
     num_image_tokens: int
     attention: Attention = "dense"  # how the language model reads packed rows
     exif: str = "upright"  # how picture files are read; "as_stored": not turned as EXIF says
+    kernels: str = "plain"  # of the language model; "fused": as `vlm.kernels` has them
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ Importing this file needs no torch: the doctor and the judges ask it where there
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,8 +72,30 @@ def choose_dtype(dtype: str, device: torch.device, quantization: str = "none") -
     """The dtype of a model's weights on a device, as `choose_precision` says; BadInput as there."""
     import torch
 
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    return getattr(torch, choose_precision(dtype, quantization, capability).dtype)
+    return getattr(torch, choose_precision(dtype, quantization, capability(device)).dtype)
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """Of a GPU, for example (8, 0); None for a CPU."""
+    import torch
+
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def check_kernels(capability: tuple[int, int] | None) -> None:
+    """Refuse fused kernels where Triton does not run, or where liger-kernel is not installed.
+
+    Raises:
+        BadInput: a CPU, a GPU before 8.0 (which Triton does not support), or no such package.
+    """
+    if capability is None or capability < _AMPERE:
+        where = "a CPU" if capability is None else f"a GPU of {'.'.join(map(str, capability))}"
+        raise BadInput(
+            f"kernels: found 'fused', but Triton needs a GPU of capability 8.0 (A100) or later, "
+            f"and this is {where}; use kernels=plain"
+        )
+    if importlib.util.find_spec("liger_kernel") is None:
+        raise BadInput("kernels: fused needs liger-kernel; pip install -e '.[fused]'")
 
 
 def choose_device(device: str) -> torch.device:

@@ -12,7 +12,8 @@ import torch
 import typer
 
 from hadpo.records import BadInput, write_text
-from hadpo.vlm.precision import choose_device
+from hadpo.vlm.kernels import fuse
+from hadpo.vlm.precision import capability, check_kernels, choose_device
 from tools.speed import cost, equality, machine, measure, models, report, results, steps
 from tools.speed.models import Geometry
 from tools.speed.report import Report
@@ -38,6 +39,7 @@ def command(
     targets: Annotated[str, typer.Option(help="of the LoRA; all: every linear layer")] = "",
     recompute: Annotated[bool, typer.Option(help="recompute activations, for everybody")] = False,
     lora: Annotated[str, typer.Option(help="how ours computes it: fused or peft")] = "fused",
+    kernels: Annotated[bool, typer.Option(help="norm, rotary, SwiGLU one each, for all")] = False,
     folder: results.Folder = None,
     publish: results.Publish = False,
 ) -> None:
@@ -48,7 +50,7 @@ def command(
     if lora not in ("fused", "peft"):
         raise BadInput(f"--lora: found {lora!r}, expected fused or peft")
     out = results.folder_for(folder, publish=publish)
-    way = Way(targets=targets, recompute=recompute, lora=lora)
+    way = Way(targets=targets, recompute=recompute, lora=lora, kernels=kernels)
     names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
     reports = []
     for name in names:
@@ -72,6 +74,7 @@ class Way:
     targets: str = ""  # of the LoRA; "all": every linear layer; empty: q, k and v
     recompute: bool = False
     lora: str = "fused"  # ours; "peft": as the peers have it
+    kernels: bool = False  # Liger's in the language model, which all steps but TRL's share
 
 
 def run(
@@ -138,6 +141,9 @@ def _measured(
     way: Way,
 ) -> dict[str, Any]:
     backbone = models.build(sizes, dtype=dtype, device=device)
+    if way.kernels:
+        check_kernels(capability(device))
+        fuse(backbone.language_model)
     if way.lora == "peft":
         models.leave_lora_to_peft(backbone)
     time, seconds, tflop, mfu = {}, {}, {}, {}

@@ -46,12 +46,17 @@ class LoraLinear(torch.autograd.Function):
         x, weight, a, b = ctx.saved_tensors
         rows, out = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
         inner = out @ b
-        of_a = (inner.T @ rows).to(ctx.exact).mul_(ctx.scale)
-        of_b = (out.T @ (rows @ a.T)).to(ctx.exact).mul_(ctx.scale)
+        of_a = _product(inner.T, rows, ctx.scale).to(ctx.exact)
+        of_b = _product(out.T, rows @ a.T, ctx.scale).to(ctx.exact)
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = (out @ weight).addmm_(inner, a, alpha=ctx.scale).view_as(x)
         return of_x, None, None, of_a, of_b, None, None
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Scale (a b), scaled before it is written; `beta` 0 reads nothing of the first matrix."""
+    return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 def install(model: nn.Module) -> None:

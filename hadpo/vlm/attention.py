@@ -127,11 +127,12 @@ def attend_with_prefix(
     rows, heads, length, size = query.shape
     few = key.shape[1]  # heads of keys and values, each for several heads of queries
     query = query.reshape(rows, few, -1, size) * (size**-0.5 if scaling is None else scaling)
+    query = query.contiguous()  # once, not in each product
     assert attention_mask is not None  # `decoder.grow` gives one
-    mask = attention_mask.expand(rows, 1, length, -1).repeat(1, 1, heads // few, 1)
     keys, values = prefix.keys[layer], prefix.values[layer]
     layout = _layout(prefix.of, len(keys), str(query.device))
-    own = (query @ key.transpose(-1, -2)).masked_fill(~mask, -torch.inf)
+    own = (query @ key.transpose(-1, -2)).view(rows, few, heads // few, length, -1)
+    own = own.masked_fill(~attention_mask[:, :, None], -torch.inf).flatten(2, 3)
     common = _by_prefix(query, layout) @ keys.transpose(-1, -2)
     if prefix.real is not None:
         common = common.masked_fill(~prefix.real[:, None, None, :], -torch.inf)

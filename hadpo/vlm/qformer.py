@@ -173,7 +173,7 @@ class QFormer(nn.Module):
             if text is None or is_text is None:
                 raise ValueError("this Q-Former reads a text; give `text` and `is_text`")
             seen = is_text.new_ones(len(features), self.sizes.queries)
-            mask = torch.cat([seen, is_text], dim=1).long()
+            mask = torch.cat([seen, is_text], dim=1)[:, None, None]  # of 2 axes it is waited for
             arguments |= {"input_ids": text, "attention_mask": mask}
         return self.transformer(**arguments).last_hidden_state
 

@@ -96,11 +96,11 @@ def test_the_roofline_takes_the_larger_of_arithmetic_and_traffic():
 
 # At two layers, with recomputation, of a pair: bf16 TFLOP, elementwise GB, launches, kept GB.
 OURS = {
-    ("llava-7b", "desc"): [3.567, 8.681, 1016, 0.0773],
-    ("llava-7b", "pope"): [2.681, 6.748, 1016, 0.0673],
-    ("instructblip-13b", "desc"): [2.038, 3.414, 1232, 0.0238],
-    ("instructblip-13b", "pope"): [0.860, 1.250, 1232, 0.0113],
-    ("llava-llama3-8b", "desc"): [4.309, 9.728, 1051, 0.0792],
+    ("llava-7b", "desc"): [3.567, 8.510, 980, 0.0773],
+    ("llava-7b", "pope"): [2.681, 6.577, 980, 0.0673],
+    ("instructblip-13b", "desc"): [2.038, 3.381, 1211, 0.0238],
+    ("instructblip-13b", "pope"): [0.860, 1.217, 1211, 0.0113],
+    ("llava-llama3-8b", "desc"): [4.309, 9.549, 1015, 0.0792],
 }
 
 
@@ -110,10 +110,10 @@ def test_our_rows_at_two_layers(name, kind):
     keys = ("bf16_tflop", "other_gb", "launches", "kept_gb")
     assert [found[key] for key in keys] == pytest.approx(OURS[name, kind], rel=0.02)
     assert found["float32_tflop"] == 0
-    # The Q-Former's words are padded, and go over by themselves; transformers asks for their mask
-    # and positions on the device, where they are: the counter takes integers for the host's.
+    # The Q-Former's words are padded, and go over by themselves; transformers asks for their
+    # positions on the device, where they are: the counter takes integers for the host's.
     is_instructed = name == "instructblip-13b"
-    assert (found["waits"], found["copies"]) == ((1, 4) if is_instructed else (0, 1))
+    assert (found["waits"], found["copies"]) == (0, 3 if is_instructed else 1)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_a_step_of_decoding_waits_once_moves_nothing_and_is_like_the_one_before(
     for row in (plain, fast):
         assert (row["waits"], row["same_trace"]) == (1, 1.0)
     keys = ("launches", "other_gb", "product_gb")
-    assert [plain[key] for key in keys] == pytest.approx([1759, 4.615, 38.60], rel=0.02)
-    assert [fast[key] for key in keys] == pytest.approx([984, 3.484, 38.60], rel=0.02)
+    assert [plain[key] for key in keys] == pytest.approx([1695, 4.569, 38.60], rel=0.02)
+    assert [fast[key] for key in keys] == pytest.approx([920, 3.438, 38.60], rel=0.02)
     # Weights, the prefixes of 16 images and 16 x (20 + 5 x 400) tokens, each read once at 2 TB/s.
     read = 2 * (32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000)
     read += 2 * 2 * 32 * 4096 * 16 * (616 + 20 + 5 * 400)

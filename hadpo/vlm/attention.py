@@ -138,8 +138,9 @@ def attend_with_prefix(
         common = common.masked_fill(~prefix.real[:, None, None, :], -torch.inf)
     shares = torch.cat([common, _by_prefix(own, layout)], dim=-1).softmax(dim=-1)
     seen = keys.shape[2]
-    joined = _by_row(shares[..., :seen] @ values, layout, rows)
-    joined = joined + _by_row(shares[..., seen:], layout, rows) @ value
+    common = _apart(shares[..., :seen] @ values, layout)
+    own = _apart(shares[..., seen:], layout).reshape(rows, few, -1, key.shape[2]) @ value
+    joined = own.view(common.shape) + common  # a sum lies as its first term: row by row
     return joined.reshape(rows, heads, length, size).transpose(1, 2)
 
 
@@ -155,13 +156,11 @@ def _by_prefix(
     return own.transpose(1, 2).reshape(len(table), values.shape[1], -1, values.shape[3])
 
 
-def _by_row(
-    values: Float[Tensor, "prefixes few together size"], layout: _Layout, rows: int
-) -> Float[Tensor, "rows few queries size"]:
-    """The inverse."""
+def _apart(values: Float[Tensor, "prefixes few together size"], layout: _Layout) -> Tensor:
+    """The inverse, as a view: prefixes and rows on two axes, or rows that were moved on one."""
     table, place = layout
     apart = values.view(*values.shape[:2], table.shape[1], -1, values.shape[3]).transpose(1, 2)
-    return apart.reshape(rows, *apart.shape[2:]) if place is None else apart[place[0], place[1]]
+    return apart if place is None else apart[place[0], place[1]]
 
 
 @lru_cache(maxsize=64)

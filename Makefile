@@ -35,7 +35,7 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -m ""
 
-# the tests that need an extra: make test-extras EXTRAS=test,qlora,page,e2e,filters
+# the tests that need an extra: make test-extras EXTRAS=test,qlora,page,e2e,filters,fused
 test-extras: $(VENV)/.ok
 	$(BIN)/python -m pytest -m "extra and not slow"
 

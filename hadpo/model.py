@@ -104,6 +104,7 @@ def load(
     dtype: str = "",
     device: str = "",
     quantization: str = "",
+    kernels: str = "",
 ) -> Model:
     """The model of that name, frozen and ready to answer.
 
@@ -117,6 +118,7 @@ def load(
         dtype: "float32", "bfloat16" or "float16"; "": as the recipe says.
         device: "cpu" or "cuda"; "": as the recipe says.
         quantization: "none", "nf4", "fp4" or "int8"; "": as the recipe says.
+        kernels: "plain" or "fused"; "": as the recipe says.
 
     Raises:
         BadInput: no such model, a name that means two of them, or files that are missing.
@@ -129,12 +131,13 @@ def load(
         "a backbone": text in _backbone_names(),
     }
     found = [meaning for meaning, is_one in meanings.items() if is_one]
+    chosen = {"dtype": dtype, "device": device, "quantization": quantization, "kernels": kernels}
     if found == ["a folder"] and (folder / "config.json").is_file():
-        return _whole(folder, text, dtype=dtype, device=device, quantization=quantization)
+        return _whole(folder, text, **chosen)
     if not found:
         nearest = plugins.choices(text, [*config.recipe_names(), *_backbone_names()])
         if config.HUB_ID.fullmatch(text) and not nearest.startswith("did you mean"):
-            return _whole(text, text, dtype=dtype, device=device, quantization=quantization)
+            return _whole(text, text, **chosen)
         raise BadInput(f"no folder, recipe or backbone {text!r}; {nearest}")
     if len(found) > 1:
         raise BadInput(f"{text!r} is {' and '.join(found)}; write ./{text} for the folder")
@@ -144,12 +147,9 @@ def load(
     backbone = backbones.load(
         model.backbone,
         files,
-        dtype=dtype or model.dtype,
-        device=device or model.device,
-        quantization=quantization or model.quantization,
+        **{name: value or getattr(model, name) for name, value in chosen.items()},
         template=model.template,
         exif=model.exif,
-        kernels=model.kernels,
     )
     return Model(backbone, text, recipe.name)
 

@@ -142,7 +142,7 @@ def test_ci_runs_the_two_commands_of_readme_as_they_stand():
     assert made[:2] == ["make demo RECIPE=mini/llava-smoke", "make test"]
     assert [word for word in made[2].split() if word != "types"][:2] == ["make", "test-extras"]
     extras = set(made[2].split("EXTRAS=")[1].split(","))
-    assert extras == {"test", "qlora", "page", "e2e", "filters"}
+    assert extras == {"test", "qlora", "page", "e2e", "filters", "fused"}
     assert len(made) == 3 and CI.rstrip().endswith(made[2])
 
 

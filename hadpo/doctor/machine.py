@@ -176,9 +176,17 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         capability: of the GPU here; None without a GPU.
     """
     model = recipe.model
-    if model is None or not model.backbone or "train" not in recipe.stages:
+    if model is None or not model.backbone:
         return
     here = None if model.device == "cpu" else capability
+    if model.kernels == "fused":
+        try:
+            backbones.check_kernels(here)
+        except BadInput as error:
+            found, _, fix = str(error).rpartition("; ")
+            yield Check("kernels", found, status="broken", fix=fix)
+    if "train" not in recipe.stages:
+        return
     try:
         precision = backbones.choose_precision(model.dtype, model.quantization, here)
     except BadInput as error:
@@ -186,12 +194,6 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
         yield Check("numbers", found, status="broken", fix=fix)
         return
     yield Check("numbers", precision.why)
-    if model.kernels == "fused":
-        try:
-            backbones.check_kernels(here)
-        except BadInput as error:
-            found, _, fix = str(error).rpartition("; ")
-            yield Check("kernels", found, status="broken", fix=fix)
     sizes, source = sizes_of(model)
     if recipe.train.max_length <= sizes.image_tokens:
         found = f"{recipe.train.max_length}, and one image takes {sizes.image_tokens} positions"

@@ -223,6 +223,7 @@ class FeatureCache:
         self.found = self.computed = self.not_kept = 0
         facts = _facts(backbone)
         facts = {name: facts[name] for name in ("dtype", "base weights", *backbone.facts)}
+        facts["dtype"] = str(backbone.dtype).removeprefix("torch.")  # no kernels: no language model
         manifest = folder / "manifest.json"
         if manifest.is_file():
             cure = "delete the folder to compute it again, or set vision_cache_gb: 0"
@@ -313,7 +314,7 @@ def refuse_other(
 
 
 def _facts(backbone: Backbone) -> dict[str, str]:
-    """What all numbers of a frozen backbone depend on: the dtype, and hashes of the rest."""
+    """What all numbers of a frozen backbone depend on: dtype, kernels, and hashes of the rest."""
     probe = Image.frombytes("RGB", (7, 5), bytes(range(105)))
     named = {  # the same whether an adapter is attached or not
         name.replace(".base_layer.", "."): value
@@ -322,7 +323,7 @@ def _facts(backbone: Backbone) -> dict[str, str]:
     }
     return {
         "dtype": str(backbone.dtype).removeprefix("torch.")
-        + (", fused kernels" if backbone.kernels == "fused" else ""),
+        + (", kernels=fused" if backbone.kernels == "fused" else ""),
         "tokenizer": _digest(path.read_bytes() for path in backbone.text_files),
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
         "preprocessing": _digest_of(backbone.preprocess(probe))

@@ -10,17 +10,21 @@ import inspect
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hadpo.records import BadInput
 
 # transformers' decoders whose arithmetic these kernels have: float32 inside the norm alone, the
-# whole head rotated, SiLU in the gate. Others round elsewhere (Gemma) or rotate by section (Qwen2).
+# whole head rotated, SiLU in the gate. Some others round elsewhere (Gemma) or rotate by section
+# (Qwen2-VL), the rest was not tested.
 _DECODERS = ("LlamaModel", "Qwen3VLTextModel")
 
 
 def fuse(model: Any) -> None:
     """Let the decoder of a model run Liger's kernels instead of transformers' modules, in place.
+
+    A graph can be walked back once: rotary embedding and SwiGLU overwrite what they have saved.
 
     Args:
         model: a LLaMA, or a whole model of transformers; an adapter is attached later.
@@ -29,7 +33,7 @@ def fuse(model: Any) -> None:
         BadInput: its decoder is none that the kernels are known to equal.
     """
     decoder = model.get_decoder()
-    kind, activation = type(decoder).__name__, decoder.config.hidden_act
+    kind, activation = type(decoder).__name__, getattr(decoder.config, "hidden_act", None)
     if kind not in _DECODERS or activation != "silu":
         raise BadInput(
             f"kernels: fused is known to equal {' and '.join(_DECODERS)} with silu, and this is "
@@ -51,7 +55,7 @@ def _liger() -> Any:
 
 
 def _norm(self: Any, states: Tensor) -> Tensor:
-    # Not in place: the gradient that comes in may be read by others, too.
+    # Not in place: others read the gradient that comes in, too, that of the residual.
     return _liger().liger_rms_norm(states, self.weight, self.variance_epsilon, in_place=False)
 
 
@@ -60,7 +64,8 @@ def _swiglu(self: Any, x: Tensor) -> Tensor:
 
 
 def _rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    return _liger().liger_rope(q, k, cos, sin)
+    with torch.cuda.device_of(q):  # of the three it is the one that takes the current device
+        return _liger().liger_rope(q, k, cos, sin)
 
 
 def _rotating(forward: Any) -> FunctionType:

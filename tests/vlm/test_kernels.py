@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import hadpo
 from hadpo import backbones, config
 from hadpo.doctor import machine
 from hadpo.records import BadInput
@@ -22,6 +24,7 @@ def load(name: str, **more):
     return backbones.load(recipe.model.backbone, files, dtype="float32", device="cpu", **more)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("recipe", ["mini/llava", "mini/hf"])
 def test_ligers_kernels_answer_and_train_as_the_plain_modules(recipe: str, tmp_path: Path):
     """Their code itself, run by Triton's interpreter, in a process of its own."""
@@ -35,7 +38,9 @@ def test_ligers_kernels_answer_and_train_as_the_plain_modules(recipe: str, tmp_p
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found["launched"]) == 5  # norm and SwiGLU there and back, one of rotary for both
+    # Norm (row by row, and blocks of many short rows) and SwiGLU there and back, one of rotary.
+    assert len(found["launched"]) == 7
+    assert found["blocks"] < 1e-5
     plain, fused = found["answers"]
     assert fused == plain
     plain, fused = found["losses"]
@@ -61,6 +66,9 @@ def test_a_decoder_that_they_do_not_equal_is_refused(monkeypatch):
     monkeypatch.setattr(model.config, "hidden_act", "gelu")
     with pytest.raises(BadInput, match="silu, and this is LlamaModel with gelu"):
         kernels.fuse(model)
+    silent = SimpleNamespace(config=SimpleNamespace())  # as Gemma's, which names it otherwise
+    with pytest.raises(BadInput, match="SimpleNamespace with None; use kernels=plain"):
+        kernels.fuse(SimpleNamespace(get_decoder=lambda: silent))
     monkeypatch.setattr(kernels, "_DECODERS", ("Qwen3VLTextModel",))
     with pytest.raises(BadInput, match="use kernels=plain"):
         kernels.fuse(model)
@@ -84,6 +92,8 @@ def test_where_they_cannot_run_they_are_refused(monkeypatch, capability, is_ther
 def test_load_and_doctor_say_the_same():
     with pytest.raises(BadInput, match="Triton needs a GPU") as refused:
         load("mini/llava", kernels="fused")
+    with pytest.raises(BadInput, match="Triton needs a GPU"):
+        hadpo.load("mini/llava", kernels="fused")
     recipe = config.load_recipe("llava-1.5-7b", {"kernels": "fused"})
     [found] = [c for c in machine.memory_checks(recipe, None) if c.what == "kernels"]
     assert found.status == "broken"
@@ -93,13 +103,16 @@ def test_load_and_doctor_say_the_same():
     }
 
 
-def test_kept_numbers_of_fused_kernels_are_not_those_of_plain_modules():
+def test_kept_numbers_of_fused_kernels_are_not_those_of_plain_modules(tmp_path: Path):
     from hadpo.trainer import reference
 
     model = load("mini/llava")
     plain = reference._facts(model)
     model.kernels = "fused"
     fused = reference._facts(model)
-    assert fused["dtype"] == "float32, fused kernels"
-    with pytest.raises(BadInput, match="fused kernels there, float32 here"):
-        reference.refuse_other(Path("features"), "numbers", fused, plain)
+    assert fused["dtype"] == "float32, kernels=fused"
+    with pytest.raises(BadInput, match="float32, kernels=fused there, float32 here"):
+        reference.refuse_other(Path("cache"), "log-probabilities", fused, plain)
+    reference.FeatureCache(model, tmp_path, 0.0)  # features are those of either
+    model.kernels = "plain"
+    reference.FeatureCache(model, tmp_path, 0.0)

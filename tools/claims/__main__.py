@@ -8,7 +8,7 @@ LRV's instructions and humour on a smaller world. All write runs as any other (H
 start goes on with what is missing. export: what is there of them to papers_results/reproduced, once
 all of it is done, so that each manifest says that no file was changed. table: ranked/*.csv and *.md
 there, and what `hadpo stage compare` makes of `results` and `ablations`, from the exports alone.
-all: everything above, in this order.
+all: what all of these prepare, then their runs, then export and table.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from hadpo.tables.intervals import clear_of_zero, two_level_difference
 from hadpo.tables.results import REPRODUCED
 from tools.claims.beyond import FILE
 
+log = logging.getLogger(__name__)
 SEARCH, WORLDS = REPRODUCED / "search", REPRODUCED  # where the runs of each are exported
 DEFECTS = REPRODUCED / "defects"
 TABLES = REPRODUCED / "ranked"
@@ -62,9 +64,14 @@ def write() -> None:
         (TABLES / "defects.md").write_text(defects(found), encoding="utf-8")
     for recipe, kept in COMPARED.items():
         asked = config.load_recipe(recipe).compare
+        names = config.names(asked.run_names)
+        if absent := [name for name in names if not (REPRODUCED / name).is_dir()]:
+            log.warning("no tables of %s: not exported: %s", recipe, ", ".join(absent))
+            continue
         folder = REPRODUCED / (recipe if kept else "tables")
+        folder.mkdir(exist_ok=True)
         made = compare_runs(
-            config.names(asked.run_names),
+            names,
             runs_folder=TABLES,  # which holds no run: their exports are read
             reported=config.names(asked.reported),
             reported_backbone=asked.reported_backbone,

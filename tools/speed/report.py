@@ -117,7 +117,8 @@ class Report:
     def name(self) -> str:
         """Of its files."""
         device = "cuda" if "gpu" in self.values["machine"] else "cpu"
-        return f"train-{device}-{self.values['geometry']['name']}"
+        kernels = "-kernels" if self.values.get("way", {}).get("kernels") else ""
+        return f"train-{device}-{self.values['geometry']['name']}{kernels}"
 
     @property
     def extremes(self) -> list[dict[str, Any]]:

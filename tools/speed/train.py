@@ -39,7 +39,7 @@ def command(
     targets: Annotated[str, typer.Option(help="of the LoRA; all: every linear layer")] = "",
     recompute: Annotated[bool, typer.Option(help="recompute activations, for everybody")] = False,
     lora: Annotated[str, typer.Option(help="how ours computes it: fused or peft")] = "fused",
-    kernels: Annotated[bool, typer.Option(help="norm, rotary, SwiGLU one each, for all")] = False,
+    kernels: Annotated[bool, typer.Option(help="Liger's in the model, but for TRL's")] = False,
     folder: results.Folder = None,
     publish: results.Publish = False,
 ) -> None:
@@ -49,6 +49,8 @@ def command(
     """
     if lora not in ("fused", "peft"):
         raise BadInput(f"--lora: found {lora!r}, expected fused or peft")
+    if kernels:
+        check_kernels(capability(choose_device(device)))
     out = results.folder_for(folder, publish=publish)
     way = Way(targets=targets, recompute=recompute, lora=lora, kernels=kernels)
     names = [geometry] if geometry else _GEOMETRIES[choose_device(device).type]
@@ -142,7 +144,6 @@ def _measured(
 ) -> dict[str, Any]:
     backbone = models.build(sizes, dtype=dtype, device=device)
     if way.kernels:
-        check_kernels(capability(device))
         fuse(backbone.language_model)
     if way.lora == "peft":
         models.leave_lora_to_peft(backbone)

@@ -1,8 +1,14 @@
 """The tables of the headline, from sums that are easy to check by hand."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from hadpo import config
+from hadpo.tables import results
+from tools.claims import tables
 from tools.claims.tables import MEASURES, every_run_rows, headline, headline_rows
 
 F1 = ("claims", "val", "f1")
@@ -14,6 +20,28 @@ def run(control: float, tuned: float, *, images: int = 40) -> dict:
     each = {"sft": control, "merged": tuned, "base": 0.5}
     sums = {(F1, model): np.array([[share, 1.0]] * images) for model, share in each.items()}
     return sums | {(DRIFT, m): np.array([[0.2, 10.0]] * images) for m in ("sft", "merged")}
+
+
+def test_tables_of_a_recipe_are_written_once_all_of_its_runs_are_exported(
+    tmp_path: Path, monkeypatch, caplog
+):
+    there, here = results.REPRODUCED, tmp_path / "reproduced"
+    monkeypatch.setattr(tables, "REPRODUCED", here)
+    monkeypatch.setattr(tables, "TABLES", here / "ranked")
+    monkeypatch.setattr(tables, "SEARCH", here / "search")
+    monkeypatch.setattr(tables, "DEFECTS", here / "defects")
+    monkeypatch.setattr(results, "REPRODUCED", here)
+    names = config.names(config.load_recipe("results").compare.run_names)
+    for name in names[1:]:
+        shutil.copytree(there / name, here / name)
+    tables.write()
+    assert f"no tables of results: not exported: {names[0]}" in caplog.text
+    assert not (here / "tables").exists()
+    shutil.copytree(there / names[0], here / names[0])
+    tables.write()
+    made = {path.name: path.read_bytes() for path in (here / "tables").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (there / "tables").iterdir()}
+    assert not (here / "ablations").exists()
 
 
 def test_means_are_over_runs_and_differences_are_of_the_tuned_model():

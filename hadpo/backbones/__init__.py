@@ -55,6 +55,8 @@ def load(
     from hadpo.vlm import checkpoint, precision  # torch, which a list of prompts does not need
 
     place = precision.choose_device(device)
+    if kernels not in ("plain", "fused"):
+        raise BadInput(f"kernels: found {kernels!r}, expected plain or fused")
     if kernels == "fused":
         check_kernels(precision.capability(place))
     backbone: Backbone = module.from_original(

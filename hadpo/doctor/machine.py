@@ -172,7 +172,7 @@ def memory_checks(recipe: config.Recipe, capability: tuple[int, int] | None) -> 
     """In which numbers this machine would hold the model, what a training step needs, and where.
 
     Args:
-        recipe: with the stage train; empty without.
+        recipe: with the stage train; without it, only what cannot run is said of its kernels.
         capability: of the GPU here; None without a GPU.
     """
     model = recipe.model

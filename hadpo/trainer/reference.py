@@ -223,7 +223,6 @@ class FeatureCache:
         self.found = self.computed = self.not_kept = 0
         facts = _facts(backbone)
         facts = {name: facts[name] for name in ("dtype", "base weights", *backbone.facts)}
-        facts["dtype"] = str(backbone.dtype).removeprefix("torch.")  # no kernels: no language model
         manifest = folder / "manifest.json"
         if manifest.is_file():
             cure = "delete the folder to compute it again, or set vision_cache_gb: 0"
@@ -297,6 +296,7 @@ def refuse_other(
     Raises:
         BadInput: names the fields that differ, both values, and what to do.
     """
+    found = {"kernels": "plain", **found}  # which nothing that is older says
     fields = [name for name in expected if found.get(name) != expected[name]]
     if "dtype" in fields:  # another dtype means other weights, too
         fields = ["dtype"]
@@ -322,8 +322,8 @@ def _facts(backbone: Backbone) -> dict[str, str]:
         if ".lora_" not in name
     }
     return {
-        "dtype": str(backbone.dtype).removeprefix("torch.")
-        + (", kernels=fused" if backbone.kernels == "fused" else ""),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "kernels": backbone.kernels,
         "tokenizer": _digest(path.read_bytes() for path in backbone.text_files),
         "prompt": _digest(repr(backbone.PROMPTS.train).encode()),
         "preprocessing": _digest_of(backbone.preprocess(probe))

@@ -94,6 +94,8 @@ def test_load_and_doctor_say_the_same():
         load("mini/llava", kernels="fused")
     with pytest.raises(BadInput, match="Triton needs a GPU"):
         hadpo.load("mini/llava", kernels="fused")
+    with pytest.raises(BadInput, match="found 'fast', expected plain or fused"):
+        hadpo.load("mini/llava", kernels="fast")
     recipe = config.load_recipe("llava-1.5-7b", {"kernels": "fused"})
     [found] = [c for c in machine.memory_checks(recipe, None) if c.what == "kernels"]
     assert found.status == "broken"
@@ -110,9 +112,13 @@ def test_kept_numbers_of_fused_kernels_are_not_those_of_plain_modules(tmp_path: 
     plain = reference._facts(model)
     model.kernels = "fused"
     fused = reference._facts(model)
-    assert fused["dtype"] == "float32, kernels=fused"
-    with pytest.raises(BadInput, match="float32, kernels=fused there, float32 here"):
+    assert (plain["kernels"], fused["kernels"]) == ("plain", "fused")
+    with pytest.raises(BadInput, match="kernels: fused there, plain here"):
         reference.refuse_other(Path("cache"), "log-probabilities", fused, plain)
+    older = {name: value for name, value in plain.items() if name != "kernels"}
+    reference.refuse_other(Path("cache"), "log-probabilities", older, plain)
+    with pytest.raises(BadInput, match="kernels: plain there, fused here"):
+        reference.refuse_other(Path("cache"), "log-probabilities", older, fused)
     reference.FeatureCache(model, tmp_path, 0.0)  # features are those of either
     model.kernels = "plain"
     reference.FeatureCache(model, tmp_path, 0.0)
